@@ -1,0 +1,111 @@
+"""Frozen dataclasses <-> plain dicts (JSON, TOML): strict on unknown keys, types and ranges, with plain sentences.
+
+A config is a frozen dataclass with a docstring under each field; the command line, the run record and the tables
+of the documentation derive from it. Ranges are checked in `__post_init__` with `require`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rl_contrastive.errors import RlcError, unknown_name
+
+T = TypeVar("T")
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Raise RlcError(sentence) unless the condition holds; the sentence says what, where and what is allowed."""
+    if not condition:
+        raise RlcError(sentence)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested dataclass -> nested dict of JSON values (tuples become lists)."""
+    out: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            out[field.name] = to_dict(value)
+        else:
+            out[field.name] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
+    """Nested dict -> dataclass. Unknown keys and wrong types raise RlcError naming the key's full path."""
+    hints = typing.get_type_hints(cls)
+    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    kwargs: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in names:
+            raise unknown_name("config key", f"{where}{key}", [f"{where}{n}" for n in names])
+        kwargs[key] = _coerce(hints[key], value, f"{where}{key}")
+    return cls(**kwargs)
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    """Check `value` against a type hint; int -> float and list -> tuple are the only conversions."""
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        for option in typing.get_args(hint):
+            try:
+                return _coerce(option, value, where)
+            except RlcError:
+                continue
+        raise RlcError(f"{where} must be {hint}, got {value!r}.")
+    if origin is typing.Literal:
+        allowed = typing.get_args(hint)
+        require(value in allowed, f"{where} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        require(isinstance(value, dict), f"{where} must be a table of fields, got {value!r}.")
+        return from_dict(hint, value, where + ".")
+    if origin is tuple:
+        require(isinstance(value, list | tuple), f"{where} must be a list, got {value!r}.")
+        args = typing.get_args(hint)
+        items = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
+        require(len(items) == len(value), f"{where} must have {len(items)} items, got {len(value)}.")
+        return tuple(_coerce(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(items, value, strict=True)))
+    if hint is type(None):
+        require(value is None, f"{where} must be null, got {value!r}.")
+        return None
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    ok = isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool))
+    require(ok, f"{where} must be of type {getattr(hint, '__name__', hint)}, got {value!r}.")
+    return value
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; a missing or malformed file is an RlcError."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RlcError(f"cannot read {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RlcError(f"{path} is not valid TOML: {error}.") from error
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """Field name -> the docstring written under it (for tables in the documentation)."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs: dict[str, str] = {}
+    for node, following in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+            and isinstance(following.value.value, str)
+        ):
+            docs[node.target.id] = " ".join(following.value.value.split())
+    return docs

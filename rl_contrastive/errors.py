@@ -1,0 +1,18 @@
+"""The one error type of the library: a sentence that says what is wrong, where, and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RlcError(ValueError):
+    """Bad input of a user: the command line prints the sentence alone and exits with code 2."""
+
+
+def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> RlcError:
+    """`unknown agent 'contrastive-ubc'; did you mean 'contrastive-ucb'? Allowed: ...`."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean '{close[0]}'?" if close else "."
+    return RlcError(f"unknown {kind} '{name}'{hint} Allowed: {', '.join(names) or 'none'}.")

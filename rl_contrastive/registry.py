@@ -1,0 +1,102 @@
+"""Names -> factories: one decorated class or function per file makes an agent, environment, objective or experiment.
+
+Discovery imports the modules of the library's own packages once, then entry points of the group
+`rl_contrastive.plugins`; `import_file` adds a user's file. Registered modules therefore stay light at import:
+torch and stable-baselines3 are imported inside the functions that need them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from rl_contrastive.errors import RlcError, unknown_name
+
+Kind = Literal["agent", "env", "objective", "experiment"]
+PACKAGES: dict[Kind, str] = {
+    "agent": "rl_contrastive.agents",
+    "env": "rl_contrastive.envs",
+    "objective": "rl_contrastive.features.objectives",
+    "experiment": "rl_contrastive.theory",
+}
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name. `factory` is called as agent: (env, config, *, seed), env: (config, num_envs)."""
+
+    kind: Kind
+    name: str
+    factory: Callable[..., Any]
+    config: type
+    summary: str
+
+
+_ENTRIES: dict[tuple[Kind, str], Entry] = {}
+_DISCOVERED: set[str] = set()
+
+
+def register(kind: Kind, name: str, config: type) -> Callable[[F], F]:
+    """Decorator: make `name` known. A name ending in ':' is a prefix, whose rest becomes the config's `id`."""
+
+    def decorate(factory: F) -> F:
+        key = (kind, name)
+        if key in _ENTRIES and _ENTRIES[key].factory.__module__ != factory.__module__:
+            raise RlcError(f"the {kind} name '{name}' is already taken by {_ENTRIES[key].factory.__module__}.")
+        summary = (inspect.getdoc(factory) or "").split("\n")[0]
+        _ENTRIES[key] = Entry(kind, name, factory, config, summary)
+        return factory
+
+    return decorate
+
+
+def get(kind: Kind, name: str) -> tuple[Entry, dict[str, Any]]:
+    """Entry of `name` and the config values that the name itself fixes (`gym:CartPole-v1` fixes `id`)."""
+    _discover(kind)
+    if (kind, name) in _ENTRIES:
+        return _ENTRIES[kind, name], {}
+    prefix, colon, rest = name.partition(":")
+    if colon and rest and (kind, prefix + ":") in _ENTRIES:
+        return _ENTRIES[kind, prefix + ":"], {"id": rest}
+    raise unknown_name(kind, name, (e.name for e in entries(kind)))
+
+
+def entries(kind: Kind) -> list[Entry]:
+    """All entries of a kind, by name."""
+    _discover(kind)
+    return [entry for (k, _), entry in sorted(_ENTRIES.items()) if k == kind]
+
+
+def import_file(path: Path) -> None:
+    """Import a user's Python file, so that what it registers can be named on the command line."""
+    if not path.is_file():
+        raise RlcError(f"--import: there is no file {path}.")
+    spec = importlib.util.spec_from_file_location(f"rlc_user_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise RlcError(f"--import: {path} raised {type(error).__name__}: {error}.") from error
+
+
+def _discover(kind: Kind) -> None:
+    package = PACKAGES[kind]
+    if package in _DISCOVERED:
+        return
+    _DISCOVERED.add(package)
+    root = importlib.import_module(package)
+    for module in pkgutil.walk_packages(root.__path__, package + "."):
+        importlib.import_module(module.name)
+    for point in entry_points(group="rl_contrastive.plugins"):
+        point.load()

@@ -1,0 +1,136 @@
+"""The contracts between environments, agents and the loop: read this file before writing any of the three.
+
+Everything is batched over B environments that are at the same step h of an episode. The loop plays whole
+episodes (at most H steps), so `h` is one integer; rows whose episode ended earlier are masked out by `alive`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+Array = NDArray[Any]
+State = dict[str, Any]
+"""A checkpointable state: nested dicts whose leaves are numpy arrays or JSON values (never pickles)."""
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What an agent may know of its environment before the first step."""
+
+    name: str
+    """Registry name or gymnasium id, as printed in records."""
+    num_actions: int
+    """A: actions are the integers 0..A-1."""
+    horizon: int
+    """H: an episode has at most H steps, h = 0..H-1."""
+    obs_shape: tuple[int, ...]
+    """Shape of one observation; () for a tabular state index."""
+    obs_dtype: str
+    """numpy dtype name of an observation ("int64" for tabular)."""
+    num_states: int | None = None
+    """S when observations are state indices 0..S-1 (tabular), else None."""
+    optimal_return: float | None = None
+    """Expected return of an optimal policy from the start distribution, where it is known."""
+    reward_range: tuple[float, float] = (-np.inf, np.inf)
+    """Bounds of one reward."""
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One step of B environments: (o_h, a_h, r_h, o_{h+1}) and how the episode goes on.
+
+    Leading axis B everywhere. `discount` is 0.0 at a true terminal and 1.0 otherwise (a truncation keeps 1.0 and
+    `next_obs` is the final observation); `boundary` marks the last step of an episode of either kind;
+    `alive` is False for rows whose episode was over before this step: they carry no information.
+    """
+
+    h: int
+    obs: Array
+    action: IntArray
+    reward: FloatArray
+    next_obs: Array
+    discount: FloatArray
+    boundary: BoolArray
+    alive: BoolArray
+
+
+@dataclass(frozen=True)
+class ExactModel:
+    """The true finite-horizon model behind an environment with S (latent) states.
+
+    P (H, S, A, S), r (H, S, A) expected rewards, rho (S,) start distribution, float64. `phi` (H, S, A, d) and
+    `psi` (H, S, d) satisfy P[h,s,a,s'] = psi[h,s'] . phi[h,s,a]. `V` (H+1, S) and `Q` (H, S, A) are optimal values.
+    Stationary models may hand out broadcast views along H (read-only). When the observations are not the states
+    (rich observations) `latent_of` tells the index of each batch row's current latent state; else it is None.
+    """
+
+    P: FloatArray
+    r: FloatArray
+    rho: FloatArray
+    phi: FloatArray | None
+    psi: FloatArray | None
+    V: FloatArray
+    Q: FloatArray
+    observations_are_states: bool
+
+    @property
+    def optimal_return(self) -> float:
+        """rho . V_0."""
+        return float(self.rho @ self.V[0])
+
+
+@runtime_checkable
+class Env(Protocol):
+    """A batched environment: a `gymnasium.vector.VectorEnv` that also declares its `env_spec`.
+
+    `reset(seed=[...])` takes one seed per sub-environment and makes everything that follows a function of these
+    seeds and the actions; `step(actions)` returns (obs, reward, terminated, truncated, info), with the final
+    observation of an ended episode under `metadata["autoreset_mode"]`'s rule. `exact()` returns the true model or None.
+    """
+
+    num_envs: int
+    env_spec: EnvSpec
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]: ...
+
+    def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]: ...
+
+    def exact(self) -> ExactModel | None: ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """act / observe / update / state: everything the loop, the records and the checkpoints need."""
+
+    version: int
+    """Number of updates that changed the policy: the exact evaluation is redone when it moves."""
+
+    def begin(self, num_envs: int) -> None:
+        """A new batch of episodes starts: draw what is fixed per episode (the switch step of a roll-in, say)."""
+
+    def act(self, obs: Array, h: int) -> IntArray:
+        """Behaviour actions (B,) for the observations (B, ...) of step h."""
+
+    def observe(self, transition: Transition) -> None:
+        """Store the step; rank-one bonus updates happen here."""
+
+    def update(self) -> dict[str, float]:
+        """After each batch of episodes: refit, rebuild, replan as the agent sees fit; returns scalars to record."""
+
+    def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
+        """Action probabilities (N, A). explore=False: the bonus-free policy; True: the current roll-in policy."""
+
+    def state_dict(self) -> State:
+        """Everything that a resumed run needs to give the same bytes (data, features, generators, counters)."""
+
+    def load_state_dict(self, state: State) -> None:
+        """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
