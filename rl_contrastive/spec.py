@@ -62,13 +62,41 @@ class Transition:
 
 
 @dataclass(frozen=True)
+class LevelData:
+    """Stored transitions of every step h, ready for a learner that fits all steps at once.
+
+    Leading axes (H, N): `obs` (H, N, ...), `action` (H, N), `reward` (H, N), `next_obs` (H, N, ...),
+    `discount` (H, N). Rows n >= count[h] are zero padding; `count` is (H,) int64.
+    """
+
+    obs: Array
+    action: IntArray
+    reward: FloatArray
+    next_obs: Array
+    discount: FloatArray
+    count: IntArray
+
+
+def optimal_values(P: FloatArray, r: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Backward induction Q_h = r_h + P_h V_{h+1}, V_h = max_a Q_h, V_H = 0; P (H,S,A,S), r (H,S,A) -> V (H+1,S), Q."""
+    H, S, _ = r.shape
+    V = np.zeros((H + 1, S))
+    Q = np.zeros_like(r, dtype=np.float64)
+    for h in range(H - 1, -1, -1):
+        Q[h] = r[h] + P[h] @ V[h + 1]
+        V[h] = Q[h].max(axis=-1)
+    return V, Q
+
+
+@dataclass(frozen=True)
 class ExactModel:
     """The true finite-horizon model behind an environment with S (latent) states.
 
     P (H, S, A, S), r (H, S, A) expected rewards, rho (S,) start distribution, float64. `phi` (H, S, A, d) and
     `psi` (H, S, d) satisfy P[h,s,a,s'] = psi[h,s'] . phi[h,s,a]. `V` (H+1, S) and `Q` (H, S, A) are optimal values.
-    Stationary models may hand out broadcast views along H (read-only). When the observations are not the states
-    (rich observations) `latent_of` tells the index of each batch row's current latent state; else it is None.
+    Stationary models may hand out broadcast views along H (read-only). `observations_are_states` is False for
+    rich observations: then the environment's `latent_states()` tells each row's current state, for tests and
+    diagnostics only.
     """
 
     P: FloatArray
