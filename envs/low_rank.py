@@ -1,0 +1,166 @@
+"""Random low-rank MDPs with simplex features: P_h(s'|s,a) = psi_h(s') . phi_h(s,a), known exactly, S to 1000.
+
+phi_h(s,a) is a distribution over d latent factors and psi_h[k] a distribution over next states, so a step draws
+k ~ phi_h(s,a), then s' ~ psi_h[k]. Both draws use alias tables: the (H,S,A,S) kernel is never needed for stepping.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.envs.alias import AliasTable, alias_table
+from rl_contrastive.envs.base import BatchEnv, Outcome
+from rl_contrastive.envs.streams import Words, halves
+from rl_contrastive.registry import register
+from rl_contrastive.spec import BoolArray, EnvSpec, ExactModel, FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class LowRankConfig:
+    """A random low-rank MDP; everything about it is a function of `mdp_seed` and the sizes."""
+
+    num_states: int = 50
+    """S, number of states (>= 1)."""
+    num_actions: int = 5
+    """A, number of actions (>= 1)."""
+    horizon: int = 5
+    """H, steps per episode (>= 1)."""
+    rank: int = 3
+    """d, dimension of phi and psi (>= 1)."""
+    mdp_seed: int = 0
+    """Which MDP of the family (>= 0); not the seed of the run."""
+    alpha_phi: float = 0.3
+    """Concentration of phi_h(s,a) ~ Dirichlet(alpha_phi) over the d factors (> 0); small is nearly one-hot."""
+    alpha_psi: float = 0.5
+    """Concentration of psi_h[k] ~ Dirichlet(alpha_psi) over the S states, and of the start distribution (> 0)."""
+    reward: Literal["table", "linear"] = "table"
+    """"table": r_h(s,a) ~ Beta(.3, .9), mean 1/4, most pairs pay almost nothing and one in nine more than .75;
+    "linear": r_h(s,a) = phi_h(s,a) . theta_h with theta_h uniform on [0,1]^d (a linear MDP)."""
+    stationary: bool = False
+    """One kernel and reward for all steps instead of one per step."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_states", "num_actions", "horizon", "rank"):
+            require(getattr(self, name) >= 1, f"low-rank: {name} must be >= 1, got {getattr(self, name)}.")
+        require(self.mdp_seed >= 0, f"low-rank: mdp_seed must be >= 0, got {self.mdp_seed}.")
+        for name in ("alpha_phi", "alpha_psi"):
+            require(0.0 < getattr(self, name) < np.inf, f"low-rank: {name} must be > 0, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class LowRankMDP:
+    """The drawn law, with G = 1 (stationary) or H kernels: phi (G,S,A,d), psi (G,d,S), r (G,S,A), rho (S,)."""
+
+    phi: FloatArray
+    psi: FloatArray
+    r: FloatArray
+    rho: FloatArray
+
+
+def draw_mdp(config: LowRankConfig) -> LowRankMDP:
+    """Draw the MDP of `config.mdp_seed` (PCG64, so the same on each machine)."""
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(config.mdp_seed)))
+    S, A, d = config.num_states, config.num_actions, config.rank
+    G = 1 if config.stationary else config.horizon
+    phi = _dirichlet(config.alpha_phi, (G, S, A, d), rng=rng)
+    psi = _dirichlet(config.alpha_psi, (G, d, S), rng=rng)
+    rho = _dirichlet(config.alpha_psi, (S,), rng=rng)
+    if config.reward == "linear":
+        r = np.einsum("gsad,gd->gsa", phi, rng.random((G, d)))
+    else:
+        r = rng.beta(0.3, 0.9, size=(G, S, A))
+    return LowRankMDP(phi, psi, r, rho)
+
+
+def _dirichlet(alpha: float, shape: tuple[int, ...], *, rng: np.random.Generator) -> FloatArray:
+    """Symmetric Dirichlet over the last axis. Tiny alpha can underflow all gammas, so numpy's own sampler is used."""
+    return rng.dirichlet(np.full(shape[-1], alpha), size=shape[:-1])
+
+
+@register("env", "low-rank", LowRankConfig)
+class LowRankEnv(BatchEnv):
+    """Random low-rank MDP with tabular observations: the validation ground of the theory.
+
+    Episodes have exactly H steps and end in a true terminal. Rewards are deterministic given (h, s, a).
+    """
+
+    def __init__(self, config: LowRankConfig, num_envs: int) -> None:
+        self.config = config
+        self.mdp = draw_mdp(config)
+        S, A, H = config.num_states, config.num_actions, config.horizon
+        spec = EnvSpec(
+            name="low-rank",
+            num_actions=A,
+            horizon=H,
+            obs_shape=(),
+            obs_dtype="int64",
+            num_states=S,
+            optimal_return=self._values[0][0] @ self.mdp.rho,
+            reward_range=(0.0, 1.0),
+        )
+        super().__init__(spec, num_envs, words_per_step=1)
+        kernels = range(self.mdp.phi.shape[0])
+        self._factor = [alias_table(self.mdp.phi[g]) for g in kernels]
+        self._successor = [alias_table(self.mdp.psi[g]) for g in kernels]
+        self._reward = [self.mdp.r[g].ravel() for g in kernels]
+        self._first = alias_table(self.mdp.rho)
+        self._state: IntArray = np.zeros(num_envs, dtype=np.int64)
+
+    @cached_property
+    def _values(self) -> tuple[FloatArray, FloatArray]:
+        """V (H+1, S), Q (H, S, A) through the factors: Q_h = r_h + phi_h (psi_h V_{h+1}), never forming P."""
+        H, S, A = self.config.horizon, self.config.num_states, self.config.num_actions
+        V, Q = np.zeros((H + 1, S)), np.zeros((H, S, A))
+        for h in range(H - 1, -1, -1):
+            g = 0 if self.config.stationary else h
+            Q[h] = self.mdp.r[g] + self.mdp.phi[g] @ (self.mdp.psi[g] @ V[h + 1])
+            V[h] = Q[h].max(axis=-1)
+        return V, Q
+
+    def _prepare(self, words: Words) -> None:
+        high, low = halves(words[:, 0])  # (K, n) each: one word drives both draws of a step
+        tables: tuple[AliasTable, AliasTable] = (self._factor[0], self._successor[0])
+        self._x_factor, self._j_factor = tables[0].columns(high)
+        self._x_successor, self._j_successor = tables[1].columns(low)
+
+    def _start(self, slot: int, rows: BoolArray | None) -> None:
+        # rho has S values, as psi has: the columns of the successor draw serve.
+        row = np.zeros(self.num_envs, dtype=np.int64)
+        self._state = self._first.draw(row, self._x_successor[slot], self._j_successor[slot])
+
+    def _advance(self, action: IntArray, slot: int) -> Outcome:
+        g = 0 if self.config.stationary else self.h
+        pair = self._state * self.config.num_actions + action  # (n,) index of (s, a)
+        factor = self._factor[g].draw(pair, self._x_factor[slot], self._j_factor[slot])
+        self._state = self._successor[g].draw(factor, self._x_successor[slot], self._j_successor[slot])
+        return self._reward[g][pair], None, None
+
+    def _observe(self, slot: int) -> IntArray:
+        return self._state.copy()
+
+    def latent_states(self) -> IntArray:
+        """(n,) state indices; here they are the observations."""
+        return self._state.copy()
+
+    def exact(self) -> ExactModel:
+        """P, r, phi, psi, rho and optimal values; P is (H,S,A,S) float64, a broadcast view when stationary."""
+        return self._exact
+
+    @cached_property
+    def _exact(self) -> ExactModel:
+        H = self.config.horizon
+        psi = self.mdp.psi.transpose(0, 2, 1)  # (G, S, d)
+        P = np.einsum("gsad,gdt->gsat", self.mdp.phi, self.mdp.psi, optimize=True)
+        V, Q = self._values
+
+        def along_h(x: FloatArray) -> FloatArray:
+            return np.broadcast_to(x, (H, *x.shape[1:]))
+
+        return ExactModel(
+            along_h(P), along_h(self.mdp.r), self.mdp.rho, along_h(self.mdp.phi), along_h(psi), V, Q, True
+        )
