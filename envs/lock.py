@@ -155,7 +155,8 @@ class LockEnv(BatchEnv):
         """State ~ softmax(x / tau) by inversion: x (m+1, n), u (n,) uniform."""
         shares = emission_softmax(x.astype(np.float64), self.variant.temperature)
         below = (np.cumsum(shares, axis=0) <= u).sum(axis=0)
-        return np.minimum(below, self.variant.num_good, dtype=np.int64)
+        capped: IntArray = np.minimum(below, self.variant.num_good)
+        return capped
 
     def latent_states(self) -> IntArray:
         """(n,) latents: 0..m-1 good, m bad."""
@@ -166,8 +167,8 @@ class LockEnv(BatchEnv):
         """Largest expected return of a policy that sees one observation at a time (plain, dense, distractor locks).
 
         Telling two good latents apart from x errs with probability Phi(-1 / (sqrt(2) noise)), which matters only
-        where their good actions differ: V_h = max(q_h (r_h + V_{h+1}) + (1 - q_h) b, b), b = anti_reward / 2. At p_switch = 1/2 the past
-        says nothing about the latent, so this is the exact optimum over all policies.
+        where their good actions differ: V_h = max(q_h (r_h + V_{h+1}) + (1 - q_h) b, b) with b = anti_reward / 2.
+        At p_switch = 1/2 the past says nothing about the latent, so this is the optimum over all policies.
         """
         require(self.variant.num_good == 2 and not self.variant.temperature, "bayes_return needs two fixed latents.")
         error = 0.5 * math.erfc(0.5 / self.config.noise) if self.config.noise > 0 else 0.0
