@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from rl_contrastive.config import require
 from rl_contrastive.envs.base import BatchEnv, Outcome
-from rl_contrastive.envs.streams import Words, halves, integers, normals, uniforms
+from rl_contrastive.envs.streams import NORMAL_BOUND, Words, halves, integers, normals, uniforms
 from rl_contrastive.registry import register
 from rl_contrastive.spec import BoolArray, EnvSpec, ExactModel, FloatArray, IntArray, optimal_values
 
@@ -112,7 +113,11 @@ class LockEnv(BatchEnv):
             reward_range=(0.0, 1.0),
         )
         # Two words decide the latents, one holds 64 distractor signs, and each noise word gives two normals.
-        super().__init__(spec, num_envs, words_per_step=3 + (self._noisy + 1) // 2)
+        noise_words = (self._noisy + 1) // 2
+        # The sum of all coordinates' largest sizes: a finite box, for tools that want one.
+        bound = 2.0 + self._noisy * NORMAL_BOUND * config.noise + variant.num_distractors * variant.distractor_scale
+        space = gym.spaces.Box(-bound, bound, spec.obs_shape, np.float32)
+        super().__init__(spec, num_envs, words_per_step=3 + noise_words, observation_space=space)
         self._rows = np.arange(num_envs)
         self._state: IntArray = np.zeros(num_envs, dtype=np.int64)
 
@@ -218,10 +223,10 @@ class LockEnv(BatchEnv):
     def posterior_nodes(self, kind: int) -> tuple[FloatArray, FloatArray]:
         """Softmax shares (m+1, N) of the latent coordinates one-hot(kind) + noise, and their weights (N,).
 
-        Gauss-Hermite quadrature on a product grid of at most 2^18 points.
+        Gauss-Hermite quadrature on a product grid of at most 2^15 points.
         """
         size = self.variant.num_good + 1
-        nodes, weights = np.polynomial.hermite_e.hermegauss(int(2.0 ** (18 / size)))
+        nodes, weights = np.polynomial.hermite_e.hermegauss(int(2.0 ** (15 / size)))
         grid = np.stack(np.meshgrid(*[nodes] * size, indexing="ij")).reshape(size, -1)
         mass: Any = weights / weights.sum()
         for _ in range(size - 1):

@@ -21,6 +21,9 @@ from rl_contrastive.spec import FloatArray, IntArray
 
 Words = NDArray[np.uint64]
 
+NORMAL_BOUND = 6.8
+"""No value of `normals` is larger: sqrt(-2 log(2^-33)) = 6.76."""
+
 _WEYL = 0x9E3779B97F4A7C15
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -83,7 +86,7 @@ def integers(words: Words, bound: int) -> IntArray:
 
 
 def normals(words: Words) -> NDArray[np.float32]:
-    """Standard normal float32 by Box-Muller, two per word: (...) words -> (2, ...) values, |x| <= 6.8.
+    """Standard normal float32 by Box-Muller, two per word: (...) words -> (2, ...) values, |x| <= NORMAL_BOUND.
 
     radius = sqrt(-2 log u_1), angle = 2 pi u_2; out[0] = radius cos(angle), out[1] = radius sin(angle).
     """
