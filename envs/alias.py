@@ -2,8 +2,8 @@
 
 A distribution p over m values is cut into m columns of equal mass 1/m; column j holds value j up to the share q_j
 and value alias_j above it. One uniform u gives both choices: x = u m, column j = floor(x), and the draw is j if
-x - j < q_j, else alias_j. Here u has 32 bits and everything is an integer: x = bits * m, j = x >> 32, and the table
-stores the absolute threshold (j + q_j) 2^32, so that a draw is one comparison and two gathers.
+x < j + q_j, else alias_j. Here u has 32 bits and everything is an integer of 64 bits: threshold and alias of a
+column are packed into one word, so that a draw is one gather, one comparison and one masked write.
 """
 
 from __future__ import annotations
@@ -18,25 +18,33 @@ from rl_contrastive.spec import FloatArray, IntArray
 
 @dataclass(frozen=True)
 class AliasTable:
-    """R distributions over 0..m-1 laid out flat: column j of distribution `row` is entry row * m + j."""
+    """R distributions over 0..m-1 laid out flat: column j of distribution `row` is entry row * m + j.
 
-    threshold: IntArray
-    """(R * m,) absolute thresholds (j + q_j) 2^32."""
-    alias: IntArray
-    """(R * m,) the value above the threshold."""
-    size: int
-    """m, the number of values."""
+    With b bits for a value, an entry is (t_j - 1) 2^b + alias_j, where t_j = round((j + q_j) 2^32) is the absolute
+    threshold. A scaled draw y = u m 2^(32+b) is above the threshold exactly if y > entry.
+    """
 
-    def columns(self, bits: IntArray) -> tuple[IntArray, IntArray]:
-        """32 random bits (int64) -> (x, j): the scaled draw and its column, for `draw`. Any shape."""
-        x = bits * self.size
-        return x, x >> 32
+    entries: IntArray
+    """(R * m,) packed thresholds and aliases."""
+    size: IntArray
+    """m, the number of values. A 0-d array, as `mask` is: numpy takes longer to convert a Python integer on each
+    call than to do the arithmetic of a small batch."""
+    mask: IntArray
+    """2^b - 1, the bits of a packed value; 0-d."""
 
-    def draw(self, row: IntArray, x: IntArray, j: IntArray) -> IntArray:
+    def columns(self, uniform: IntArray) -> tuple[IntArray, IntArray]:
+        """32 random bits (int64, any shape) -> (y, j): the scaled draw and its column, for `draw`."""
+        y = uniform * (self.size * (self.mask + 1))
+        j: IntArray = y >> (32 + int(self.mask).bit_length())
+        return y, j
+
+    def draw(self, row: IntArray, y: IntArray, j: IntArray) -> IntArray:
         """One value (N,) from each of the distributions `row` (N,), given `columns` of fresh bits."""
-        entry = row * self.size + j
-        value: IntArray = self.alias[entry]
-        np.copyto(value, j, where=x < self.threshold[entry])
+        entry = row * self.size
+        entry += j
+        packed = self.entries[entry]
+        value: IntArray = packed & self.mask
+        np.putmask(value, y <= packed, j)
         return value
 
 
@@ -64,5 +72,8 @@ def alias_table(p: FloatArray) -> AliasTable:
         final[rows, low], alias[rows, low] = q, high
         left = rich[rows, high] - (1.0 - q)
         poor[rows, high] = rich[rows, high] = left
+    bits = max(1, (m - 1).bit_length())
+    if m << (32 + bits) >= 1 << 63:
+        raise RlcError(f"alias_table: at most 2^15 values fit, got {m}.")
     threshold = np.rint((np.arange(m) + final) * 2.0**32).astype(np.int64)
-    return AliasTable(threshold.ravel(), alias.ravel().astype(np.int64), m)
+    return AliasTable((((threshold - 1) << bits) | alias).ravel(), np.array(m), np.array((1 << bits) - 1))

@@ -25,6 +25,8 @@ from rl_contrastive.spec import Array, BoolArray, EnvSpec, ExactModel, FloatArra
 BLOCK_WORDS = 1 << 15
 """Random words computed ahead at most (256 KiB: they stay in the second-level cache)."""
 
+_UNSIGNED = np.dtype(np.uint64)
+
 Outcome = tuple[FloatArray, BoolArray | None, BoolArray | None]
 """reward, terminated, truncated of one step; None, None when only the horizon ends episodes."""
 
@@ -114,7 +116,7 @@ class BatchEnv(VectorEnv[Array, IntArray, Array]):
         if terminated is None or truncated is None:
             # Only the horizon ends episodes: rows move in step, and no array has to be searched.
             ends = self.h == self.env_spec.horizon
-            terminated = np.full(self.num_envs, ends, np.bool_)
+            terminated = np.ones(self.num_envs, np.bool_) if ends else np.zeros(self.num_envs, np.bool_)
             truncated = np.zeros(self.num_envs, np.bool_)
             self._over = terminated.copy() if ends else None
         else:
@@ -171,8 +173,10 @@ class BatchEnv(VectorEnv[Array, IntArray, Array]):
             )
         if action.dtype != np.int64 or not action.flags.c_contiguous:
             action = action.astype(np.int64, order="C")
-        # Seen as unsigned, a negative action is huge: one reduction checks both ends.
-        if np.maximum.reduce(action.view(np.uint64)) >= self.env_spec.num_actions:
+        # Seen as unsigned a negative action is huge, so the largest one checks both ends (argmax is vectorised
+        # better than max).
+        unsigned = action.view(_UNSIGNED)
+        if unsigned[unsigned.argmax()] >= self.env_spec.num_actions:
             bad = action[(action < 0) | (action >= self.env_spec.num_actions)][0]
             raise RlcError(f"{self.env_spec.name}: action {bad} is outside 0..{self.env_spec.num_actions - 1}.")
         return action

@@ -60,8 +60,7 @@ def feature_map(space: gym.Space[Any], kind: FeatureKind, resolution: int, tilin
     weights = resolution ** np.arange(k - 1, -1, -1)
 
     def bins(obs: Array) -> IntArray:
-        cells: IntArray = _cells(unit(obs), resolution) @ weights
-        return cells
+        return np.asarray(_cells(unit(obs), resolution) @ weights, dtype=np.int64)
 
     return FeatureMap((), "int64", resolution**k, bins)
 
@@ -91,7 +90,7 @@ def _tabular(space: gym.Space[Any], sizes: list[int]) -> FeatureMap:
     def index(obs: Any) -> IntArray:
         columns = np.stack(obs, axis=-1) if isinstance(obs, tuple) else np.asarray(obs)
         columns = columns.reshape(len(columns), -1).astype(np.int64) - start  # (n, factors)
-        return np.ravel_multi_index(tuple(columns.T), tuple(sizes)).astype(np.int64)
+        return np.asarray(np.ravel_multi_index(tuple(columns.T), tuple(sizes)), dtype=np.int64)
 
     return FeatureMap((), "int64", total, index)
 

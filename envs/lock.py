@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from rl_contrastive.config import require
 from rl_contrastive.envs.base import BatchEnv, Outcome
-from rl_contrastive.envs.streams import NORMAL_BOUND, Words, halves, integers, normals, uniforms
+from rl_contrastive.envs.streams import NORMAL_BOUND, Words, high_half, integers, low_half, normals, uniforms
 from rl_contrastive.registry import register
 from rl_contrastive.spec import BoolArray, EnvSpec, ExactModel, FloatArray, IntArray, optimal_values
 
@@ -122,9 +122,8 @@ class LockEnv(BatchEnv):
         self._state: IntArray = np.zeros(num_envs, dtype=np.int64)
 
     def _prepare(self, words: Words) -> None:
-        switch, bait = halves(words[:, 0])  # (K, n)
-        self._switch = switch < self.config.p_switch * 2.0**32
-        self._bait = np.where(bait < 1 << 31, self.config.anti_reward, 0.0)
+        self._switch = high_half(words[:, 0]) < self.config.p_switch * 2.0**32
+        self._bait = np.where(low_half(words[:, 0]) < 1 << 31, self.config.anti_reward, 0.0)
         self._words = words
         self._noise = normals(words[:, 3:]) * np.float32(self.config.noise)  # (2, K, c, n)
 

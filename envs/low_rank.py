@@ -1,7 +1,8 @@
 """Random low-rank MDPs with simplex features: P_h(s'|s,a) = psi_h(s') . phi_h(s,a), known exactly, S to 1000.
 
 phi_h(s,a) is a distribution over d latent factors and psi_h[k] a distribution over next states, so a step draws
-k ~ phi_h(s,a), then s' ~ psi_h[k]. Both draws use alias tables: the (H,S,A,S) kernel is never needed for stepping.
+k ~ phi_h(s,a), then s' ~ psi_h[k], both by alias tables: the (H,S,A,S) kernel is not needed for stepping. Where it is
+small it is tabulated whole all the same, and one draw does; the law is the same.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from typing import Literal
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.envs.alias import AliasTable, alias_table
+from rl_contrastive.envs.alias import alias_table
 from rl_contrastive.envs.base import BatchEnv, Outcome
-from rl_contrastive.envs.streams import Words, halves
+from rl_contrastive.envs.streams import Words, high_half, low_half
 from rl_contrastive.registry import register
 from rl_contrastive.spec import BoolArray, EnvSpec, ExactModel, FloatArray, IntArray
+
+WHOLE_KERNEL = 1 << 19
+"""Largest number of entries of all kernels together (4 MiB) that is tabulated whole."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,13 @@ class LowRankEnv(BatchEnv):
         )
         super().__init__(spec, num_envs, words_per_step=1)
         kernels = range(self.mdp.phi.shape[0])
-        self._factor = [alias_table(self.mdp.phi[g]) for g in kernels]
-        self._successor = [alias_table(self.mdp.psi[g]) for g in kernels]
+        # One table of successors: of P(.|s,a) itself, or of psi[k] with a table of factors before it.
+        whole = self.mdp.phi.shape[0] * S * A * S <= WHOLE_KERNEL
+        self._factor = None if whole else [alias_table(self.mdp.phi[g]) for g in kernels]
+        self._successor = [
+            alias_table(self.mdp.phi[g] @ self.mdp.psi[g] if whole else self.mdp.psi[g]) for g in kernels
+        ]
+        self._num_actions = np.array(A)  # 0-d, as in `AliasTable`
         self._reward = [self.mdp.r[g].ravel() for g in kernels]
         self._first = alias_table(self.mdp.rho)
         self._state: IntArray = np.zeros(num_envs, dtype=np.int64)
@@ -123,21 +132,24 @@ class LowRankEnv(BatchEnv):
         return V, Q
 
     def _prepare(self, words: Words) -> None:
-        high, low = halves(words[:, 0])  # (K, n) each: one word drives both draws of a step
-        tables: tuple[AliasTable, AliasTable] = (self._factor[0], self._successor[0])
-        self._x_factor, self._j_factor = tables[0].columns(high)
-        self._x_successor, self._j_successor = tables[1].columns(low)
+        # One word drives both draws of a step.
+        self._y_successor, self._j_successor = self._successor[0].columns(high_half(words[:, 0]))  # (K, n)
+        if self._factor is not None:
+            self._y_factor, self._j_factor = self._factor[0].columns(low_half(words[:, 0]))
 
     def _start(self, slot: int, rows: BoolArray | None) -> None:
         # rho has S values, as psi has: the columns of the successor draw serve.
         row = np.zeros(self.num_envs, dtype=np.int64)
-        self._state = self._first.draw(row, self._x_successor[slot], self._j_successor[slot])
+        self._state = self._first.draw(row, self._y_successor[slot], self._j_successor[slot])
 
     def _advance(self, action: IntArray, slot: int) -> Outcome:
         g = 0 if self.config.stationary else self.h
-        pair = self._state * self.config.num_actions + action  # (n,) index of (s, a)
-        factor = self._factor[g].draw(pair, self._x_factor[slot], self._j_factor[slot])
-        self._state = self._successor[g].draw(factor, self._x_successor[slot], self._j_successor[slot])
+        pair = self._state * self._num_actions
+        pair += action  # (n,) index of (s, a)
+        row = pair
+        if self._factor is not None:
+            row = self._factor[g].draw(pair, self._y_factor[slot], self._j_factor[slot])
+        self._state = self._successor[g].draw(row, self._y_successor[slot], self._j_successor[slot])
         return self._reward[g][pair], None, None
 
     def _observe(self, slot: int) -> IntArray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from rl_contrastive.envs.alias import alias_table
 from rl_contrastive.envs.base import BatchEnv, Outcome
-from rl_contrastive.envs.streams import Words, halves
+from rl_contrastive.envs.streams import Words, high_half
 from rl_contrastive.registry import register
 from rl_contrastive.spec import BoolArray, EnvSpec, ExactModel, FloatArray, IntArray, optimal_values
 
@@ -58,17 +58,17 @@ class ProbeEnv(BatchEnv):
         self._clock: IntArray = np.zeros(num_envs, dtype=np.int64)
 
     def _prepare(self, words: Words) -> None:
-        self._x, self._j = self._table.columns(halves(words[:, 0])[0])
+        self._y, self._j = self._table.columns(high_half(words[:, 0]))
 
     def _start(self, slot: int, rows: BoolArray | None) -> None:
-        first = self._first.draw(np.zeros(self.num_envs, dtype=np.int64), self._x[slot], self._j[slot])
+        first = self._first.draw(np.zeros(self.num_envs, dtype=np.int64), self._y[slot], self._j[slot])
         begun = np.ones(self.num_envs, np.bool_) if rows is None else rows
         self._state = np.where(begun, first, self._state)
         self._clock = np.where(begun, 0, self._clock)
 
     def _advance(self, action: IntArray, slot: int) -> Outcome:
         pair = self._state * self.env_spec.num_actions + action
-        self._state = self._table.draw(pair, self._x[slot], self._j[slot])
+        self._state = self._table.draw(pair, self._y[slot], self._j[slot])
         self._clock = self._clock + 1
         terminated = self._terminal[self._state]
         at_limit = ~terminated & (self._clock == self.probe.horizon)

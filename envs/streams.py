@@ -70,9 +70,14 @@ class Streams:
         return mix(offsets[:, None] + self._start)  # (count, n)
 
 
-def halves(words: Words) -> tuple[IntArray, IntArray]:
-    """High and low 32 bits of each word as int64 in [0, 2^32): two independent draws."""
-    return (words >> _S32).view(np.int64), (words & _LOW_32).view(np.int64)
+def high_half(words: Words) -> IntArray:
+    """High 32 bits of each word as int64 in [0, 2^32)."""
+    return (words >> _S32).view(np.int64)
+
+
+def low_half(words: Words) -> IntArray:
+    """Low 32 bits of each word as int64 in [0, 2^32): independent of the high ones."""
+    return (words & _LOW_32).view(np.int64)
 
 
 def uniforms(words: Words) -> FloatArray:
