@@ -57,6 +57,9 @@ def alias_table(p: FloatArray) -> AliasTable:
     """
     p = np.asarray(p, dtype=np.float64)
     m = p.shape[-1]
+    bits = max(1, (m - 1).bit_length())
+    if m << (32 + bits) >= 1 << 63:
+        raise RlcError(f"alias_table: at most 2^15 values fit into packed entries, got {m}.")
     share = p.reshape(-1, m) * m  # (R, m)
     if not np.all(share >= 0.0) or not np.allclose(share.sum(axis=1), m, rtol=0.0, atol=1e-9 * m):
         raise RlcError("alias_table: each distribution must be non-negative and sum to 1.")
@@ -72,8 +75,5 @@ def alias_table(p: FloatArray) -> AliasTable:
         final[rows, low], alias[rows, low] = q, high
         left = rich[rows, high] - (1.0 - q)
         poor[rows, high] = rich[rows, high] = left
-    bits = max(1, (m - 1).bit_length())
-    if m << (32 + bits) >= 1 << 63:
-        raise RlcError(f"alias_table: at most 2^15 values fit, got {m}.")
     threshold = np.rint((np.arange(m) + final) * 2.0**32).astype(np.int64)
     return AliasTable((((threshold - 1) << bits) | alias).ravel(), np.array(m), np.array((1 << bits) - 1))

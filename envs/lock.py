@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from rl_contrastive.config import require
 from rl_contrastive.envs.base import BatchEnv, Outcome
-from rl_contrastive.envs.streams import NORMAL_BOUND, Words, high_half, integers, low_half, normals, uniforms
+from rl_contrastive.envs.streams import NORMAL_BOUND, Words, high_half, integers, low_half, normals
 from rl_contrastive.registry import register
 from rl_contrastive.spec import BoolArray, EnvSpec, ExactModel, FloatArray, IntArray, optimal_values
 
@@ -112,7 +112,7 @@ class LockEnv(BatchEnv):
             optimal_return=1.0 + variant.step_reward * (H - 1),
             reward_range=(0.0, 1.0),
         )
-        # Two words decide the latents, one holds 64 distractor signs, and each noise word gives two normals.
+        # Two words decide the latents (switch and bait; other latent and soft state, 32 bits each), one holds 64 distractor signs, and each noise word gives two normals.
         noise_words = (self._noisy + 1) // 2
         # The sum of all coordinates' largest sizes: a finite box, for tools that want one.
         bound = 2.0 + self._noisy * NORMAL_BOUND * config.noise + variant.num_distractors * variant.distractor_scale
@@ -152,7 +152,7 @@ class LockEnv(BatchEnv):
             scale = np.float32(self.variant.distractor_scale)
             x[first : first + len(bits)] = np.where(bits & np.uint64(1), scale, -scale)
         if self.variant.temperature:
-            self._state = self._resample(x[: m + 1], uniforms(self._words[slot, 1]))
+            self._state = self._resample(x[: m + 1], low_half(self._words[slot, 1]) * 2.0**-32)
         return np.ascontiguousarray(hadamard_transform(x).T)
 
     def _resample(self, x: NDArray[np.float32], u: FloatArray) -> IntArray:

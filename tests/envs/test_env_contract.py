@@ -1,0 +1,268 @@
+"""The contract of every native environment in the registry; a new one is picked up by itself."""
+
+from __future__ import annotations
+
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode, VectorEnv
+from scipy import stats
+
+from rl_contrastive.config import from_dict
+from rl_contrastive.envs.base import BatchEnv
+from rl_contrastive.envs.single import NATIVE, make_single
+from rl_contrastive.errors import RlcError
+from rl_contrastive.registry import entries, get
+from rl_contrastive.spec import Env, optimal_values
+
+VARIATIONS = {
+    "low-rank": [{"stationary": True, "reward": "linear"}, {"num_states": 400, "num_actions": 4, "horizon": 3}],
+    "combination-lock": [{"horizon": 3, "num_actions": 3, "p_switch": 0.2, "noise": 0.3}],
+    "variable-lock": [{"num_latents": 4, "horizon": 4, "num_actions": 3, "temperature": 0.5}],
+    "deep-sea": [{"size": 5, "deterministic": False, "observation": "onehot"}],
+}
+CASES = [(e.name, {}) for e in entries("env") if not e.name.endswith(":")]
+CASES += [(name, fields) for name, more in VARIATIONS.items() for fields in more]
+
+
+def make(name: str, fields: dict, num_envs: int) -> BatchEnv:
+    entry, _ = get("env", name)
+    return entry.factory(from_dict(entry.config, fields), num_envs)
+
+
+CASES = [case for case in CASES if isinstance(make(*case, 1), BatchEnv)]
+each_env = pytest.mark.parametrize(
+    ("name", "fields"), CASES, ids=[f"{n}{'-' if f else ''}{'-'.join(map(str, f.values()))}" for n, f in CASES]
+)
+
+
+def random_actions(env: BatchEnv, steps: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(env.env_spec.num_actions, size=(steps, env.num_envs))
+
+
+def play(env: BatchEnv, seeds, actions) -> list[tuple]:
+    obs, _ = env.reset(seed=seeds)
+    return [(obs, *[None] * 3), *[env.step(a)[:4] for a in actions]]
+
+
+def test_the_list_registered_with_gymnasium_is_the_registry():
+    assert sorted({name for name, _ in CASES}) == sorted(NATIVE)
+
+
+@each_env
+def test_batch_equals_singles_with_the_same_seeds(name, fields):
+    seeds = [3, 11, 4, 2**31 - 1, 0]
+    batch = make(name, fields, 5)
+    steps = 2 * batch.env_spec.horizon + 3
+    actions = random_actions(batch, steps)
+    together = play(batch, seeds, actions)
+    for row, seed in enumerate(seeds):
+        alone = play(make(name, fields, 1), [seed], actions[:, row : row + 1])
+        for t, (many, one) in enumerate(zip(together, alone, strict=True)):
+            for x, y in zip(many, one, strict=True):
+                if x is not None:
+                    np.testing.assert_array_equal(x[row], y[0], err_msg=f"row {row} step {t}")
+
+
+@each_env
+def test_seeds_repeat_and_an_integer_means_consecutive_seeds(name, fields):
+    env = make(name, fields, 6)
+    actions = random_actions(env, env.env_spec.horizon + 2)
+    first, again = play(env, 5, actions), play(env, list(range(5, 11)), actions)
+    for x, y in zip(first, again, strict=True):
+        for left, right in zip(x, y, strict=True):
+            np.testing.assert_array_equal(left, right)
+    if name in ("low-rank", "combination-lock", "distractor-lock"):
+        other = play(env, 1000, actions)
+        assert any(not np.array_equal(x[0], y[0]) for x, y in zip(first, other, strict=True))
+    free, _ = env.reset()  # goes on with the streams
+    assert free.shape == first[0][0].shape
+
+
+@each_env
+def test_spaces_shapes_dtypes_and_protocol(name, fields):
+    env = make(name, fields, 4)
+    assert isinstance(env, VectorEnv)
+    assert isinstance(env, Env)
+    assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    spec = env.env_spec
+    obs, info = env.reset(seed=1)
+    assert obs in env.observation_space
+    assert info == {}
+    over = np.zeros(4, bool)
+    for action in random_actions(env, 2 * spec.horizon + 2):
+        obs, reward, terminated, truncated, _ = env.step(action)
+        assert obs.shape == (4, *spec.obs_shape)
+        assert obs.dtype == np.dtype(spec.obs_dtype)
+        assert obs in env.observation_space
+        assert reward.shape == (4,)
+        assert reward.dtype == np.float64
+        assert terminated.dtype == truncated.dtype == np.bool_
+        in_range = (reward >= spec.reward_range[0]) & (reward <= spec.reward_range[1])
+        assert np.all(in_range | over)  # the step after an end pays 0
+        over = terminated | truncated
+
+
+@each_env
+def test_next_step_autoreset_ends_by_the_horizon_then_starts_anew(name, fields):
+    env = make(name, fields, 8)
+    H = env.env_spec.horizon
+    env.reset(seed=0)
+    over, length, episodes = np.zeros(8, bool), np.zeros(8, int), 0
+    for action in random_actions(env, 4 * H + 4):
+        _, reward, terminated, truncated, _ = env.step(action)
+        assert not np.any(terminated & truncated)
+        assert np.all(reward[over] == 0.0)
+        assert not np.any((terminated | truncated)[over])
+        length = np.where(over, 0, length + 1)
+        over = terminated | truncated
+        assert np.all(length <= H)
+        assert np.all(over[length == H])
+        episodes += int(over.sum())
+    assert episodes >= 8
+
+
+@each_env
+def test_what_a_user_keeps_or_overwrites_does_not_change_the_environment(name, fields):
+    env = make(name, fields, 3)
+    actions = random_actions(env, 4)
+    clean = play(env, 2, actions)
+    copies = [tuple(None if x is None else x.copy() for x in step) for step in clean]
+    obs, _ = env.reset(seed=2)
+    for action, expected in zip(actions, copies[1:], strict=True):
+        obs[...] = 0
+        obs, reward, terminated, _, _ = env.step(action)
+        np.testing.assert_array_equal(obs, expected[0])
+        terminated[...] = True
+        reward[...] = 9.0
+    for kept, copy in zip(clean, copies, strict=True):
+        for x, y in zip(kept, copy, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+@each_env
+def test_exact_model_is_a_distribution_factorises_and_satisfies_bellman(name, fields):
+    env = make(name, fields, 1)
+    model = env.exact()
+    H, S, A = model.r.shape
+    assert H == env.env_spec.horizon
+    assert A == env.env_spec.num_actions
+    assert np.all(model.P >= 0.0)
+    np.testing.assert_allclose(model.P.sum(axis=-1), 1.0, atol=1e-12)
+    assert model.rho.sum() == pytest.approx(1.0)
+    np.testing.assert_allclose(np.einsum("hsad,htd->hsat", model.phi, model.psi), model.P, atol=1e-12)
+    V, Q = optimal_values(model.P, model.r)
+    np.testing.assert_allclose(model.V, V, atol=1e-10)
+    np.testing.assert_allclose(model.Q, Q, atol=1e-10)
+    if model.observations_are_states:
+        assert env.env_spec.num_states == S
+        assert env.env_spec.optimal_return == pytest.approx(model.optimal_return)
+
+
+def transition_p_values(env: BatchEnv, P: np.ndarray, r: np.ndarray, rho: np.ndarray) -> list[float]:
+    """Chi-square p-values of starts and transitions under (P, rho), and z-test p-values of mean rewards under r."""
+    env.reset(seed=17)
+    s = env.latent_states()
+    p_values = [chi_square(np.bincount(s, minlength=len(rho)), rho)]
+    alive = np.ones(env.num_envs, bool)
+    rng = np.random.default_rng(3)
+    for h in range(env.env_spec.horizon):
+        action = rng.integers(env.env_spec.num_actions, size=env.num_envs)
+        _, reward, terminated, truncated, _ = env.step(action)
+        t = env.latent_states()
+        # The pairs seen most often carry the test; rare ones have no power.
+        pairs, counts = np.unique(np.stack([s, action])[:, alive], axis=1, return_counts=True)
+        for index in np.argsort(-counts)[:6]:
+            state, a = pairs[:, index]
+            rows = alive & (s == state) & (action == a)
+            p_values.append(chi_square(np.bincount(t[rows], minlength=P.shape[-1]), P[h, state, a]))
+            p_values.append(mean_p_value(reward[rows], r[h, state, a]))
+        alive &= ~(terminated | truncated)
+        s = t
+    return p_values
+
+
+def chi_square(counts: np.ndarray, p: np.ndarray) -> float:
+    expected = counts.sum() * p
+    if np.any(counts[expected == 0.0] > 0):
+        return 0.0
+    big = expected >= 5
+    observed, wanted = counts[big], expected[big]
+    if (rest := expected[~big].sum()) >= 5:
+        observed, wanted = np.append(observed, counts[~big].sum()), np.append(wanted, rest)
+    if len(observed) < 2:
+        return 1.0
+    return float(stats.chisquare(observed, wanted * observed.sum() / wanted.sum()).pvalue)
+
+
+def mean_p_value(x: np.ndarray, mean: float) -> float:
+    if np.ptp(x) < 1e-12:
+        # A constant sample: right, or (for rare coins) too few draws to say; 60 equal draws rule out a fair coin.
+        return 1.0 if abs(x[0] - mean) < 1e-9 or len(x) < 60 else 0.0
+    return float(2 * stats.norm.sf(abs(x.mean() - mean) / (x.std() / np.sqrt(len(x)))))
+
+
+@each_env
+def test_steps_follow_the_exact_model(name, fields):
+    env = make(name, fields, 20_000)
+    model = env.exact()
+    p_values = transition_p_values(env, model.P, model.r, model.rho)
+    assert min(p_values) > 1e-3 / len(p_values)
+
+
+@pytest.mark.parametrize("name", ["low-rank", "combination-lock", "variable-lock"])
+def test_the_law_test_rejects_a_wrong_model(name):
+    env = make(name, {"horizon": 4}, 20_000)
+    model = env.exact()
+    wrong = np.roll(model.P, 1, axis=-1)
+    p_values = transition_p_values(env, wrong, model.r, model.rho)
+    assert min(p_values) < 1e-12
+    p_values = transition_p_values(env, model.P, model.r + 0.02, model.rho)
+    assert min(p_values) < 1e-6
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_single_view_passes_gymnasium_check_without_warnings(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(gym.make(f"rl_contrastive/{name}-v0").unwrapped)
+
+
+def test_single_view_is_row_zero_of_the_batch_and_takes_config_fields():
+    single = gym.make("rl_contrastive/combination-lock-v0", horizon=4).unwrapped
+    batch = make("combination-lock", {"horizon": 4}, 1)
+    x, _ = single.reset(seed=9)
+    y, _ = batch.reset(seed=[9])
+    np.testing.assert_array_equal(x, y[0])
+    for action in (0, 3, 9, 1):
+        x, reward, terminated, truncated, _ = single.step(action)
+        y, rewards, ended, _, _ = batch.step(np.array([action]))
+        np.testing.assert_array_equal(x, y[0])
+        assert (reward, terminated, truncated) == (rewards[0], ended[0], False)
+    with pytest.raises(RlcError, match="did you mean 'horizon'"):
+        make_single("combination-lock", horizont=4)
+
+
+@each_env
+def test_bad_calls_are_one_sentence(name, fields):
+    env = make(name, fields, 3)
+    A = env.env_spec.num_actions
+    with pytest.raises(RlcError, match="reset\\(\\) before"):
+        env.step(np.zeros(3, dtype=int))
+    env.reset(seed=0)
+    for bad in ([0, 0, A], [0, -1, 0]):
+        with pytest.raises(RlcError, match=f"outside 0..{A - 1}"):
+            env.step(np.array(bad))
+    for bad in ([0, 0], [0.0, 0.0, 0.0], [[0], [0], [0]]):
+        with pytest.raises(RlcError, match="needs 3 integer actions"):
+            env.step(np.array(bad))
+    with pytest.raises(RlcError, match="needs 3 seeds"):
+        env.reset(seed=[1, 2])
+    with pytest.raises(RlcError, match="no options"):
+        env.reset(options={"state": 1})
+    with pytest.raises(RlcError, match="num_envs"):
+        make(name, fields, 0)
+    env.step(np.zeros(3, dtype=np.int32))  # any integer dtype will do
