@@ -112,7 +112,8 @@ class LockEnv(BatchEnv):
             optimal_return=1.0 + variant.step_reward * (H - 1),
             reward_range=(0.0, 1.0),
         )
-        # Two words decide the latents (switch and bait; other latent and soft state, 32 bits each), one holds 64 distractor signs, and each noise word gives two normals.
+        # Word 0: switch, bait. Word 1: other latent, soft state. Word 2: 64 distractor signs. Then the noise, two
+        # normals a word.
         noise_words = (self._noisy + 1) // 2
         # The sum of all coordinates' largest sizes: a finite box, for tools that want one.
         bound = 2.0 + self._noisy * NORMAL_BOUND * config.noise + variant.num_distractors * variant.distractor_scale
@@ -152,13 +153,13 @@ class LockEnv(BatchEnv):
             scale = np.float32(self.variant.distractor_scale)
             x[first : first + len(bits)] = np.where(bits & np.uint64(1), scale, -scale)
         if self.variant.temperature:
-            self._state = self._resample(x[: m + 1], low_half(self._words[slot, 1]) * 2.0**-32)
+            self._state = self._resample(x[: m + 1], low_half(self._words[slot, 1]))
         return np.ascontiguousarray(hadamard_transform(x).T)
 
-    def _resample(self, x: NDArray[np.float32], u: FloatArray) -> IntArray:
-        """State ~ softmax(x / tau) by inversion: x (m+1, n), u (n,) uniform."""
+    def _resample(self, x: NDArray[np.float32], bits: IntArray) -> IntArray:
+        """State ~ softmax(x / tau) by inversion: x (m+1, n), 32 random bits (n,)."""
         shares = emission_softmax(x.astype(np.float64), self.variant.temperature)
-        below = (np.cumsum(shares, axis=0) <= u).sum(axis=0)
+        below = (np.cumsum(shares, axis=0) * 2.0**32 <= bits).sum(axis=0)
         capped: IntArray = np.minimum(below, self.variant.num_good)
         return capped
 

@@ -148,8 +148,8 @@ def test_exact_model_is_a_distribution_factorises_and_satisfies_bellman(name, fi
     env = make(name, fields, 1)
     model = env.exact()
     H, S, A = model.r.shape
-    assert H == env.env_spec.horizon
-    assert A == env.env_spec.num_actions
+    assert env.env_spec.horizon == H
+    assert env.env_spec.num_actions == A
     assert np.all(model.P >= 0.0)
     np.testing.assert_allclose(model.P.sum(axis=-1), 1.0, atol=1e-12)
     assert model.rho.sum() == pytest.approx(1.0)
