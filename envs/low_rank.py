@@ -104,7 +104,7 @@ class LowRankEnv(BatchEnv):
             obs_shape=(),
             obs_dtype="int64",
             num_states=S,
-            optimal_return=self._values[0][0] @ self.mdp.rho,
+            optimal_return=float(self._values[0][0] @ self.mdp.rho),
             reward_range=(0.0, 1.0),
         )
         super().__init__(spec, num_envs, words_per_step=1)
