@@ -43,8 +43,8 @@ def plan_model(
 ) -> Plan:
     """(i) Q_h = clip(r_h + b_h + P-hat_h V_{h+1}, 0, cap_h): r and bonus (H,S,A), cap a number or (H,).
 
-    `model` is a TransitionModel or a table P (H,S,A,S).     The lower clip at 0 acts only where a finite cap is given (returns are then in [0, cap] by assumption), so that
-    negative rewards keep their values in exact planning.
+    `model` is a TransitionModel or a table P (H,S,A,S). The lower clip at 0 acts only where a finite cap is
+    given (returns are then in [0, cap] by assumption), so negative rewards keep their values in exact planning.
     """
     P_hat: TransitionModel = DenseModel(model) if isinstance(model, np.ndarray) else model
     H, S, _ = P_hat.shape

@@ -20,8 +20,9 @@ BLOCK = 1 << 17
 class TransitionModel(Protocol):
     """What `lsvi.plan_model` needs of a learned or true model."""
 
-    shape: tuple[int, int, int]
-    """(H, S, A)."""
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, S, A)."""
 
     def expect(self, h: int, values: FloatArray) -> FloatArray:
         """E_{s' ~ P-hat_h(.|s,a)} of values (S,) or (S, k) -> (S, A) or (S, A, k)."""

@@ -1,0 +1,126 @@
+"""Closed form of the spectral contrastive loss on tables: whitened counts, rank-d SVD, all steps in one call.
+
+L(f) = E_{p(s,a,s')}[-2 f] + E_{p(s,a) P^-(s')}[f^2] over f = phi(s,a)'psi(s') is a least-squares fit of the density
+ratio f* = P(s'|s,a)/P^-(s'): L(f) + const = ||M - F||_F^2 with
+    M = D^-1/2 p(s,a,s') Q^-1/2,   F = D^1/2 f Q^1/2,   D = diag p(s,a),   Q = diag P^-(s').
+Its minimiser of rank d is the truncated SVD of M (HaoChen et al. 2021). Here psi = Q^-1/2 V, so that
+E_{P^-}[psi psi'] = I, and phi(s,a) = E-hat[psi(s') | s,a]: each pair's features are an average over its own successors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from rl_contrastive.config import require
+from rl_contrastive.features.counts import TransitionCounts
+from rl_contrastive.features.maps import TabularFeatures
+from rl_contrastive.features.negatives import tabular_law
+from rl_contrastive.spec import BoolArray, FloatArray
+
+DENSE_STATES = 96
+"""Up to this S a batched eigh of the (S, S) Gram matrices is faster than block Krylov iteration."""
+OVERSAMPLE = 4
+"""Extra basis vectors of the block iteration; they decide the gap that drives convergence."""
+KRYLOV_BLOCKS = 5
+"""Powers of the Gram matrix kept before a restart."""
+TOLERANCE = 1e-10
+"""Residual ||G v - theta v|| / theta_1 at which a subspace counts as exact."""
+
+
+@dataclass(frozen=True)
+class SpectralFit:
+    """A tabular fit: `features`, singular values (H, d) of M (the first is 1 when P^- is the marginal), visited pairs.
+
+    `visited` (H, S, A): a pair without data carries the features of P^- itself (ratio 1), which is a fair guess
+    of the model but says nothing about confidence: give such pairs the largest bonus.
+    """
+
+    features: TabularFeatures
+    singular_values: FloatArray
+    visited: BoolArray
+
+
+def fit_tabular(
+    counts: TransitionCounts,
+    rank: int,
+    *,
+    law: FloatArray | None = None,
+    smoothing: float = 0.0,
+    start: TabularFeatures | None = None,
+    version: int = 0,
+) -> SpectralFit:
+    """Rank-d minimiser of the spectral contrastive loss for all steps.
+
+    law: P^- (H, S), default the empirical marginal. smoothing: pseudo-count kappa of transitions s' ~ P^- added to
+    each pair's average, phi = (N E-hat[psi|s,a] + kappa E_{P^-}[psi]) / (N + kappa); 0 is the exact minimiser.
+    start: features of an earlier fit, whose psi warms the iteration (same result to TOLERANCE, fewer sweeps).
+    """
+    H, S, A = counts.horizon, counts.num_states, counts.num_actions
+    require(1 <= rank <= S, f"spectral: rank must lie in 1..S={S}, got {rank}.")
+    require(np.isfinite(smoothing) and smoothing >= 0, f"spectral: smoothing must be >= 0, got {smoothing}.")
+    law = tabular_law(counts.succ_total()) if law is None else np.asarray(law, dtype=np.float64)
+    require(law.shape == (H, S), f"spectral: the law of negatives has shape {law.shape}, expected {(H, S)}.")
+    require(
+        bool((law[counts.level, counts.succ] > 0).all()),
+        "spectral: the law of negatives is 0 at a successor that occurs, where the ratio P/P^- does not exist.",
+    )
+    pair_total = counts.pair_total()  # (H, S, A)
+    n_pair = pair_total.reshape(H, S * A)[counts.level, counts.pair]  # (nnz,)
+    root = np.sqrt(np.where(law > 0, law, 1.0))  # (H, S); entries without mass stay out of psi
+    n_level = np.maximum(counts.total(), 1.0)[counts.level]
+    whitened = counts.count / (np.sqrt(n_pair * n_level) * root[counts.level, counts.succ])  # entries of M
+    guess = None if start is None else start.psi_table * root[..., None]
+    V, sigma = _right_singular_vectors([counts.matrix(h, whitened) for h in range(H)], rank, guess)  # (H, S, d)
+    psi = np.where(law[..., None] > 0, V / root[..., None], 0.0)
+    prior = np.einsum("hs,hsd->hd", law, psi)  # phi of the ratio 1, projected on the span
+    phi = np.empty((H, S * A, rank))
+    for h in range(H):
+        n = pair_total[h].reshape(-1, 1)
+        sums = counts.matrix(h) @ psi[h] + smoothing * prior[h]  # (SA, d)
+        phi[h] = np.where(n + smoothing > 0, sums / np.maximum(n + smoothing, 1e-300), prior[h])
+    features = TabularFeatures(phi.reshape(H, S, A, rank), psi, law, version)
+    return SpectralFit(features, sigma, pair_total > 0)
+
+
+def _right_singular_vectors(
+    matrices: list[sparse.csr_matrix], rank: int, guess: FloatArray | None
+) -> tuple[FloatArray, FloatArray]:
+    """Top right singular vectors V (H, S, d) and values (H, d) of sparse matrices (SA, S), signs fixed."""
+    S = matrices[0].shape[1]
+    if min(rank + OVERSAMPLE, S) * KRYLOV_BLOCKS > S or S <= DENSE_STATES:
+        gram = np.stack([(M.T @ M).toarray() for M in matrices])  # (H, S, S)
+        theta, vectors = np.linalg.eigh(gram)
+        theta, V = theta[:, ::-1][:, :rank], vectors[:, :, ::-1][:, :, :rank]
+    else:
+        pairs = [_block_krylov(M, rank, None if guess is None else guess[h]) for h, M in enumerate(matrices)]
+        theta, V = np.stack([t for t, _ in pairs]), np.stack([v for _, v in pairs])
+    largest = np.take_along_axis(V, np.abs(V).argmax(axis=1, keepdims=True), axis=1)  # (H, 1, d)
+    return V * np.where(largest < 0, -1.0, 1.0), np.sqrt(np.maximum(theta, 0.0))
+
+
+def _block_krylov(M: sparse.csr_matrix, rank: int, guess: FloatArray | None) -> tuple[FloatArray, FloatArray]:
+    """Leading eigenpairs of M'M by restarted block Krylov with full orthogonalisation (Musco & Musco 2015).
+
+    Deterministic: the starting block is a constant Gaussian matrix, or the guess beside some of its columns. Sparse
+    products cost O(nnz); a dense SVD of the (SA, S) matrix would cost O(S^3 A).
+    """
+    S, width = M.shape[1], rank + OVERSAMPLE
+    constant = np.random.Generator(np.random.PCG64(0)).standard_normal((S, width))
+    X = constant if guess is None else np.column_stack([guess[:, :width], constant[:, : width - guess.shape[1]]])
+    MT = M.T.tocsr()
+    for _ in range(60):
+        blocks = [np.linalg.qr(X)[0]]
+        for _ in range(KRYLOV_BLOCKS - 1):
+            blocks.append(np.linalg.qr(MT @ (M @ blocks[-1]))[0])
+        K = np.linalg.qr(np.concatenate(blocks, axis=1))[0]  # (S, width * KRYLOV_BLOCKS)
+        GK = MT @ (M @ K)
+        theta, Y = np.linalg.eigh(K.T @ GK)
+        theta, Y = theta[::-1][:width], Y[:, ::-1][:, :width]
+        X = K @ Y  # Ritz vectors
+        residual = np.linalg.norm((GK @ Y - X * theta)[:, :rank], axis=0)
+        if residual.max() <= TOLERANCE * max(float(theta[0]), 1e-300):
+            break
+    return theta[:rank], X[:, :rank]
