@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.planning.models import LowRankModel
+from rl_contrastive.planning.models import LowRankModel, proper_rows
 from rl_contrastive.spec import Array, FloatArray, State
 
 
@@ -71,3 +71,67 @@ class TabularFeatures:
         phi, psi, law = (np.asarray(state[key], dtype=np.float64) for key in ("phi", "psi", "law"))
         require(phi.ndim == 4, f"features: the saved phi has shape {phi.shape}, not (H, S, A, d).")
         return cls(phi, psi, law, int(state["version"]))
+
+
+@dataclass(frozen=True)
+class LinearFeatures:
+    """Vector observations: z = (T_h'(x - mu_h), 1), phi = link(Phi_{h,a}'z), psi = link(Psi_h'(T'_h(y - mu'_h), 1)).
+
+    mean (H, D), whitening T (H, D, k), Phi (H, A, k+1, d); next_mean (H, D), next_whitening (H, D, k'),
+    Psi (H, k'+1, d). `sharpness` = 0 means no link (signed features); beta > 0 means softplus(beta u)/beta >= 0.
+    """
+
+    mean: FloatArray
+    whitening: FloatArray
+    Phi: FloatArray
+    next_mean: FloatArray
+    next_whitening: FloatArray
+    Psi: FloatArray
+    sharpness: float = 0.0
+    version: int = 0
+
+    @property
+    def dim(self) -> int:
+        return int(self.Phi.shape[-1])
+
+    def phi(self, h: int, obs: Array) -> FloatArray:
+        z = coordinates(obs, self.mean[h], self.whitening[h])  # (N, k+1)
+        u = np.swapaxes(z @ self.Phi[h], 0, 1)  # (A, N, d) -> (N, A, d)
+        return softplus(u, self.sharpness)
+
+    def psi(self, h: int, next_obs: Array) -> FloatArray:
+        return softplus(coordinates(next_obs, self.next_mean[h], self.next_whitening[h]) @ self.Psi[h], self.sharpness)
+
+    def state_dict(self) -> State:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_state(cls, state: State) -> LinearFeatures:
+        """Inverse of `state_dict`."""
+        for field in fields(cls):
+            require(field.name in state, f"features: the saved state lacks '{field.name}'.")
+        names = ("mean", "whitening", "Phi", "next_mean", "next_whitening", "Psi")
+        arrays = {name: np.asarray(state[name], dtype=np.float64) for name in names}
+        require(
+            arrays["Phi"].ndim == 4, f"features: the saved Phi has shape {arrays['Phi'].shape}, not (H, A, k+1, d)."
+        )
+        return cls(**arrays, sharpness=float(state["sharpness"]), version=int(state["version"]))
+
+
+def coordinates(obs: Array, mean: FloatArray, whitening: FloatArray) -> FloatArray:
+    """(T'(x - mu), 1): observations (..., D or more axes flattened) -> (N, k+1)."""
+    x = np.asarray(obs, dtype=np.float64).reshape(len(obs), -1)
+    return np.concatenate([(x - mean) @ whitening, np.ones((len(x), 1))], axis=1)
+
+
+def softplus(u: FloatArray, sharpness: float) -> FloatArray:
+    """log(1 + exp(beta u)) / beta, computed as a logaddexp that cannot overflow; beta = 0 is the identity."""
+    return np.asarray(u if sharpness == 0 else np.logaddexp(0.0, sharpness * u) / sharpness)
+
+
+def successor_law(phi: FloatArray, psi: FloatArray, law: FloatArray) -> FloatArray:
+    """P-hat over a sample of successors: [law_m psi_m'phi_n]_+ renormalised.
+
+    phi (N, d), psi (M, d), law (M,) probabilities of the sample -> (N, M).
+    """
+    return proper_rows(np.asarray(phi, dtype=np.float64), law[:, None] * psi, law)

@@ -99,7 +99,12 @@ class LowRankModel:
 
     def rows(self, h: int) -> FloatArray:
         _, S, A = self.shape
-        P = np.maximum(self.phi[h].reshape(S * A, -1) @ (self.law[h][:, None] * self.psi[h]).T, 0.0)  # (SA, S)
-        mass = P.sum(axis=1, keepdims=True)
-        P = np.where(mass > 0, P / np.where(mass > 0, mass, 1.0), self.law[h] / self.law[h].sum())
-        return np.asarray(P.reshape(S, A, S))
+        phi = self.phi[h].reshape(S * A, -1)  # (SA, d)
+        return proper_rows(phi, self.law[h][:, None] * self.psi[h], self.law[h]).reshape(S, A, S)
+
+
+def proper_rows(phi: FloatArray, w: FloatArray, law: FloatArray) -> FloatArray:
+    """[phi w']_+ with rows renormalised to 1, and `law` where a row has no mass; phi (N, d), w (M, d) -> (N, M)."""
+    P = np.maximum(phi @ w.T, 0.0)
+    mass = P.sum(axis=1, keepdims=True)
+    return np.asarray(np.where(mass > 0, P / np.where(mass > 0, mass, 1.0), law / law.sum()))

@@ -1,0 +1,157 @@
+"""Closed-form spectral contrastive features of vector observations: soft whitening, per-action ridge, one small SVD.
+
+Over f(x,a,y) = 1 + z_a(x)'F_a y~ (linear per action) the minimiser of E_pos[-2f] + E_neg[f^2] with P^- the empirical
+marginal is a ridge regression of the whitened successor on the whitened observation; its rank-(d-1) truncation
+factors as f = phi(x,a)'psi(y) with phi = (1, V'B_a'z), psi = (1, V'y~). All steps h in batched matrix calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.features.maps import LinearFeatures
+from rl_contrastive.spec import Array, FloatArray, IntArray, LevelData
+
+
+@dataclass(frozen=True)
+class LinearSpectralConfig:
+    """Regularisation of the closed form; the defaults suit observations of one dominant scale."""
+
+    pca_dim: int = 6
+    """k, leading principal directions kept of each side (>= 1)."""
+    rho: float = 16.0
+    """Softness of the whitening, as a multiple of the largest eigenvalue (> 0): T = U diag(lam_i + rho lam_1)^-1/2.
+    Small values lift weak directions to the level of strong ones, signal and noise alike."""
+    ridge: float = 3.0
+    """Ridge of each action's regression, in samples of the whitened scale (> 0)."""
+    reward_target: bool = True
+    """Predict the reward beside the successor: directions that matter only for reward are kept too."""
+
+    def __post_init__(self) -> None:
+        require(self.pca_dim >= 1, f"spectral: pca_dim must be >= 1, got {self.pca_dim}.")
+        require(0 < self.rho < np.inf, f"spectral: rho must be > 0, got {self.rho}.")
+        require(0 < self.ridge < np.inf, f"spectral: ridge must be > 0, got {self.ridge}.")
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Soft whitening of every step: x -> T'(x - mu); mean (H, D), matrix T (H, D, k), eigenvalues (H, k)."""
+
+    mean: FloatArray
+    matrix: FloatArray
+    eigenvalues: FloatArray
+
+
+@dataclass(frozen=True)
+class LinearSpectralFit:
+    """`features` of dimension d and what a decoder may want besides.
+
+    forward (H, D, m): directions of o_h that matter for what follows (left singular directions);
+    backward (H, D, m): directions of o_{h+1} that are predictable from (o_h, a_h) (right ones), both to be applied
+    to centred observations `x - mean`; `forward_values`, `backward_values` (H, m) their singular values, falling.
+    """
+
+    features: LinearFeatures
+    here: Whitening
+    there: Whitening
+    regression: FloatArray
+    """B (H, A, k+1, k'+1): [whitened o_h, 1] -> [whitened o_{h+1}, reward], by action."""
+    forward: FloatArray
+    forward_values: FloatArray
+    backward: FloatArray
+    backward_values: FloatArray
+
+
+def fit_linear(
+    data: LevelData,
+    num_actions: int,
+    dim: int,
+    config: LinearSpectralConfig | None = None,
+    *,
+    version: int = 0,
+) -> LinearSpectralFit:
+    """Closed-form features of dimension d = dim >= 2 (the constant included) for all steps of `data`.
+
+    Observations of any shape are flattened. Raises RlcError on a step without data or on non-finite observations.
+    """
+    config = config or LinearSpectralConfig()
+    x, y, mask = _flat(data.obs), _flat(data.next_obs), _mask(data)
+    here, there = whiten(x, mask, config), whiten(y, mask, config)
+    k = there.matrix.shape[2]
+    require(2 <= dim <= k + 2, f"spectral: dim must lie in 2..{k + 2} (1 + pca_dim + reward), got {dim}.")
+    z = np.concatenate([(x - here.mean[:, None]) @ here.matrix, np.ones((*mask.shape, 1))], axis=2)  # (H, N, k+1)
+    reward = data.reward if config.reward_target else np.zeros(mask.shape)
+    target = np.concatenate([(y - there.mean[:, None]) @ there.matrix, reward[..., None]], axis=2)  # (H, N, k'+1)
+    B, share = _per_action_ridge(z, target, data.action, mask, num_actions, config.ridge)
+    weighted = np.sqrt(share)[..., None, None] * B  # (H, A, k+1, k'+1)
+    left, forward_values = _top_directions(np.einsum("haij,halj->hil", weighted[:, :, :-1], weighted[:, :, :-1]))
+    V, _ = _top_directions(np.einsum("haij,hail->hjl", weighted, weighted))  # (H, k'+1, k'+1)
+    right, backward_values = _top_directions(np.einsum("haij,hail->hjl", weighted[..., :-1], weighted[..., :-1]))
+    features = _features(here, there, B, V[:, :, : dim - 1], version)
+    return LinearSpectralFit(
+        features, here, there, B, here.matrix @ left, forward_values, there.matrix @ right, backward_values
+    )
+
+
+def whiten(x: FloatArray, mask: FloatArray, config: LinearSpectralConfig) -> Whitening:
+    """T = U diag(lam_i + rho lam_1)^-1/2 on the top k eigenpairs of Cov(x_h); x (H, N, D), mask (H, N) of 0/1."""
+    n = mask.sum(axis=1)[:, None]  # (H, 1)
+    mean = np.einsum("hn,hnd->hd", mask, x) / n
+    centred = (x - mean[:, None]) * mask[..., None]
+    lam, U = np.linalg.eigh(np.swapaxes(centred, 1, 2) @ centred / n[..., None])
+    k = min(config.pca_dim, x.shape[2])
+    lam, U = np.maximum(lam[:, ::-1][:, :k], 0.0), fix_signs(U[:, :, ::-1][:, :, :k])
+    scale = lam + config.rho * lam[:, :1]
+    # An observation that never varies has nothing to whiten: T = 0 leaves the constant feature alone.
+    inverse_root = np.where(scale > 0, 1.0 / np.sqrt(np.where(scale > 0, scale, 1.0)), 0.0)
+    return Whitening(mean, U * inverse_root[:, None], lam)
+
+
+def fix_signs(U: FloatArray) -> FloatArray:
+    """Make the largest entry of each column (axis -2) positive: eigenvectors then do not flip between platforms."""
+    largest = np.take_along_axis(U, np.abs(U).argmax(axis=-2, keepdims=True), axis=-2)
+    return np.asarray(U * np.where(largest < 0, -1.0, 1.0))
+
+
+def _per_action_ridge(
+    z: FloatArray, target: FloatArray, action: IntArray, mask: FloatArray, num_actions: int, ridge: float
+) -> tuple[FloatArray, FloatArray]:
+    """B_a = (Z_a'Z_a + ridge I)^-1 Z_a'Y_a -> (H, A, k+1, k'+1), and the share n_a/n (H, A) of each action."""
+    chosen = (action[:, None, :] == np.arange(num_actions)[:, None]) * mask[:, None]  # (H, A, N)
+    zt = chosen[:, :, None, :] * np.swapaxes(z, 1, 2)[:, None]  # (H, A, k+1, N)
+    gram = zt @ z[:, None] + ridge * np.eye(z.shape[2])
+    B = np.linalg.solve(gram, zt @ target[:, None])
+    return B, chosen.sum(axis=2) / mask.sum(axis=1)[:, None]
+
+
+def _top_directions(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Eigenvectors (columns, falling) and root eigenvalues of (H, m, m) second moments."""
+    lam, U = np.linalg.eigh(gram)
+    return fix_signs(U[:, :, ::-1]), np.sqrt(np.maximum(lam[:, ::-1], 0.0))
+
+
+def _features(here: Whitening, there: Whitening, B: FloatArray, V: FloatArray, version: int) -> LinearFeatures:
+    """phi = (1, V'B_a'z) and psi = (1, V_y'y~); the reward row of V belongs to no successor and drops out of psi."""
+    H, A, rows, _ = B.shape
+    r = V.shape[2]
+    Phi = np.zeros((H, A, rows, r + 1))
+    Phi[:, :, -1, 0] = 1.0
+    Phi[..., 1:] = B @ V[:, None]
+    Psi = np.zeros((H, there.matrix.shape[2] + 1, r + 1))
+    Psi[:, -1, 0] = 1.0
+    Psi[:, :-1, 1:] = V[:, :-1]
+    return LinearFeatures(here.mean, here.matrix, Phi, there.mean, there.matrix, Psi, version=version)
+
+
+def _flat(obs: Array) -> FloatArray:
+    x = np.asarray(obs, dtype=np.float64)
+    require(bool(np.isfinite(x).all()), "spectral: an observation is NaN or infinite.")
+    return x.reshape(*x.shape[:2], -1)
+
+
+def _mask(data: LevelData) -> FloatArray:
+    require(bool((data.count >= 1).all()), "spectral: a step has no stored transition.")
+    return (np.arange(data.obs.shape[1]) < data.count[:, None]).astype(np.float64)
