@@ -97,14 +97,13 @@ def fit_linear(
     right, backward_values = _top_directions(np.einsum("haij,hail->hjl", weighted[..., :-1], weighted[..., :-1]))
     forward, backward = here.matrix @ left, there.matrix @ right
     if config.refit:
-        here_d = _exactly_whitened(x, mask, here, forward[..., : dim - 1])
-        there_d = _exactly_whitened(y, mask, there, backward[..., : dim - 1])
-        z, y_d = _whitened(x, here_d), _whitened(y, there_d)
-        C, _ = _per_action_ridge(z, y_d, data.action, mask, num_actions, config.refit_ridge)
-        features = _features(here_d, there_d, C, np.broadcast_to(np.eye(dim - 1), (len(C), dim - 1, dim - 1)), version)
+        Ru = _exact_root(z, left[..., : dim - 1], mask)  # (H, k, d-1)
+        Rv = _exact_root(y_white, right[..., : dim - 1], mask)  # (H, k', d-1)
+        C, _ = _per_action_ridge(z @ Ru, y_white @ Rv, data.action, mask, num_actions, config.refit_ridge)
+        BV, V = np.concatenate([Ru[:, None] @ C[:, :, :-1], C[:, :, -1:]], axis=2), Rv
     else:
-        V = right[..., : dim - 1]
-        features = _features(here, there, B[..., :-1] @ V[:, None], V, version)
+        BV, V = B[..., :-1] @ right[:, None, :, : dim - 1], right[..., : dim - 1]
+    features = _features(here, there, BV, V, version)
     return LinearSpectralFit(features, here, there, B, forward, forward_values, backward, backward_values)
 
 
@@ -151,15 +150,14 @@ def _top_directions(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
     return fix_signs(U[:, :, ::-1]), np.sqrt(np.maximum(lam[:, ::-1], 0.0))
 
 
-def _exactly_whitened(x: FloatArray, mask: FloatArray, soft: Whitening, directions: FloatArray) -> Whitening:
-    """Whitening restricted to `directions` (H, D, m): W C^-1/2 with C = Cov(W'x), so that coordinates have Cov I."""
-    u = ((x - soft.mean[:, None]) @ directions) * mask[..., None]  # (H, N, m)
+def _exact_root(z: FloatArray, directions: FloatArray, mask: FloatArray) -> FloatArray:
+    """W C^-1/2 (H, k, m) with C = Cov(W'z): coordinates of covariance I, each as near its direction as can be."""
+    u = (z @ directions) * mask[..., None]  # (H, N, m); z is centred
     lam, U = np.linalg.eigh(np.swapaxes(u, 1, 2) @ u / mask.sum(axis=1)[:, None, None])
     # Directions without variance (a constant observation) would divide 0 by 0; they get coordinate 0.
     floor = 1e-12 * np.maximum(lam[:, -1:], 1e-300)
     root = np.where(lam > floor, 1.0 / np.sqrt(np.maximum(lam, floor)), 0.0)
-    symmetric = (U * root[:, None]) @ np.swapaxes(U, 1, 2)  # C^-1/2 keeps each coordinate near its direction
-    return Whitening(soft.mean, directions @ symmetric, lam)
+    return np.asarray(directions @ (U * root[:, None]) @ np.swapaxes(U, 1, 2))
 
 
 def _features(here: Whitening, there: Whitening, BV: FloatArray, V: FloatArray, version: int) -> LinearFeatures:

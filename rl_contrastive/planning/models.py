@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.spec import FloatArray
+from rl_contrastive.spec import BoolArray, FloatArray
 
 BLOCK = 1 << 17
 """Entries of P-hat held at a time (1 MiB of float64): the clip then runs in cache, not in memory."""
@@ -65,7 +65,8 @@ class LowRankModel:
     phi: FloatArray
     psi: FloatArray
     law: FloatArray
-    nonnegative: bool = field(init=False)
+    nonnegative: BoolArray = field(init=False)
+    """(H,): steps whose factors are all >= 0."""
 
     def __post_init__(self) -> None:
         H, S, _, d = self.phi.shape
@@ -73,7 +74,7 @@ class LowRankModel:
             self.psi.shape == (H, S, d) and self.law.shape == (H, S),
             f"model: phi {self.phi.shape}, psi {self.psi.shape} and law {self.law.shape} do not fit together.",
         )
-        object.__setattr__(self, "nonnegative", bool((self.phi >= 0).all() and (self.psi >= 0).all()))
+        object.__setattr__(self, "nonnegative", (self.phi >= 0).all(axis=(1, 2, 3)) & (self.psi >= 0).all(axis=(1, 2)))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -85,7 +86,7 @@ class LowRankModel:
         total = np.column_stack([np.ones(S), V])  # (S, 1+k): the normaliser is the expectation of 1
         phi = self.phi[h].reshape(S * A, -1)  # (SA, d)
         w = self.law[h][:, None] * self.psi[h]  # (S, d) measure mu_h of P-hat_h = mu_h(s')'phi
-        if self.nonnegative:
+        if self.nonnegative[h]:
             sums = phi @ (w.T @ total)  # (SA, 1+k)
         else:
             step = max(1, BLOCK // S)
