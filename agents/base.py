@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rl_contrastive.seeding import SeedTree
-from rl_contrastive.spec import Env, EnvSpec, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Env, EnvSpec, ExactModel, FloatArray, IntArray, State, Transition
 
 if TYPE_CHECKING:
     from rl_contrastive.experiment.loop import TrainingResult
@@ -15,6 +15,7 @@ class BaseAgent:
     """Base of the agents (one level deep): subclasses implement the `rl_contrastive.spec.Agent` protocol.
 
     `BaseAgent(env, config, seed=0)`: `env` is read for its `env_spec` (and, by the ceilings, its exact model).
+    Every config has a field `batch`.
     """
 
     version: int = 0
@@ -23,6 +24,7 @@ class BaseAgent:
         self.env = env
         self.env_spec: EnvSpec = env.env_spec
         self.config = config
+        self.batch: int = config.batch
         self.seeds = SeedTree(seed)
 
     def learn(self, episodes: int, **options: Any) -> TrainingResult:
@@ -45,6 +47,10 @@ class BaseAgent:
 
     def policy(self, obs: Any, h: int, *, explore: bool = False) -> FloatArray:
         raise NotImplementedError
+
+    def exact_metrics(self, model: ExactModel) -> dict[str, float]:
+        """No model of its own by default."""
+        return {}
 
     def state_dict(self) -> State:
         raise NotImplementedError

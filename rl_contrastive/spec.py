@@ -139,6 +139,8 @@ class Env(Protocol):
 class Agent(Protocol):
     """act / observe / update / state: everything the loop, the records and the checkpoints need."""
 
+    batch: int
+    """B: episodes played side by side between two updates."""
     version: int
     """Number of updates that changed the policy: the exact evaluation is redone when it moves."""
 
@@ -155,7 +157,10 @@ class Agent(Protocol):
         """After each batch of episodes: refit, rebuild, replan as the agent sees fit; returns scalars to record."""
 
     def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
-        """Action probabilities (N, A). explore=False: the bonus-free policy; True: the current roll-in policy."""
+        """Action probabilities (N, A). explore=False: the bonus-free policy; True: the optimistic policy pi_k."""
+
+    def exact_metrics(self, model: ExactModel) -> dict[str, float]:
+        """What the agent's own model misses of the true one (TV of P-hat, principal angles, ...); {} if nothing."""
 
     def state_dict(self) -> State:
         """Everything that a resumed run needs to give the same bytes (data, features, generators, counters)."""

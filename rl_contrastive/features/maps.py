@@ -75,10 +75,11 @@ class TabularFeatures:
 
 @dataclass(frozen=True)
 class LinearFeatures:
-    """Vector observations: z = (T_h'(x - mu_h), 1), phi = link(Phi_{h,a}'z), psi = link(Psi_h'(T'_h(y - mu'_h), 1)).
+    """Vector observations: z = (T_h'(x - mu_h), 1), phi = Phi_{h,a}'z, psi = Psi_h'z' with z' likewise of successors.
 
     mean (H, D), whitening T (H, D, k), Phi (H, A, k+1, d); next_mean (H, D), next_whitening (H, D, k'),
-    Psi (H, k'+1, d). `sharpness` = 0 means no link (signed features); beta > 0 means softplus(beta u)/beta >= 0.
+    Psi (H, k'+1, d). Where sharpness[h] = beta > 0 the features are non-negative: both sides pass softplus(beta u)/beta,
+    psi is divided by scale[h] (d,), its mean under P^-, and phi is put on the simplex, so that P-hat sums to 1.
     """
 
     mean: FloatArray
@@ -87,7 +88,8 @@ class LinearFeatures:
     next_mean: FloatArray
     next_whitening: FloatArray
     Psi: FloatArray
-    sharpness: float = 0.0
+    sharpness: FloatArray
+    scale: FloatArray
     version: int = 0
 
     @property
@@ -97,10 +99,11 @@ class LinearFeatures:
     def phi(self, h: int, obs: Array) -> FloatArray:
         z = coordinates(obs, self.mean[h], self.whitening[h])  # (N, k+1)
         u = np.swapaxes(z @ self.Phi[h], 0, 1)  # (A, N, d) -> (N, A, d)
-        return softplus(u, self.sharpness)
+        return nonnegative_phi(u, self.sharpness[h], self.scale[h])
 
     def psi(self, h: int, next_obs: Array) -> FloatArray:
-        return softplus(coordinates(next_obs, self.next_mean[h], self.next_whitening[h]) @ self.Psi[h], self.sharpness)
+        u = coordinates(next_obs, self.next_mean[h], self.next_whitening[h]) @ self.Psi[h]  # (N, d)
+        return nonnegative_psi(u, self.sharpness[h], self.scale[h])
 
     def state_dict(self) -> State:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -110,12 +113,12 @@ class LinearFeatures:
         """Inverse of `state_dict`."""
         for field in fields(cls):
             require(field.name in state, f"features: the saved state lacks '{field.name}'.")
-        names = ("mean", "whitening", "Phi", "next_mean", "next_whitening", "Psi")
+        names = [field.name for field in fields(cls) if field.name != "version"]
         arrays = {name: np.asarray(state[name], dtype=np.float64) for name in names}
         require(
             arrays["Phi"].ndim == 4, f"features: the saved Phi has shape {arrays['Phi'].shape}, not (H, A, k+1, d)."
         )
-        return cls(**arrays, sharpness=float(state["sharpness"]), version=int(state["version"]))
+        return cls(**arrays, version=int(state["version"]))
 
 
 def coordinates(obs: Array, mean: FloatArray, whitening: FloatArray) -> FloatArray:
@@ -125,8 +128,23 @@ def coordinates(obs: Array, mean: FloatArray, whitening: FloatArray) -> FloatArr
 
 
 def softplus(u: FloatArray, sharpness: float) -> FloatArray:
-    """log(1 + exp(beta u)) / beta, computed as a logaddexp that cannot overflow; beta = 0 is the identity."""
-    return np.asarray(u if sharpness == 0 else np.logaddexp(0.0, sharpness * u) / sharpness)
+    """log(1 + exp(beta u)) / beta, computed as a logaddexp that cannot overflow; tends to max(u, 0) as beta grows."""
+    return np.asarray(np.logaddexp(0.0, sharpness * u) / sharpness)
+
+
+def nonnegative_phi(u: FloatArray, sharpness: float, scale: FloatArray) -> FloatArray:
+    """u itself if sharpness is 0, else scale * softplus(u) normalised to sum 1 over the last axis."""
+    if sharpness == 0:
+        return u
+    phi = softplus(u, sharpness) * scale
+    # exp(-745) = 0: far outside the data every factor can underflow, and phi is then the centre of the simplex.
+    total = phi.sum(axis=-1, keepdims=True)
+    return np.asarray(np.where(total > 0, phi / np.where(total > 0, total, 1.0), 1.0 / phi.shape[-1]))
+
+
+def nonnegative_psi(u: FloatArray, sharpness: float, scale: FloatArray) -> FloatArray:
+    """u itself if sharpness is 0, else softplus(u) / scale."""
+    return u if sharpness == 0 else softplus(u, sharpness) / scale
 
 
 def successor_law(phi: FloatArray, psi: FloatArray, law: FloatArray) -> FloatArray:

@@ -169,7 +169,10 @@ def _features(here: Whitening, there: Whitening, BV: FloatArray, V: FloatArray, 
     Psi = np.zeros((H, V.shape[1] + 1, m + 1))
     Psi[:, -1, 0] = 1.0
     Psi[:, :-1, 1:] = V
-    return LinearFeatures(here.mean, here.matrix, Phi, there.mean, there.matrix, Psi, version=version)
+    signed, ones = np.zeros(H), np.ones((H, m + 1))
+    return LinearFeatures(
+        here.mean, here.matrix, Phi, there.mean, there.matrix, Psi, sharpness=signed, scale=ones, version=version
+    )
 
 
 def _flat(obs: Array) -> FloatArray:
