@@ -1,0 +1,240 @@
+"""How runs become numbers: IQM, stratified bootstrap, probability of improvement, episodes to solve, log-log slopes.
+
+A handful of seeds is a sample, so every aggregate carries an interval made by resampling seeds (Agarwal et al. 2021).
+Runs that did not solve their task are censored observations: they count at the cap and are never dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.spec import BoolArray, FloatArray, IntArray
+
+Statistic = Callable[[FloatArray], FloatArray]
+"""Reduces the last axis: (..., n) -> (...)."""
+BLOCK = 1 << 21
+"""Resampled numbers held at a time (16 MiB of float64)."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its percentile bootstrap interval; low and high are NaN where there is one run to resample."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def iqm(values: FloatArray) -> FloatArray:
+    """Interquartile mean over the last axis: floor(n/4) values cut at each end, mean of the rest; (..., n) -> (...).
+
+    As robust as the median to outliers, with less variance. Two or three runs: the plain mean. Over a runs x tasks
+    matrix: pass it flattened (Agarwal et al. 2021 pool all runs of all tasks).
+    """
+    values = np.asarray(values, dtype=np.float64)
+    n = values.shape[-1]
+    require(n >= 1, "statistics: an IQM needs at least one run.")
+    cut = n // 4
+    return np.asarray(np.sort(values, axis=-1)[..., cut : n - cut].mean(axis=-1))
+
+
+def median(values: FloatArray) -> FloatArray:
+    """Median over the last axis."""
+    return np.asarray(np.median(values, axis=-1))
+
+
+def mean(values: FloatArray) -> FloatArray:
+    """Mean over the last axis."""
+    return np.asarray(np.mean(values, axis=-1))
+
+
+def bootstrap(
+    strata: Sequence[FloatArray],
+    statistic: Statistic = iqm,
+    *,
+    rng: np.random.Generator,
+    reps: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Stratified percentile bootstrap: each task's runs are resampled among themselves, then pooled.
+
+    strata: one (n_i,) array of runs a task (one task: a list of one array).
+    """
+    groups = [_runs(s) for s in strata]
+    require(len(groups) >= 1, "statistics: the bootstrap needs at least one task.")
+    _check(reps, level)
+    estimate = float(statistic(np.concatenate(groups)))
+    if all(len(g) == 1 for g in groups):
+        return Interval(estimate, np.nan, np.nan)
+    draws = np.concatenate([g[resample(len(g), reps, rng=rng)] for g in groups], axis=1)  # (reps, sum n_i)
+    return Interval(estimate, *_percentiles(statistic(draws), level))
+
+
+def bootstrap_curve(
+    curves: FloatArray,
+    statistic: Statistic = iqm,
+    *,
+    rng: np.random.Generator,
+    reps: int = 2000,
+    level: float = 0.95,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Pointwise bands of n curves (n, T): whole curves are resampled, so all points share the seeds drawn.
+
+    Returns the statistic, lower and upper ends, each (T,); the ends are NaN when n = 1.
+    """
+    curves = np.asarray(curves, dtype=np.float64)
+    require(curves.ndim == 2 and len(curves) >= 1, f"statistics: curves must be (n, T), got {curves.shape}.")
+    _check(reps, level)
+    n, T = curves.shape
+    centre = statistic(curves.T)
+    if n == 1:
+        return centre, np.full(T, np.nan), np.full(T, np.nan)
+    index = resample(n, reps, rng=rng)
+    low, high = np.empty(T), np.empty(T)
+    step = max(1, BLOCK // (reps * n))
+    tail = (1.0 - level) / 2
+    for i in range(0, T, step):
+        draws = statistic(curves.T[i : i + step][:, index])  # (t, reps, n) -> (t, reps)
+        low[i : i + step], high[i : i + step] = np.quantile(draws, [tail, 1.0 - tail], axis=1)
+    return centre, low, high
+
+
+def resample(n: int, reps: int, *, rng: np.random.Generator) -> IntArray:
+    """(reps, n) indices of runs, drawn with replacement."""
+    return rng.integers(n, size=(reps, n))
+
+
+def improvement(x: FloatArray, y: FloatArray) -> float:
+    """P(X > Y) + P(X = Y)/2 over all pairs of runs: the Mann-Whitney statistic U / (n m)."""
+    x, y = _runs(x), _runs(y)
+    # sign is +1, 0, -1 for a win, a tie, a loss; halving and centring gives 1, 1/2, 0.
+    return float((0.5 + 0.5 * np.sign(x[:, None] - y[None, :])).mean())
+
+
+def probability_of_improvement(
+    x: FloatArray, y: FloatArray, *, rng: np.random.Generator, reps: int = 2000, level: float = 0.95
+) -> Interval:
+    """`improvement` of X over Y with a bootstrap that resamples both sides; larger values are better."""
+    x, y = _runs(x), _runs(y)
+    _check(reps, level)
+    if len(x) == 1 and len(y) == 1:
+        return Interval(improvement(x, y), np.nan, np.nan)
+    wins = 0.5 + 0.5 * np.sign(x[:, None] - y[None, :])  # (n, m)
+    i, j = resample(len(x), reps, rng=rng), resample(len(y), reps, rng=rng)
+    draws = wins[i[:, :, None], j[:, None, :]].mean(axis=(1, 2))
+    return Interval(improvement(x, y), *_percentiles(draws, level))
+
+
+@dataclass(frozen=True)
+class SolveSummary:
+    """Episodes (or steps) until solved, over n runs of which `solved` were solved.
+
+    Unsolved runs count at their cap, so each number is a lower bound where its `*_censored` flag is set.
+    """
+
+    n: int
+    solved: int
+    median: float
+    median_censored: bool
+    low: float
+    low_censored: bool
+    high: float
+    high_censored: bool
+
+    def __str__(self) -> str:
+        """`4/5 solved, median 1200 (range 900 to >= 5000)`."""
+        parts = [
+            ("≥ " if censored else "") + f"{value:.0f}"
+            for value, censored in (
+                (self.median, self.median_censored),
+                (self.low, self.low_censored),
+                (self.high, self.high_censored),
+            )
+        ]
+        return f"{self.solved}/{self.n} solved, median {parts[0]} (range {parts[1]} to {parts[2]})"
+
+
+def solve_summary(count: FloatArray, solved: BoolArray) -> SolveSummary:
+    """count (n,): episodes to solve, or the cap where solved (n,) is False."""
+    count, solved = _runs(count), np.asarray(solved, dtype=np.bool_)
+    require(solved.shape == count.shape, f"statistics: {len(count)} counts and {solved.shape} solved flags.")
+    # A statistic is censored exactly when it moves as the unsolved runs' unknown counts grow without end.
+    beyond = np.where(solved, count, np.inf)
+    stats = [(float(f(count)), bool(f(count) != f(beyond))) for f in (np.median, np.min, np.max)]
+    (mid, mid_c), (low, low_c), (high, high_c) = stats
+    return SolveSummary(len(count), int(solved.sum()), mid, mid_c, low, low_c, high, high_c)
+
+
+def area_under_curve(x: FloatArray, y: FloatArray) -> float:
+    """Mean height of a curve by trapezoids: integral of y dx / (x_T - x_1); a single point is its own mean."""
+    x, y = _runs(x), _runs(y)
+    require(x.shape == y.shape, f"statistics: curve has {len(x)} abscissae and {len(y)} values.")
+    require(bool((np.diff(x) > 0).all()), "statistics: abscissae of a curve must increase strictly.")
+    return float(y[0]) if len(x) == 1 else float(np.trapezoid(y, x) / (x[-1] - x[0]))
+
+
+def performance_profile(values: FloatArray, thresholds: FloatArray) -> FloatArray:
+    """Fraction of runs with a value > tau, for each threshold tau; (n,), (T,) -> (T,)."""
+    return np.asarray((_runs(values)[None, :] > np.asarray(thresholds)[:, None]).mean(axis=1))
+
+
+def loglog_slope(x: FloatArray, y: FloatArray) -> FloatArray:
+    """Least-squares slope of log y on log x, the p of y ~ C x^p; y (..., T) -> (...)."""
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    require(x.ndim == 1 and len(x) >= 2 and y.shape[-1] == len(x), "statistics: a slope needs >= 2 points (x, y).")
+    require(bool((x > 0).all() and (y > 0).all()), "statistics: a log-log slope needs positive x and y.")
+    u = np.log(x) - np.log(x).mean()
+    require(bool((u != 0).any()), "statistics: a slope needs at least two different x.")
+    return np.asarray(np.log(y) @ u / (u @ u))
+
+
+def slope_interval(
+    x: FloatArray, curves: FloatArray, *, rng: np.random.Generator, reps: int = 2000, level: float = 0.95
+) -> Interval:
+    """Mean log-log slope of n curves (n, T) measured at the same x, resampling curves.
+
+    Points of one curve depend on each other (a regret is a running sum), whole curves do not: they are the sample.
+    """
+    return bootstrap([np.atleast_1d(loglog_slope(x, curves))], mean, rng=rng, reps=reps, level=level)
+
+
+def power_fit(
+    x: FloatArray,
+    groups: Sequence[FloatArray],
+    statistic: Statistic = median,
+    *,
+    rng: np.random.Generator,
+    reps: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Exponent p of statistic(runs at x) ~ C x^p; groups[i] (n_i,) are independent runs at x[i], resampled there."""
+    require(len(groups) == len(x), f"statistics: {len(x)} abscissae and {len(groups)} groups of runs.")
+    _check(reps, level)
+    runs = [_runs(g) for g in groups]
+    estimate = float(loglog_slope(x, np.array([float(statistic(g)) for g in runs])))
+    if all(len(g) == 1 for g in runs):
+        return Interval(estimate, np.nan, np.nan)
+    heights = np.stack([statistic(g[resample(len(g), reps, rng=rng)]) for g in runs], axis=1)  # (reps, T)
+    return Interval(estimate, *_percentiles(loglog_slope(x, heights), level))
+
+
+def _runs(values: FloatArray) -> FloatArray:
+    array = np.asarray(values, dtype=np.float64)
+    require(array.ndim == 1 and len(array) >= 1, f"statistics: expected a list of runs, got shape {array.shape}.")
+    require(bool(np.isfinite(array).all()), "statistics: a run's value is NaN or infinite; count failed runs instead.")
+    return array
+
+
+def _percentiles(draws: FloatArray, level: float) -> tuple[float, float]:
+    tail = (1.0 - level) / 2
+    low, high = np.quantile(draws, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def _check(reps: int, level: float) -> None:
+    require(reps >= 1, f"statistics: reps must be >= 1, got {reps}.")
+    require(0.0 < level < 1.0, f"statistics: level must lie in (0, 1), got {level}.")
