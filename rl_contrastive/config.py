@@ -74,6 +74,9 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         items = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
         require(len(items) == len(value), f"{where} must have {len(items)} items, got {len(value)}.")
         return tuple(_coerce(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(items, value, strict=True)))
+    if origin is dict:
+        require(isinstance(value, dict), f"{where} must be a table of fields, got {value!r}.")
+        return dict(value)
     if hint is type(None):
         require(value is None, f"{where} must be null, got {value!r}.")
         return None

@@ -1,0 +1,324 @@
+"""THE loop: how any agent is trained on any environment, evaluated, recorded and checkpointed.
+
+    for iteration k = 0, 1, ...
+        reset B rows with the seeds of ("env", k); agent.begin(B)
+        for h = 0..H-1 while a row is alive: act, step, observe
+        agent.update()
+        evaluate if due; checkpoint if due
+    evaluate at the end
+
+The environment is seeded anew in each iteration, so its state is never part of a checkpoint: (progress, agent state)
+after an iteration determine everything that follows.
+
+Budgets. `episodes`: a batch is played only if it fits whole, so a run ends with floor(episodes / B) * B <= episodes.
+`steps`: batches are played while env_steps < steps, so the last one may pass the budget, by less than B * H steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.experiment.evaluate import evaluate, exact_evaluation, exact_model
+from rl_contrastive.experiment.rollout import play
+from rl_contrastive.seeding import SeedTree
+from rl_contrastive.spec import Agent, Env, ExactModel, State
+
+EVALUATIONS = 100
+"""Evaluations of a run by default."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run may be, and when it is measured."""
+
+    episodes: int | None = None
+    """Cap on episodes (>= the agent's batch); exactly one of episodes and steps is given."""
+    steps: int | None = None
+    """Cap on environment steps (>= 1)."""
+    eval_every: int | None = None
+    """Episodes between evaluations, rounded up to whole batches; default max(B, a hundredth of the budget)."""
+    eval_episodes: int = 200
+    """Episodes of one evaluation (>= 1)."""
+    solve_at: float = 0.9
+    """Solved: mean return >= this fraction of the optimal one, twice in a row (0..1)."""
+    stop_when_solved: bool = False
+    """End the run at the evaluation that confirms it solved."""
+    exact: str = "auto"
+    """Exact values and regret where the model is known: auto (moderate sizes) | always | never."""
+
+    def __post_init__(self) -> None:
+        one = (self.episodes is None) != (self.steps is None)
+        require(one, "a run needs exactly one of episodes and steps.")
+        for name in ("episodes", "steps", "eval_every", "eval_episodes"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name} must be >= 1, got {value}.")
+        require(0.0 < self.solve_at <= 1.0, f"solve_at must be in (0, 1], got {self.solve_at}.")
+        require(self.exact in ("auto", "always", "never"), f"exact must be auto, always or never, got {self.exact!r}.")
+
+    def interval(self, batch: int, horizon: int) -> int:
+        """Episodes between evaluations."""
+        if self.eval_every is not None:
+            return self.eval_every
+        episodes = self.episodes if self.episodes is not None else (self.steps or 0) // horizon
+        return max(batch, episodes // EVALUATIONS)
+
+
+@dataclass
+class Progress:
+    """Where a run is: everything the loop itself needs to go on (the rest is the agent's state)."""
+
+    iteration: int = 0
+    episodes: int = 0
+    env_steps: int = 0
+    evaluations: int = 0
+    next_evaluation: int = 0
+    """Episode count from which on the next evaluation is due."""
+    recorded_at: int = -1
+    """Episode count of the last evaluation."""
+    regret: float = 0.0
+    """Sum over episodes of V* - V^{pi_k}, pi_k the optimistic policy of the episode's iteration."""
+    streak: int = 0
+    """Evaluations in a row that met the bar."""
+    first_met: tuple[int, int] = (0, 0)
+    """(episodes, env_steps) at the first one of the streak."""
+    solved_at: tuple[int, int] | None = None
+    last_return: float | None = None
+    scalars: dict[str, float] = field(default_factory=dict)
+    """Newest value of each scalar that `agent.update()` returned."""
+    exact: dict[str, float] = field(default_factory=dict)
+    """Exact metrics of the last evaluation."""
+
+    def state_dict(self) -> State:
+        """JSON values only."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_state(cls, state: State) -> Progress:
+        """Inverse of `state_dict`; RlcError on missing or unknown keys."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        require(state.keys() == names, f"the checkpoint's progress has fields {sorted(state)}, not {sorted(names)}.")
+        solved = state["solved_at"]
+        pairs = {"first_met": tuple(state["first_met"]), "solved_at": None if solved is None else tuple(solved)}
+        return cls(**{**state, **pairs})
+
+
+class Sink(Protocol):
+    """Where a run's results go; `record.RunSink` writes a run folder."""
+
+    def evaluated(self, line: dict[str, Any], progress: Progress) -> None:
+        """One evaluation: a line of deterministic values."""
+
+    def iterated(self, progress: Progress, snapshot: Callable[[], State] | None) -> bool:
+        """After each iteration: checkpoint if due; True asks the loop to stop here (to be resumed).
+
+        `snapshot` is None for agents with a loop of their own, which cannot be resumed midway.
+        """
+
+    def finished(self, progress: Progress, snapshot: Callable[[], State] | None) -> None:
+        """After the last evaluation, or after a stop that `iterated` asked for: the last checkpoint."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run gave. `history` has one line per evaluation made in this process."""
+
+    progress: Progress
+    history: list[dict[str, Any]]
+    stopped: bool
+    """The sink asked to stop before the budget was used up."""
+
+    @property
+    def final_return(self) -> float | None:
+        """Mean return of the last evaluation."""
+        return self.progress.last_return
+
+    @property
+    def solved_at_episode(self) -> int | None:
+        """Episodes at the first of two evaluations in a row that met the bar, or None."""
+        return self.progress.solved_at[0] if self.progress.solved_at else None
+
+
+def train(
+    agent: Agent,
+    env: Env,
+    *,
+    budget: Budget | None = None,
+    eval_env: Env | None = None,
+    seed: int | None = None,
+    sink: Sink | None = None,
+    state: State | None = None,
+    **limits: Any,
+) -> TrainingResult:
+    """Train `agent` on `env` (B = agent.batch rows) and return what was measured.
+
+    The budget is `budget`, or the fields of `Budget` as keywords (`episodes=1000, eval_every=50`). `eval_env`: rows for
+    evaluation, by default `env` itself, which is seeded anew before each use. `seed`: of the environment's and the
+    evaluation's streams, by default the agent's. `state`: a snapshot to go on from; the agent is loaded from it too.
+    """
+    require(budget is None or not limits, "give either a budget or its fields, not both.")
+    tree = SeedTree(seed) if seed is not None else getattr(agent, "seeds", SeedTree(0))
+    loop = _Loop(agent, env, budget or Budget(**limits), eval_env or env, tree, sink)
+    if state is not None:
+        loop.load(state)
+    external = bool(getattr(agent, "external", False))
+    stopped = loop.run_external() if external else loop.run()
+    if sink is not None:
+        sink.finished(loop.progress, None if external else loop.snapshot)
+    return TrainingResult(loop.progress, loop.history, stopped)
+
+
+class _Loop:
+    """The variables of one call of `train`."""
+
+    def __init__(
+        self, agent: Agent, env: Env, budget: Budget, eval_env: Env, tree: SeedTree, sink: Sink | None
+    ) -> None:
+        spec, B = env.env_spec, agent.batch
+        external = bool(getattr(agent, "external", False))
+        require(
+            external or env.num_envs == B,
+            f"the environment has {env.num_envs} rows, but the agent's batch is {B}: make it with num_envs={B}.",
+        )
+        cap = budget.episodes
+        require(
+            external or cap is None or cap >= B,
+            f"episodes must be >= the agent's batch of {B}, got {cap}: no batch would fit.",
+        )
+        self.agent, self.env, self.eval_env, self.budget, self.tree, self.sink = (
+            agent,
+            env,
+            eval_env,
+            budget,
+            tree,
+            sink,
+        )
+        self.interval = budget.interval(B, spec.horizon)
+        self.progress = Progress(next_evaluation=self.interval)
+        self.history: list[dict[str, Any]] = []
+        self.model: ExactModel | None = exact_model(env, budget.exact)
+        self._values: dict[bool, tuple[int, float]] = {}  # explore -> (agent version, exact value)
+
+    def run(self) -> bool:
+        """Batches until the budget is used up, then a last evaluation; True if the sink stopped it earlier."""
+        progress = self.progress
+        while not self._spent():
+            self._iterate()
+            if progress.episodes >= progress.next_evaluation:
+                self._evaluate()
+            if self.sink is not None and self.sink.iterated(progress, self.snapshot):
+                return True
+        if progress.recorded_at != progress.episodes:
+            self._evaluate()
+        return False
+
+    def _spent(self) -> bool:
+        progress, budget = self.progress, self.budget
+        if budget.stop_when_solved and progress.solved_at is not None:
+            return True
+        if budget.episodes is not None:
+            return progress.episodes + self.agent.batch > budget.episodes
+        return progress.env_steps >= (budget.steps or 0)
+
+    def _iterate(self) -> None:
+        """One batch of episodes and one update."""
+        agent, progress = self.agent, self.progress
+        B = agent.batch
+        if self.model is not None:
+            # pi_k is the optimistic policy of this iteration, fixed before its episodes are seen.
+            progress.regret += B * (self.model.optimal_return - self._value(self.model, explore=True))
+        agent.begin(B)
+        for step in play(self.env, self.tree.env_seeds("env", progress.iteration, B), agent.act):
+            agent.observe(step)
+            progress.env_steps += int(np.count_nonzero(step.alive))
+        progress.scalars.update({name: float(value) for name, value in agent.update().items()})
+        progress.iteration += 1
+        progress.episodes += B
+
+    def _value(self, model: ExactModel, *, explore: bool) -> float:
+        """Exact value of a policy, computed again only when the agent's version moved."""
+        version, value = self._values.get(explore, (None, 0.0))
+        if version != self.agent.version:
+            value = exact_evaluation(self.agent, model, explore=explore)
+            self._values[explore] = (self.agent.version, value)
+        return value
+
+    def _evaluate(self) -> None:
+        """Measure the bonus-free policy and hand a line to the sink."""
+        progress, agent = self.progress, self.agent
+        result = evaluate(agent, self.eval_env, self.budget.eval_episodes, tree=self.tree, index=progress.evaluations)
+        line: dict[str, Any] = {
+            "episodes": progress.episodes,
+            "env_steps": progress.env_steps,
+            "return_mean": result.mean,
+            "return_sem": result.sem,
+            "version": int(agent.version),
+        }
+        if self.model is not None:
+            value = self._value(self.model, explore=False)
+            progress.exact = {"value": value, "gap": self.model.optimal_return - value}
+            if not getattr(agent, "external", False):
+                progress.exact["regret"] = progress.regret
+            more = agent.exact_metrics(self.model)
+            progress.exact.update({name: float(number) for name, number in more.items()})
+            line.update(progress.exact)
+        line.update({f"agent/{name}": number for name, number in progress.scalars.items()})
+        self._note_solved(result.mean)
+        progress.last_return = result.mean
+        progress.evaluations += 1
+        progress.recorded_at = progress.episodes
+        progress.next_evaluation = (progress.episodes // self.interval + 1) * self.interval
+        self.history.append(line)
+        if self.sink is not None:
+            self.sink.evaluated(line, progress)
+
+    def _note_solved(self, mean: float) -> None:
+        """Twice in a row at the bar: solved, at the count of the first time."""
+        progress, optimal = self.progress, self.env.env_spec.optimal_return
+        if optimal is None:
+            return
+        # For a negative optimum a fraction of it would be *above* it: the bar is the same distance below instead.
+        if mean < optimal - (1.0 - self.budget.solve_at) * abs(optimal):
+            progress.streak = 0
+            return
+        progress.streak += 1
+        if progress.streak == 1:
+            progress.first_met = (progress.episodes, progress.env_steps)
+        elif progress.solved_at is None:
+            progress.solved_at = progress.first_met
+
+    def run_external(self) -> bool:
+        """An agent with a loop of its own (SB3): it reports its counts, and is evaluated at the same points."""
+        progress, budget = self.progress, self.budget
+        stopped = False
+
+        def on_progress(episodes: int, env_steps: int) -> bool:
+            nonlocal stopped
+            progress.episodes, progress.env_steps = int(episodes), int(env_steps)
+            if progress.episodes >= progress.next_evaluation:
+                self._evaluate()
+            if self.sink is not None and self.sink.iterated(progress, None):
+                stopped = True
+            return not stopped and not (budget.stop_when_solved and progress.solved_at is not None)
+
+        trainer: Any = self.agent
+        trainer.train_external(episodes=budget.episodes, steps=budget.steps, on_progress=on_progress)
+        if not stopped and progress.recorded_at != progress.episodes:
+            self._evaluate()
+        return stopped
+
+    def snapshot(self) -> State:
+        """Everything a resumed run needs."""
+        return {"progress": self.progress.state_dict(), "agent": self.agent.state_dict()}
+
+    def load(self, state: State) -> None:
+        """Inverse of `snapshot`."""
+        for key in ("progress", "agent"):
+            require(isinstance(state.get(key), dict), f"the checkpoint lacks '{key}'.")
+        self.progress = Progress.from_state(state["progress"])
+        self.agent.load_state_dict(state["agent"])

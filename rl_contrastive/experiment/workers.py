@@ -1,0 +1,222 @@
+"""Seeds in parallel: one process a run, handed JSON, that dies alone.
+
+Each run has a process of its own with one BLAS thread, also when there is only one run: its bytes then do not depend
+on how many others run beside it. A process that is killed or crashes fails its own run only.
+
+The parent keeps each worker's stdin open. Closing it (or the parent's death) asks the worker to stop after its current
+batch, with a checkpoint; SIGTERM stops it at once. Workers ignore Ctrl-C, which reaches the parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from rl_contrastive.experiment.record import SUMMARY, write_json
+from rl_contrastive.experiment.run import RunConfig, Summary, config_json, read_summary
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+WORKER = "from rl_contrastive.experiment.workers import worker_main; worker_main()"
+REPORT_SECONDS = 0.2
+"""A worker reports its progress at most this often."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to start (`config` below `out`), or one to go on with (`config` None, in `folder`)."""
+
+    folder: Path
+    config: RunConfig | None = None
+    out: Path | None = None
+    overwrite: bool = False
+    threads: int = 1
+    command: str = ""
+
+    def payload(self) -> dict[str, Any]:
+        """What the worker reads from its stdin: one line of JSON."""
+        config = None if self.config is None else config_json(self.config, self.command)
+        fields = {"folder": str(self.folder), "out": str(self.out), "overwrite": self.overwrite}
+        return {**fields, "config": config, "command": self.command}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job ended: a summary, or a sentence about bad input (then no run was started)."""
+
+    job: Job
+    summary: Summary | None
+    bad_input: str | None = None
+
+
+Report = Callable[[Job, dict[str, Any]], None]
+
+
+class Pool:
+    """Runs jobs in at most `workers` processes at a time."""
+
+    def __init__(self, workers: int, report: Report = lambda job, message: None) -> None:
+        self.workers, self.report = max(1, workers), report
+        self._running: set[subprocess.Popen[str]] = set()
+        self._guard = threading.Lock()
+        self._stopping = False
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """All outcomes, in the order of the jobs. Ctrl-C stops them after their batch, a second one at once."""
+        with ThreadPoolExecutor(self.workers) as threads:
+            futures = [threads.submit(self._one, job) for job in jobs]
+            waiting: set[Future[Outcome]] = set(futures)
+            while waiting:
+                try:
+                    _, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                except KeyboardInterrupt:
+                    self._interrupt()
+            return [future.result() for future in futures]
+
+    def _interrupt(self) -> None:
+        with self._guard:
+            again, self._stopping = self._stopping, True
+            for process in self._running:
+                if again:
+                    process.terminate()
+                elif process.stdin is not None and not process.stdin.closed:
+                    process.stdin.close()
+
+    def _one(self, job: Job) -> Outcome:
+        with self._guard:
+            if self._stopping:
+                return Outcome(job, None)
+            process = self._start(job)
+            self._running.add(process)
+        try:
+            return self._follow(job, process)
+        finally:
+            with self._guard:
+                self._running.discard(process)
+
+    def _start(self, job: Job) -> subprocess.Popen[str]:
+        threads = {name: str(job.threads) for name in THREAD_VARIABLES}
+        process = subprocess.Popen(
+            [sys.executable, "-c", WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **threads},
+        )
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(job.payload()) + "\n")
+        process.stdin.flush()
+        return process
+
+    def _follow(self, job: Job, process: subprocess.Popen[str]) -> Outcome:
+        """Pass on progress until the process ends; its last message is the outcome."""
+        assert process.stdout is not None
+        outcome: Outcome | None = None
+        for line in process.stdout:
+            message = json.loads(line)
+            if "summary" in message:
+                outcome = Outcome(job, message["summary"])
+            elif "bad_input" in message:
+                outcome = Outcome(job, None, message["bad_input"])
+            else:
+                self.report(job, message)
+        code = process.wait()
+        return outcome or Outcome(job, self._died(job, code))
+
+    def _died(self, job: Job, code: int) -> Summary:
+        """A process that ended without a word: its run counts as failed, and can be resumed."""
+        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+        error = f"the worker process ended with {how}."
+        summary = {**(read_summary(job.folder) or {}), "status": "failed", "error": error}
+        if job.config is not None:
+            c = job.config
+            named = {"agent": c.agent, "env": c.shown_env, "label": c.shown_agent, "seed": c.seed}
+            summary = {**named, "solved_at_episode": None, "episode_cap": c.budget.episodes, **summary}
+        if job.folder.is_dir():
+            write_json(job.folder / SUMMARY, summary)
+        return summary
+
+
+def worker_main() -> None:
+    """Entry point of a worker process: one job from stdin, messages to stdout."""
+    # Whatever prints goes to stderr: stdout carries the protocol.
+    channel, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _raise_interrupt)
+    payload = json.loads(sys.stdin.readline())
+    stop = threading.Event()
+    threading.Thread(target=_watch_parent, args=(sys.stdin, stop), daemon=True).start()
+    message = _work(payload, channel, stop)
+    _send(channel, message)
+    # No interpreter shutdown: the watcher still holds stdin's lock, and everything is written and closed.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _raise_interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _watch_parent(stdin: IO[str], stop: threading.Event) -> None:
+    stdin.read()
+    stop.set()
+
+
+def _send(channel: IO[str], message: dict[str, Any]) -> None:
+    try:
+        channel.write(json.dumps(message) + "\n")
+        channel.flush()
+    except BrokenPipeError:
+        return  # the parent died; stdin's end stops this process after its batch
+
+
+def _work(payload: dict[str, Any], channel: IO[str], stop: threading.Event) -> dict[str, Any]:
+    """Do the job; the outcome as a message."""
+    import time
+
+    from rl_contrastive.errors import RlcError
+    from rl_contrastive.experiment.loop import Progress
+    from rl_contrastive.experiment.run import config_from_json, resume, run
+
+    last = 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= REPORT_SECONDS:
+            last = now
+            _send(channel, progress_message(progress))
+
+    try:
+        if payload["config"] is None:
+            summary = resume(Path(payload["folder"]), on_progress=report, should_stop=stop.is_set)
+        else:
+            summary = run(
+                config_from_json(payload["config"], "the run's config"),
+                Path(payload["out"]),
+                on_progress=report,
+                should_stop=stop.is_set,
+                overwrite=payload["overwrite"],
+                command=payload["command"],
+            )
+    except RlcError as error:
+        return {"bad_input": str(error)}
+    return {"summary": summary}
+
+
+def progress_message(progress: Any) -> dict[str, Any]:
+    """What the progress line shows."""
+    return {
+        "episodes": progress.episodes,
+        "env_steps": progress.env_steps,
+        "return": progress.last_return,
+        "solved_at": progress.solved_at[0] if progress.solved_at else None,
+    }
