@@ -1,0 +1,51 @@
+# Every target builds the virtual environment first if it is missing or older than its lock file.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO_OUT ?= runs/demo
+WORKERS ?= 2
+# Small matrices everywhere: one BLAS thread a process, parallelism goes to seeds.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test test-slow lint bench docs-results clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	touch $@
+
+# Contrastive-UCB against baselines on the lock; QUICK=1 is the same with fewer episodes and seeds.
+demo: $(STAMP)
+	$(BIN)/rlc sweep docs/results/demo$(if $(QUICK),-quick).toml --out $(DEMO_OUT) --workers $(WORKERS)
+	$(BIN)/rlc compare $(DEMO_OUT) --out $(DEMO_OUT)/compare
+
+test: $(STAMP)
+	$(BIN)/pytest -q -n 2
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -q -n 2 -m "slow and not browser and not gpu"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict -p rl_contrastive
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+docs-results: $(STAMP)
+	for sweep in docs/results/*.toml; do \
+		name=$$(basename $$sweep .toml); \
+		$(BIN)/rlc sweep $$sweep --out runs/$$name --workers $(WORKERS) || exit 1; \
+		$(BIN)/rlc compare runs/$$name --out docs/results/$$name || exit 1; \
+	done
+
+# Keeps run folders and the virtual environment.
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find rl_contrastive envs agents tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
