@@ -1,0 +1,152 @@
+"""From observations to latent states, step by step: directions that predict or are predictable, then clusters.
+
+Two observations of step h are the same state if they act alike (forward: the same law of what follows, for each
+action) and are reached alike (backward: predictable from what came before). Both sets of directions come from the
+closed-form spectral contrastive fit; the PCA control takes the directions of largest variance instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.features.latents import Clusters, cluster
+from rl_contrastive.features.spectral_linear import LinearSpectralConfig, fit_linear
+from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, LevelData, State
+
+LEAST_ROWS = 10
+"""A step with fewer stored rows has one latent state: nothing can be told apart yet."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """How observations become latent states."""
+
+    directions: Literal["contrastive", "pca"] = "contrastive"
+    """contrastive: forward and backward directions of the spectral fit; pca: the leading principal directions of
+    the observation alone (a control that uses no dynamics)."""
+    most_latents: int = 3
+    """Largest number of latent states a step (>= 1)."""
+    forward: int = 2
+    """Directions of o_h that matter for what follows (>= 0)."""
+    backward: int = 2
+    """Directions of o_h that are predictable from (o_{h-1}, a_{h-1}) (>= 0)."""
+    gap: float = 3.0
+    """Least distance of two latents' centres, in within-cluster standard deviations (> 0)."""
+    spectral: LinearSpectralConfig = field(default_factory=LinearSpectralConfig)
+    """Whitening and ridge of the closed-form fit."""
+
+    def __post_init__(self) -> None:
+        require(self.most_latents >= 1, f"decoder: most_latents must be >= 1, got {self.most_latents}.")
+        require(
+            self.forward >= 0 and self.backward >= 0 and self.forward + self.backward >= 1,
+            f"decoder: forward and backward must be >= 0 and not both 0, got {self.forward} and {self.backward}.",
+        )
+        require(0 < self.gap < np.inf, f"decoder: gap must be > 0, got {self.gap}.")
+
+
+class LatentDecoder:
+    """z_h(o): nearest centre of W_h'(o - mu_h), for all steps; refitted where data have grown.
+
+    mean (H, D), W (H, D, q) with q = forward + backward columns (missing ones are 0), `clusters` of H steps.
+    """
+
+    def __init__(self, config: DecoderConfig, *, horizon: int, num_actions: int, obs_shape: tuple[int, ...]) -> None:
+        D, q = int(np.prod(obs_shape)), config.forward + config.backward
+        self.config, self.num_actions = config, num_actions
+        self.mean: FloatArray = np.zeros((horizon, D))
+        self.W: FloatArray = np.zeros((horizon, D, q))
+        self.backward: FloatArray = np.zeros((horizon + 1, D, config.backward))  # of o_{h+1}, by the fit of step h
+        self.clusters = Clusters(np.zeros((horizon, config.most_latents, q)), np.ones(horizon, dtype=np.int64))
+
+    def refit(self, data: LevelData, levels: IntArray) -> IntArray:
+        """Fit the steps `levels` on their rows; returns the steps whose decoder changed (those and the next ones)."""
+        H = len(self.mean)
+        levels = levels[data.count[levels] >= LEAST_ROWS]
+        if not len(levels):
+            return levels
+        part = _steps(data, levels)
+        spectral = fit_linear(part, self.num_actions, 2, self.config.spectral)
+        f, b = self.config.forward, self.config.backward
+        if self.config.directions == "pca":
+            # The same whitened coordinates, in order of variance and regardless of what they predict.
+            self.W[levels] = spectral.here.matrix[:, :, : f + b]
+            self.mean[levels] = spectral.here.mean
+            changed = levels
+        else:
+            self.W[levels, :, :f] = spectral.forward[:, :, :f]
+            self.mean[levels] = spectral.here.mean
+            self.backward[levels + 1] = spectral.backward[:, :, :b]
+            changed = np.unique(np.concatenate([levels, levels[levels + 1 < H] + 1]))
+            self.W[changed, :, f:] = self.backward[changed]
+        self._cluster(data, changed)
+        return changed
+
+    def _cluster(self, data: LevelData, levels: IntArray) -> None:
+        """Clusters of step h from the observations o_h of its own rows and of the rows that led to it."""
+        before = np.maximum(levels - 1, 0)
+        here = self._points(data.obs[levels], levels)
+        arrived = self._points(data.next_obs[before], levels)
+        rows = np.arange(here.shape[1])
+        mask_here = rows < data.count[levels][:, None]
+        mask_arrived = (rows < data.count[before][:, None]) & (levels > 0)[:, None] & (data.discount[before] > 0)
+        found = cluster(
+            np.concatenate([here, arrived], axis=1),
+            np.concatenate([mask_here, mask_arrived], axis=1),
+            self.config.most_latents,
+            gap=self.config.gap,
+        )
+        self.clusters.centres[levels], self.clusters.count[levels] = found.centres, found.count
+
+    def _points(self, obs: Array, levels: IntArray) -> FloatArray:
+        """W_h'(o - mu_h): (L, N, ...) -> (L, N, q)."""
+        x = np.asarray(obs.reshape(*obs.shape[:2], -1), dtype=np.float64)
+        return np.asarray(x @ self.W[levels] - (self.mean[levels][:, None] @ self.W[levels]))
+
+    def labels(self, obs: Array, levels: IntArray) -> IntArray:
+        """Latents of observations (L, N, ...) of steps `levels` (L,) -> (L, N)."""
+        return self.clusters.labels_of(self._points(obs, levels), levels)
+
+    def label(self, h: int, obs: Array) -> IntArray:
+        """Latents of observations (N, ...) of step h -> (N,)."""
+        return self.labels(obs[None], np.array([h]))[0]
+
+    def state_dict(self) -> State:
+        """All arrays."""
+        return {
+            "mean": self.mean,
+            "W": self.W,
+            "backward": self.backward,
+            "centres": self.clusters.centres,
+            "count": self.clusters.count,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
+        own = self.state_dict()
+        for key, value in own.items():
+            require(key in state, f"decoder: the saved state lacks '{key}'.")
+            shape = np.shape(state[key])
+            require(shape == value.shape, f"decoder: the saved {key} has shape {shape}, not {value.shape}.")
+            value[...] = state[key]
+
+
+def _steps(data: LevelData, levels: IntArray) -> LevelData:
+    """The rows of some steps only."""
+    n = int(data.count[levels].max())
+    return LevelData(
+        data.obs[levels, :n],
+        data.action[levels, :n],
+        data.reward[levels, :n],
+        data.next_obs[levels, :n],
+        data.discount[levels, :n],
+        data.count[levels],
+    )
+
+
+def seen(data: LevelData) -> BoolArray:
+    """(H, N) mask of the rows that are not padding."""
+    return np.asarray(np.arange(data.action.shape[1]) < data.count[:, None])
