@@ -66,7 +66,9 @@ def sample(probabilities: FloatArray, *, rng: np.random.Generator) -> IntArray:
     cumulative = probabilities.cumsum(axis=1)
     threshold = rng.random((len(probabilities), 1)) * cumulative[:, -1:]
     index: IntArray = (threshold >= cumulative).sum(axis=1)
-    return np.minimum(index, probabilities.shape[1] - 1)  # rounding may leave the last sum below the threshold
+    return np.asarray(
+        np.minimum(index, probabilities.shape[1] - 1)
+    )  # rounding may leave the last sum below the threshold
 
 
 def checked_policy(agent: Agent, obs: Array, h: int, num_actions: int, *, explore: bool) -> FloatArray:

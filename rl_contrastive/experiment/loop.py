@@ -173,23 +173,25 @@ def train(
     return TrainingResult(loop.progress, loop.history, stopped)
 
 
+def check_fit(agent: Agent, env: Env, budget: Budget) -> None:
+    """RlcError unless the environment has the agent's rows and one batch fits into the budget."""
+    if getattr(agent, "external", False):
+        return
+    B, cap = agent.batch, budget.episodes
+    require(
+        env.num_envs == B,
+        f"the environment has {env.num_envs} rows, but the agent's batch is {B}: make it with num_envs={B}.",
+    )
+    require(cap is None or cap >= B, f"episodes must be >= the agent's batch of {B}, got {cap}: no batch would fit.")
+
+
 class _Loop:
     """The variables of one call of `train`."""
 
     def __init__(
         self, agent: Agent, env: Env, budget: Budget, eval_env: Env, tree: SeedTree, sink: Sink | None
     ) -> None:
-        spec, B = env.env_spec, agent.batch
-        external = bool(getattr(agent, "external", False))
-        require(
-            external or env.num_envs == B,
-            f"the environment has {env.num_envs} rows, but the agent's batch is {B}: make it with num_envs={B}.",
-        )
-        cap = budget.episodes
-        require(
-            external or cap is None or cap >= B,
-            f"episodes must be >= the agent's batch of {B}, got {cap}: no batch would fit.",
-        )
+        check_fit(agent, env, budget)
         self.agent, self.env, self.eval_env, self.budget, self.tree, self.sink = (
             agent,
             env,
@@ -198,7 +200,7 @@ class _Loop:
             tree,
             sink,
         )
-        self.interval = budget.interval(B, spec.horizon)
+        self.interval = budget.interval(agent.batch, env.env_spec.horizon)
         self.progress = Progress(next_evaluation=self.interval)
         self.history: list[dict[str, Any]] = []
         self.model: ExactModel | None = exact_model(env, budget.exact)

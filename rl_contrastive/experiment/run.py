@@ -23,7 +23,7 @@ from rl_contrastive import registry
 from rl_contrastive.config import from_dict, require, to_dict
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.evaluate import MOST_ROWS
-from rl_contrastive.experiment.loop import Budget, Progress, TrainingResult, train
+from rl_contrastive.experiment.loop import Budget, Progress, TrainingResult, check_fit, train
 from rl_contrastive.experiment.record import CONFIG, SUMMARY, RunFolder, RunSink, peak_memory_mb, read_json, write_json
 from rl_contrastive.spec import Agent, Env, State
 
@@ -128,6 +128,7 @@ def build(config: RunConfig) -> tuple[Agent, Env, Env]:
     env_config: Any = from_dict(env_entry.config, config.env_config, "env.")
     env: Env = env_entry.factory(env_config, agent_config.batch)
     agent: Agent = agent_entry.factory(env, agent_config, seed=config.seed)
+    check_fit(agent, env, config.budget)
     return agent, env, env_entry.factory(env_config, min(config.budget.eval_episodes, MOST_ROWS))
 
 

@@ -1,0 +1,80 @@
+"""Words -> dataclasses by tyro, with every complaint brought into one form: an RlcError of one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import dataclasses
+import io
+import os
+import typing
+from typing import Any
+
+import tyro
+
+from rl_contrastive.errors import RlcError
+
+BORDER = "╭╮╰╯│─ "
+
+
+class Done(Exception):  # noqa: N818 - not an error
+    """The command line asked for help, which has been printed."""
+
+
+def parse(command: Any, args: list[str], *, prog: str, flags: set[str], default: Any = None) -> Any:
+    """Parse `args` into the dataclass `command`; RlcError on bad input, Done after --help.
+
+    `flags` are the options that exist, for the near-miss suggestion of an unknown one.
+    """
+    complaint = io.StringIO()
+    keywords = {} if default is None else {"default": default}
+    # tyro wraps its boxes to the terminal's width; a sentence must not be cut in the middle of a word.
+    before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), os.environ.get("COLUMNS", "120")
+    try:
+        with contextlib.redirect_stderr(complaint):
+            parsed, unknown = tyro.cli(command, args=args, prog=prog, return_unknown_args=True, **keywords)
+    except SystemExit as stop:
+        if not stop.code:
+            raise Done from None
+        raise RlcError(_sentence(complaint.getvalue())) from None
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+    if unknown:
+        word = unknown[0].partition("=")[0]
+        if word.startswith("-"):
+            close = difflib.get_close_matches(word.replace("_", "-"), sorted(flags), n=1, cutoff=0.5)
+            hint = f" did you mean {close[0]}?" if close else ""
+            raise RlcError(f"unknown option {word};{hint} {prog} --help lists all.")
+        raise RlcError(f"{prog}: unexpected word {word!r}; see {prog} --help.")
+    return parsed
+
+
+def _sentence(box: str) -> str:
+    """The first paragraph of a tyro error box, as one line."""
+    words: list[str] = []
+    for line in box.splitlines()[1:]:
+        text = line.strip(BORDER)
+        if not text:
+            break
+        words.append(text)
+    sentence = " ".join(words) or " ".join(box.split())
+    # A config's own sentence names its field; "Error parsing env:" in front of it says nothing more.
+    for group in ("env", "agent"):
+        sentence = sentence.removeprefix(f"Error parsing {group}: ")
+    return sentence.rstrip(".") + "."
+
+
+def flags_of(cls: type, prefix: str = "--") -> set[str]:
+    """Options of a config dataclass: `--agent.batch`, nested ones included, `--no-x` for booleans."""
+    hints = typing.get_type_hints(cls)
+    out: set[str] = set()
+    for field in dataclasses.fields(cls):
+        hint, name = hints[field.name], field.name.replace("_", "-")
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            out |= flags_of(hint, f"{prefix}{name}.")
+            continue
+        out.add(prefix + name)
+        if hint is bool:
+            out.add(f"{prefix}no-{name}")
+    return out

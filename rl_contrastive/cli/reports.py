@@ -1,0 +1,118 @@
+"""`rlc compare`, `rlc report` and `rlc theory`: from run folders, or from the theory's experiments, to pages."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from rl_contrastive.cli.parse import Done, flags_of, parse
+from rl_contrastive.config import require
+
+
+@dataclass(frozen=True)
+class CompareCommand:
+    """Compare runs: IQM with bootstrap intervals, episodes to solve, probability of improvement, plots and a page."""
+
+    dirs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, or folders that hold them."""
+    out: Path = Path("runs/compare")
+    """Folder for table, plots and page."""
+    bar: float = 0.9
+    """Solved: this fraction of the optimal return."""
+    reps: int = 2000
+    """Bootstrap resamples."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+    json: bool = False
+    """Print the result as JSON."""
+
+
+def compare(args: list[str]) -> int:
+    """`rlc compare DIR... --out DIR`."""
+    try:
+        parsed = parse(CompareCommand, args, prog="rlc compare", flags=flags_of(CompareCommand) - {"--dirs"})
+    except Done:
+        return 0
+    require(len(parsed.dirs) > 0, "rlc compare needs at least one folder.")
+    return write_comparison(
+        list(parsed.dirs), parsed.out, as_json=parsed.json, bar=parsed.bar, reps=parsed.reps, seed=parsed.seed
+    )
+
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """Make the page of a folder of runs again, from its files alone."""
+
+    dir: tyro.conf.Positional[Path]
+    """Folder that holds runs."""
+    out: Path | None = None
+    """Folder for the page; default: DIR/compare."""
+    json: bool = False
+    """Print the result as JSON."""
+
+
+def report(args: list[str]) -> int:
+    """`rlc report DIR`."""
+    try:
+        parsed = parse(ReportCommand, args, prog="rlc report", flags=flags_of(ReportCommand) - {"--dir"})
+    except Done:
+        return 0
+    return write_comparison([parsed.dir], parsed.out or parsed.dir / "compare", as_json=parsed.json)
+
+
+def write_comparison(folders: list[Path], out: Path, *, as_json: bool, **options: Any) -> int:
+    """Compare, and say where the result is."""
+    from rl_contrastive.experiment.report.compare import compare as make
+
+    result = make(folders, out, **options)
+    if as_json:
+        print(json.dumps(result, indent=2, default=str))
+    else:
+        text = out / "compare.md"
+        if text.is_file():
+            print(text.read_text(encoding="utf-8"))
+        print(f"written: {out}")
+    return 0
+
+
+@dataclass(frozen=True)
+class TheoryCommand:
+    """Measure the theory's claims, each with a verdict and a negative control."""
+
+    name: tyro.conf.Positional[str | None] = None
+    """One experiment (`rlc list experiments`); default: all."""
+    quick: bool = False
+    """Smaller sizes, minutes in all."""
+    out: Path = Path("runs/theory")
+    """Folder for measurements, plots and verdicts."""
+    json: bool = False
+    """Print the verdicts as JSON."""
+
+
+def theory(args: list[str]) -> int:
+    """`rlc theory [NAME]`; exit code 1 if a verdict is not as claimed."""
+    try:
+        parsed = parse(TheoryCommand, args, prog="rlc theory", flags=flags_of(TheoryCommand) - {"--name"})
+    except Done:
+        return 0
+    from rl_contrastive.theory.runner import run_theory
+
+    verdicts = run_theory(None if parsed.name is None else [parsed.name], out=parsed.out, quick=parsed.quick)
+    if parsed.json:
+        print(json.dumps([_plain(v) for v in verdicts], indent=2, default=str))
+    return 0 if all(_passed(v) for v in verdicts) else 1
+
+
+def _plain(verdict: Any) -> Any:
+    return (
+        dataclasses.asdict(verdict) if dataclasses.is_dataclass(verdict) and not isinstance(verdict, type) else verdict
+    )
+
+
+def _passed(verdict: Any) -> bool:
+    return bool(verdict["passed"] if isinstance(verdict, dict) else verdict.passed)

@@ -1,0 +1,249 @@
+"""`rlc run AGENT ENV` and `rlc resume DIR`: two names pick two configs, whose fields become options."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from rl_contrastive import registry
+from rl_contrastive.cli.parse import Done, flags_of, parse
+from rl_contrastive.config import require, to_dict
+
+AgentConfig = TypeVar("AgentConfig")
+EnvConfig = TypeVar("EnvConfig")
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """Options of the run itself."""
+
+    seed: int = 0
+    """Seed of the run, or the first one (>= 0)."""
+    seeds: int = 1
+    """Number of seeds: seed, seed + 1, ... (>= 1)."""
+    episodes: int | None = None
+    """Cap on episodes, rounded down to whole batches; 1000 if neither this nor --steps is given."""
+    steps: int | None = None
+    """Cap on environment steps; the last batch may pass it."""
+    eval_every: int | None = None
+    """Episodes between evaluations, rounded up to whole batches; default: a hundredth of the run."""
+    eval_episodes: int = 200
+    """Episodes of one evaluation."""
+    solve_at: float = 0.9
+    """Solved: mean return >= this fraction of the optimal one, twice in a row."""
+    stop_when_solved: bool = False
+    """End a run when it is solved."""
+    exact: str = "auto"
+    """Exact values and regret where the model is known: auto (moderate sizes) | always | never."""
+    device: str = "auto"
+    """auto | cpu | cuda | cuda:1 ..., for agents with a network."""
+    out: Path = Path("runs")
+    """Folder of all experiments; a run goes to OUT/EXPERIMENT/LABEL--ENV/seed-N."""
+    experiment: str = "default"
+    """Name of the group of runs."""
+    label: str | None = None
+    """Name in folders, tables and plots; default: the agent's."""
+    workers: int | None = None
+    """Runs at a time, each a process; default: min(cores, seeds)."""
+    threads: int = 1
+    """BLAS and torch threads of each run; another number may change the last bits of results."""
+    checkpoint_seconds: float = 30.0
+    """Wall seconds between checkpoints."""
+    tensorboard: bool = True
+    """Write TensorBoard scalars beside metrics.jsonl."""
+    overwrite: bool = False
+    """Replace runs that are there already."""
+    json: bool = False
+    """Print the summaries as JSON."""
+    imports: Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction] = ()
+    """Python file to import first, which registers agents or environments; may be repeated."""
+
+
+@dataclass(frozen=True)
+class RunCommand(Generic[AgentConfig, EnvConfig]):
+    """Train AGENT on ENV, one process a seed; records, plots and checkpoints go to a run folder."""
+
+    run: tyro.conf.OmitArgPrefixes[RunFlags]
+    agent: AgentConfig
+    env: EnvConfig
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Options that appear once both names are given."""
+
+
+def run(args: list[str]) -> int:
+    """`rlc run AGENT ENV [options]`."""
+    names, options = _leading_words(args, 2)
+    imports = _imports(options)
+    for file in imports:
+        registry.import_file(Path(file))
+    wants_help = "-h" in options or "--help" in options
+    require(len(names) == 2 or wants_help, "rlc run needs two names first: rlc run AGENT ENV (see `rlc list agents`).")
+    agent_config: type = Nothing
+    env_config: type = Nothing
+    fixed: dict[str, Any] = {}
+    if names:
+        agent_config = registry.get("agent", names[0])[0].config
+    if len(names) == 2:
+        entry, fixed = registry.get("env", names[1])
+        env_config = entry.config
+    prog = f"rlc run {' '.join(names) if len(names) == 2 else 'AGENT ENV'}"
+    flags = flags_of(RunFlags) - {"--imports"} | {"--import"}
+    flags |= flags_of(agent_config, "--agent.") | flags_of(env_config, "--env.")
+    generic: Any = RunCommand
+    default = RunCommand(RunFlags(), agent_config(), env_config(**fixed))
+    try:
+        parsed = parse(generic[agent_config, env_config], options, prog=prog, flags=flags, default=default)
+    except Done:
+        return 0
+    return start(names[0], names[1], parsed, "rlc run " + shlex.join(args))
+
+
+def _leading_words(args: list[str], most: int) -> tuple[list[str], list[str]]:
+    """The words before the first option, at most `most`, and the rest."""
+    count = 0
+    while count < min(most, len(args)) and not args[count].startswith("-"):
+        count += 1
+    return args[:count], args[count:]
+
+
+def _imports(options: list[str]) -> list[str]:
+    """Files given by --import, needed before the other options can be known."""
+    files = [after for word, after in itertools.pairwise(options) if word == "--import"]
+    return files + [word.partition("=")[2] for word in options if word.startswith("--import=")]
+
+
+def start(agent: str, env: str, parsed: Any, command: str) -> int:
+    """Check everything once, here, then hand the seeds to worker processes."""
+    from rl_contrastive.experiment.run import RunConfig, check_new, resolve, run_folder
+    from rl_contrastive.experiment.workers import Job
+
+    flags: RunFlags = parsed.run
+    require(flags.seeds >= 1, f"--seeds must be >= 1, got {flags.seeds}.")
+    require(flags.threads >= 1, f"--threads must be >= 1, got {flags.threads}.")
+    config = resolve(
+        RunConfig(
+            agent=agent,
+            env=env,
+            agent_config=to_dict(parsed.agent),
+            env_config=to_dict(parsed.env),
+            seed=flags.seed,
+            budget=budget_of(flags),
+            checkpoint_seconds=flags.checkpoint_seconds,
+            experiment=flags.experiment,
+            label=flags.label,
+            device=flags.device,
+            tensorboard=flags.tensorboard,
+            imports=tuple(str(Path(file).resolve()) for file in flags.imports),
+        )
+    )
+    out = flags.out / flags.experiment
+    configs = [replace(config, seed=flags.seed + i) for i in range(flags.seeds)]
+    folders = [run_folder(out, c) for c in configs]
+    for folder in folders:
+        check_new(folder, flags.overwrite)
+    jobs = [Job(f, c, out, flags.overwrite, flags.threads, command) for f, c in zip(folders, configs, strict=True)]
+    return work(jobs, flags.workers, as_json=flags.json)
+
+
+def budget_of(flags: RunFlags) -> Any:
+    """The flags' budget; 1000 episodes where none is given."""
+    from rl_contrastive.experiment.loop import Budget
+
+    require(flags.episodes is None or flags.steps is None, "give --episodes or --steps, not both.")
+    return Budget(
+        episodes=1000 if flags.episodes is None and flags.steps is None else flags.episodes,
+        steps=flags.steps,
+        eval_every=flags.eval_every,
+        eval_episodes=flags.eval_episodes,
+        solve_at=flags.solve_at,
+        stop_when_solved=flags.stop_when_solved,
+        exact=flags.exact,
+    )
+
+
+def work(jobs: list[Any], workers: int | None, *, as_json: bool, done: list[Path] | None = None) -> int:
+    """Run jobs in worker processes, show progress, print how they ended; the exit code."""
+    import os
+
+    from rl_contrastive.experiment.progress import ProgressLines
+    from rl_contrastive.experiment.run import read_summary
+    from rl_contrastive.experiment.workers import Pool
+
+    require(workers is None or workers >= 1, f"--workers must be >= 1, got {workers}.")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = min(workers or cores, max(len(jobs), 1))
+    with ProgressLines(quiet=as_json) as lines:
+        outcomes = Pool(count, lines.report).run(jobs)
+    shown = [(folder, read_summary(folder)) for folder in done or []]
+    shown += [(outcome.job.folder, outcome.summary) for outcome in outcomes if outcome.bad_input is None]
+    return finish(shown, [o.bad_input for o in outcomes if o.bad_input is not None], as_json=as_json)
+
+
+def finish(shown: list[tuple[Path, Any]], bad: list[str], *, as_json: bool) -> int:
+    """Print summaries (one line or one JSON object each) and sentences; 0, 1 or 2."""
+    if as_json:
+        print(json.dumps([{"folder": str(f), **(s or {"status": "aborted"})} for f, s in shown], indent=2))
+    else:
+        for folder, summary in shown:
+            print(_line(folder, summary))
+    for sentence in dict.fromkeys(bad):
+        print(f"rlc: {sentence}", file=sys.stderr)
+    for folder, summary in shown:
+        if summary and summary.get("error"):
+            print(f"rlc: {folder}: {summary['error']}", file=sys.stderr)
+    if bad:
+        return 2
+    return 0 if all(s is not None and s.get("status") == "finished" for _, s in shown) else 1
+
+
+def _line(folder: Path, summary: Any) -> str:
+    if summary is None:
+        return f"{folder}: not started"
+    value, solved = summary.get("final_return"), summary.get("solved_at_episode")
+    parts = [summary["status"], f"{summary.get('episodes', 0)} episodes", f"{summary.get('wall_s', 0):.1f} s"]
+    parts += [] if value is None else [f"return {value:.3f}"]
+    parts += [f"solved at episode {solved}"] if solved is not None else []
+    return f"{folder}: {', '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class ResumeCommand:
+    """Go on with every unfinished run at or below DIR. Agents with a loop of their own (SB3) start again."""
+
+    dir: tyro.conf.Positional[Path]
+    """A seed's folder, or one that holds many."""
+    workers: int | None = None
+    """Runs at a time; default: min(cores, runs)."""
+    threads: int = 1
+    """BLAS and torch threads of each run."""
+    json: bool = False
+    """Print the summaries as JSON."""
+
+
+def resume(args: list[str]) -> int:
+    """`rlc resume DIR`."""
+    from rl_contrastive.experiment.record import CONFIG
+    from rl_contrastive.experiment.run import read_config
+    from rl_contrastive.experiment.workers import Job
+
+    try:
+        parsed = parse(ResumeCommand, args, prog="rlc resume", flags=flags_of(ResumeCommand) - {"--dir"})
+    except Done:
+        return 0
+    require(parsed.dir.is_dir(), f"there is no folder {parsed.dir}.")
+    folders = sorted(path.parent for path in parsed.dir.rglob(CONFIG))
+    require(len(folders) > 0, f"no run folder ({CONFIG}) at or below {parsed.dir}.")
+    for folder in folders:
+        read_config(folder)  # a damaged config is bad input, before anything is started
+    jobs = [Job(folder, threads=parsed.threads) for folder in folders]
+    return work(jobs, parsed.workers, as_json=parsed.json)

@@ -1,0 +1,76 @@
+"""One line a run while it goes: bar, time left, episodes, return, solved; silent where no one watches.
+
+The lines go to stderr, so that stdout stays readable by programs.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rl_contrastive.experiment.run import RunConfig
+from rl_contrastive.experiment.workers import Job
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+
+class ProgressLines:
+    """A context manager whose `report` is what `workers.Pool` calls; it draws nothing unless stderr is a terminal."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet or not sys.stderr.isatty()
+        self._bars: Bars | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> ProgressLines:
+        if not self.quiet:
+            self._bars = _bars()
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def report(self, job: Job, message: dict[str, Any]) -> None:
+        """Move the line of `job`; rich is safe to call from the pool's threads."""
+        if self._bars is None:
+            return
+        key = str(job.folder)
+        if key not in self._tasks:
+            name = f"{job.folder.parent.name} {job.folder.name}"
+            self._tasks[key] = self._bars.add_task(name, total=total_of(job.config), value="", solved="")
+        steps_only = job.config is not None and job.config.budget.episodes is None
+        value, solved = message["return"], message["solved_at"]
+        self._bars.update(
+            self._tasks[key],
+            completed=message["env_steps" if steps_only else "episodes"],
+            value="" if value is None else f"return {value:.3f}",
+            solved="" if solved is None else f"solved at {solved}",
+        )
+
+
+def total_of(config: RunConfig | None) -> int | None:
+    """Length of the bar: episodes, or steps; None if not known."""
+    return None if config is None else config.budget.episodes or config.budget.steps
+
+
+def _bars() -> Bars:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[value]}"),
+        TextColumn("{task.fields[solved]}"),
+        console=Console(stderr=True),
+        refresh_per_second=4,
+    )

@@ -1,0 +1,158 @@
+"""A TOML file -> the runs of an experiment: cross products, seeds, and what is already done.
+
+    name = "locks"                        # experiment; the file's name by default
+    [defaults]                            # for every run
+    seeds = [0, 1, 2, 3, 4]
+    [[run]]
+    agent = "contrastive-frontier"
+    env = ["combination-lock", "distractor-lock"]   # a list is crossed with every other list
+    episodes = 2000
+    "agent.batch" = 50                    # fields of the configs, in quotes because of the dot
+    "env.horizon" = [5, 10]
+    [quick]                               # overrides under --quick
+    seeds = [0]
+
+A crossed `agent.x` is added to the label and every `env.x` to the task's name (`combination-lock,horizon=5`), so that
+each run has its own folder <out>/<label>--<task>/seed-<n>.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rl_contrastive.config import from_dict, load_toml, require
+from rl_contrastive.errors import RlcError, unknown_name
+from rl_contrastive.experiment.loop import Budget
+from rl_contrastive.experiment.record import CONFIG
+from rl_contrastive.experiment.run import RunConfig, read_config, read_summary, resolve, run_folder
+from rl_contrastive.experiment.workers import Job
+
+BUDGET = {f.name for f in fields(Budget)}
+PLAIN = {"agent", "env", "label", "env_label", "device", "checkpoint_seconds", "tensorboard"}
+TOP = {"name", "defaults", "run", "quick", "imports", "no_compare"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs of one file, every config resolved."""
+
+    name: str
+    runs: list[RunConfig]
+    compare: bool
+    """Whether to compare the runs at the end."""
+
+
+def load_sweep(path: Path, *, quick: bool = False, imports: tuple[str, ...] = ()) -> Sweep:
+    """Read a sweep file; RlcError on unknown keys, impossible values, or two runs in one folder."""
+    table = load_toml(path)
+    for key in table:
+        if key not in TOP:
+            raise unknown_name("key of a sweep file", key, TOP)
+    runs = table.get("run")
+    require(isinstance(runs, list) and len(runs) > 0, f"{path}: a sweep needs at least one [[run]] table.")
+    require(not quick or "quick" in table, f"{path}: --quick needs a [quick] table with what it overrides.")
+    own = tuple(str((path.parent / name).resolve()) for name in table.get("imports", []))
+    base = {**table.get("defaults", {}), "imports": (*own, *imports), "experiment": table.get("name", path.stem)}
+    more = table.get("quick", {}) if quick else {}
+    configs = [c for entry in runs or [] for c in expand({**base, **entry, **more}, str(path))]
+    seen: dict[Path, RunConfig] = {}
+    for config in configs:
+        folder = run_folder(Path(), config)
+        require(folder not in seen, f"{path}: two runs share the folder {folder}: give them different labels.")
+        seen[folder] = config
+    return Sweep(str(base["experiment"]), configs, not table.get("no_compare", False))
+
+
+def expand(entry: dict[str, Any], where: str) -> list[RunConfig]:
+    """One [[run]] table -> its runs: the cross product of all lists, times the seeds."""
+    entry = dict(entry)
+    imports, experiment = entry.pop("imports"), entry.pop("experiment")
+    seeds = entry.pop("seeds", [0])
+    good = isinstance(seeds, list) and len(seeds) > 0 and all(type(s) is int for s in seeds)
+    require(good, f"{where}: seeds must be a list of integers, got {seeds!r}.")
+    for key in entry:
+        if key not in BUDGET | PLAIN and not key.startswith(("agent.", "env.")):
+            raise unknown_name(
+                "key of a [[run]] table", key, BUDGET | PLAIN | {"seeds", "agent.<field>", "env.<field>"}
+            )
+    for key in ("agent", "env"):
+        require(key in entry, f"{where}: each [[run]] needs '{key}'.")
+    crossed = {key for key, value in entry.items() if isinstance(value, list)}
+    choices = [value if key in crossed else [value] for key, value in entry.items()]
+    runs = []
+    for values in itertools.product(*choices):
+        config = _one(dict(zip(entry, values, strict=True)), crossed, experiment, imports, where)
+        runs += [replace(config, seed=seed) for seed in seeds]
+    return runs
+
+
+def _one(values: dict[str, Any], crossed: set[str], experiment: str, imports: tuple[str, ...], where: str) -> RunConfig:
+    """One point of the product as a resolved RunConfig of seed 0."""
+    agent_values = {key[6:]: value for key, value in values.items() if key.startswith("agent.")}
+    env_values = {key[4:]: value for key, value in values.items() if key.startswith("env.")}
+    suffix = "".join(f",{key}={value}" for key, value in agent_values.items() if f"agent.{key}" in crossed)
+    env_suffix = "".join(f",{key}={value}" for key, value in env_values.items())
+    plain: dict[str, Any] = {key: value for key, value in values.items() if key in PLAIN}
+    plain["label"] = f"{plain.get('label', plain['agent'])}{suffix}"
+    plain.setdefault("env_label", f"{plain['env']}{env_suffix}")
+    budget = {key: value for key, value in values.items() if key in BUDGET}
+    try:
+        config = from_dict(
+            RunConfig,
+            {
+                **plain,
+                "agent_config": _nested(agent_values),
+                "env_config": _nested(env_values),
+                "budget": budget,
+                "experiment": experiment,
+                "imports": imports,
+            },
+        )
+        return resolve(config)
+    except RlcError as error:
+        raise RlcError(f"{where}: {error}") from error
+
+
+def _nested(values: dict[str, Any]) -> dict[str, Any]:
+    """{"learner.lr": 1} -> {"learner": {"lr": 1}}."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        *path, last = key.split(".")
+        place = out
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return out
+
+
+def plan_jobs(
+    runs: list[RunConfig], out: Path, *, overwrite: bool = False, threads: int = 1, command: str = ""
+) -> tuple[list[Job], list[Path]]:
+    """Jobs still to do (new ones, or to be resumed) and the folders that are done.
+
+    RlcError where a folder holds another run, unless `overwrite`.
+    """
+    jobs: list[Job] = []
+    done: list[Path] = []
+    for config in runs:
+        folder = run_folder(out, config)
+        new = Job(folder, config, out, overwrite, threads, command)
+        if overwrite or not (folder / CONFIG).exists():
+            jobs.append(new)
+            continue
+        same = _essence(read_config(folder)) == _essence(config)
+        require(same, f"{folder} holds a run with another config: choose another --out, or use --overwrite.")
+        summary = read_summary(folder)
+        if summary is not None and summary.get("status") == "finished":
+            done.append(folder)
+        else:
+            jobs.append(Job(folder, threads=threads))
+    return jobs, done
+
+
+def _essence(config: RunConfig) -> RunConfig:
+    """The config without what does not change a run's results."""
+    return replace(config, checkpoint_seconds=0.0, tensorboard=True, imports=(), experiment="x")
