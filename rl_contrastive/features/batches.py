@@ -53,7 +53,7 @@ class ExactTable:
 
 
 class SampledTable:
-    """`size` transitions a step drawn from the counts, `negatives` states drawn from P^-: for tables too large to span."""
+    """`size` transitions a step drawn from the counts, `negatives` states drawn from P^-: for large tables."""
 
     def __init__(self, counts: TransitionCounts, law: FloatArray, size: int, negatives: int) -> None:
         self._counts, self._law, self._size, self._negatives = counts, law, size, negatives
@@ -101,7 +101,7 @@ class SampledRows:
 def held_out_table(
     counts: TransitionCounts, law: FloatArray, limit: int, negatives: int | None, *, rng: np.random.Generator
 ) -> Batch:
-    """A fixed batch to judge by: up to `limit` held-out transitions a step, one a row, against P^- exactly or sampled."""
+    """A fixed batch to judge by: up to `limit` held-out transitions a step, one a row; P^- exactly or sampled."""
     H = counts.horizon
     anchors, positives = np.zeros((H, limit), dtype=np.int64), np.zeros((H, limit), dtype=np.int64)
     weight = np.zeros((H, limit, 1))

@@ -46,7 +46,7 @@ def find_anchors(phi: FloatArray, weight: FloatArray) -> FloatArray:
 
 def anchor_coordinates(anchors: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Matrices (A^+, A') (H, d, d): phi A^+ are mixture weights, psi A' ratios, and their product is psi'phi again."""
-    return np.linalg.pinv(anchors, rcond=RCOND), np.swapaxes(anchors, 1, 2)
+    return np.asarray(np.linalg.pinv(anchors, rcond=RCOND)), np.swapaxes(anchors, 1, 2)
 
 
 def inverse_softplus(value: FloatArray, sharpness: float, floor: float) -> FloatArray:

@@ -61,7 +61,13 @@ class TabularFeatures:
         return TabularFeatures(phi, psi, self.law, self.version)
 
     def state_dict(self) -> State:
-        return {"phi": self.phi_table, "psi": self.psi_table, "law": self.law, "version": self.version}
+        return {
+            "kind": "tabular",
+            "phi": self.phi_table,
+            "psi": self.psi_table,
+            "law": self.law,
+            "version": self.version,
+        }
 
     @classmethod
     def from_state(cls, state: State) -> TabularFeatures:
@@ -78,7 +84,7 @@ class LinearFeatures:
     """Vector observations: z = (T_h'(x - mu_h), 1), phi = Phi_{h,a}'z, psi = Psi_h'z' with z' likewise of successors.
 
     mean (H, D), whitening T (H, D, k), Phi (H, A, k+1, d); next_mean (H, D), next_whitening (H, D, k'),
-    Psi (H, k'+1, d). Where sharpness[h] = beta > 0 the features are non-negative: both sides pass softplus(beta u)/beta,
+    Psi (H, k'+1, d). Where sharpness[h] = beta > 0 the features are >= 0: both sides pass softplus(beta u)/beta,
     psi is divided by scale[h] (d,), its mean under P^-, and phi is put on the simplex, so that P-hat sums to 1.
     """
 
@@ -106,7 +112,7 @@ class LinearFeatures:
         return nonnegative_psi(u, self.sharpness[h], self.scale[h])
 
     def state_dict(self) -> State:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"kind": "linear", **{field.name: getattr(self, field.name) for field in fields(self)}}
 
     @classmethod
     def from_state(cls, state: State) -> LinearFeatures:

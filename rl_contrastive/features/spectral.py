@@ -81,6 +81,10 @@ def fit_tabular(
         n = pair_total[h].reshape(-1, 1)
         sums = counts.matrix(h) @ psi[h] + smoothing * prior[h]  # (SA, d)
         phi[h] = np.where(n + smoothing > 0, sums / np.maximum(n + smoothing, 1e-300), prior[h])
+    # A step without data has no singular vectors: the constant feature alone, whose P-hat is P^-.
+    empty = counts.total() == 0
+    constant = np.eye(rank)[0]
+    phi[empty], psi[empty], sigma[empty] = constant, constant, 0.0
     features = TabularFeatures(phi.reshape(H, S, A, rank), psi, law, version)
     return SpectralFit(features, sigma, pair_total > 0)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import lapack
 
 from rl_contrastive.config import require
 from rl_contrastive.features.maps import LinearFeatures
@@ -85,10 +86,9 @@ def fit_linear(
     """
     config = config or LinearSpectralConfig()
     x, y, mask = _flat(data.obs), _flat(data.next_obs), _mask(data)
-    here, there = whiten(x, mask, config), whiten(y, mask, config)
-    k = min(here.matrix.shape[2], there.matrix.shape[2])
+    k = min(config.pca_dim, x.shape[2])
     require(2 <= dim <= k + 1, f"spectral: dim must lie in 2..{k + 1} (1 + principal directions), got {dim}.")
-    z, y_white = _whitened(x, here), _whitened(y, there)
+    (here, z), (there, y_white) = whiten(x, data.count, config), whiten(y, data.count, config)
     reward = data.reward if config.reward_target else np.zeros(mask.shape)
     target = np.concatenate([y_white, reward[..., None]], axis=2)  # (H, N, k'+1)
     B, share = _per_action_ridge(z, target, data.action, mask, num_actions, config.ridge)
@@ -107,29 +107,66 @@ def fit_linear(
     return LinearSpectralFit(features, here, there, B, forward, forward_values, backward, backward_values)
 
 
-def whiten(x: FloatArray, mask: FloatArray, config: LinearSpectralConfig) -> Whitening:
-    """T = U diag(lam_i + rho lam_1)^-1/2 on the top k eigenpairs of Cov(x_h); x (H, N, D), mask (H, N) of 0/1."""
-    n = mask.sum(axis=1)[:, None]  # (H, 1)
-    mean = np.einsum("hn,hnd->hd", mask, x) / n
-    centred = (x - mean[:, None]) * mask[..., None]
-    lam, U = np.linalg.eigh(np.swapaxes(centred, 1, 2) @ centred / n[..., None])
-    k = min(config.pca_dim, x.shape[2])
-    lam, U = np.maximum(lam[:, ::-1][:, :k], 0.0), fix_signs(U[:, :, ::-1][:, :, :k])
-    scale = lam + config.rho * lam[:, :1]
-    # An observation that never varies has nothing to whiten: T = 0 leaves the constant feature alone.
-    inverse_root = np.where(scale > 0, 1.0 / np.sqrt(np.where(scale > 0, scale, 1.0)), 0.0)
-    return Whitening(mean, U * inverse_root[:, None], lam)
+def whiten(x: Array, count: IntArray, config: LinearSpectralConfig) -> tuple[Whitening, FloatArray]:
+    """T = U diag(lam_i + rho lam_1)^-1/2 on the top k eigenpairs of Cov(x_h), and T'(x - mu) (H, N, k) itself.
+
+    x (H, N, D), rows n >= count[h] are padding and stay 0. One level at a time, converted to float64 once: its
+    (N, D) block stays in cache from the mean to the projection, which is what the time goes into.
+    """
+    H, N, D = x.shape
+    k = min(config.pca_dim, D)
+    mean, matrix, eigenvalues = np.empty((H, D)), np.zeros((H, D, k)), np.zeros((H, k))
+    projected = np.zeros((H, N, k))
+    for h, n in enumerate(count.tolist()):
+        block = x[h, :n].astype(np.float64)  # a copy
+        mean[h] = np.add.reduce(block, axis=0) / n
+        block -= mean[h]
+        lam, U = _leading_eigenpairs(block, k)
+        # An observation that never varies has nothing to whiten: T = 0 leaves the constant feature alone.
+        scale = lam + config.rho * lam[0]
+        matrix[h] = U / np.sqrt(scale) if lam[0] > 0 else 0.0
+        eigenvalues[h] = lam
+        projected[h, :n] = block @ matrix[h]
+    flip = _sign_of_largest(matrix)  # (H, 1, k)
+    matrix *= flip
+    projected *= flip
+    return Whitening(mean, matrix, eigenvalues), projected
 
 
-def _whitened(x: FloatArray, by: Whitening) -> FloatArray:
-    """T'(x - mu) (H, N, k)."""
-    return np.asarray((x - by.mean[:, None]) @ by.matrix)
+def _leading_eigenpairs(centred: FloatArray, k: int) -> tuple[FloatArray, FloatArray]:
+    """Top k eigenvalues (k,), falling, and eigenvectors (D, k) of X'X/n for X (n, D); null directions get U = 0.
+
+    With n < D the eigenvectors come from the smaller XX'/n = V lam V' as U = X'V (n lam)^-1/2. LAPACK's dsyevr asked
+    for k pairs costs half of a full decomposition at D = 128.
+    """
+    n, D = centred.shape
+    wide = n < D
+    moment = (centred @ centred.T if wide else centred.T @ centred) / n
+    # NaN and infinity anywhere in X reach the diagonal of the moment: one small test in place of one over the data.
+    require(bool(np.isfinite(moment.diagonal()).all()), "spectral: an observation is NaN, infinite or beyond 1e150.")
+    size = len(moment)
+    found = min(k, size)
+    values, vectors, count, _, info = lapack.dsyevr(moment, range="I", il=size - found + 1, iu=size, overwrite_a=1)
+    require(info == 0 and count == found, "spectral: the eigenvalues of an observation's covariance did not converge.")
+    lam, U = np.zeros(k), np.zeros((D, k))
+    lam[:found] = np.maximum(values[:found][::-1], 0.0)
+    vectors = vectors[:, ::-1]
+    if wide:
+        # Below rounding of lam_1 a Gram eigenvector determines no direction.
+        solid = lam[:found] > 1e-13 * size * lam[0]
+        vectors = centred.T @ vectors * np.where(solid, 1.0 / np.sqrt(np.where(solid, n * lam[:found], 1.0)), 0.0)
+    U[:, :found] = vectors
+    return lam, U
 
 
 def fix_signs(U: FloatArray) -> FloatArray:
     """Make the largest entry of each column (axis -2) positive: eigenvectors then do not flip between platforms."""
+    return np.asarray(U * _sign_of_largest(U))
+
+
+def _sign_of_largest(U: FloatArray) -> FloatArray:
     largest = np.take_along_axis(U, np.abs(U).argmax(axis=-2, keepdims=True), axis=-2)
-    return np.asarray(U * np.where(largest < 0, -1.0, 1.0))
+    return np.where(largest < 0, -1.0, 1.0)
 
 
 def _per_action_ridge(
@@ -175,10 +212,10 @@ def _features(here: Whitening, there: Whitening, BV: FloatArray, V: FloatArray, 
     )
 
 
-def _flat(obs: Array) -> FloatArray:
-    x = np.asarray(obs, dtype=np.float64)
-    require(bool(np.isfinite(x).all()), "spectral: an observation is NaN or infinite.")
-    return x.reshape(*x.shape[:2], -1)
+def _flat(obs: Array) -> Array:
+    """(H, N, ...) of any real dtype -> (H, N, D)."""
+    require(np.ndim(obs) >= 2, f"spectral: observations must have shape (H, N, ...), got {np.shape(obs)}.")
+    return np.asarray(obs).reshape(*np.shape(obs)[:2], -1)
 
 
 def _mask(data: LevelData) -> FloatArray:

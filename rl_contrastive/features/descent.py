@@ -1,0 +1,146 @@
+"""The gradient stage: Adam on the stacked factors of all steps h, early stopping for each step h on its own.
+
+The steps' losses are summed, so each parameter sees its own step's gradient alone and Adam works by element: one
+batched run equals H separate runs, at the price of one Python loop instead of H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl_contrastive.errors import RlcError
+from rl_contrastive.features.batches import Batch, Sampler
+from rl_contrastive.features.networks import Factors, TensorBatch, contrastive_loss
+from rl_contrastive.features.objectives.base import Objective
+from rl_contrastive.spec import FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class DescentConfig:
+    """What `descend` needs to know of a `LearnerConfig`."""
+
+    steps: int
+    lr: float
+    weight_decay: float
+    check_every: int
+    patience: int
+    compile: bool = False
+    bf16: bool = False
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Parameters at each step's own best iteration: `steps` (H,) iterations, `loss` (H,) on the stopping batch."""
+
+    values: list[Tensor]
+    steps: IntArray
+    loss: FloatArray
+
+
+def descend(
+    factors: Factors,
+    sampler: Sampler,
+    objective: Objective,
+    config: DescentConfig,
+    *,
+    rng: np.random.Generator,
+    stop_on: Batch | None = None,
+    stop_at: IntArray | None = None,
+) -> Descent:
+    """Minimise the objective over the factors.
+
+    stop_on: batch whose loss decides the best iteration of each step h, looked at every `check_every` iterations; a
+    step that has not improved for `patience` looks is frozen. stop_at (H,): fixed iteration counts instead.
+    """
+    optimiser = torch.optim.AdamW(factors.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    loss_of = _loss_function(factors, objective, config)
+    watch = _Watch(factors, objective, stop_on, stop_at, config)
+    previous: Batch | None = None
+    for step in range(1, watch.last + 1):
+        batch = sampler.draw(rng=rng)
+        if batch is not previous:  # an exact sampler hands out the same batch each time: convert it once
+            tensors, previous = TensorBatch.of(batch, factors.parameters[0]), batch
+        optimiser.zero_grad(set_to_none=True)
+        loss_of(tensors).sum().backward()
+        optimiser.step()
+        if watch.finished(step):
+            break
+    return watch.result()
+
+
+def _loss_function(factors: Factors, objective: Objective, config: DescentConfig) -> Callable[[TensorBatch], Tensor]:
+    def loss(batch: TensorBatch) -> Tensor:
+        device = factors.parameters[0].device.type
+        with torch.autocast(device, torch.bfloat16) if config.bf16 else nullcontext():
+            return contrastive_loss(factors, objective, batch).loss
+
+    compiled: Any = torch.compile(loss) if config.compile else loss
+    return compiled  # type: ignore[no-any-return]
+
+
+class _Watch:
+    """Keeps the best parameters of each step h and says when none can improve any more."""
+
+    def __init__(
+        self,
+        factors: Factors,
+        objective: Objective,
+        stop_on: Batch | None,
+        stop_at: IntArray | None,
+        config: DescentConfig,
+    ) -> None:
+        self._factors, self._objective, self._config = factors, objective, config
+        self._batch = None if stop_on is None else TensorBatch.of(stop_on, factors.parameters[0])
+        H = factors.parameters[0].shape[0]
+        self.last = config.steps if stop_at is None else int(stop_at.max(initial=0))
+        self._stop_at = stop_at
+        self._best = [p.detach().clone() for p in factors.parameters]
+        self._steps: IntArray = np.zeros(H, dtype=np.int64)
+        self._stale: IntArray = np.zeros(H, dtype=np.int64)
+        self._loss: FloatArray = np.full(H, np.nan) if self._batch is None else self._evaluate()
+
+    def finished(self, step: int) -> bool:
+        """Look at the parameters after iteration `step`."""
+        if self._stop_at is not None:
+            self._keep(self._stop_at == step, step)
+            return step >= self.last
+        if self._batch is None:
+            if step == self.last:
+                self._keep(np.ones(len(self._steps), dtype=np.bool_), step)
+            return step == self.last
+        if step % self._config.check_every and step != self.last:
+            return False
+        loss = self._evaluate()
+        active = self._stale < self._config.patience
+        better = active & (loss < self._loss)
+        self._loss = np.where(better, loss, self._loss)
+        self._stale = np.where(better, 0, self._stale + 1)
+        self._stale = np.where(active, self._stale, self._config.patience)  # frozen for good
+        self._keep(better, step)
+        return not bool((self._stale < self._config.patience).any())
+
+    def result(self) -> Descent:
+        if not all(bool(torch.isfinite(value).all()) for value in self._best):
+            raise RlcError("learner: the gradient stage diverged (NaN or infinite parameters); lower lr.")
+        return Descent(self._best, self._steps, self._loss)
+
+    def _keep(self, levels: np.ndarray[Any, np.dtype[np.bool_]], step: int) -> None:
+        if not levels.any():
+            return
+        self._steps = np.where(levels, step, self._steps)
+        index = torch.as_tensor(np.flatnonzero(levels), device=self._best[0].device)
+        for best, parameter in zip(self._best, self._factors.parameters, strict=True):
+            best[index] = parameter.detach()[index]
+
+    @torch.no_grad()
+    def _evaluate(self) -> FloatArray:
+        assert self._batch is not None
+        loss = contrastive_loss(self._factors, self._objective, self._batch).loss
+        return np.asarray(loss.to("cpu", torch.float64).numpy())
