@@ -40,20 +40,22 @@ def plan_model(
     bonus: FloatArray | float = 0.0,
     *,
     cap: float | FloatArray = np.inf,
+    floor: float | FloatArray = 0.0,
 ) -> Plan:
-    """(i) Q_h = clip(r_h + b_h + P-hat_h V_{h+1}, 0, cap_h): r and bonus (H,S,A), cap a number or (H,).
+    """(i) Q_h = clip(r_h + b_h + P-hat_h V_{h+1}, floor_h, cap_h): r and bonus (H,S,A), floor and cap numbers or (H,).
 
-    `model` is a TransitionModel or a table P (H,S,A,S). The lower clip at 0 acts only where a finite cap is
-    given (returns are then in [0, cap] by assumption), so negative rewards keep their values in exact planning.
+    `model` is a TransitionModel or a table P (H,S,A,S). The lower clip acts only where a finite cap is
+    given (returns are then in [floor, cap] by assumption), so negative rewards keep their values in exact planning.
     """
     P_hat: TransitionModel = DenseModel(model) if isinstance(model, np.ndarray) else model
     H, S, _ = P_hat.shape
     require(r.shape == P_hat.shape, f"plan: rewards have shape {r.shape}, the model {P_hat.shape}.")
     ceiling = np.broadcast_to(np.asarray(cap, dtype=np.float64), (H,))
+    lowest = np.broadcast_to(np.asarray(floor, dtype=np.float64), (H,))
     reward = np.broadcast_to(r + bonus, P_hat.shape)
     Q, V = np.empty(P_hat.shape), np.zeros((H + 1, S))
     for h in range(H - 1, -1, -1):
-        Q[h] = _clip(reward[h] + P_hat.expect(h, V[h + 1]), ceiling[h])
+        Q[h] = _clip(reward[h] + P_hat.expect(h, V[h + 1]), ceiling[h], lowest[h])
         V[h] = Q[h].max(axis=-1)
     return Plan(Q, V, float((ceiling[:, None, None] <= Q).mean()))
 
@@ -134,6 +136,6 @@ def occupancy(P: FloatArray, rho: FloatArray, pi: FloatArray) -> FloatArray:
     return mu
 
 
-def _clip(Q: FloatArray, ceiling: np.float64) -> FloatArray:
-    """[0, ceiling], or nothing when the ceiling is infinite (exact planning)."""
-    return np.clip(Q, 0.0, ceiling) if np.isfinite(ceiling) else Q
+def _clip(Q: FloatArray, ceiling: np.float64, floor: np.float64 | float = 0.0) -> FloatArray:
+    """[floor, ceiling], or nothing when the ceiling is infinite (exact planning)."""
+    return np.clip(Q, floor, ceiling) if np.isfinite(ceiling) else Q

@@ -1,0 +1,149 @@
+"""UCBVI (Azar, Osband, Munos 2017): optimism from visit counts alone. What features are compared against.
+
+    initialise Q_h(s,a) = H - h
+    for k = 1..K
+      1. play greedily with respect to Q_h, h = 0..H-1                       (Algorithm 1, line 6)
+      2. N_h(s,a,s'), N_h(s,a) from all episodes                             (line 3)
+      3. P-hat_h(s'|s,a) = N_h(s,a,s') / N_h(s,a)                            (Algorithm 2, line 1)
+      4. for h = H-1..0:  Q_h = min(H - h, r_h + P-hat_h V_{h+1} + b_h), V_h = max_a Q_h
+         with b_h(s,a) = c H / sqrt(N_h(s,a)); pairs without visits keep H - h
+
+Differences from the paper: counts are kept by step (the kernel may depend on h); the running minimum with the previous
+Q is left out (it serves the proof); plans are redone only when the data grew by `growth`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from rl_contrastive.agents.base import BaseAgent
+from rl_contrastive.agents.baselines.tabular import History, due, return_caps, reward_bounds, tabular_states
+from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.evaluate import sample
+from rl_contrastive.planning.lsvi import plan_model
+from rl_contrastive.registry import register
+from rl_contrastive.seeding import generator_state, restore_generator
+from rl_contrastive.spec import Env, ExactModel, FloatArray, IntArray, State, Transition
+
+
+@dataclass(frozen=True)
+class UcbviConfig:
+    """UCBVI with a scaled or the paper's Hoeffding bonus."""
+
+    batch: int = 10
+    """B, episodes between two updates (>= 1)."""
+    c: float = 0.03
+    """Scale of the bonus (>= 0). With bonus "count" b = c H / sqrt(N); .03 was best of a few on low-rank MDPs."""
+    bonus: Literal["count", "hoeffding"] = "count"
+    """"count": c H / sqrt(N). "hoeffding": c 7 H L / sqrt(N), L = log(5 S A T / delta) with T the steps seen so far;
+    c = 1 is the paper's."""
+    delta: float = 0.05
+    """Failure probability of the Hoeffding bonus, in (0, 1)."""
+    growth: float = 0.05
+    """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch)."""
+    known_reward: bool = False
+    """Read r_h(s,a) from the environment's exact model, as the paper assumes it known; else use observed means."""
+    reward_max: float | None = None
+    """Largest reward; default the environment's bound, or 1 where it declares none."""
+
+    def __post_init__(self) -> None:
+        require(self.batch >= 1, f"ucbvi: batch must be >= 1, got {self.batch}.")
+        require(0.0 <= self.c < np.inf, f"ucbvi: c must be >= 0, got {self.c}.")
+        require(0.0 < self.delta < 1.0, f"ucbvi: delta must be in (0, 1), got {self.delta}.")
+        require(0.0 <= self.growth < np.inf, f"ucbvi: growth must be >= 0, got {self.growth}.")
+
+
+@register("agent", "ucbvi", UcbviConfig)
+class UCBVI(BaseAgent):
+    """Optimistic value iteration on empirical frequencies, with a bonus from visit counts (tabular)."""
+
+    def __init__(self, env: Env, config: UcbviConfig, *, seed: int = 0) -> None:
+        super().__init__(env, config, seed=seed)
+        spec = self.env_spec
+        self.history = History(spec.horizon, tabular_states(spec, "ucbvi"), spec.num_actions)
+        self.floor, self.cap = return_caps(spec, config.reward_max)
+        low, high = reward_bounds(spec, config.reward_max)
+        # The paper's rewards are in [0, 1]; the bonus scales with the largest reward in absolute value.
+        self.unit = max(high, -low) if np.isfinite(low) else high
+        self.true_reward = _true_reward(env) if config.known_reward else None
+        self.rng = self.seeds.generator("act")
+        self.planned_at = 0.0
+        self.report: dict[str, float] = {}
+        self._plan()
+
+    def act(self, obs: Any, h: int) -> IntArray:
+        return sample(self.policy(obs, h, explore=True), rng=self.rng)  # (1)
+
+    def observe(self, transition: Transition) -> None:
+        self.history.add(transition)  # (2)
+
+    def update(self) -> dict[str, float]:
+        if due(self.history.seen, self.planned_at, self.config.growth):
+            self.planned_at = self.history.seen
+            self._plan()
+            self.version += 1
+        return self.report
+
+    def policy(self, obs: Any, h: int, *, explore: bool = False) -> FloatArray:
+        return np.asarray((self.explore_policy if explore else self.greedy_policy)[h, obs])
+
+    def bonus(self) -> FloatArray:
+        """b_h(s,a) (H, S, A), infinite where there is no visit."""
+        H, S, A = self.history.visits.shape
+        scale = self.config.c * H * self.unit
+        if self.config.bonus == "hoeffding":
+            scale *= 7.0 * np.log(5.0 * S * A * max(self.history.seen, 1.0) / self.config.delta)
+        N = self.history.visits
+        return np.where(N > 0, scale / np.sqrt(np.maximum(N, 1.0)), np.inf if self.config.c > 0 else 0.0)
+
+    def _plan(self) -> None:
+        model = self.history.model()  # (3)
+        r = self.history.reward if self.true_reward is None else self.true_reward
+        optimistic = plan_model(model, r, self.bonus(), cap=self.cap, floor=self.floor)  # (4)
+        greedy = plan_model(model, r)
+        self.V = optimistic.V
+        self.explore_policy, self.greedy_policy = optimistic.greedy(), greedy.greedy()  # (H, S, A)
+        self.report = {
+            "saturated": optimistic.saturated,
+            "visited": float((self.history.visits > 0).mean()),
+        }
+
+    def exact_metrics(self, model: ExactModel) -> dict[str, float]:
+        """How optimistic the plan is: rho . (V^UCB_0 - V*_0), >= 0 with high probability for a theory-size bonus."""
+        return {"optimism": float(model.rho @ self.V[0]) - model.optimal_return}
+
+    def state_dict(self) -> State:
+        """Counts, the plan of the counts at the last planning time, generator and counters."""
+        return {
+            "history": self.history.state_dict(),
+            "V": self.V,
+            "explore_policy": self.explore_policy,
+            "greedy_policy": self.greedy_policy,
+            "planned_at": self.planned_at,
+            "report": dict(self.report),
+            "version": self.version,
+            "rng": generator_state(self.rng),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        for key in self.state_dict():
+            require(key in state, f"ucbvi: the saved state lacks '{key}'.")
+        for key in ("V", "explore_policy", "greedy_policy"):
+            saved, shape = np.array(state[key], dtype=np.float64), getattr(self, key).shape
+            require(saved.shape == shape, f"ucbvi: the saved {key} has shape {saved.shape}, not {shape}.")
+            setattr(self, key, saved)
+        self.history.load_state_dict(state["history"])
+        self.planned_at, self.version = float(state["planned_at"]), int(state["version"])
+        self.report = {name: float(value) for name, value in state["report"].items()}
+        restore_generator(self.rng, state["rng"])
+
+
+def _true_reward(env: Env) -> FloatArray:
+    model = env.exact()
+    if model is None or not model.observations_are_states:
+        raise RlcError(f"ucbvi: {env.env_spec.name} has no exact model over its observations to read rewards from.")
+    return model.r
