@@ -1,0 +1,362 @@
+"""Baselines: equations against brute force, probes solved, optimism needed, state that continues to the bit."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from rl_contrastive.agents.baselines.epsilon_greedy import design, linear_values
+from rl_contrastive.agents.baselines.tabular import EmpiricalModel, History, due, reward_bounds
+from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.evaluate import exact_evaluation
+from rl_contrastive.experiment.loop import train
+from rl_contrastive.experiment.rollout import play
+from rl_contrastive.experiment.store import LevelStore
+from rl_contrastive.planning.lsvi import plan_ridge
+from rl_contrastive.spec import EnvSpec, LevelData, Transition
+
+TABULAR = ("ucbvi", "lsvi-ucb", "epsilon-greedy")
+PROBES = (
+    "probe-constant",
+    "probe-observation",
+    "probe-delay",
+    "probe-action",
+    "probe-match",
+    "probe-terminal",
+    "probe-truncation",
+)
+SMALL = {"num_states": 6, "num_actions": 3, "horizon": 4, "rank": 2}
+SEEDS = range(5)
+
+
+def batches(agent, first: int, count: int) -> None:
+    """`count` iterations of the loop without its evaluations, from iteration `first`."""
+    for k in range(first, first + count):
+        agent.begin(agent.batch)
+        for step in play(agent.env, agent.seeds.env_seeds("env", k, agent.batch), agent.act):
+            agent.observe(step)
+        agent.update()
+
+
+def transition(h: int, rows: list[tuple[int, int, float, int, float]], alive=None) -> Transition:
+    """Rows (s, a, r, s', discount)."""
+    s, a, r, s_next, discount = (np.array(column) for column in zip(*rows, strict=True))
+    everyone = np.ones(len(rows), dtype=bool)
+    alive = everyone if alive is None else np.array(alive, dtype=bool)
+    return Transition(h, s, a, r.astype(float), s_next, discount.astype(float), ~everyone, alive)
+
+
+# Counts and the empirical model.
+
+
+def test_history_by_hand():
+    history = History(2, 3, 2)
+    history.add(
+        transition(0, [(0, 1, 0.5, 2, 1), (0, 1, 1.5, 1, 1), (0, 1, 1.0, 2, 0), (1, 0, 9.0, 0, 1)], [1, 1, 1, 0])
+    )
+    assert history.visits[0, 0, 1] == 3
+    assert history.seen == 3  # the row that was not alive left no trace
+    assert history.reward[0, 0, 1] == 1.0
+    # Two of three transitions went on: to 2 and to 1. The terminal one adds a visit and no successor.
+    np.testing.assert_allclose(history.model().rows(0)[0, 1], [0, 1 / 3, 1 / 3])
+    np.testing.assert_allclose(history.model().expect(0, np.array([9.0, 3.0, 6.0]))[0], [0.0, 3.0])
+
+
+def test_nan_reward_is_refused():
+    with pytest.raises(RlcError, match="NaN"):
+        History(1, 2, 2).add(transition(0, [(0, 0, np.nan, 1, 1)]))
+
+
+def test_counts_merged_late_equal_counts_merged_at_each_step():
+    rng = np.random.default_rng(0)
+    late, early = History(2, 5, 2), History(2, 5, 2)
+    for _ in range(20):
+        rows = [(int(rng.integers(5)), int(rng.integers(2)), 0.0, int(rng.integers(5)), 1) for _ in range(7)]
+        for history in (late, early):
+            history.add(transition(int(rng.integers(1)), rows))
+        assert early.counts.total().sum() == early.seen
+    np.testing.assert_array_equal(late.counts.dense(), early.counts.dense())
+
+
+def test_empirical_model_equals_its_table():
+    rng = np.random.default_rng(1)
+    history = History(1, 4, 3)
+    history.add(transition(0, [(*rng.integers([4, 3]), 0.0, int(rng.integers(4)), 1) for _ in range(50)]))
+    model: EmpiricalModel = history.model()
+    V = rng.normal(size=4)
+    np.testing.assert_allclose(model.expect(0, V), model.rows(0) @ V, atol=1e-14)
+
+
+def test_lazy_planning():
+    assert due(1, 0, 0.05)
+    assert not due(104, 100, 0.05)
+    assert due(105, 100, 0.05)
+    assert not due(100, 100, 0.0)
+    assert due(101, 100, 0.0)
+
+
+def test_reward_bounds_contain_zero_and_need_no_declaration():
+    def spec(low: float, high: float) -> EnvSpec:
+        return EnvSpec("x", 2, 3, (), "int64", num_states=2, reward_range=(low, high))
+
+    assert reward_bounds(spec(0.5, 2.0), None) == (0.0, 2.0)
+    assert reward_bounds(spec(-3.0, -1.0), None) == (-3.0, 0.0)
+    assert reward_bounds(spec(-np.inf, np.inf), None) == (-np.inf, 1.0)
+    assert reward_bounds(spec(0.0, 1.0), 7.0) == (0.0, 7.0)
+
+
+# Plans against brute force.
+
+
+def test_ucbvi_plan_against_loops(make_agent):
+    """Q_h = min(H - h, r + sum_s' N(s,a,s')/N(s,a) V + c H / sqrt(N)) written as loops over stored transitions."""
+    agent = make_agent("ucbvi", "low-rank", env=SMALL, c=0.1, growth=0.0)
+    batches(agent, 0, 6)
+    H, S, A = 4, 6, 3
+    dense, N = agent.history.counts.dense(), agent.history.visits
+    V = np.zeros(S)
+    for h in reversed(range(H)):
+        Q = np.full((S, A), float(H - h))
+        for s in range(S):
+            for a in range(A):
+                n = N[h, s, a]
+                if n > 0:
+                    mean = agent.history.reward_sum[h, s, a] / n
+                    Q[s, a] = min(H - h, mean + dense[h, s, a] @ V / n + 0.1 * H / np.sqrt(n))
+        V = Q.max(axis=1)
+        np.testing.assert_allclose(agent.V[h], V, atol=1e-12)
+        np.testing.assert_array_equal(agent.explore_policy[h].argmax(axis=1), Q.argmax(axis=1))
+
+
+def test_hoeffding_bonus_by_hand(make_agent):
+    agent = make_agent("ucbvi", "low-rank", env=SMALL, c=1.0, bonus="hoeffding", delta=0.1)
+    agent.history.visits[2, 3, 1] = 4.0
+    L = np.log(5 * 6 * 3 * 4 / 0.1)
+    assert agent.bonus()[2, 3, 1] == pytest.approx(7 * 4 * L / 2, rel=1e-12)
+    assert np.isinf(agent.bonus()[0, 0, 0])
+
+
+def recorded_levels(agent, iterations: int) -> LevelData:
+    """Play and also keep the transitions one by one."""
+    store = LevelStore(agent.env_spec)
+    observe = agent.observe
+    agent.observe = lambda t: (store.add(t), observe(t))[1]
+    batches(agent, 0, iterations)
+    return store.data()
+
+
+def test_lsvi_ucb_by_sufficient_statistics_equals_the_papers_sums(make_agent):
+    """`plan` (sums over pairs) against `plan_ridge` (sums over all stored visits), with the reward regressed."""
+    agent = make_agent("lsvi-ucb", "low-rank", env={**SMALL, "reward": "linear"}, reward="linear", growth=0.0, c=0.2)
+    data = recorded_levels(agent, 8)
+    phi = agent.phi
+    bonus = agent.elliptical.bonuses(phi, 0.2 * 4, cap=4.0)
+    h = np.arange(4)[:, None]
+    following = np.minimum(h + 1, 3)
+    w = plan_ridge(
+        phi[h, data.obs, data.action],
+        data.reward,
+        phi[following, data.next_obs],
+        bonus[following, data.next_obs],
+        data.discount,
+        data.count,
+        lam=1.0,
+        cap=agent.cap,
+    )
+    Q = np.clip(np.einsum("hsad,hd->hsa", phi, w) + bonus, 0.0, agent.cap[:, None, None])
+    np.testing.assert_allclose(agent.plan(bonus).Q, Q, atol=1e-9)
+
+
+def test_lsvi_ucb_covariance_counts_each_visit_once(make_agent):
+    agent = make_agent("lsvi-ucb", "low-rank", env=SMALL)
+    data = recorded_levels(agent, 5)
+    for h in range(4):
+        phi = agent.phi[h, data.obs[h, : data.count[h]], data.action[h, : data.count[h]]]
+        np.testing.assert_allclose(agent.elliptical.Sigma[h], np.eye(2) + phi.T @ phi, atol=1e-10)
+
+
+def test_onehot_lsvi_ucb_has_the_bonus_of_counts(make_agent):
+    agent = make_agent("lsvi-ucb", "low-rank", env=SMALL, features="onehot", reward="table")
+    batches(agent, 0, 5)
+    expected = 1.0 / np.sqrt(1.0 + agent.history.visits)
+    np.testing.assert_allclose(agent.elliptical.norms(agent.phi), expected, atol=1e-10)
+
+
+def test_linear_values_equal_ridge_on_block_features():
+    """One regression per action = `plan_ridge` on phi(x, a) = one-hot(a) (x) (x, 1)."""
+    rng = np.random.default_rng(2)
+    H, N, D, A = 3, 40, 2, 3
+    obs, next_obs = rng.normal(size=(2, H, N, D))
+    action, reward = rng.integers(A, size=(H, N)), rng.random((H, N))
+    discount = (rng.random((H, N)) > 0.2).astype(float)
+    count = np.array([40, 31, 17])
+    w = linear_values(LevelData(obs, action, reward, next_obs, discount, count), A, lam=0.5)
+    z, z_next = (np.stack([design(level) for level in x]) for x in (obs, next_obs))
+    eye = np.eye(A)
+    phi = np.einsum("hna,hnd->hnad", eye[action], z).reshape(H, N, -1)
+    phi_next = np.einsum("ba,hnd->hnbad", eye, z_next).reshape(H, N, A, -1)
+    expected = plan_ridge(phi, reward, phi_next, np.zeros((H, N, A)), discount, count, lam=0.5)
+    np.testing.assert_allclose(w, expected.reshape(H, A, D + 1).swapaxes(1, 2), atol=1e-10)
+
+
+# Learning, with negative controls.
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("name", TABULAR)
+def test_probes_are_solved_exactly_in_100_episodes(name, probe, seed, make_agent):
+    # Bonus and epsilon are large enough for 100 episodes: at first, staying in probe-terminal looks .5 worse.
+    fields = {"ucbvi": {}, "lsvi-ucb": {"c": 1.0}, "epsilon-greedy": {"epsilon": 0.3}}[name]
+    agent = make_agent(name, probe, seed=seed, **fields)
+    batches(agent, 0, 10)
+    model = agent.env.exact()
+    assert exact_evaluation(agent, model, explore=False) == pytest.approx(model.optimal_return, abs=1e-9)
+
+
+@pytest.mark.parametrize("probe", ["probe-action", "probe-match", "probe-terminal"])
+def test_uniform_solves_no_probe_that_needs_an_action(probe, make_agent):
+    agent = make_agent("uniform", probe)
+    batches(agent, 0, 2)
+    model = agent.env.exact()
+    assert exact_evaluation(agent, model, explore=False) < model.optimal_return - 0.9
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_ucbvi_solves_deep_sea_and_needs_its_bonus(seed, make_agent):
+    """N = 10 within 200 episodes on every seed; c = 0 and epsilon-greedy reach the treasure on none."""
+
+    def value(name: str, **fields) -> float:
+        agent = make_agent(name, "deep-sea", seed=seed, env={"size": 10}, batch=2, **fields)
+        batches(agent, 0, 100)
+        return exact_evaluation(agent, agent.env.exact(), explore=False)
+
+    assert value("ucbvi", c=0.005) > 0.98
+    assert value("ucbvi", c=0.0) < 0.1
+    assert value("epsilon-greedy") < 0.1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_true_features_beat_counts_on_a_low_rank_mdp(seed, make_agent):
+    """Gap below 1% of V* after 400 episodes with phi; counts (3000 unknowns) are at least ten times as far."""
+    gaps = {}
+    for name in ("lsvi-ucb", "ucbvi"):
+        agent = make_agent(name, "low-rank", seed=seed, env={"num_states": 100, "mdp_seed": seed}, batch=20)
+        batches(agent, 0, 20)
+        model = agent.env.exact()
+        gaps[name] = 1.0 - exact_evaluation(agent, model, explore=False) / model.optimal_return
+    assert gaps["lsvi-ucb"] < 0.01
+    assert gaps["ucbvi"] > max(10 * gaps["lsvi-ucb"], 0.05)
+
+
+@pytest.mark.parametrize("name", ["ucbvi", "lsvi-ucb"])
+def test_optimism_at_a_theory_size_bonus_and_its_loss_without(name, make_agent):
+    big = {"c": 1.0, "bonus": "hoeffding"} if name == "ucbvi" else {"c": 3.0}
+    for fields, sign in ((big, 1), ({"c": 0.0}, -1)):
+        agent = make_agent(name, "low-rank", env=SMALL, **fields)
+        worst = np.inf
+        for k in range(20):
+            batches(agent, k, 1)
+            worst = min(worst, agent.exact_metrics(agent.env.exact())["optimism"])
+        assert (worst >= 0) if sign > 0 else (worst < -0.01)
+
+
+def test_epsilon_greedy_learns_from_vectors_what_uniform_does_not(make_agent):
+    """The lock of one step: the best action per observation is linear in the features."""
+    returns = {}
+    for name in ("epsilon-greedy", "uniform"):
+        agent = make_agent(name, "combination-lock", env={"horizon": 1, "num_actions": 4}, batch=20)
+        returns[name] = train(agent, agent.env, episodes=600, eval_every=600).final_return
+    assert returns["epsilon-greedy"] > 0.95
+    assert returns["uniform"] < 0.5
+
+
+def test_epsilon_decays_to_its_final_value(make_agent):
+    agent = make_agent("epsilon-greedy", "probe-action", epsilon=0.2, decay_episodes=40)
+    seen = [agent.epsilon]
+    for k in range(5):
+        batches(agent, k, 1)
+        seen.append(agent.epsilon)
+    np.testing.assert_allclose(seen, [1.0, 0.8, 0.6, 0.4, 0.2, 0.2])
+    np.testing.assert_allclose(agent.policy(np.array([0]), 0, explore=True), [[0.1, 0.9]])
+    np.testing.assert_allclose(agent.policy(np.array([0]), 0), [[0.0, 1.0]])
+
+
+# State.
+
+
+CASES = [(name, "low-rank", SMALL) for name in (*TABULAR, "uniform")]
+CASES += [(name, "combination-lock", {"horizon": 3}) for name in ("epsilon-greedy", "uniform")]
+
+
+def same(left, right) -> bool:
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
+    if isinstance(left, np.ndarray):
+        return left.dtype == right.dtype and left.tobytes() == right.tobytes()
+    return left == right
+
+
+@pytest.mark.parametrize(("name", "env_name", "fields"), CASES, ids=[f"{c[0]}-{c[1]}" for c in CASES])
+def test_a_restored_agent_continues_to_the_bit(name, env_name, fields, make_agent):
+    whole, first, second = (make_agent(name, env_name, seed=3, env=fields) for _ in range(3))
+    batches(whole, 0, 9)
+    batches(first, 0, 4)
+    state = first.state_dict()
+    json.dumps(state, default=lambda leaf: leaf.tolist() if isinstance(leaf, np.ndarray) else 1 / 0)
+    second.load_state_dict(state)
+    assert same(second.state_dict(), first.state_dict())
+    batches(second, 4, 5)
+    assert same(second.state_dict(), whole.state_dict())
+    # A negative control of the comparison: another seed gives another state.
+    other = make_agent(name, env_name, seed=4, env=fields)
+    batches(other, 0, 9)
+    assert not same(other.state_dict(), whole.state_dict())
+
+
+@pytest.mark.parametrize("name", [*TABULAR, "uniform"])
+def test_a_state_with_a_missing_key_or_a_wrong_shape_is_refused(name, make_agent):
+    agent, other = make_agent(name, "low-rank", env=SMALL), make_agent(name, "low-rank", env={**SMALL, "horizon": 3})
+    state = agent.state_dict()
+    for key in state:
+        with pytest.raises(RlcError, match="lacks"):
+            make_agent(name, "low-rank", env=SMALL).load_state_dict({k: v for k, v in state.items() if k != key})
+    if name != "uniform":
+        with pytest.raises(RlcError, match="shape"):
+            other.load_state_dict(state)
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize("name", ["ucbvi", "lsvi-ucb"])
+def test_rich_observations_are_refused_in_one_sentence(name, make_agent):
+    with pytest.raises(RlcError, match=rf"{name} needs tabular observations, but combination-lock has .* \(16,\)"):
+        make_agent(name, "combination-lock")
+
+
+def test_lsvi_ucb_needs_an_exact_model(make_agent):
+    with pytest.raises(RlcError, match="no exact model"):
+        make_agent("lsvi-ucb", "gym:CartPole-v1", env={"observation": "bins"})
+    with pytest.raises(RlcError, match="d = S A <= 1000, got 1500"):
+        make_agent("lsvi-ucb", "low-rank", env={"num_states": 300}, features="onehot")
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "sentence"),
+    [
+        ("ucbvi", {"c": -1.0}, "c must be >= 0"),
+        ("ucbvi", {"c": float("nan")}, "c must be >= 0"),
+        ("ucbvi", {"delta": 1.0}, "delta must be in"),
+        ("ucbvi", {"bonus": "bernstein"}, "must be one of"),
+        ("lsvi-ucb", {"lam": 0.0}, "lam must be > 0"),
+        ("lsvi-ucb", {"growth": -0.1}, "growth must be >= 0"),
+        ("epsilon-greedy", {"epsilon": 1.5}, "epsilon must be in"),
+        ("uniform", {"batch": 0}, "batch must be >= 1"),
+    ],
+)
+def test_impossible_values(name, fields, sentence, make_agent):
+    with pytest.raises(RlcError, match=sentence):
+        make_agent(name, "low-rank", **fields)
