@@ -103,6 +103,7 @@ def held_out_table(
 ) -> Batch:
     """A fixed batch to judge by: up to `limit` held-out transitions a step, one a row; P^- exactly or sampled."""
     H = counts.horizon
+    limit = min(limit, max(int(counts.total().max(initial=0)), 1))
     anchors, positives = np.zeros((H, limit), dtype=np.int64), np.zeros((H, limit), dtype=np.int64)
     weight = np.zeros((H, limit, 1))
     edges = np.searchsorted(counts.level, np.arange(H + 1))

@@ -68,7 +68,7 @@ def descend(
         if batch is not previous:  # an exact sampler hands out the same batch each time: convert it once
             tensors, previous = TensorBatch.of(batch, factors.parameters[0]), batch
         optimiser.zero_grad(set_to_none=True)
-        loss_of(tensors).sum().backward()
+        torch.autograd.backward(loss_of(tensors).sum())
         optimiser.step()
         if watch.finished(step):
             break

@@ -16,10 +16,13 @@ from rl_contrastive.spec import Array, FloatArray, State
 class FeatureMap(Protocol):
     """phi_h(o, a) and psi_h(o') with P-hat_h(o'|o,a) = P^-_h(o') psi_h(o')'phi_h(o,a)."""
 
-    dim: int
-    """d."""
-    version: int
-    """Counts refits: what is stored under another version (Sigma, plans) must be rebuilt."""
+    @property
+    def dim(self) -> int:
+        """d."""
+
+    @property
+    def version(self) -> int:
+        """Counts refits: what is stored under another version (Sigma, plans) must be rebuilt."""
 
     def phi(self, h: int, obs: Array) -> FloatArray:
         """(N, A, d) features of all actions at observations (N, ...)."""

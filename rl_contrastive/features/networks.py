@@ -1,4 +1,4 @@
-"""The trainable factors phi_h, psi_h of all steps h at once: stacked parameters (leading axis H), scores, one loss call.
+"""The trainable factors phi_h, psi_h of all steps h at once: stacked parameters (leading axis H), scores, one loss.
 
 Both factors are softplus(beta u)/beta > 0 with u a table (`TableFactors`) or a linear map of whitened coordinates,
 plus an MLP if hidden sizes are given (`RowFactors`). The ratio f = psi(s')'phi(s,a) is trained without its
@@ -26,8 +26,11 @@ class Factors(Protocol):
     """u_phi of anchors and u_psi of successors, before the softplus."""
 
     beta: float
-    names: tuple[str, ...]
     parameters: list[Tensor]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the parameters, in order."""
 
     def anchors(self, index: Tensor | None) -> Tensor:
         """(H, N, d) of the listed anchors, None for all."""
@@ -40,7 +43,8 @@ class TableFactors:
     """u_phi (H, SA, d) and u_psi (H, S, d) are the parameters themselves."""
 
     def __init__(self, phi: FloatArray, psi: FloatArray, *, beta: float, dtype: torch.dtype, device: str) -> None:
-        self.beta, self.names = beta, ("phi", "psi")
+        self.beta: float = beta
+        self.names: tuple[str, ...] = ("phi", "psi")
         self.parameters = _leaves([phi, psi], dtype, device)
 
     def anchors(self, index: Tensor | None) -> Tensor:
@@ -138,15 +142,20 @@ class TensorBatch:
     @classmethod
     def of(cls, batch: Batch, like: Tensor) -> TensorBatch:
         """Move to the device and precision of `like`."""
-        indices = [
-            None if x is None else torch.as_tensor(np.ascontiguousarray(x), device=like.device)
-            for x in (batch.anchors, batch.positives, batch.negatives)
-        ]
-        weights = [
-            torch.as_tensor(np.ascontiguousarray(x), dtype=like.dtype, device=like.device)
-            for x in (batch.pos_weight, batch.neg_weight)
-        ]
-        return cls(*indices, *weights)
+
+        def index(x: IntArray | None) -> Tensor | None:
+            return None if x is None else torch.as_tensor(np.ascontiguousarray(x), device=like.device)
+
+        def weight(x: FloatArray) -> Tensor:
+            return torch.as_tensor(np.ascontiguousarray(x), dtype=like.dtype, device=like.device)
+
+        return cls(
+            index(batch.anchors),
+            index(batch.positives),
+            index(batch.negatives),
+            weight(batch.pos_weight),
+            weight(batch.neg_weight),
+        )
 
 
 def contrastive_loss(factors: Factors, objective: Objective, batch: TensorBatch) -> ObjectiveResult:

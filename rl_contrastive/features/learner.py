@@ -1,0 +1,256 @@
+"""The feature learner: counts or stored rows in, (phi_h, psi_h) of all steps h out, with a report of what was done.
+
+    spectral       closed form; exact, fast, no torch
+    nce            gradient descent on a contrastive objective from random factors (or an earlier fit)
+    spectral+nce   descent from the spectral solution, both sides warm, kept per step h only if a held-out loss improves
+
+Held-out data: a share `hold_out` of the transitions is set apart; half of it stops the descent, half judges its result
+against the spectral fit of the same training part. The verdict given, nothing is left to judge, so everything is
+fitted again on all data: the spectral solution, and where accepted the descent for as many iterations as were best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
+from rl_contrastive.features.counts import TransitionCounts
+from rl_contrastive.features.maps import FeatureMap, LinearFeatures, TabularFeatures
+from rl_contrastive.features.negatives import Law, tabular_law
+from rl_contrastive.features.neural_maps import NeuralFeatures
+from rl_contrastive.features.spectral import SpectralFit, fit_tabular
+from rl_contrastive.features.spectral_linear import LinearSpectralConfig, LinearSpectralFit, fit_linear
+from rl_contrastive.spec import BoolArray, FloatArray, IntArray, LevelData
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """How features are learned."""
+
+    method: Literal["spectral", "nce", "spectral+nce"] = "spectral"
+    """spectral: closed form; nce: gradient descent alone; spectral+nce: closed form, then descent judged on held-out
+    transitions."""
+    objective: str = "nce"
+    """Registered objective of the gradient stage (`rlc list objectives`)."""
+    dim: int = 3
+    """d, dimension of phi and psi (>= 1; >= 2 for vector observations, where one is the constant)."""
+    model: Literal["auto", "tabular", "linear", "neural"] = "auto"
+    """Form of phi and psi: auto is tabular for state indices and linear for vectors."""
+    law: Law = "marginal"
+    """P^- of the negatives: marginal (empirical successors), uniform over S or a mixture (the last two need S)."""
+    mixture: float = 0.1
+    """Weight of the uniform law in the mixture, in [0, 1]."""
+    steps: int = 200
+    """Largest number of gradient iterations (>= 1)."""
+    batch_size: int = 128
+    """Positives per step h and iteration where expectations are sampled (>= 1)."""
+    negatives: int = 64
+    """Draws of P^- per step h and iteration, shared by its positives (>= 1)."""
+    exact_entries: int = 1 << 20
+    """Tables of at most H S A S entries are fitted with exact expectations, larger ones with minibatches (>= 0)."""
+    lr: float = 0.03
+    """Adam's step size (> 0)."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (>= 0)."""
+    hold_out: float = 0.25
+    """Share of the transitions held out (in [0, .8]), half for stopping and half for the verdict. 0 with method nce
+    takes all `steps` on all data; spectral+nce needs it > 0."""
+    check_every: int = 10
+    """Iterations between two looks at the stopping loss (>= 1)."""
+    patience: int = 4
+    """Looks without improvement after which a step h is frozen (>= 1)."""
+    margin: float = 1.0
+    """Refinement is accepted if the held-out loss falls by more than this many standard errors (>= 0)."""
+    hidden: tuple[int, ...] = (64,)
+    """Widths of the neural model's hidden layers (each >= 1)."""
+    device: str = "auto"
+    """auto (cuda if there is one, else cpu), cpu, cuda or cuda:N."""
+    compile: bool = False
+    """torch.compile the loss; pays off for long runs only."""
+    precision: Literal["float32", "float64", "bf16"] = "float32"
+    """Of the gradient stage; bf16 is float32 with autocast matrix products. Closed forms are always float64."""
+    linear: LinearSpectralConfig = field(default_factory=LinearSpectralConfig)
+    """Closed form of vector observations."""
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "steps", "batch_size", "negatives", "check_every", "patience"):
+            require(getattr(self, name) >= 1, f"learner: {name} must be >= 1, got {getattr(self, name)}.")
+        require(0 < self.lr < np.inf, f"learner: lr must be > 0, got {self.lr}.")
+        for name in ("weight_decay", "margin", "exact_entries"):
+            require(0 <= getattr(self, name) < np.inf, f"learner: {name} must be >= 0, got {getattr(self, name)}.")
+        require(0.0 <= self.mixture <= 1.0, f"learner: mixture must lie in [0, 1], got {self.mixture}.")
+        require(0.0 <= self.hold_out <= 0.8, f"learner: hold_out must lie in [0, .8], got {self.hold_out}.")
+        require(
+            self.hold_out > 0 or self.method != "spectral+nce",
+            "learner: method spectral+nce judges refinement on held-out data; hold_out must be > 0.",
+        )
+        require(all(w >= 1 for w in self.hidden), f"learner: hidden widths must be >= 1, got {self.hidden}.")
+        require(bool(self.hidden) or self.model != "neural", "learner: the neural model needs a hidden layer.")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Features and how they came about.
+
+    report: (H,) arrays; after a gradient stage `accepted` (0/1), `steps` (best iteration), `loss_spectral`,
+    `loss_refined` and `gain_se` (their difference in standard errors), all on held-out rows (NaN where none).
+    visited (H, S, A): tables only, pairs with data. spectral: the closed form behind, where there is one.
+    """
+
+    features: FeatureMap
+    report: dict[str, FloatArray]
+    visited: BoolArray | None = None
+    spectral: SpectralFit | LinearSpectralFit | None = None
+
+
+class FeatureLearner:
+    """`fit_table` for state indices, `fit_rows` for vector observations; stateless between calls."""
+
+    def __init__(self, config: LearnerConfig, *, horizon: int, num_actions: int, num_states: int | None = None) -> None:
+        tabular = num_states is not None
+        require(
+            config.model == "auto" or (config.model == "tabular") == tabular,
+            f"learner: model {config.model} does not fit {'state indices' if tabular else 'vector observations'}.",
+        )
+        require(
+            tabular or config.law == "marginal",
+            f"learner: the law of negatives '{config.law}' needs a finite state space; vectors allow 'marginal' only.",
+        )
+        self.config = config
+        self.horizon, self.num_actions, self.num_states = horizon, num_actions, num_states
+
+    def fit_table(
+        self, counts: TransitionCounts, *, rng: np.random.Generator, start: FeatureMap | None = None, version: int = 0
+    ) -> Fit:
+        """Fit transition counts; `start`: features of an earlier fit, which warm the spectral iteration, or with
+        method nce the descent."""
+        sizes = (counts.horizon, counts.num_states, counts.num_actions)
+        expected = (self.horizon, self.num_states, self.num_actions)
+        require(sizes == expected, f"learner: counts have sizes (H, S, A) = {sizes}, expected {expected}.")
+        config, S = self.config, counts.num_states
+        require(config.dim <= S, f"learner: dim must be at most S = {S}, got {config.dim}.")
+        if start is not None and not isinstance(start, TabularFeatures):
+            raise RlcError("learner: start must be features of a table as well.")
+        law = tabular_law(counts.succ_total(), config.law, mixture=config.mixture)
+        spectral = None
+        if config.method != "nce":
+            spectral = fit_tabular(counts, config.dim, law=law, start=start, version=version)
+            if config.method == "spectral":
+                return Fit(spectral.features, {}, spectral.visited, spectral)
+        from rl_contrastive.features.refine import refine
+        from rl_contrastive.features.table_problem import TableProblem
+
+        problem = TableProblem(counts, law, config, spectral=spectral, start=start, rng=rng, version=version)
+        features, report = refine(problem, config, rng=rng)
+        return Fit(features, report, counts.pair_total() > 0, spectral)
+
+    def fit_rows(
+        self, data: LevelData, *, rng: np.random.Generator, start: FeatureMap | None = None, version: int = 0
+    ) -> Fit:
+        """Fit stored rows; a step without rows gets the constant feature (P-hat = P^-). `start`: see `fit_table`.
+
+        `spectral` of the result covers the steps with rows only, in order.
+        """
+        H = data.obs.shape[0]
+        require(self.horizon == H, f"learner: data have {H} steps, expected {self.horizon}.")
+        inside = (data.action >= 0) & (data.action < self.num_actions)
+        require(bool(inside.all()), f"learner: a stored action is outside 0..{self.num_actions - 1}.")
+        if start is not None and not isinstance(start, LinearFeatures | NeuralFeatures):
+            raise RlcError("learner: start must be features of vector observations as well.")
+        levels: IntArray = np.flatnonzero(data.count >= 1).astype(np.int64)
+        D = int(np.prod(data.obs.shape[2:], dtype=np.int64))
+        k = min(self.config.linear.pca_dim, D)
+        if not len(levels):
+            return Fit(constant_features(H, D, k, self.num_actions, self.config.dim, version), {})
+        some = data if len(levels) == H else take_levels(data, levels)
+        spectral = None
+        report: dict[str, FloatArray] = {}
+        if self.config.method != "nce":
+            spectral = fit_linear(some, self.num_actions, self.config.dim, self.config.linear, version=version)
+        if spectral is not None and self.config.method == "spectral":
+            fitted: LinearFeatures | NeuralFeatures = spectral.features
+        else:
+            fitted, report = self._refine_rows(some, levels, spectral, start, version, rng)
+        if len(levels) == H:
+            return Fit(fitted, report, None, spectral)
+        report = {name: _scattered(value, levels, H, np.nan) for name, value in report.items()}
+        return Fit(spread_levels(fitted, levels, H), report, None, spectral)
+
+    def _refine_rows(
+        self,
+        data: LevelData,
+        levels: IntArray,
+        spectral: LinearSpectralFit | None,
+        start: LinearFeatures | NeuralFeatures | None,
+        version: int,
+        rng: np.random.Generator,
+    ) -> tuple[LinearFeatures | NeuralFeatures, dict[str, FloatArray]]:
+        from rl_contrastive.features.refine import refine
+        from rl_contrastive.features.row_problem import RowProblem
+
+        some = None if start is None else select_levels(start, levels)
+        problem = RowProblem(
+            data, self.num_actions, self.config, spectral=spectral, start=some, rng=rng, version=version
+        )
+        return refine(problem, self.config, rng=rng)
+
+
+def constant_features(H: int, D: int, k: int, A: int, d: int, version: int = 0) -> LinearFeatures:
+    """phi = psi = e_1: the ratio is 1 and P-hat = P^- whatever is observed."""
+    Phi, Psi = np.zeros((H, A, k + 1, d)), np.zeros((H, k + 1, d))
+    Phi[:, :, -1, 0] = Psi[:, -1, 0] = 1.0
+    mean, whitening = np.zeros((H, D)), np.zeros((H, D, k))
+    return LinearFeatures(
+        mean, whitening, Phi, mean, whitening, Psi, sharpness=np.zeros(H), scale=np.ones((H, d)), version=version
+    )
+
+
+def take_levels(data: LevelData, levels: IntArray) -> LevelData:
+    """The rows of some steps only."""
+    return LevelData(
+        data.obs[levels],
+        data.action[levels],
+        data.reward[levels],
+        data.next_obs[levels],
+        data.discount[levels],
+        data.count[levels],
+    )
+
+
+ARRAYS = ("mean", "whitening", "Phi", "next_mean", "next_whitening", "Psi", "sharpness", "scale")
+
+
+def select_levels(features: LinearFeatures | NeuralFeatures, levels: IntArray) -> LinearFeatures | NeuralFeatures:
+    """The features of some steps only."""
+    linear = features.linear if isinstance(features, NeuralFeatures) else features
+    part = LinearFeatures(**{name: getattr(linear, name)[levels] for name in ARRAYS}, version=linear.version)
+    if isinstance(features, NeuralFeatures):
+        return NeuralFeatures(part, {name: value[levels] for name, value in features.weights.items()})
+    return part
+
+
+def spread_levels(
+    features: LinearFeatures | NeuralFeatures, levels: IntArray, horizon: int
+) -> LinearFeatures | NeuralFeatures:
+    """Inverse of `select_levels`: constant features at the steps that are not listed."""
+    linear = features.linear if isinstance(features, NeuralFeatures) else features
+    D, k = linear.whitening.shape[1:]
+    _, A, _, d = linear.Phi.shape
+    base = constant_features(horizon, D, k, A, d)
+    arrays = {name: np.array(getattr(base, name)) for name in ARRAYS}
+    for name, value in arrays.items():
+        value[levels] = getattr(linear, name)
+    full = LinearFeatures(**arrays, version=linear.version)
+    if isinstance(features, NeuralFeatures):
+        return NeuralFeatures(full, {n: _scattered(v, levels, horizon, 0.0) for n, v in features.weights.items()})
+    return full
+
+
+def _scattered(value: FloatArray, levels: IntArray, horizon: int, fill: float) -> FloatArray:
+    out = np.full((horizon, *value.shape[1:]), fill)
+    out[levels] = value
+    return out
