@@ -1,0 +1,73 @@
+"""`compare(folders, out)`: from run folders to compare.json, table.md, plots and one self-contained page.
+
+`rl_contrastive.experiment.report.render(result)` is the same table for a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rl_contrastive.experiment.report.comparison import Task
+
+TITLE = "Comparison of runs"
+
+
+def load(folders: list[Path], *, bar: float = 0.9, reps: int = 2000, seed: int = 0) -> list[Task]:
+    """Read the run folders at or below `folders` and compute every number; writes nothing."""
+    from rl_contrastive.experiment.report import comparison
+    from rl_contrastive.experiment.report.runs import find_runs, read_run
+
+    require(0.0 < bar <= 1.0, f"compare: bar must lie in (0, 1], got {bar}.")
+    require(reps >= 1, f"compare: reps must be >= 1, got {reps}.")
+    require(seed >= 0, f"compare: seed must be >= 0, got {seed}.")
+    return comparison.build([read_run(path) for path in find_runs(folders)], bar=bar, reps=reps, seed=seed)
+
+
+def compare(
+    folders: list[Path], out: Path, *, bar: float = 0.9, reps: int = 2000, seed: int = 0, title: str = TITLE
+) -> dict[str, Any]:
+    """Compare the runs at or below `folders`; write compare.json, table.md, plots (PNG, SVG) and index.html to `out`.
+
+    bar: fraction of the optimal return that counts as solved, twice in a row. reps, seed: of the bootstrap. A damaged
+    run folder is a failed run with its sentence; RlcError only where there is no run at all or `out` cannot be written.
+    """
+    from rl_contrastive.experiment.report import page, tables
+
+    tasks = load(folders, bar=bar, reps=reps, seed=seed)
+    notes = page.notes(tasks, bar=bar, reps=reps, seed=seed)
+    result = {
+        "method": {
+            "bar": bar,
+            "reps": reps,
+            "seed": seed,
+            "level": 0.95,
+            "interval": "stratified percentile bootstrap",
+        },
+        "tasks": tables.as_json(tasks),
+        "failed": tables.failures(tasks),
+        "notes": notes,
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
+        (out / "compare.json").write_text(text + "\n", encoding="utf-8")
+        (out / "table.md").write_text(tables.markdown(tasks, notes), encoding="utf-8")
+        page.write(tasks, notes, out, bar=bar, title=title)
+    except OSError as error:
+        raise RlcError(f"compare: cannot write to {out}: {error.strerror}.") from error
+    return result
+
+
+def render(tasks: list[Task]) -> Table:
+    """A rich table of `load(...)` for the terminal."""
+    from rl_contrastive.experiment.report import tables
+
+    return tables.terminal(tasks)

@@ -1,0 +1,312 @@
+"""Figures of a comparison: learning curves, episodes to solve, probability of improvement, exact gap and regret.
+
+Headless (Agg canvas, no pyplot state), a colour-blind-safe palette (Okabe & Ito), and the same bytes for the same
+numbers: SVG ids are salted, dates left out, text kept as text.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from rl_contrastive.experiment.report.comparison import Curve, Group, Task
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#7F7F7F")
+DASHES = ((), (5, 2), (1, 1.2), (6, 2, 1, 2))
+INK, FAINT = "#222222", "#8a8a8a"
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "text.color": INK,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "svg.hashsalt": "rl_contrastive",
+    "svg.fonttype": "none",
+    "path.simplify": False,
+}
+LOG_RANGE = 6.0
+"""Agents' curves whose lengths differ by more than this factor are drawn over log episodes."""
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The library's figure style, for the duration of a `with`."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure with its own Agg canvas: nothing global, no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, stem: Path) -> str:
+    """Write stem.png and stem.svg without dates or versions; returns the SVG text."""
+    figure.savefig(stem.with_suffix(".png"), dpi=160, metadata={"Software": None})
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    stem.with_suffix(".svg").write_text(buffer.getvalue(), encoding="utf-8")
+    return buffer.getvalue()
+
+
+def colours(agents: Sequence[str]) -> dict[str, tuple[str, tuple[float, ...]]]:
+    """Agent -> (colour, dash pattern); more agents than colours differ by dashes."""
+    n = len(PALETTE)
+    return {a: (PALETTE[i % n], DASHES[(i // n) % len(DASHES)]) for i, a in enumerate(agents)}
+
+
+def learning_curves(tasks: Sequence[Task], agents: Sequence[str], *, bar: float, level: float = 0.95) -> Figure:
+    """Return over episodes, one panel a task: IQM over runs with its bootstrap band."""
+    figure, axes = _panels(tasks)
+    looks = colours(agents)
+    for axis, task in zip(axes, tasks, strict=True):
+        drawn = [group for group in task.groups if group.curve is not None]
+        log = _wants_log([group.curve for group in drawn if group.curve is not None])
+        for group in reversed(drawn):  # best last: on top
+            assert group.curve is not None
+            _draw_curve(axis, group.curve, *looks[group.agent], log=log)
+        if log:
+            axis.set_xscale("log")
+        if task.optimal is not None:
+            height = task.optimal - (1.0 - bar) * abs(task.optimal)
+            axis.axhline(height, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
+            axis.annotate(
+                f"bar: {bar:g} of optimal", (0.995, height), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                fontsize=8, color="#666666", xytext=(0, 1), textcoords="offset points",
+            )  # fmt: skip
+        axis.set(title=task.name, xlabel="episodes (log)" if log else "episodes", ylabel="mean return of the policy")
+        _plain_counts(axis, log=log)
+        axis.margins(x=0.02)
+    _legend(figure, tasks, agents, looks)
+    _caption(
+        figure,
+        f"Line: IQM over runs; band: {level:.0%} bootstrap CI. Dot: a run stopped because solved, its last value is kept (dashed).",
+    )
+    return figure
+
+
+def exact_curves(tasks: Sequence[Task], agents: Sequence[str], key: str, *, level: float = 0.95) -> Figure | None:
+    """Exact gap or cumulative regret over episodes, both logarithmic; None where no task has it."""
+    having = [task for task in tasks if any(key in group.exact for group in task.groups)]
+    if not having:
+        return None
+    figure, axes = _panels(having)
+    looks = colours(agents)
+    words = {"gap": "exact gap  V* − V of the policy", "regret": "exact cumulative regret"}
+    for axis, task in zip(axes, having, strict=True):
+        for group in reversed(task.groups):
+            if key in group.exact:
+                curve = group.exact[key]
+                keep = curve.centre > 0  # a gap of 0 has no logarithm
+                colour, dash = looks[group.agent]
+                axis.plot(curve.x[keep], curve.centre[keep], color=colour, dashes=dash or (None, None), linewidth=1.8)
+                floor = curve.centre[keep].min(initial=1.0) * 0.5
+                axis.fill_between(curve.x, np.maximum(curve.low, floor), np.maximum(curve.high, floor),
+                                  color=colour, alpha=0.16, linewidth=0)  # fmt: skip
+        axis.set(title=task.name, xscale="log", yscale="log", xlabel="episodes (log)", ylabel=words.get(key, key))
+        _plain_counts(axis, log=True)
+    _legend(figure, having, agents, looks)
+    _caption(figure, f"Line: IQM over runs; band: {level:.0%} bootstrap CI. Computed from the true model, no sampling.")
+    return figure
+
+
+def episodes_to_solve(tasks: Sequence[Task], agents: Sequence[str]) -> Figure:
+    """One dot a run, a bar at the median; open triangles are unsolved runs at their cap."""
+    figure, axes = _panels(tasks, row_height=0.42)
+    looks = colours(agents)
+    for axis, task in zip(axes, tasks, strict=True):
+        positive = [c for group in task.groups for c in group.counts if c > 0]
+        log = bool(positive) and max(positive) / min(positive) > LOG_RANGE
+        if log:
+            axis.set_xscale("log")
+        for y, group in enumerate(task.groups):
+            _draw_counts(axis, y, group, looks[group.agent][0], log=log)
+        axis.set_yticks(range(len(task.groups)), [_count_label(group) for group in task.groups])
+        axis.set_ylim(len(task.groups) - 0.4, -0.6)
+        axis.grid(visible=False, axis="y")
+        axis.tick_params(axis="y", length=0, labelcolor=INK)
+        axis.set(title=task.name, xlabel="episodes to solve" + (" (log)" if log else ""))
+        if not log:
+            axis.set_xlim(left=0)
+        axis.margins(x=0.08)
+        _plain_counts(axis, log=log)
+    _caption(
+        figure,
+        "Dot: a solved run; open triangle: an unsolved run at its cap; bar: median (lower bound if a triangle carries it).",
+    )
+    return figure
+
+
+def improvement_matrix(tasks: Sequence[Task], *, level: float = 0.95) -> Figure | None:
+    """P(row better than column) for the agents of each task; None where no task has two agents."""
+    having = [task for task in tasks if task.improvement]
+    if not having:
+        return None
+    most = max(len(task.groups) for task in having)
+    figure, axes = _panels(having, width=1.6 + 1.15 * most, row_height=0.66)
+    for axis, task in zip(axes, having, strict=True):
+        names = [group.agent for group in task.groups]
+        table = np.full((len(names), len(names)), np.nan)
+        for (x, y), value in task.improvement.items():
+            table[names.index(x), names.index(y)] = value.estimate
+        axis.imshow(table, cmap=_diverging(), vmin=0, vmax=1, aspect="auto")
+        for (x, y), value in task.improvement.items():
+            _improvement_cell(axis, names.index(y), names.index(x), value.estimate, value.low, value.high)
+        axis.set_xticks(range(len(names)), [_wrap(n) for n in names], fontsize=8.5)
+        axis.set_yticks(range(len(names)), names, fontsize=8.5)
+        axis.tick_params(length=0, labelcolor=INK)
+        axis.grid(visible=False)
+        axis.spines[:].set_visible(False)
+        axis.set(title=f"{task.name}: {task.measure}")
+    _caption(figure, f"P(a run of the row beats a run of the column), ties 1/2, with {level:.0%} bootstrap CI.")
+    return figure
+
+
+def _panels(tasks: Sequence[Task], width: float = 5.0, row_height: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """One axis a task, two in a row at most; heights follow the number of agents where row_height is given."""
+    columns = min(2, len(tasks))
+    rows = math.ceil(len(tasks) / columns)
+    most = max(len(task.groups) for task in tasks)
+    height = 1.25 + row_height * most if row_height else 3.3
+    figure = new_figure(max(width * columns, 6.6), height * rows + 0.7)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in grid[len(tasks) :]:
+        axis.set_visible(False)
+    return figure, list(grid[: len(tasks)])
+
+
+def _draw_curve(axis: Axes, curve: Curve, colour: str, dash: tuple[float, ...], *, log: bool) -> None:
+    keep = curve.x > 0 if log else np.ones(len(curve.x), dtype=bool)
+    x, centre, low, high = curve.x[keep], curve.centre[keep], curve.low[keep], curve.high[keep]
+    solid, after = x <= curve.solid_to, x >= curve.solid_to
+    axis.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=2)
+    axis.plot(x[solid], centre[solid], color=colour, dashes=dash or (None, None), linewidth=1.9, zorder=3)
+    axis.plot(x[after], centre[after], color=colour, linestyle=(0, (2, 1.5)), linewidth=1.2, alpha=0.8, zorder=3)
+    stops = [stop for stop in curve.stops if len(x) and stop >= x[0]]
+    axis.plot(
+        stops, np.interp(stops, x, centre), "o", color=colour, markersize=4.5, markeredgecolor="white",
+        markeredgewidth=0.7, zorder=4,
+    )  # fmt: skip
+
+
+def _draw_counts(axis: Axes, y: int, group: Group, colour: str, *, log: bool) -> None:
+    """Runs spread a little in y so that equal counts stay visible."""
+    n = len(group.counts)
+    offsets = np.linspace(-0.17, 0.17, n) if n > 1 else np.zeros(1)
+    for count, solved, offset in zip(group.counts, group.solved, offsets, strict=True):
+        if log and count <= 0:
+            continue  # a run that failed before its first evaluation has no place on a log axis; the table lists it
+        face = colour if solved else "white"
+        axis.plot(count, y + offset, "o" if solved else ">", color=colour, markerfacecolor=face, markersize=6,
+                  markeredgewidth=1.2, alpha=0.9, zorder=3)  # fmt: skip
+    axis.plot(
+        [group.episodes.median] * 2, [y - 0.3, y + 0.3], color=INK, linewidth=2.2, zorder=4, solid_capstyle="butt"
+    )
+
+
+def _count_label(group: Group) -> str:
+    return f"{group.agent}\n{group.episodes.solved}/{group.episodes.n} solved"
+
+
+def _improvement_cell(axis: Axes, x: int, y: int, value: float, low: float, high: float) -> None:
+    colour = "white" if abs(value - 0.5) > 0.33 else INK
+    text = f"{value:.2f}" + ("" if math.isnan(low) else f"\n[{low:.2f}, {high:.2f}]")
+    axis.text(x, y, text, ha="center", va="center", color=colour, fontsize=8.5, linespacing=1.35)
+
+
+def _diverging() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colormap = LinearSegmentedColormap.from_list("orange-blue", ["#B04A00", "#F4C9A8", "#F5F5F5", "#A9CFE6", "#005A91"])
+    colormap.set_bad("#ffffff")
+    return colormap
+
+
+def _wants_log(curves: Sequence[Curve]) -> bool:
+    """Log episodes when some agent is done long before another one."""
+    ends = [curve.solid_to for curve in curves if curve.solid_to > 0]
+    return bool(ends) and max(ends) / min(ends) > LOG_RANGE
+
+
+def _plain_counts(axis: Axes, *, log: bool) -> None:
+    """1000 -> 1k on the episode axis; log axes carry decades and, on short ranges, 2 and 5 between them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: short(v)))
+    if log:
+        low, high = axis.get_xlim()
+        few = math.log10(max(high, 1e-300) / max(low, 1e-300)) < 2.5
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(6))
+
+
+def short(value: float) -> str:
+    """950, 1.5k, 20k, 3M."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{unit}"
+    return f"{value:.4g}"
+
+
+def _legend(figure: Figure, tasks: Sequence[Task], agents: Sequence[str], looks: dict[str, Any]) -> None:
+    """Above the panels, once for the figure; n runs are named where they are the same in all panels."""
+    from matplotlib.lines import Line2D
+
+    handles, labels = [], []
+    for agent in agents:
+        sizes = {len(group.runs) for task in tasks for group in task.groups if group.agent == agent}
+        if sizes:
+            colour, dash = looks[agent]
+            handles.append(Line2D([], [], color=colour, dashes=dash or (None, None), linewidth=2.2))
+            labels.append(f"{agent} (n={'–'.join(str(n) for n in sorted({min(sizes), max(sizes)}))})")
+    width = figure.get_size_inches()[0]
+    columns = max(1, min(len(labels), int(width / (0.62 + 0.085 * max(len(label) for label in labels)))))
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, fontsize=9, handlelength=1.8)
+
+
+def _caption(figure: Figure, text: str) -> None:
+    """One or two small lines under the panels, wrapped to the figure's width."""
+    import textwrap
+
+    lines = textwrap.wrap(text, int(figure.get_size_inches()[0] * 14.5))
+    figure.supxlabel("\n".join(lines), fontsize=8, color="#555555", x=0.01, ha="left")
+
+
+def _wrap(name: str) -> str:
+    """Break a long agent name at its hyphens."""
+    return name if len(name) <= 10 else name.replace("-", "-\n")

@@ -1,0 +1,249 @@
+"""From runs to the numbers of a comparison: groups of seeds, curves on a common grid, episodes to solve, improvement.
+
+Rules, the same for every group:
+- A group is one agent (its label) on one task (environment name and settings, apart from seeds of the task itself).
+- Solved means: two evaluations in a row at bar * optimal. Unsolved runs count at their cap, failed ones too.
+- A curve at x takes each run's newest evaluation at or before x. A run that stopped because it was solved keeps its
+  last value. A run that did not finish counts, after its last evaluation, with the lowest return that any run of the
+  task recorded, so failing never flatters.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rl_contrastive.experiment import statistics as st
+from rl_contrastive.experiment.report.runs import Run
+from rl_contrastive.spec import FloatArray
+
+EXACT = ("gap", "regret")
+"""Columns of metrics.jsonl drawn against episodes on logarithmic axes where they occur."""
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A statistic over episodes: x, centre, low, high (T,); up to `solid_to` some run was still going."""
+
+    x: FloatArray
+    centre: FloatArray
+    low: FloatArray
+    high: FloatArray
+    solid_to: float
+    stops: tuple[float, ...]
+    """Episodes at which runs stopped because they were solved."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One agent on one task, with everything the tables and plots show."""
+
+    agent: str
+    task: str
+    runs: tuple[Run, ...]
+    counts: FloatArray
+    """(n,) episodes to solve, or the cap."""
+    solved: tuple[bool, ...]
+    episodes: st.SolveSummary
+    steps: st.SolveSummary | None
+    final: st.Interval | None
+    finals: FloatArray
+    """(n,) final returns; empty if no run of the task recorded one."""
+    area: st.Interval | None
+    """Mean height of the return curves from the task's first to its last evaluation."""
+    curve: Curve | None
+    exact: dict[str, Curve]
+
+    @property
+    def failed(self) -> tuple[Run, ...]:
+        return tuple(run for run in self.runs if not run.finished)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One environment with its groups, best first, and the improvement probabilities between them."""
+
+    name: str
+    optimal: float | None
+    groups: tuple[Group, ...]
+    measure: str
+    """What "better" means in `improvement`."""
+    improvement: dict[tuple[str, str], st.Interval]
+
+
+def build(runs: Sequence[Run], *, bar: float, reps: int, seed: int) -> list[Task]:
+    """All tasks of the runs, by name."""
+    runs = [_judge(run, bar) for run in runs]
+    names = task_names(runs)
+    tasks = []
+    for name in sorted(set(names)):
+        members = [run for run, task in zip(runs, names, strict=True) if task == name]
+        # One generator a task: adding a task leaves the others' intervals as they are.
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *name.encode()])))
+        tasks.append(_task(name, members, reps=reps, rng=rng))
+    return tasks
+
+
+def task_names(runs: Sequence[Run]) -> list[str]:
+    """Name of each run's task: the environment, and those settings in which runs of the same environment differ."""
+    settings = [{k: v for k, v in run.env_config.items() if not k.endswith("_seed")} for run in runs]
+    names = []
+    for run, own in zip(runs, settings, strict=True):
+        # A run whose config is lost has no settings to differ in; it stays under the plain name if that is ambiguous.
+        same = [s for other, s in zip(runs, settings, strict=True) if other.env == run.env and other.env_config]
+        keys = sorted({key for s in same for key in s})
+        varied = [key for key in keys if len({json.dumps(s.get(key), sort_keys=True) for s in same}) > 1]
+        names.append(" ".join([run.env, *(f"{key}={own[key]}" for key in varied if key in own)]))
+    return names
+
+
+def _judge(run: Run, bar: float) -> Run:
+    """The run judged at `bar`: its own record if it used the same bar, else the rule applied to its evaluations."""
+    optimal = run.number("optimal_return")
+    if math.isclose(run.solve_at, bar) or optimal is None or not run.series:
+        return run
+    met = run.series["return_mean"] >= optimal - (1.0 - bar) * abs(optimal)
+    twice = np.flatnonzero(met[:-1] & met[1:])
+    steps = run.series.get("env_steps")
+    last = float(run.series["episodes"][-1])
+    return Run(
+        **{
+            **run.__dict__,
+            "solved_at": float(run.series["episodes"][twice[0]]) if len(twice) else None,
+            "solved_at_steps": float(steps[twice[0]]) if len(twice) and steps is not None else None,
+            # A run that stopped at a lower bar says nothing about what lies behind its end.
+            "cap": last if run.solved else run.cap,
+        }
+    )
+
+
+def _task(name: str, runs: list[Run], *, reps: int, rng: np.random.Generator) -> Task:
+    returns = [run.series["return_mean"] for run in runs if run.series]
+    worst = float(min(np.min(r) for r in returns)) if returns else None
+    ends = [float(run.series["episodes"][-1]) for run in runs if run.series]
+    end = max(ends) if ends else 0.0
+    agents = sorted({run.agent for run in runs})
+    groups = [
+        _group(agent, name, [r for r in runs if r.agent == agent], worst, end, reps=reps, rng=rng) for agent in agents
+    ]
+    groups.sort(key=_rank)
+    by_solving = any(any(group.solved) for group in groups)
+    improvement = {}
+    for x in groups:
+        for y in groups:
+            if x is y:
+                continue
+            a, b = (-solve_keys(x), -solve_keys(y)) if by_solving else (x.finals, y.finals)
+            if len(a) and len(b):
+                improvement[x.agent, y.agent] = st.probability_of_improvement(a, b, rng=rng, reps=reps, level=LEVEL)
+    optimal = next((v for v in (run.number("optimal_return") for run in runs) if v is not None), None)
+    measure = "fewer episodes to solve" if by_solving else "higher final return"
+    return Task(name, optimal, tuple(groups), measure, improvement)
+
+
+def solve_keys(group: Group) -> FloatArray:
+    """Episodes to solve for comparing runs: any unsolved run is behind any solved one, and ties with unsolved ones."""
+    return np.where(group.solved, group.counts, 1e300)
+
+
+def _rank(group: Group) -> tuple[float, float, float, str]:
+    """Best first: share solved, then median episodes, then final return, then name."""
+    final = group.final.estimate if group.final else -math.inf
+    return -group.episodes.solved / group.episodes.n, group.episodes.median, -final, group.agent
+
+
+def _group(
+    agent: str, task: str, runs: list[Run], worst: float | None, end: float, *, reps: int, rng: np.random.Generator
+) -> Group:
+    solved = tuple(run.solved for run in runs)
+    counts = np.array([run.solved_at if run.solved and run.solved_at is not None else run.cap for run in runs])
+    finals = np.zeros(0)
+    if worst is not None:
+        finals = np.array([_final(run, worst) for run in runs])
+    curve = _return_curve(runs, worst, end, reps=reps, rng=rng)
+    area = None
+    if curve is not None and len(curve.x) > 1:
+        areas = [st.area_under_curve(curve.x, _values(run, "return_mean", curve.x, worst)) for run in runs]
+        area = st.bootstrap([np.array(areas)], rng=rng, reps=reps, level=LEVEL)
+    exact = {key: c for key in EXACT if (c := _exact_curve(runs, key, reps=reps, rng=rng)) is not None}
+    return Group(
+        agent=agent,
+        task=task,
+        runs=tuple(runs),
+        counts=counts,
+        solved=solved,
+        episodes=st.solve_summary(counts, np.array(solved)),
+        steps=_steps(runs),
+        final=st.bootstrap([finals], rng=rng, reps=reps, level=LEVEL) if len(finals) else None,
+        finals=finals,
+        area=area,
+        curve=curve,
+        exact=exact,
+    )
+
+
+def _final(run: Run, worst: float) -> float:
+    final = run.number("final_return")
+    if not run.finished:
+        return worst
+    return final if final is not None else float(run.series["return_mean"][-1])
+
+
+def _steps(runs: list[Run]) -> st.SolveSummary | None:
+    """Environment steps to solve, unsolved runs at the steps they played; None where no run recorded steps."""
+    played = [run.number("env_steps") for run in runs]
+    counts = [
+        at if run.solved and (at := run.solved_at_steps) is not None else n for run, n in zip(runs, played, strict=True)
+    ]
+    if all(value is None for value in counts):
+        return None
+    return st.solve_summary(np.array([v if v is not None else 0.0 for v in counts]), np.array([r.solved for r in runs]))
+
+
+def _return_curve(
+    runs: list[Run], worst: float | None, end: float, *, reps: int, rng: np.random.Generator
+) -> Curve | None:
+    recorded = [run for run in runs if run.series]
+    if worst is None or not recorded:
+        return None
+    # Where a finished run used up its budget unsolved, nothing is known behind it: the curve ends there.
+    cuts = [float(r.series["episodes"][-1]) for r in recorded if r.finished and not r.solved]
+    first = max(float(run.series["episodes"][0]) for run in recorded)
+    last = max(min([*cuts, end]), first)
+    grid = np.unique(np.concatenate([run.series["episodes"] for run in recorded]))
+    x = np.unique(np.append(grid[(grid >= first) & (grid <= last)], last))
+    values = np.stack([_values(run, "return_mean", x, worst) for run in runs])
+    centre, low, high = st.bootstrap_curve(values, rng=rng, reps=reps, level=LEVEL)
+    ends = [float(run.series["episodes"][-1]) for run in recorded]
+    stops = tuple(sorted(e for run, e in zip(recorded, ends, strict=True) if run.finished and run.solved and e < last))
+    return Curve(x, centre, low, high, min(max(ends), last), stops)
+
+
+def _values(run: Run, key: str, x: FloatArray, worst: float | None) -> FloatArray:
+    """The run's newest value at or before each x; behind the end of an unfinished run, `worst`."""
+    if not run.series:
+        return np.full(len(x), math.nan if worst is None else worst)
+    episodes = run.series["episodes"]
+    values = run.series[key][np.maximum(np.searchsorted(episodes, x, side="right") - 1, 0)]
+    return values if run.finished or worst is None else np.where(x > episodes[-1], worst, values)
+
+
+def _exact_curve(runs: list[Run], key: str, *, reps: int, rng: np.random.Generator) -> Curve | None:
+    """Gap or regret over episodes from 1 on, up to where the first run ends; failed runs have no exact value there."""
+    having = [run for run in runs if key in run.series and np.isfinite(run.series[key]).all()]
+    if not having:
+        return None
+    first = max(max(float(run.series["episodes"][0]) for run in having), 1.0)
+    last = min(float(run.series["episodes"][-1]) for run in having)
+    grid = np.unique(np.concatenate([run.series["episodes"] for run in having]))
+    x = grid[(grid >= first) & (grid <= last)]
+    if len(x) < 2:
+        return None
+    values = np.stack([_values(run, key, x, None) for run in having])
+    centre, low, high = st.bootstrap_curve(values, rng=rng, reps=reps, level=LEVEL)
+    return Curve(x, centre, low, high, last, ())

@@ -1,0 +1,104 @@
+"""The comparison page: one HTML file with the tables, the figures as inline SVG, and how each number was made."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from rl_contrastive.experiment import plots
+from rl_contrastive.experiment.report import tables
+from rl_contrastive.experiment.report.comparison import EXACT, Group, Task
+
+FIGURES = {
+    "sample-efficiency": "Sample efficiency",
+    "episodes-to-solve": "Episodes to solve",
+    "improvement": "Probability of improvement",
+    "gap": "Exact gap",
+    "regret": "Exact regret",
+}
+
+
+def agents_of(tasks: list[Task]) -> list[str]:
+    """Agents by their mean place over the tasks, best first: the order of colours and legends."""
+    places: dict[str, list[int]] = {}
+    for task in tasks:
+        for place, group in enumerate(task.groups):
+            places.setdefault(group.agent, []).append(place)
+    return sorted(places, key=lambda agent: (sum(places[agent]) / len(places[agent]), agent))
+
+
+def notes(tasks: list[Task], *, bar: float, reps: int, seed: int) -> list[str]:
+    """How each number was made, one sentence each."""
+    sentences = [
+        f"Solved: the bonus-free policy's mean return is at least {bar:g} of the optimal one at two evaluations in a "
+        "row; the count is that of the first of the two, warm start included.",
+        "Unsolved and failed runs count at the cap and are never dropped; ≥ marks a median or range end that they "
+        "make a lower bound.",
+        "Final return: interquartile mean (IQM) over runs: a quarter of the runs is cut at each end.",
+        f"Intervals: 95% percentile bootstrap over runs, {reps} resamples, generator seed {seed}.",
+        "Curves: at each episode count a run's newest evaluation; a run stopped because it was solved keeps its last "
+        "value; a run that did not finish counts with the lowest return recorded on the task.",
+        "Probability of improvement: over all pairs of runs, ties count 1/2; any unsolved run is behind any solved one.",
+    ]
+    for task in tasks:
+        for group in task.groups:
+            configs = {json.dumps(run.agent_config, sort_keys=True) for run in group.runs if run.agent_config}
+            if len(configs) > 1:
+                sentences.append(
+                    f"Mixed settings: the runs of {group.agent} on {task.name} have {len(configs)} different agent "
+                    "configs; give them different labels to compare them apart."
+                )
+            seeds = [run.seed for run in group.runs if run.seed is not None]
+            if len(set(seeds)) < len(seeds):
+                sentences.append(f"Repeated seeds: the runs of {group.agent} on {task.name} share seeds.")
+    return sentences
+
+
+def write(tasks: list[Task], sentences: list[str], out: Path, *, bar: float, title: str) -> None:
+    """Draw the figures into `out` and write index.html, which needs no other file."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    agents = agents_of(tasks)
+    figures = []
+    with plots.style():
+        drawn = {
+            "sample-efficiency": plots.learning_curves(tasks, agents, bar=bar)
+            if any(group.curve for task in tasks for group in task.groups)
+            else None,
+            "episodes-to-solve": plots.episodes_to_solve(tasks, agents),
+            "improvement": plots.improvement_matrix(tasks),
+            **{key: plots.exact_curves(tasks, agents, key) for key in EXACT},
+        }
+        for name, figure in drawn.items():
+            if figure is not None:
+                figures.append((FIGURES[name], inline(plots.save(figure, out / name), name)))
+    loader = PackageLoader("rl_contrastive.experiment.report", package_path="")
+    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("compare.html.j2")
+    html = template.render(
+        title=title,
+        tasks=tasks,
+        agents=agents,
+        total=sum(len(group.runs) for task in tasks for group in task.groups),
+        failed=tables.failures(tasks),
+        columns=tables.COLUMNS,
+        row=tables.row,
+        number=tables.number,
+        seeds=seeds_of,
+        looks=plots.colours(agents),
+        figures=figures,
+        notes=sentences,
+    )
+    (out / "index.html").write_text(html, encoding="utf-8")
+
+
+def seeds_of(group: Group) -> str:
+    """The group's seeds in order, ? where a folder does not tell."""
+    return ", ".join("?" if run.seed is None else str(run.seed) for run in group.runs)
+
+
+def inline(svg: str, name: str) -> str:
+    """An SVG document as an element: no XML header, and ids made its own so that figures do not share clip paths."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    return re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", body)

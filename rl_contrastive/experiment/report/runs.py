@@ -1,0 +1,202 @@
+"""Reading run folders: config.json, metrics.jsonl, timing.jsonl and summary.json, and nothing else.
+
+A folder that cannot be read is a failed run with a sentence, counted like any other; it never stops a comparison.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
+from rl_contrastive.spec import FloatArray
+
+FILES = ("config.json", "metrics.jsonl", "summary.json")
+SEED_FOLDER = re.compile(r"seed-(\d+)$")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as read from its folder. `series` holds the columns of metrics.jsonl, each (T,), NaN where absent."""
+
+    folder: Path
+    agent: str
+    env: str
+    env_config: dict[str, Any]
+    agent_config: dict[str, Any]
+    seed: int | None
+    status: str
+    """finished | aborted | failed."""
+    error: str | None
+    """Why a run did not finish, in one sentence."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    series: dict[str, FloatArray] = field(default_factory=dict)
+    solved_at: float | None = None
+    """Episodes at the first of two evaluations in a row at the bar."""
+    solved_at_steps: float | None = None
+    cap: float = 0.0
+    """Episodes the run was allowed, or played if that is not recorded."""
+    solve_at: float = 0.9
+    """The bar the run itself was judged by."""
+    wall: dict[int, float] = field(default_factory=dict)
+    """Episodes -> wall seconds at that evaluation, from timing.jsonl."""
+
+    @property
+    def finished(self) -> bool:
+        return self.status == "finished"
+
+    @property
+    def solved(self) -> bool:
+        """A failed run counts as unsolved whatever it reached before."""
+        return self.solved_at is not None and self.status != "failed"
+
+    def number(self, key: str) -> float | None:
+        """A finite number of the summary, else None."""
+        return _number(self.summary.get(key))
+
+
+def find_runs(folders: list[Path]) -> list[Path]:
+    """Run folders at or below the given ones, sorted; RlcError where a folder does not exist or none is found."""
+    require(len(folders) > 0, "compare: give at least one run folder or experiment folder.")
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        require(folder.is_dir(), f"compare: there is no folder {folder}.")
+        for run in _walk(folder):
+            found.setdefault(run.resolve(), run)
+    listed = ", ".join(str(f) for f in folders)
+    require(len(found) > 0, f"compare: no run folder (config.json, metrics.jsonl, summary.json) at or below {listed}.")
+    return [found[key] for key in sorted(found, key=_natural)]
+
+
+def _walk(folder: Path) -> list[Path]:
+    if any((folder / name).is_file() for name in FILES) or SEED_FOLDER.fullmatch(folder.name):
+        return [folder]
+    return [run for child in sorted(folder.iterdir()) if child.is_dir() for run in _walk(child)]
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """seed-2 before seed-10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def read_run(folder: Path) -> Run:
+    """Read one run; whatever is wrong with it becomes status "failed" and a sentence."""
+    problems: list[str] = []
+    config = _guarded(problems, _read_json, folder / "config.json")
+    summary = _guarded(problems, _read_json, folder / "summary.json")
+    series = _guarded(problems, _read_series, folder / "metrics.jsonl")
+    timing = _guarded([], _read_timing, folder / "timing.jsonl")  # wall times are a convenience: none is no failure
+    budget = _table(config.get("budget"))
+    parent, _, env_of_path = folder.parent.name.partition("--")
+    seed = SEED_FOLDER.fullmatch(folder.name)
+    status = summary.get("status", "failed")
+    error = summary.get("error")
+    if problems:
+        status, error = "failed", " ".join(problems)
+    elif status not in ("finished", "aborted", "failed"):
+        status, error = "failed", f"{folder / 'summary.json'} has the unknown status {status!r}."
+    elif status != "finished" and not error:
+        error = "The run was stopped before its end." if status == "aborted" else "The run failed without a sentence."
+    episodes = series.get("episodes", np.zeros(0))
+    played = float(episodes[-1]) if len(episodes) else 0.0
+    caps = [_number(value) for value in (summary.get("episode_cap"), budget.get("episodes"), played)]
+    return Run(
+        folder=folder,
+        agent=str(config.get("label") or summary.get("label") or config.get("agent") or summary.get("agent") or parent),
+        env=str(config.get("env_label") or config.get("env") or summary.get("env") or env_of_path or "unknown"),
+        env_config=_table(config.get("env_config")),
+        agent_config=_table(config.get("agent_config")),
+        seed=_first_int(config.get("seed"), summary.get("seed"), int(seed.group(1)) if seed else None),
+        status=status,
+        error=None if error is None else str(error),
+        summary=summary,
+        series=series,
+        solved_at=_number(summary.get("solved_at_episode")),
+        solved_at_steps=_number(summary.get("solved_at_env_steps")),
+        cap=next(cap for cap in caps if cap is not None),
+        solve_at=_number(budget.get("solve_at")) or 0.9,
+        wall=timing,
+    )
+
+
+def _guarded(problems: list[str], read: Any, path: Path) -> dict[Any, Any]:
+    try:
+        return dict(read(path))
+    except RlcError as error:
+        problems.append(str(error))
+        return {}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RlcError(f"{path.name} is missing: the run was killed, is still running, or was not copied.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RlcError(f"{path.name} cannot be read: {error}.") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise RlcError(f"{path.name} is not valid JSON (line {error.lineno}).") from error
+    require(isinstance(value, dict), f"{path.name} holds no JSON object.")
+    return dict(value)
+
+
+def _read_series(path: Path) -> dict[str, FloatArray]:
+    """Columns of a JSON-lines file; `episodes` must increase strictly and `return_mean` be a finite number."""
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise RlcError(f"{path.name} is not valid JSON in line {number}.") from error
+        good = isinstance(row, dict) and _number(row.get("episodes")) is not None
+        require(good, f"{path.name} has no number 'episodes' in line {number}.")
+        require(
+            _number(row.get("return_mean")) is not None, f"{path.name} has no finite 'return_mean' in line {number}."
+        )
+        rows.append(row)
+    require(len(rows) > 0, f"{path.name} holds no evaluation.")
+    names = sorted({name for row in rows for name in row})
+    columns = {name: np.array([_number(row.get(name), math.nan) for row in rows], dtype=float) for name in names}
+    require(bool((np.diff(columns["episodes"]) > 0).all()), f"{path.name}: 'episodes' does not increase strictly.")
+    return columns
+
+
+def _read_timing(path: Path) -> dict[int, float]:
+    """Episodes -> wall seconds; a half-written last line is left out."""
+    wall: dict[int, float] = {}
+    for line in _text(path).splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        episodes, seconds = (_number(_table(row).get(key)) for key in ("episodes", "wall_s"))
+        if episodes is not None and seconds is not None:
+            wall[int(episodes)] = seconds
+    return wall
+
+
+def _number(value: Any, default: float | None = None) -> float | None:
+    """A finite int or float as float; anything else (bool, NaN, text) is the default."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return default
+    return float(value)
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _first_int(*values: Any) -> int | None:
+    return next((v for v in values if isinstance(v, int) and not isinstance(v, bool)), None)

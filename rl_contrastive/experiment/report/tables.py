@@ -1,0 +1,145 @@
+"""The comparison as text: a Markdown table for files, a rich table for terminals, plain JSON for scripts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from rl_contrastive.experiment.report.comparison import Group, Task
+from rl_contrastive.experiment.statistics import Interval, SolveSummary
+
+COLUMNS = (
+    "Agent",
+    "Runs",
+    "Solved",
+    "Episodes to solve: median (range)",
+    "Env steps to solve: median (range)",
+    "Final return: IQM [95% CI]",
+    "Seconds a run: median",
+)
+
+
+def number(value: float) -> str:
+    """Thousands separated by thin gaps, at most 3 significant decimals: 12 600, 0.953, 1.2e-04."""
+    if value == 0 or abs(value) >= 1000:
+        return f"{value:,.0f}".replace(",", " ")
+    return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def counts(summary: SolveSummary | None) -> str:
+    """`1 200 (900 – ≥ 5 000)`; `≥` marks a number that unsolved runs make a lower bound."""
+    if summary is None:
+        return "–"
+    mid, low, high = (
+        ("≥ " if censored else "") + number(value)
+        for value, censored in (
+            (summary.median, summary.median_censored),
+            (summary.low, summary.low_censored),
+            (summary.high, summary.high_censored),
+        )
+    )
+    return mid if low == high else f"{mid} ({low} – {high})"
+
+
+def interval(value: Interval | None) -> str:
+    """`0.953 [0.91, 0.99]`; one run has no interval."""
+    if value is None:
+        return "–"
+    if math.isnan(value.low):
+        return f"{number(value.estimate)} [one run: no CI]"
+    return f"{number(value.estimate)} [{number(value.low)}, {number(value.high)}]"
+
+
+def row(group: Group) -> tuple[str, ...]:
+    """The cells of one group, in the order of COLUMNS."""
+    walls = [wall for run in group.runs if (wall := run.number("wall_s")) is not None]
+    failed = f" ({len(group.failed)} failed)" if group.failed else ""
+    return (
+        group.agent,
+        f"{len(group.runs)}{failed}",
+        f"{group.episodes.solved}/{group.episodes.n}",
+        counts(group.episodes),
+        counts(group.steps),
+        interval(group.final),
+        number(float(np.median(walls))) if walls else "–",
+    )
+
+
+def markdown(tasks: list[Task], notes: list[str]) -> str:
+    """table.md: one table a task, then the failed runs and how the numbers were made."""
+    lines: list[str] = []
+    for task in tasks:
+        optimal = "" if task.optimal is None else f" (optimal return {number(task.optimal)})"
+        lines += [f"## {task.name}{optimal}", "", "| " + " | ".join(COLUMNS) + " |"]
+        lines += ["|" + "---|" * len(COLUMNS)]
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row(group)) + " |" for group in task.groups]
+        lines += [""]
+    lines += [f"- {sentence}" for sentence in failures(tasks)]
+    lines += [f"- {note}" for note in notes]
+    return "\n".join(lines) + "\n"
+
+
+def failures(tasks: list[Task]) -> list[str]:
+    """One sentence for each run that did not finish."""
+    return [
+        f"{run.status}: {run.agent} on {task.name}, seed {'?' if run.seed is None else run.seed}: {run.error}"
+        for task in tasks
+        for group in task.groups
+        for run in group.failed
+    ]
+
+
+def terminal(tasks: list[Task]) -> Table:
+    """A rich table of all tasks."""
+    table = Table(title="Comparison", header_style="bold", title_justify="left")
+    table.add_column("Task")
+    for index, column in enumerate(COLUMNS):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for task in tasks:
+        for index, group in enumerate(task.groups):
+            last = group is task.groups[-1]
+            table.add_row(task.name if index == 0 else "", *row(group), end_section=last)
+    return table
+
+
+def as_json(tasks: list[Task]) -> list[dict[str, Any]]:
+    """JSON values: every number of the tables and plots' ends, NaN as null."""
+    return [
+        {
+            "task": task.name,
+            "optimal_return": task.optimal,
+            "improvement_measure": task.measure,
+            "groups": [_group(group) for group in task.groups],
+            "improvement": [{"agent": x, "over": y, **_interval(value)} for (x, y), value in task.improvement.items()],
+        }
+        for task in tasks
+    ]
+
+
+def _group(group: Group) -> dict[str, Any]:
+    return {
+        "agent": group.agent,
+        "n": len(group.runs),
+        "seeds": [run.seed for run in group.runs],
+        "failed": len(group.failed),
+        "solved": group.episodes.solved,
+        "episodes_to_solve": {**group.episodes.__dict__, "runs": group.counts.tolist()},
+        "env_steps_to_solve": None if group.steps is None else dict(group.steps.__dict__),
+        "final_return": None if group.final is None else {**_interval(group.final), "runs": group.finals.tolist()},
+        "area_under_curve": None if group.area is None else _interval(group.area),
+        "wall_s": [run.number("wall_s") for run in group.runs],
+        "wall_s_to_solve": [
+            run.wall.get(int(run.solved_at)) if run.solved_at is not None else None for run in group.runs
+        ],
+        "runs": [
+            {"folder": str(run.folder), "seed": run.seed, "status": run.status, "error": run.error}
+            for run in group.runs
+        ],
+    }
+
+
+def _interval(value: Interval) -> dict[str, float | None]:
+    return {k: None if math.isnan(v) else v for k, v in value.__dict__.items()}

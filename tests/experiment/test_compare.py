@@ -1,0 +1,251 @@
+"""Comparisons of synthetic run folders, whose every number is known beforehand; damaged folders count as failed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.report import compare, load, render
+from rl_contrastive.experiment.report.comparison import build, task_names
+from rl_contrastive.experiment.report.runs import find_runs, read_run
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def write_run(
+    root: Path,
+    agent: str = "ucb",
+    seed: int = 0,
+    *,
+    env: str = "lock",
+    env_config: dict | None = None,
+    returns: tuple[float, ...] = (0.0, 0.5, 1.0, 1.0),
+    every: int = 100,
+    solved_at: int | None = 300,
+    cap: int = 1000,
+    status: str = "finished",
+    error: str | None = None,
+    optimal: float | None = 1.0,
+    exact: bool = False,
+) -> Path:
+    """One run folder of the documented layout; solved runs stop at their last return."""
+    folder = root / f"{agent}--{env}" / f"seed-{seed}"
+    folder.mkdir(parents=True)
+    config = {"agent": agent, "env": env, "label": None, "seed": seed, "env_config": env_config or {"horizon": 5}}
+    config |= {"agent_config": {"batch": 10}, "budget": {"episodes": cap, "solve_at": 0.9}, "meta": {"versions": {}}}
+    lines = []
+    for i, value in enumerate(returns, start=1):
+        line = {"episodes": every * i, "env_steps": 5 * every * i, "return_mean": value, "return_sem": 0.01}
+        lines.append(line | ({"gap": 1.001 - value, "regret": 10.0 * i**0.5} if exact else {}))
+    summary = {"agent": agent, "env": env, "label": agent, "seed": seed, "status": status, "error": error}
+    summary |= {"episodes": every * len(returns), "env_steps": 5 * every * len(returns), "wall_s": 1.5 + seed}
+    summary |= {"solved_at_episode": solved_at, "solved_at_env_steps": solved_at and 5 * solved_at}
+    summary |= {"final_return": returns[-1], "optimal_return": optimal, "episode_cap": cap}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    timing = [{"episodes": line["episodes"], "env_steps": line["env_steps"], "wall_s": 0.1} for line in lines]
+    (folder / "timing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in timing))
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def never(root: Path, agent: str, seed: int, **more) -> Path:
+    """A run that used up its 1000 episodes without solving."""
+    return write_run(root, agent, seed, returns=(0.1,) * 10, solved_at=None, **more)
+
+
+def test_numbers_of_a_comparison(tmp_path):
+    for seed, at in enumerate([200, 300, 400]):
+        returns = (0.0,) * (at // 100 - 1) + (1.0, 1.0)
+        write_run(tmp_path, "fast", seed, returns=returns, solved_at=at)
+    write_run(tmp_path, "slow", 0, returns=(0.0,) * 7 + (1.0, 1.0), solved_at=800)
+    never(tmp_path, "slow", 1)
+    never(tmp_path, "slow", 2)
+    result = compare([tmp_path], tmp_path / "out", reps=200)
+    (task,) = result["tasks"]
+    fast, slow = task["groups"]
+    assert (fast["agent"], slow["agent"]) == ("fast", "slow")  # best first
+    assert fast["episodes_to_solve"]["median"] == 300
+    assert not fast["episodes_to_solve"]["median_censored"]
+    assert (slow["n"], slow["solved"], slow["episodes_to_solve"]["median"]) == (3, 1, 1000)
+    assert slow["episodes_to_solve"]["median_censored"]
+    assert fast["env_steps_to_solve"]["median"] == 1500
+    assert slow["final_return"]["estimate"] == pytest.approx((1.0 + 0.1 + 0.1) / 3)
+    better = {(row["agent"], row["over"]): row["estimate"] for row in task["improvement"]}
+    assert better == {("fast", "slow"): 1.0, ("slow", "fast"): 0.0}
+    assert task["improvement_measure"] == "fewer episodes to solve"
+    assert result == json.loads((tmp_path / "out" / "compare.json").read_text())
+
+
+def test_curves_keep_the_last_value_of_solved_runs_and_mark_the_stops(tmp_path):
+    write_run(tmp_path, "a", 0, returns=(0.0, 1.0, 1.0), solved_at=200)
+    write_run(tmp_path, "a", 1, returns=(0.0, 0.0, 0.0, 0.5, 1.0, 1.0), solved_at=500)
+    (task,) = load([tmp_path], reps=50)
+    curve = task.groups[0].curve
+    assert curve.x.tolist() == [100, 200, 300, 400, 500, 600]
+    assert curve.centre.tolist() == [0.0, 0.5, 0.5, 0.75, 1.0, 1.0]
+    assert curve.stops == (300.0,)  # seed 1 goes on to the end of the panel
+    assert curve.solid_to == 600
+
+
+def test_a_failed_run_counts_and_never_flatters(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, "a", seed, returns=(0.2, 1.0, 1.0), solved_at=200)
+    # It had solved the task before it broke: a failed run is unsolved all the same.
+    write_run(tmp_path, "a", 3, returns=(0.9, 1.0), solved_at=100, status="failed", error="The env raised: boom.")
+    result = compare([tmp_path], tmp_path / "out", reps=50)
+    (group,) = result["tasks"][0]["groups"]
+    assert (group["n"], group["failed"], group["solved"]) == (4, 1, 3)
+    assert group["episodes_to_solve"]["runs"] == [200, 200, 200, 1000]
+    assert group["final_return"]["runs"] == [1.0, 1.0, 1.0, 0.2]  # the lowest return recorded on the task
+    assert result["failed"] == ["failed: a on lock, seed 3: The env raised: boom."]
+    for name in ("table.md", "index.html"):
+        text = (tmp_path / "out" / name).read_text()
+        assert "The env raised: boom." in text
+        assert "4 (1 failed)" in text
+        assert "3/4" in text
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda f: (f / "summary.json").unlink(), "summary.json is missing"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json is not valid JSON"),
+        (lambda f: (f / "config.json").write_text("[1]"), "config.json holds no JSON object"),
+        (
+            lambda f: (f / "metrics.jsonl").write_text('{"episodes": 1, "ret'),
+            "metrics.jsonl is not valid JSON in line 1",
+        ),
+        (lambda f: (f / "metrics.jsonl").write_text('{"episodes": 1, "return_mean": NaN}'), "no finite 'return_mean'"),
+        (lambda f: (f / "metrics.jsonl").write_bytes(b"\x80\x04pickle"), "metrics.jsonl cannot be read"),
+        (lambda f: (f / "metrics.jsonl").write_text(""), "holds no evaluation"),
+        (lambda f: (f / "summary.json").write_text('{"status": "great"}'), "unknown status 'great'"),
+        (lambda f: [p.unlink() for p in f.iterdir()], "config.json is missing"),
+    ],
+)
+def test_a_damaged_folder_is_a_failed_run_with_a_sentence(tmp_path, damage, words):
+    for seed in range(3):
+        write_run(tmp_path, "a", seed)
+    damage(tmp_path / "a--lock" / "seed-1")
+    (task,) = load([tmp_path], reps=20)
+    (group,) = task.groups
+    assert len(group.runs) == 3
+    assert [run.status for run in group.runs] == ["finished", "failed", "finished"]
+    assert words in (group.runs[1].error or "")
+    assert group.runs[1].seed == 1
+    assert group.episodes.solved == 2
+
+
+def test_only_failed_runs_still_give_a_page(tmp_path):
+    folder = write_run(tmp_path, "a", 0)
+    (folder / "metrics.jsonl").unlink()
+    (folder / "summary.json").unlink()
+    result = compare([tmp_path], tmp_path / "out", reps=20)
+    assert result["tasks"][0]["groups"][0]["final_return"] is None
+    assert "metrics.jsonl is missing" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_no_run_is_one_sentence(tmp_path):
+    with pytest.raises(RlcError, match="no run folder"):
+        compare([tmp_path], tmp_path / "out")
+    with pytest.raises(RlcError, match="no folder"):
+        compare([tmp_path / "absent"], tmp_path / "out")
+    write_run(tmp_path)
+    with pytest.raises(RlcError, match="bar"):
+        compare([tmp_path], tmp_path / "out", bar=1.5)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RlcError, match="cannot write"):
+        compare([tmp_path / "ucb--lock"], tmp_path / "file", reps=5)
+
+
+def test_runs_are_found_once_below_any_folder(tmp_path):
+    write_run(tmp_path, "a", 0)
+    write_run(tmp_path, "a", 10)
+    two = write_run(tmp_path, "a", 2)
+    assert [p.name for p in find_runs([tmp_path, two])] == ["seed-0", "seed-2", "seed-10"]
+
+
+def test_tasks_are_told_apart_by_settings_but_not_by_their_seeds(tmp_path):
+    write_run(tmp_path, "a", 0, env_config={"horizon": 5, "lock_seed": 0})
+    write_run(tmp_path, "a", 1, env_config={"horizon": 5, "lock_seed": 1})
+    write_run(tmp_path, "b", 0, env_config={"horizon": 10, "lock_seed": 0})
+    names = task_names([read_run(p) for p in find_runs([tmp_path])])
+    assert names == ["lock horizon=5", "lock horizon=5", "lock horizon=10"]
+
+
+def test_another_bar_judges_the_recorded_evaluations(tmp_path):
+    runs = [read_run(write_run(tmp_path, "a", 0, returns=(0.5, 0.92, 0.93, 0.97, 0.98), solved_at=200))]
+    assert build(runs, bar=0.9, reps=5, seed=0)[0].groups[0].counts.tolist() == [200]
+    assert build(runs, bar=0.95, reps=5, seed=0)[0].groups[0].counts.tolist() == [400]
+    strict = build(runs, bar=0.99, reps=5, seed=0)[0].groups[0]
+    assert (strict.solved, strict.counts.tolist()) == ((False,), [500])  # it stopped: nothing is known behind
+
+
+def test_mixed_settings_and_repeated_seeds_are_named(tmp_path):
+    write_run(tmp_path / "x", "a", 0)
+    folder = write_run(tmp_path / "y", "a", 0)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"agent_config": {"batch": 99}}))
+    notes = " ".join(compare([tmp_path], tmp_path / "out", reps=5)["notes"])
+    assert "Mixed settings: the runs of a on lock" in notes
+    assert "Repeated seeds" in notes
+
+
+def make_everything(root: Path) -> None:
+    rng = np.random.Generator(np.random.PCG64(0))
+    for env in ("lock", "low-rank"):
+        for seed in range(5):
+            write_run(root, "fast", seed, env=env, solved_at=200 + 100 * seed, returns=(0.1,) * (seed + 1) + (1.0, 1.0),
+                      exact=env == "low-rank")  # fmt: skip
+            never(root, "never", seed, env=env, exact=env == "low-rank")
+            noisy = tuple(np.clip(np.linspace(0, 0.8, 10) + rng.normal(0, 0.1, 10), 0, 1))
+            write_run(root, "middling", seed, env=env, returns=noisy, solved_at=None, exact=env == "low-rank")
+
+
+def test_the_page_is_self_contained_and_same_runs_give_the_same_bytes(tmp_path):
+    make_everything(tmp_path / "runs")
+    for out in ("one", "two"):
+        compare([tmp_path / "runs"], tmp_path / out, reps=100)
+    names = sorted(p.name for p in (tmp_path / "one").iterdir())
+    figures = ["episodes-to-solve", "gap", "improvement", "regret", "sample-efficiency"]
+    assert names == sorted(
+        ["compare.json", "table.md", "index.html", *(f + e for f in figures for e in (".png", ".svg"))]
+    )
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    assert (tmp_path / "one" / "gap.png").read_bytes()[:8] == PNG
+    html = (tmp_path / "one" / "index.html").read_text()
+    assert html.count("<svg") == 5
+    external = [u for u in re.findall(r'(?:src|href)="([^"]*)"', html) if not u.startswith("#")]
+    assert external == []
+    ids = re.findall(r'\bid="([^"]*)"', html)
+    assert len(ids) == len(set(ids))  # figures do not take each other's clip paths
+    for reference in re.findall(r'url\(#([^)]*)\)|href="#([^"]*)"', html):
+        assert "".join(reference) in ids
+    assert "95% percentile bootstrap over runs, 100 resamples" in html
+
+
+def test_names_are_escaped(tmp_path):
+    folder = write_run(tmp_path, "a", 0, status="failed", error="<script>alert(1)</script>")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"label": "<b>x</b>"}))
+    compare([tmp_path], tmp_path / "out", reps=5)
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert "<script" not in html
+    assert "<b>" not in html
+
+
+def test_the_terminal_table_has_a_row_per_group(tmp_path):
+    from rich.console import Console
+
+    make_everything(tmp_path)
+    console = Console(width=200, record=True, file=open(tmp_path / "log", "w"))
+    console.print(render(load([tmp_path], reps=20)))
+    text = console.export_text()
+    assert len(re.findall(r"\bmiddling\b", text)) == 2
+    assert "≥ 1 000" in text
