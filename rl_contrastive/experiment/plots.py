@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#7F7F7F")
 DASHES = ((), (5, 2), (1, 1.2), (6, 2, 1, 2))
 INK, FAINT = "#222222", "#8a8a8a"
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "axes.titlesize": 10.5,
@@ -104,8 +104,8 @@ def learning_curves(tasks: Sequence[Task], agents: Sequence[str], *, bar: float,
             height = task.optimal - (1.0 - bar) * abs(task.optimal)
             axis.axhline(height, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
             axis.annotate(
-                f"bar: {bar:g} of optimal", (0.995, height), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                fontsize=8, color="#666666", xytext=(0, 1), textcoords="offset points",
+                f"bar: {bar:g} of optimal", (0.01, height), xycoords=("axes fraction", "data"),
+                ha="left", va="bottom", fontsize=8, color="#666666", xytext=(0, 1), textcoords="offset points",
             )  # fmt: skip
         axis.set(title=task.name, xlabel="episodes (log)" if log else "episodes", ylabel="mean return of the policy")
         _plain_counts(axis, log=log)
@@ -113,7 +113,8 @@ def learning_curves(tasks: Sequence[Task], agents: Sequence[str], *, bar: float,
     _legend(figure, tasks, agents, looks)
     _caption(
         figure,
-        f"Line: IQM over runs; band: {level:.0%} bootstrap CI. Dot: a run stopped because solved, its last value is kept (dashed).",
+        f"Line: IQM over runs; band: {level:.0%} bootstrap CI. "
+        "Dot: a run stopped because solved, its last value is kept (dashed).",
     )
     return figure
 
@@ -165,7 +166,8 @@ def episodes_to_solve(tasks: Sequence[Task], agents: Sequence[str]) -> Figure:
         _plain_counts(axis, log=log)
     _caption(
         figure,
-        "Dot: a solved run; open triangle: an unsolved run at its cap; bar: median (lower bound if a triangle carries it).",
+        "Dot: a solved run; open triangle: an unsolved run at its cap; "
+        "bar: median over all runs (a lower bound where triangles reach it).",
     )
     return figure
 
@@ -176,17 +178,19 @@ def improvement_matrix(tasks: Sequence[Task], *, level: float = 0.95) -> Figure 
     if not having:
         return None
     most = max(len(task.groups) for task in having)
-    figure, axes = _panels(having, width=1.6 + 1.15 * most, row_height=0.66)
+    figure, axes = _panels(having, width=2.0 + 1.1 * most, row_height=0.6, columns=2 if most <= 3 else 1)
     for axis, task in zip(axes, having, strict=True):
         names = [group.agent for group in task.groups]
         table = np.full((len(names), len(names)), np.nan)
         for (x, y), value in task.improvement.items():
             table[names.index(x), names.index(y)] = value.estimate
-        axis.imshow(table, cmap=_diverging(), vmin=0, vmax=1, aspect="auto")
+        # A mesh, not an image: the SVG then holds no raster.
+        axis.pcolormesh(np.ma.masked_invalid(table), cmap=_diverging(), vmin=0, vmax=1, edgecolor="white", linewidth=2)
+        axis.invert_yaxis()
         for (x, y), value in task.improvement.items():
-            _improvement_cell(axis, names.index(y), names.index(x), value.estimate, value.low, value.high)
-        axis.set_xticks(range(len(names)), [_wrap(n) for n in names], fontsize=8.5)
-        axis.set_yticks(range(len(names)), names, fontsize=8.5)
+            _improvement_cell(axis, names.index(y) + 0.5, names.index(x) + 0.5, value.estimate, value.low, value.high)
+        axis.set_xticks(np.arange(len(names)) + 0.5, [_wrap(n) for n in names], fontsize=8.5)
+        axis.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=8.5)
         axis.tick_params(length=0, labelcolor=INK)
         axis.grid(visible=False)
         axis.spines[:].set_visible(False)
@@ -195,9 +199,11 @@ def improvement_matrix(tasks: Sequence[Task], *, level: float = 0.95) -> Figure 
     return figure
 
 
-def _panels(tasks: Sequence[Task], width: float = 5.0, row_height: float = 0.0) -> tuple[Figure, list[Axes]]:
+def _panels(
+    tasks: Sequence[Task], width: float = 5.0, row_height: float = 0.0, columns: int = 2
+) -> tuple[Figure, list[Axes]]:
     """One axis a task, two in a row at most; heights follow the number of agents where row_height is given."""
-    columns = min(2, len(tasks))
+    columns = min(columns, len(tasks))
     rows = math.ceil(len(tasks) / columns)
     most = max(len(task.groups) for task in tasks)
     height = 1.25 + row_height * most if row_height else 3.3
@@ -233,7 +239,7 @@ def _draw_counts(axis: Axes, y: int, group: Group, colour: str, *, log: bool) ->
         axis.plot(count, y + offset, "o" if solved else ">", color=colour, markerfacecolor=face, markersize=6,
                   markeredgewidth=1.2, alpha=0.9, zorder=3)  # fmt: skip
     axis.plot(
-        [group.episodes.median] * 2, [y - 0.3, y + 0.3], color=INK, linewidth=2.2, zorder=4, solid_capstyle="butt"
+        [group.episodes.median] * 2, [y - 0.3, y + 0.3], color=INK, linewidth=2.2, zorder=2, solid_capstyle="butt"
     )
 
 
@@ -241,7 +247,7 @@ def _count_label(group: Group) -> str:
     return f"{group.agent}\n{group.episodes.solved}/{group.episodes.n} solved"
 
 
-def _improvement_cell(axis: Axes, x: int, y: int, value: float, low: float, high: float) -> None:
+def _improvement_cell(axis: Axes, x: float, y: float, value: float, low: float, high: float) -> None:
     colour = "white" if abs(value - 0.5) > 0.33 else INK
     text = f"{value:.2f}" + ("" if math.isnan(low) else f"\n[{low:.2f}, {high:.2f}]")
     axis.text(x, y, text, ha="center", va="center", color=colour, fontsize=8.5, linespacing=1.35)
@@ -250,9 +256,7 @@ def _improvement_cell(axis: Axes, x: int, y: int, value: float, low: float, high
 def _diverging() -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
-    colormap = LinearSegmentedColormap.from_list("orange-blue", ["#B04A00", "#F4C9A8", "#F5F5F5", "#A9CFE6", "#005A91"])
-    colormap.set_bad("#ffffff")
-    return colormap
+    return LinearSegmentedColormap.from_list("orange-blue", ["#B04A00", "#F4C9A8", "#F5F5F5", "#A9CFE6", "#005A91"])
 
 
 def _wants_log(curves: Sequence[Curve]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -244,7 +245,7 @@ def test_the_terminal_table_has_a_row_per_group(tmp_path):
     from rich.console import Console
 
     make_everything(tmp_path)
-    console = Console(width=200, record=True, file=open(tmp_path / "log", "w"))
+    console = Console(width=200, record=True, file=io.StringIO())
     console.print(render(load([tmp_path], reps=20)))
     text = console.export_text()
     assert len(re.findall(r"\bmiddling\b", text)) == 2

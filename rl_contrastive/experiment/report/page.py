@@ -39,7 +39,7 @@ def notes(tasks: list[Task], *, bar: float, reps: int, seed: int) -> list[str]:
         f"Intervals: 95% percentile bootstrap over runs, {reps} resamples, generator seed {seed}.",
         "Curves: at each episode count a run's newest evaluation; a run stopped because it was solved keeps its last "
         "value; a run that did not finish counts with the lowest return recorded on the task.",
-        "Probability of improvement: over all pairs of runs, ties count 1/2; any unsolved run is behind any solved one.",
+        "Probability of improvement: over all pairs of runs, ties count 1/2; unsolved runs are behind solved ones.",
     ]
     for task in tasks:
         for group in task.groups:
