@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import dataclasses
+import difflib
 import io
 import os
 import typing

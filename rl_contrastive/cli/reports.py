@@ -67,13 +67,13 @@ def report(args: list[str]) -> int:
 
 def write_comparison(folders: list[Path], out: Path, *, as_json: bool, **options: Any) -> int:
     """Compare, and say where the result is."""
-    from rl_contrastive.experiment.report.compare import compare as make
+    from rl_contrastive.experiment.report import compare as make
 
     result = make(folders, out, **options)
     if as_json:
         print(json.dumps(result, indent=2, default=str))
     else:
-        text = out / "compare.md"
+        text = out / "table.md"
         if text.is_file():
             print(text.read_text(encoding="utf-8"))
         print(f"written: {out}")

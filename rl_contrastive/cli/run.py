@@ -124,7 +124,7 @@ def _imports(options: list[str]) -> list[str]:
 
 def start(agent: str, env: str, parsed: Any, command: str) -> int:
     """Check everything once, here, then hand the seeds to worker processes."""
-    from rl_contrastive.experiment.run import RunConfig, check_new, resolve, run_folder
+    from rl_contrastive.experiment.run import RunConfig, check_new, prepare, resolve, run_folder
     from rl_contrastive.experiment.workers import Job
 
     flags: RunFlags = parsed.run
@@ -151,7 +151,9 @@ def start(agent: str, env: str, parsed: Any, command: str) -> int:
     folders = [run_folder(out, c) for c in configs]
     for folder in folders:
         check_new(folder, flags.overwrite)
-    jobs = [Job(f, c, out, flags.overwrite, flags.threads, command) for f, c in zip(folders, configs, strict=True)]
+    for c in configs:
+        prepare(c, out, overwrite=flags.overwrite, command=command)
+    jobs = [Job(f, c, fresh=True, threads=flags.threads) for f, c in zip(folders, configs, strict=True)]
     return work(jobs, flags.workers, as_json=flags.json)
 
 
@@ -243,7 +245,6 @@ def resume(args: list[str]) -> int:
     require(parsed.dir.is_dir(), f"there is no folder {parsed.dir}.")
     folders = sorted(path.parent for path in parsed.dir.rglob(CONFIG))
     require(len(folders) > 0, f"no run folder ({CONFIG}) at or below {parsed.dir}.")
-    for folder in folders:
-        read_config(folder)  # a damaged config is bad input, before anything is started
-    jobs = [Job(folder, threads=parsed.threads) for folder in folders]
+    # A damaged config is bad input, noticed before anything is started.
+    jobs = [Job(folder, read_config(folder), threads=parsed.threads) for folder in folders]
     return work(jobs, parsed.workers, as_json=parsed.json)

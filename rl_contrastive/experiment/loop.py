@@ -175,8 +175,6 @@ def train(
 
 def check_fit(agent: Agent, env: Env, budget: Budget) -> None:
     """RlcError unless the environment has the agent's rows and one batch fits into the budget."""
-    if getattr(agent, "external", False):
-        return
     B, cap = agent.batch, budget.episodes
     require(
         env.num_envs == B,

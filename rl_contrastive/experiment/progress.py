@@ -9,7 +9,6 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rl_contrastive.experiment.run import RunConfig
 from rl_contrastive.experiment.workers import Job
 
 if TYPE_CHECKING:
@@ -44,8 +43,10 @@ class ProgressLines:
         key = str(job.folder)
         if key not in self._tasks:
             name = f"{job.folder.parent.name} {job.folder.name}"
-            self._tasks[key] = self._bars.add_task(name, total=total_of(job.config), value="", solved="")
-        steps_only = job.config is not None and job.config.budget.episodes is None
+            self._tasks[key] = self._bars.add_task(
+                name, total=job.config.budget.episodes or job.config.budget.steps, value="", solved=""
+            )
+        steps_only = job.config.budget.episodes is None
         value, solved = message["return"], message["solved_at"]
         self._bars.update(
             self._tasks[key],
@@ -53,11 +54,6 @@ class ProgressLines:
             value="" if value is None else f"return {value:.3f}",
             solved="" if solved is None else f"solved at {solved}",
         )
-
-
-def total_of(config: RunConfig | None) -> int | None:
-    """Length of the bar: episodes, or steps; None if not known."""
-    return None if config is None else config.budget.episodes or config.budget.steps
 
 
 def _bars() -> Bars:

@@ -83,12 +83,13 @@ class RunFolder:
         return self.path / CHECKPOINT
 
     def create(self, config: dict[str, Any]) -> None:
-        """Make the folder and its config.json, and take the lock."""
+        """Make the folder with nothing but its config.json, and take the lock."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RlcError(f"cannot make the run folder {self.path}: {error.strerror}.") from error
         self.lock()
+        self.clear()
         write_json(self.path / CONFIG, config)
 
     def lock(self) -> None:
@@ -123,17 +124,30 @@ class RunFolder:
         for name in (CHECKPOINT, TENSORBOARD):
             shutil.rmtree(self.path / name, ignore_errors=True)
 
-    def restore(self) -> State | None:
-        """The newest whole checkpoint, with metrics.jsonl and timing.jsonl cut back to it; None to start anew."""
-        (self.path / SUMMARY).unlink(missing_ok=True)
+    def discard(self) -> None:
+        """Remove a folder that no run was started in."""
+        self.clear()
+        for name in (CONFIG, LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        for folder in (self.path, self.path.parent):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+    def restore(self, identity: dict[str, Any]) -> State | None:
+        """The newest whole checkpoint, with metrics.jsonl and timing.jsonl cut back to it; None to start anew.
+
+        RlcError, and nothing is changed, if the checkpoint cannot be read or is not of the run `identity`.
+        """
         if not has_state(self.checkpoint):
             self.clear()
             return None
         state = load_state(self.checkpoint)
-        length = state.pop("metrics_bytes", None)
+        found, length = state.get("run"), state.get("metrics_bytes")
+        require(found == identity, f"the checkpoint in {self.path} is of another run: {found}, not {identity}.")
         require(isinstance(length, int), f"the checkpoint in {self.path} does not say how long {METRICS} was.")
         self._cut_metrics(int(length or 0))
-        self._cut_timing(int(state["progress"]["episodes"]))
+        self._cut_timing(Progress.from_state(state["progress"]).episodes)
+        (self.path / SUMMARY).unlink(missing_ok=True)
         return state
 
     def _cut_metrics(self, length: int) -> None:
@@ -147,9 +161,9 @@ class RunFolder:
         """Keep the whole lines up to the checkpoint; a kill may have left half a line at the end."""
         path = self.path / TIMING
         if path.exists():
-            whole = path.read_bytes().decode(errors="replace").split("\n")[:-1]
+            whole = path.read_bytes().split(b"\n")[:-1]
             kept = [line for line in whole if json.loads(line)["episodes"] <= episodes]
-            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            os.truncate(path, sum(len(line) + 1 for line in kept))  # in place: rewriting could be killed halfway
 
     def lines(self) -> list[dict[str, Any]]:
         """The evaluations recorded so far."""
@@ -223,7 +237,7 @@ class RunSink:
         except OSError as error:
             raise RlcError(f"cannot write {self.folder.path / METRICS}: {error.strerror}.") from error
         length = os.fstat(self._metrics.fileno()).st_size
-        save_state(self.folder.checkpoint, {**self.identity, "metrics_bytes": length, **snapshot()})
+        save_state(self.folder.checkpoint, {"run": self.identity, "metrics_bytes": length, **snapshot()})
         self._saved_at = time.monotonic()
 
     def close(self) -> None:

@@ -148,7 +148,6 @@ def run(
     parts = build(config)
     folder.create(config_json(config, command))
     try:
-        folder.clear()
         return _train(config, folder, parts, None, on_progress, should_stop)
     finally:
         folder.unlock()
@@ -173,13 +172,20 @@ def resume(
     folder.lock()
     try:
         parts = build(config)
-        state = folder.restore()
-        if state is not None:
-            wanted, found = _identity(config), {key: state.get(key) for key in _identity(config)}
-            require(wanted == found, f"the checkpoint in {path} is of another run: {found}.")
+        state = folder.restore(_identity(config))
         return _train(config, folder, parts, state, on_progress, should_stop)
     finally:
         folder.unlock()
+
+
+def prepare(config: RunConfig, out: Path, *, overwrite: bool = False, command: str = "") -> Path:
+    """Make the folder of a resolved config, for `resume` to start it: a kill before its turn then loses no run."""
+    path = run_folder(out, config)
+    check_new(path, overwrite)
+    folder = RunFolder(path)
+    folder.create(config_json(config, command))
+    folder.unlock()
+    return path
 
 
 def check_new(path: Path, overwrite: bool) -> None:

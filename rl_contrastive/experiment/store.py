@@ -1,4 +1,4 @@
-"""What the agent has seen, by step: rings of (o, a, r, o', discount), handed to learners as padded arrays (H, N, ...)."""
+"""What the agent has seen, by step: rings of (o, a, r, o', discount), handed out as padded arrays (H, N, ...)."""
 
 from __future__ import annotations
 
@@ -45,15 +45,14 @@ class LevelStore:
         h = transition.h
         self._reserve(int(self.count[h]) + len(index))
         size = self._action.shape[1]
-        if len(index) > size:
-            index = index[-size:]
-        slots = (self.total[h] + np.arange(len(index))) % size
+        self.total[h] += len(index)
+        index = index[-size:]  # of a batch larger than the ring only the newest rows are kept
+        slots = (self.total[h] - len(index) + np.arange(len(index))) % size
         self._obs[h, slots] = transition.obs[index]
         self._action[h, slots] = transition.action[index]
         self._reward[h, slots] = transition.reward[index]
         self._next_obs[h, slots] = transition.next_obs[index]
         self._discount[h, slots] = transition.discount[index]
-        self.total[h] += len(index)
         self.count[h] = min(int(self.count[h]) + len(index), size)
 
     def data(self) -> LevelData:

@@ -27,7 +27,7 @@ from rl_contrastive.config import from_dict, load_toml, require
 from rl_contrastive.errors import RlcError, unknown_name
 from rl_contrastive.experiment.loop import Budget
 from rl_contrastive.experiment.record import CONFIG
-from rl_contrastive.experiment.run import RunConfig, read_config, read_summary, resolve, run_folder
+from rl_contrastive.experiment.run import RunConfig, prepare, read_config, read_summary, resolve, run_folder
 from rl_contrastive.experiment.workers import Job
 
 BUDGET = {f.name for f in fields(Budget)}
@@ -131,17 +131,18 @@ def _nested(values: dict[str, Any]) -> dict[str, Any]:
 def plan_jobs(
     runs: list[RunConfig], out: Path, *, overwrite: bool = False, threads: int = 1, command: str = ""
 ) -> tuple[list[Job], list[Path]]:
-    """Jobs still to do (new ones, or to be resumed) and the folders that are done.
+    """Jobs still to do (new ones, whose folders are made here, or to be resumed) and the folders that are done.
 
     RlcError where a folder holds another run, unless `overwrite`.
     """
     jobs: list[Job] = []
     done: list[Path] = []
+    new: list[RunConfig] = []
     for config in runs:
         folder = run_folder(out, config)
-        new = Job(folder, config, out, overwrite, threads, command)
         if overwrite or not (folder / CONFIG).exists():
-            jobs.append(new)
+            new.append(config)
+            jobs.append(Job(folder, config, fresh=True, threads=threads))
             continue
         same = _essence(read_config(folder)) == _essence(config)
         require(same, f"{folder} holds a run with another config: choose another --out, or use --overwrite.")
@@ -149,7 +150,9 @@ def plan_jobs(
         if summary is not None and summary.get("status") == "finished":
             done.append(folder)
         else:
-            jobs.append(Job(folder, threads=threads))
+            jobs.append(Job(folder, config, threads=threads))
+    for config in new:  # only now: no folder is made if any other one is in the way
+        prepare(config, out, overwrite=overwrite, command=command)
     return jobs, done
 
 

@@ -1,4 +1,4 @@
-"""Seeds in parallel: one process a run, handed JSON, that dies alone.
+"""Seeds in parallel: one process a run, handed a run folder, that dies alone.
 
 Each run has a process of its own with one BLAS thread, also when there is only one run: its bytes then do not depend
 on how many others run beside it. A process that is killed or crashes fails its own run only.
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from rl_contrastive.experiment.record import SUMMARY, write_json
-from rl_contrastive.experiment.run import RunConfig, Summary, config_json, read_summary
+from rl_contrastive.experiment.record import SUMMARY, RunFolder, write_json
+from rl_contrastive.experiment.run import RunConfig, Summary
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 WORKER = "from rl_contrastive.experiment.workers import worker_main; worker_main()"
@@ -32,20 +32,14 @@ REPORT_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Job:
-    """A run to start (`config` below `out`), or one to go on with (`config` None, in `folder`)."""
+    """A run folder to go on with; one that `run.prepare` made has everything before it."""
 
     folder: Path
-    config: RunConfig | None = None
-    out: Path | None = None
-    overwrite: bool = False
+    config: RunConfig
+    """What the folder's config.json holds."""
+    fresh: bool = False
+    """Just prepared: the folder goes away again if its config turns out to be impossible."""
     threads: int = 1
-    command: str = ""
-
-    def payload(self) -> dict[str, Any]:
-        """What the worker reads from its stdin: one line of JSON."""
-        config = None if self.config is None else config_json(self.config, self.command)
-        fields = {"folder": str(self.folder), "out": str(self.out), "overwrite": self.overwrite}
-        return {**fields, "config": config, "command": self.command}
 
 
 @dataclass(frozen=True)
@@ -112,7 +106,7 @@ class Pool:
             env={**os.environ, **threads},
         )
         assert process.stdin is not None
-        process.stdin.write(json.dumps(job.payload()) + "\n")
+        process.stdin.write(json.dumps(str(job.folder)) + "\n")
         process.stdin.flush()
         return process
 
@@ -126,6 +120,8 @@ class Pool:
                 outcome = Outcome(job, message["summary"])
             elif "bad_input" in message:
                 outcome = Outcome(job, None, message["bad_input"])
+                if job.fresh:
+                    RunFolder(job.folder).discard()
             else:
                 self.report(job, message)
         code = process.wait()
@@ -135,13 +131,11 @@ class Pool:
         """A process that ended without a word: its run counts as failed, and can be resumed."""
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
         error = f"the worker process ended with {how}."
-        summary = {**(read_summary(job.folder) or {}), "status": "failed", "error": error}
-        if job.config is not None:
-            c = job.config
-            named = {"agent": c.agent, "env": c.shown_env, "label": c.shown_agent, "seed": c.seed}
-            summary = {**named, "solved_at_episode": None, "episode_cap": c.budget.episodes, **summary}
-        if job.folder.is_dir():
-            write_json(job.folder / SUMMARY, summary)
+        c = job.config
+        named = {"agent": c.agent, "env": c.shown_env, "label": c.shown_agent, "seed": c.seed}
+        summary = {**named, "status": "failed", "error": error, "solved_at_episode": None}
+        summary["episode_cap"] = c.budget.episodes
+        write_json(job.folder / SUMMARY, summary)
         return summary
 
 
@@ -152,10 +146,10 @@ def worker_main() -> None:
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _raise_interrupt)
-    payload = json.loads(sys.stdin.readline())
+    folder = Path(json.loads(sys.stdin.readline()))
     stop = threading.Event()
     threading.Thread(target=_watch_parent, args=(sys.stdin, stop), daemon=True).start()
-    message = _work(payload, channel, stop)
+    message = _work(folder, channel, stop)
     _send(channel, message)
     # No interpreter shutdown: the watcher still holds stdin's lock, and everything is written and closed.
     sys.stderr.flush()
@@ -179,13 +173,13 @@ def _send(channel: IO[str], message: dict[str, Any]) -> None:
         return  # the parent died; stdin's end stops this process after its batch
 
 
-def _work(payload: dict[str, Any], channel: IO[str], stop: threading.Event) -> dict[str, Any]:
+def _work(folder: Path, channel: IO[str], stop: threading.Event) -> dict[str, Any]:
     """Do the job; the outcome as a message."""
     import time
 
     from rl_contrastive.errors import RlcError
     from rl_contrastive.experiment.loop import Progress
-    from rl_contrastive.experiment.run import config_from_json, resume, run
+    from rl_contrastive.experiment.run import resume
 
     last = 0.0
 
@@ -196,17 +190,7 @@ def _work(payload: dict[str, Any], channel: IO[str], stop: threading.Event) -> d
             _send(channel, progress_message(progress))
 
     try:
-        if payload["config"] is None:
-            summary = resume(Path(payload["folder"]), on_progress=report, should_stop=stop.is_set)
-        else:
-            summary = run(
-                config_from_json(payload["config"], "the run's config"),
-                Path(payload["out"]),
-                on_progress=report,
-                should_stop=stop.is_set,
-                overwrite=payload["overwrite"],
-                command=payload["command"],
-            )
+        summary = resume(folder, on_progress=report, should_stop=stop.is_set)
     except RlcError as error:
         return {"bad_input": str(error)}
     return {"summary": summary}
