@@ -136,7 +136,7 @@ def test_cap_and_gamma():
 
 
 def value_atoms(updates: int, rows: int = 512, atoms: int = 51, width: float = 1.5):
-    """Features of the official recipe: softmax over 51 atoms on [-10, 10], float32, a bump of width 1.5 at the value."""
+    """Features of the official recipe: softmax over 51 atoms on [-10, 10], float32, bumps of width 1.5."""
     rng = np.random.default_rng(0)
     support = np.linspace(-10, 10, atoms)
     for _ in range(updates):

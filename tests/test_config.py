@@ -1,0 +1,105 @@
+"""Configs: dict and back, strict on keys and types with the full path in the sentence, docstrings under fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from rl_contrastive.config import field_docs, from_dict, load_toml, require, to_dict
+from rl_contrastive.errors import RlcError
+from rl_contrastive.registry import entries
+
+
+@dataclass(frozen=True)
+class Inner:
+    width: int = 3
+    """Number of units
+    (>= 1)."""
+    names: tuple[str, ...] = ("a",)
+
+
+@dataclass(frozen=True)
+class Outer:
+    """A config."""
+
+    rate: float = 0.5
+    """Step size."""
+    kind: Literal["x", "y"] = "x"
+    limit: int | None = None
+    pair: tuple[int, float] = (1, 2.0)
+    flag: bool = False
+    inner: Inner = field(default_factory=Inner)
+    """Nested."""
+
+    def __post_init__(self) -> None:
+        require(self.rate > 0, f"outer: rate must be > 0, got {self.rate}.")
+
+
+def test_round_trip_through_json():
+    config = Outer(rate=2.0, kind="y", limit=4, pair=(5, 0.25), flag=True, inner=Inner(7, ("b", "c")))
+    assert from_dict(Outer, json.loads(json.dumps(to_dict(config)))) == config
+    assert from_dict(Outer, {}) == Outer()
+    assert from_dict(Outer, {"rate": 3}).rate == 3.0  # an int is a fine float
+    assert isinstance(from_dict(Outer, {"rate": 3}).rate, float)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"rat": 1.0}, r"unknown config key 'rat'; did you mean 'rate'\? Allowed: flag, inner, kind"),
+        ({"inner": {"widht": 1}}, r"unknown config key 'inner.widht'; did you mean 'inner.width'"),
+        ({"rate": "fast"}, r"rate must be of type float, got 'fast'"),
+        ({"rate": True}, r"rate must be of type float, got True"),
+        ({"flag": 1}, r"flag must be of type bool, got 1"),
+        ({"inner": {"width": 1.5}}, r"inner.width must be of type int, got 1.5"),
+        ({"inner": 3}, r"inner must be a table of fields, got 3"),
+        ({"inner": {"names": [1]}}, r"inner.names\[0\] must be of type str, got 1"),
+        ({"kind": "z"}, r"kind must be one of 'x', 'y', got 'z'"),
+        ({"limit": "none"}, r"limit must be int \| None, got 'none'"),
+        ({"pair": [1]}, r"pair must have 2 items, got 1"),
+        ({"pair": 1}, r"pair must be a list, got 1"),
+        ({"rate": -1}, r"outer: rate must be > 0, got -1.0"),
+    ],
+)
+def test_bad_values_name_their_full_path(values, sentence):
+    with pytest.raises(RlcError, match=sentence):
+        from_dict(Outer, values)
+
+
+def test_docstrings_under_fields():
+    assert field_docs(Outer) == {"rate": "Step size.", "inner": "Nested."}
+    assert field_docs(Inner) == {"width": "Number of units (>= 1)."}
+
+
+ENTRIES = [*entries("agent"), *entries("env")]
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=[e.name for e in ENTRIES])
+def test_every_registered_config_is_frozen_documented_and_survives_json(entry):
+    config = entry.config()
+    assert dataclasses.fields(config) is not None
+    assert entry.config.__dataclass_params__.frozen
+    undocumented = {f.name for f in dataclasses.fields(config)} - field_docs(entry.config).keys()
+    assert not undocumented, f"{entry.name}: no docstring under {sorted(undocumented)}"
+    assert from_dict(entry.config, json.loads(json.dumps(to_dict(config)))) == config
+    assert entry.summary.endswith("."), f"{entry.name}: the first docstring line is the help text"
+    if entry.kind == "agent":
+        assert config.batch >= 1
+
+
+def test_toml(tmp_path):
+    good = tmp_path / "a.toml"
+    good.write_text("rate = 2\n[inner]\nwidth = 9\n")
+    assert from_dict(Outer, load_toml(good)).inner.width == 9
+    good.write_text("rate = = 2")
+    with pytest.raises(RlcError, match="is not valid TOML"):
+        load_toml(good)
+    good.write_bytes(b"\xff\xfe")
+    with pytest.raises(RlcError, match="is not valid TOML"):
+        load_toml(good)
+    with pytest.raises(RlcError, match="cannot read"):
+        load_toml(tmp_path / "missing.toml")
