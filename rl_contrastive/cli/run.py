@@ -129,7 +129,7 @@ def start(agent: str, env: str, parsed: Any, command: str) -> int:
 
     flags: RunFlags = parsed.run
     require(flags.seeds >= 1, f"--seeds must be >= 1, got {flags.seeds}.")
-    require(flags.threads >= 1, f"--threads must be >= 1, got {flags.threads}.")
+    check_counts(flags.workers, flags.threads)
     config = resolve(
         RunConfig(
             agent=agent,
@@ -157,6 +157,12 @@ def start(agent: str, env: str, parsed: Any, command: str) -> int:
     return work(jobs, flags.workers, as_json=flags.json)
 
 
+def check_counts(workers: int | None, threads: int) -> None:
+    """RlcError on impossible counts, before any folder is made."""
+    require(workers is None or workers >= 1, f"--workers must be >= 1, got {workers}.")
+    require(threads >= 1, f"--threads must be >= 1, got {threads}.")
+
+
 def budget_of(flags: RunFlags) -> Any:
     """The flags' budget; 1000 episodes where none is given."""
     from rl_contrastive.experiment.loop import Budget
@@ -181,7 +187,6 @@ def work(jobs: list[Any], workers: int | None, *, as_json: bool, done: list[Path
     from rl_contrastive.experiment.run import read_summary
     from rl_contrastive.experiment.workers import Pool
 
-    require(workers is None or workers >= 1, f"--workers must be >= 1, got {workers}.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min(workers or cores, max(len(jobs), 1))
     with ProgressLines(quiet=as_json) as lines:
@@ -242,6 +247,7 @@ def resume(args: list[str]) -> int:
         parsed = parse(ResumeCommand, args, prog="rlc resume", flags=flags_of(ResumeCommand) - {"--dir"})
     except Done:
         return 0
+    check_counts(parsed.workers, parsed.threads)
     require(parsed.dir.is_dir(), f"there is no folder {parsed.dir}.")
     folders = sorted(path.parent for path in parsed.dir.rglob(CONFIG))
     require(len(folders) > 0, f"no run folder ({CONFIG}) at or below {parsed.dir}.")

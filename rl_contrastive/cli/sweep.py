@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from rl_contrastive.cli.parse import Done, flags_of, parse
-from rl_contrastive.cli.run import finish, work
+from rl_contrastive.cli.run import check_counts, finish, work
 from rl_contrastive.config import require
 
 
@@ -51,6 +51,7 @@ def sweep(args: list[str]) -> int:
     if parsed.engine == "ray":
         found = importlib.util.find_spec("ray") is not None
         require(found, "--engine ray needs the package ray: pip install 'rl-contrastive[ray]'.")
+    check_counts(parsed.workers, parsed.threads)
     imports = tuple(str(Path(file).resolve()) for file in parsed.imports)
     plan = load_sweep(parsed.file, quick=parsed.quick, imports=imports)
     out = parsed.out or Path("runs") / plan.name

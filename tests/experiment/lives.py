@@ -48,9 +48,7 @@ def leave(work):
 def main() -> None:
     config = resolve(config_from_json(json.loads(Path(sys.argv[1]).read_text()), "config"))
     out, kills = Path(sys.argv[2]), int(sys.argv[3])
-    if getattr(build(config)[0], "external", False):
-        print(json.dumps({"external": True}))
-        return
+    build(config)  # imports what it needs, once for all lives
     started = time.perf_counter()
     assert ended_by(life(leave(lambda: run(config, out / "whole")))) == 0
     length = time.perf_counter() - started
@@ -75,7 +73,7 @@ def main() -> None:
         killed += code == -signal.SIGKILL
         if code not in (0, -signal.SIGKILL):
             raise SystemExit(f"a life ended with {code}")
-    print(json.dumps({"external": False, "killed": killed, "lives": lives, "progress": progress}))
+    print(json.dumps({"killed": killed, "lives": lives, "progress": progress}))
 
 
 if __name__ == "__main__":

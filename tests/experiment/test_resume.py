@@ -44,15 +44,17 @@ def same_bytes(a: Path, b: Path) -> None:
 
 
 def suitable(agent: str) -> RunConfig:
-    """A short run of `agent` on the first small environment it accepts."""
+    """A short run of `agent` on the first small environment it accepts; skips agents with a loop of their own."""
     entry, _ = registry.get("agent", agent)
     config = entry.config()
     for env, fields in ENVS.items():
         env_entry, _ = registry.get("env", env)
         try:
-            entry.factory(env_entry.factory(from_dict(env_entry.config, fields), config.batch), config, seed=0)
+            made = entry.factory(env_entry.factory(from_dict(env_entry.config, fields), config.batch), config, seed=0)
         except RlcError:
             continue
+        if getattr(made, "external", False):
+            pytest.skip("has its own loop: resuming starts it again")
         budget = Budget(episodes=12 * config.batch, eval_every=2 * config.batch, eval_episodes=20)
         return RunConfig(agent, env, env_config=fields, budget=budget, checkpoint_seconds=0.0, tensorboard=False)
     raise AssertionError(f"{agent} accepts none of {list(ENVS)}")
@@ -72,8 +74,6 @@ def test_contract_killed_and_resumed_gives_the_same_bytes(name, tmp_path, tiny, 
     )
     assert answer.returncode == 0, answer.stderr
     report = json.loads(answer.stdout.splitlines()[-1])
-    if report["external"]:
-        pytest.skip("has its own loop: resuming starts it again")
     assert report["killed"] >= 1
     same_bytes(run_folder(tmp_path / "whole", run_config), run_folder(tmp_path / "killed", run_config))
 

@@ -1,0 +1,225 @@
+"""`rlc`: what a user types, sees and gets as an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rl_contrastive import registry
+from rl_contrastive.cli import COMMANDS, main
+from rl_contrastive.cli.run import RunFlags
+from rl_contrastive.config import field_docs
+from rl_contrastive.experiment.run import read_summary
+
+HERE = Path(__file__).parent
+TINY, BROKEN = str(HERE / "tiny_agent.py"), str(HERE / "broken_env.py")
+RLC = [sys.executable, "-m", "rl_contrastive.cli"]
+SMALL = ["--env.num-states", "6", "--env.num-actions", "3", "--env.horizon", "3", "--env.rank", "2"]
+QUICK = ["--episodes", "16", "--eval-every", "8", "--eval-episodes", "5", "--no-tensorboard"]
+TINY_RUN = ["run", "tiny", "low-rank", "--import", TINY, *SMALL, *QUICK]
+
+
+def complaint(capsys, words: list[str]) -> str:
+    """The one sentence on stderr of a command that must exit with 2 and print nothing else."""
+    capsys.readouterr()
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("rlc: ")
+    assert shown.err.count("\n") == 1
+    return shown.err
+
+
+def test_run_writes_one_folder_a_seed_and_says_how_they_ended(tmp_path, capsys):
+    words = [*TINY_RUN, "--seed", "4", "--seeds", "2", "--out", str(tmp_path), "--experiment", "e", "--label", "mine"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    folders = [tmp_path / "e" / "mine--low-rank" / f"seed-{n}" for n in (4, 5)]
+    assert [line.split(": ")[0] for line in lines] == [str(f) for f in folders]
+    assert all("finished, 16 episodes" in line for line in lines)
+    assert [read_summary(f)["seed"] for f in folders] == [4, 5]
+    assert (folders[0] / "metrics.jsonl").read_bytes() != (folders[1] / "metrics.jsonl").read_bytes()
+    config = json.loads((folders[0] / "config.json").read_text())
+    assert config["env_config"]["num_states"] == 6
+    assert config["meta"]["command"].startswith("rlc run tiny low-rank")
+    assert "--overwrite" in complaint(capsys, words)
+    assert main([*words, "--overwrite", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["folder"] for row in rows] == [str(f) for f in folders]
+    assert main(["resume", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == rows
+
+
+def test_any_gymnasium_id_runs_through_the_prefix(tmp_path, capsys):
+    words = ["run", "uniform", "gym:CartPole-v1", "--env.horizon", "20", "--steps", "500", "--eval-episodes", "5"]
+    assert main([*words, "--out", str(tmp_path), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["env"] == "gym:CartPole-v1"
+    assert row["env_steps"] >= 500
+    assert row["final_return"] > 5
+    assert Path(row["folder"]) == tmp_path / "default" / "uniform--gym_CartPole-v1" / "seed-0"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["rum"], "unknown command 'rum'; did you mean 'run'?"),
+        (["run"], "needs two names first"),
+        (["run", "tiny"], "needs two names first"),
+        (["run", "unifrm", "low-rank"], "unknown agent 'unifrm'; did you mean 'uniform'?"),
+        (["run", "uniform", "low-rnk"], "unknown env 'low-rnk'; did you mean 'low-rank'?"),
+        (
+            ["run", "uniform", "low-rank", "--env.horzon", "3"],
+            "unknown option --env.horzon; did you mean --env.horizon?",
+        ),
+        (["run", "uniform", "low-rank", "--agent.bach=3"], "unknown option --agent.bach; did you mean --agent.batch?"),
+        (["run", "uniform", "low-rank", "--episode", "3"], "did you mean --episodes?"),
+        (["run", "uniform", "low-rank", "--zzzzzzzzzzzz"], "unknown option --zzzzzzzzzzzz; rlc run uniform low-rank"),
+        (["run", "uniform", "low-rank", "3"], "3"),
+        (["run", "uniform", "low-rank", "--env.horizon", "0"], "low-rank: horizon must be >= 1, got 0."),
+        (["run", "uniform", "low-rank", "--env.horizon", "x"], "--env.horizon"),
+        (["run", "uniform", "low-rank", "--env.reward", "tabel"], "--env.reward"),
+        (["run", "uniform", "low-rank", "--env.horizon"], "--env.horizon"),
+        (["run", "uniform", "low-rank", "--agent.batch", "0"], "batch must be >= 1, got 0"),
+        (["run", "uniform", "low-rank", "--seed", "-1"], "seed must be >= 0, got -1."),
+        (["run", "uniform", "low-rank", "--seeds", "0"], "--seeds must be >= 1, got 0."),
+        (["run", "uniform", "low-rank", "--workers", "0"], "--workers must be >= 1, got 0."),
+        (["run", "uniform", "low-rank", "--threads", "0"], "--threads must be >= 1, got 0."),
+        (["run", "uniform", "low-rank", "--episodes", "-5"], "episodes must be >= 1, got -5."),
+        (["run", "uniform", "low-rank", "--episodes", "5", "--steps", "5"], "not both"),
+        (["run", "uniform", "low-rank", "--episodes", "3", "--agent.batch", "4"], "no batch would fit"),
+        (["run", "uniform", "low-rank", "--exact", "maybe"], "exact must be auto, always or never"),
+        (["run", "uniform", "low-rank", "--device", "cuda"], "no field 'device'"),
+        (["run", "uniform", "low-rank", "--import", "/no/file.py"], "there is no file /no/file.py."),
+        (["run", "uniform", "gym:Pendulum-v1"], "the action space must be Discrete"),
+        (["run", "uniform", "gym:Nothing-v9"], "gym:Nothing-v9 cannot be made"),
+        (["run", "ucbvi", "combination-lock"], "ucbvi"),
+        (["resume", "/no/folder"], "there is no folder /no/folder."),
+        (["resume"], "PATH"),
+        (["list", "agent"], "unknown kind 'agent'; did you mean 'agents'?"),
+        (["sweep", "/no/file.toml"], "cannot read /no/file.toml"),
+        (["compare", "/no/folder"], "no folder /no/folder"),
+        (["theory", "nothing-like-it"], "nothing-like-it"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(words, sentence, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sentence in complaint(capsys, words)
+    assert not any(tmp_path.rglob("config.json"))  # nothing stays behind
+
+
+def test_a_file_that_raises_while_it_is_imported(tmp_path, capsys):
+    (tmp_path / "bad.py").write_text("raise KeyError('x')")
+    assert "raised KeyError" in complaint(capsys, ["run", "a", "b", "--import", str(tmp_path / "bad.py")])
+
+
+def test_a_failed_seed_is_exit_code_1_and_the_others_go_on(tmp_path, capsys):
+    words = ["run", "tiny", "broken", f"--import={TINY}", "--import", BROKEN, *QUICK, "--out", str(tmp_path)]
+    assert main([*words, "--env.at", "3", "--seeds", "2"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out.count("failed, 8 episodes") == 2
+    assert shown.err.count("the run raised ZeroDivisionError") == 2
+    assert "Traceback" not in shown.err
+    assert main([*words, "--env.how", "no", "--label", "fine"]) == 0
+
+
+def test_ctrl_c_stops_after_the_batch_with_a_checkpoint_and_the_run_can_go_on(tmp_path):
+    words = [*TINY_RUN, "--episodes", "1000000", "--eval-every", "1000", "--out", str(tmp_path)]
+    process = subprocess.Popen([*RLC, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    folder = tmp_path / "default" / "tiny--low-rank" / "seed-0"
+    give_up = time.monotonic() + 30
+    while not (folder / "metrics.jsonl").exists() and time.monotonic() < give_up:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "aborted" in out
+    assert "Traceback" not in err
+    summary = read_summary(folder)
+    assert summary["status"] == "aborted"
+    assert summary["error"] is None
+    assert summary["episodes"] > 0
+    assert (folder / "checkpoint" / "state.npz").exists()
+
+
+def test_a_worker_whose_parent_is_killed_stops_with_a_checkpoint(tmp_path):
+    words = [*TINY_RUN, "--episodes", "1000000", "--eval-every", "1000", "--out", str(tmp_path)]
+    process = subprocess.Popen([*RLC, *words])
+    folder = tmp_path / "default" / "tiny--low-rank" / "seed-0"
+    give_up = time.monotonic() + 30
+    while not (folder / "metrics.jsonl").exists() and time.monotonic() < give_up:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    while read_summary(folder) is None and time.monotonic() < give_up:
+        time.sleep(0.02)
+    assert read_summary(folder)["status"] == "aborted"
+
+
+def test_list_names_everything_registered(capsys):
+    for word, kind in (("agents", "agent"), ("envs", "env"), ("objectives", "objective")):
+        assert main(["list", word]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines] == [e.name for e in registry.entries(kind)]
+    assert main(["list", "agents", "--json", "--import", TINY]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["tiny"]["fields"]["batch"] == "B, episodes between two updates (>= 1)."
+
+
+def test_doctor_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor"]) == 0
+    assert "ok    python" in capsys.readouterr().out
+    assert main(["doctor", "--json"]) == 0
+    found = {row["name"]: row["status"] for row in json.loads(capsys.readouterr().out)}
+    assert found["numpy"] == "ok"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_has_help(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert f"usage: rlc {command}" in capsys.readouterr().out
+
+
+def test_help_of_a_run_shows_every_field_with_its_default(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    assert main(["run", "uniform", "combination-lock", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    entry, _ = registry.get("env", "combination-lock")
+    for name, text in field_docs(entry.config).items():
+        assert f"--env.{name.replace('_', '-')}" in shown
+        assert text.split(".")[0] in shown
+    for name in field_docs(RunFlags):
+        assert f"--{name.replace('_', '-')}".replace("imports", "import") in shown
+    assert "(default: 10)" in shown
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--help"], ["--version"], ["run", "--help"], ["run", "uniform", "low-rank", "-h"]]
+)
+def test_help_is_quick_and_imports_no_torch(words):
+    code = f"import sys; from rl_contrastive.cli import main; main({words!r}); assert 'torch' not in sys.modules"
+    quickest = float("inf")
+    for _ in range(3):  # the machine may be busy: the quickest of three
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        quickest = min(quickest, time.perf_counter() - started)
+        if quickest < 1.0:
+            break
+    assert quickest < 1.0
+
+
+def test_the_installed_script_is_this_main():
+    script = Path(sys.executable).parent / "rlc"
+    if not os.access(script, os.X_OK):
+        pytest.skip("not installed as a script")
+    assert subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout.startswith("rlc ")
