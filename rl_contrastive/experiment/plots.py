@@ -111,7 +111,7 @@ def learning_curves(tasks: Sequence[Task], agents: Sequence[str], *, bar: float,
         _plain_counts(axis, log=log)
         axis.margins(x=0.02)
     _legend(figure, tasks, agents, looks)
-    _caption(
+    caption(
         figure,
         f"Line: IQM over runs; band: {level:.0%} bootstrap CI. "
         "Dot: a run stopped because solved, its last value is kept (dashed).",
@@ -140,7 +140,7 @@ def exact_curves(tasks: Sequence[Task], agents: Sequence[str], key: str, *, leve
         axis.set(title=task.name, xscale="log", yscale="log", xlabel="episodes (log)", ylabel=words.get(key, key))
         _plain_counts(axis, log=True)
     _legend(figure, having, agents, looks)
-    _caption(figure, f"Line: IQM over runs; band: {level:.0%} bootstrap CI. Computed from the true model, no sampling.")
+    caption(figure, f"Line: IQM over runs; band: {level:.0%} bootstrap CI. Computed from the true model, no sampling.")
     return figure
 
 
@@ -164,7 +164,7 @@ def episodes_to_solve(tasks: Sequence[Task], agents: Sequence[str]) -> Figure:
             axis.set_xlim(left=0)
         axis.margins(x=0.08)
         _plain_counts(axis, log=log)
-    _caption(
+    caption(
         figure,
         "Dot: a solved run; open triangle: an unsolved run at its cap; "
         "bar: median over all runs (a lower bound where triangles reach it).",
@@ -195,7 +195,7 @@ def improvement_matrix(tasks: Sequence[Task], *, level: float = 0.95) -> Figure 
         axis.grid(visible=False)
         axis.spines[:].set_visible(False)
         axis.set(title=f"{task.name}: {task.measure}")
-    _caption(figure, f"P(a run of the row beats a run of the column), ties 1/2, with {level:.0%} bootstrap CI.")
+    caption(figure, f"P(a run of the row beats a run of the column), ties 1/2, with {level:.0%} bootstrap CI.")
     return figure
 
 
@@ -303,7 +303,7 @@ def _legend(figure: Figure, tasks: Sequence[Task], agents: Sequence[str], looks:
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, fontsize=9, handlelength=1.8)
 
 
-def _caption(figure: Figure, text: str) -> None:
+def caption(figure: Figure, text: str) -> None:
     """One or two small lines under the panels, wrapped to the figure's width."""
     import textwrap
 

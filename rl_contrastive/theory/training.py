@@ -1,0 +1,37 @@
+"""What the learning experiments share: an agent on an environment by name, through THE loop, and its history."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rl_contrastive.config import from_dict
+from rl_contrastive.experiment.loop import TrainingResult, train
+from rl_contrastive.registry import entries, get
+from rl_contrastive.spec import FloatArray
+
+
+def known(agents: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """(registered, missing) of the names: a claim is measured on those that exist and says which do not."""
+    names = {entry.name for entry in entries("agent")}
+    return [a for a in agents if a in names], [a for a in agents if a not in names]
+
+
+def run(
+    agent: str, env: str, *, agent_config: dict[str, Any], env_config: dict[str, Any], seed: int, **budget: Any
+) -> TrainingResult:
+    """Train `agent` on `env`; `budget` holds the fields of `loop.Budget`."""
+    env_entry, env_fixed = get("env", env)
+    agent_entry, agent_fixed = get("agent", agent)
+    config = from_dict(agent_entry.config, {**agent_config, **agent_fixed}, f"{agent}.")
+    world = env_entry.factory(from_dict(env_entry.config, {**env_config, **env_fixed}, f"{env}."), config.batch)
+    try:
+        return train(agent_entry.factory(world, config, seed=seed), world, seed=seed, **budget)
+    finally:
+        world.close()
+
+
+def column(result: TrainingResult, name: str) -> FloatArray:
+    """One column of the history (T,)."""
+    return np.array([line[name] for line in result.history], dtype=np.float64)

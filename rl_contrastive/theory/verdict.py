@@ -1,0 +1,90 @@
+"""What an experiment of the theory returns: a claim, what was measured, the verdict, and a control that has to fail."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rl_contrastive.experiment import plots
+from rl_contrastive.experiment.statistics import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim, measured. The claim holds where `passed`; the measurement means something where `control_passed`."""
+
+    name: str
+    claim: str
+    """The mathematical statement."""
+    measurement: str
+    """What was computed, with its numbers."""
+    expected: str
+    """What the claim predicts for it, decided beforehand."""
+    passed: bool
+    control: str
+    """A variant in which the claim must not hold, with its numbers."""
+    control_passed: bool
+    """The control failed, as it must: the measurement can tell the difference."""
+    numbers: dict[str, Any]
+    """Everything behind the sentences, as JSON values."""
+    plot: str
+    """File name of the plot, beside verdict.json."""
+
+    @property
+    def ok(self) -> bool:
+        """Claim and control both came out as they must."""
+        return self.passed and self.control_passed
+
+
+def draw(out: Path, name: str, panels: dict[str, Callable[[Axes], None]], caption: str) -> str:
+    """Draw panels (title -> function of an axis) side by side into out/name.png; returns the file name."""
+    with plots.style():
+        figure = plots.new_figure(max(4.3 * len(panels), 6.0), 3.6)
+        for axis, (title, paint) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+            paint(axis)
+            axis.set_title(title)
+            if axis.get_legend_handles_labels()[1]:
+                axis.legend(fontsize=8, handlelength=1.6)
+        plots.caption(figure, caption)
+        plots.save(figure, out / name)
+    return f"{name}.png"
+
+
+def colour(index: int) -> str:
+    """The index-th colour of the palette."""
+    return plots.PALETTE[index % len(plots.PALETTE)]
+
+
+def rng_of(seed: int, *indices: int) -> np.random.Generator:
+    """Generator of one cell of an experiment, independent of the other cells."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=indices)))
+
+
+def words(value: Interval) -> str:
+    """`-0.49 [-0.51, -0.47]`."""
+    if math.isnan(value.low):
+        return f"{value.estimate:.2f} (one run, no CI)"
+    return f"{value.estimate:.2f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def plain(value: Any) -> Any:
+    """JSON values: intervals as tables, arrays as lists, numpy numbers as numbers, NaN as null."""
+    if isinstance(value, Interval):
+        return plain(value.__dict__)
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
