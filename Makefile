@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-DEMO_OUT ?= runs/demo
+DEMO_OUT ?= runs/demo$(if $(QUICK),-quick)
 WORKERS ?= 2
 # Small matrices everywhere: one BLAS thread a process, parallelism goes to seeds.
 export OMP_NUM_THREADS ?= 1
@@ -18,10 +18,10 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@
 
-# Contrastive-UCB against baselines on the lock; QUICK=1 is the same with fewer episodes and seeds.
+# Contrastive-UCB against baselines on the lock: prints a table, writes plots and a page; QUICK=1 takes seconds.
 demo: $(STAMP)
-	$(BIN)/rlc sweep docs/results/demo$(if $(QUICK),-quick).toml --out $(DEMO_OUT) --workers $(WORKERS)
-	$(BIN)/rlc compare $(DEMO_OUT) --out $(DEMO_OUT)/compare
+	$(BIN)/rlc sweep docs/results/demo.toml $(if $(QUICK),--quick) --overwrite --workers $(WORKERS) --out $(DEMO_OUT)
+	@echo "plots and page: $(DEMO_OUT)/compare"
 
 test: $(STAMP)
 	$(BIN)/pytest -q -n 2
@@ -38,6 +38,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
+# Runs every sweep of docs/results (finished runs are skipped) and writes its table, plots and page beside it.
 docs-results: $(STAMP)
 	for sweep in docs/results/*.toml; do \
 		name=$$(basename $$sweep .toml); \
