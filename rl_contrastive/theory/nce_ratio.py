@@ -116,7 +116,7 @@ def _gradient(log_f: FloatArray, P: FloatArray, law: FloatArray) -> FloatArray:
 
 
 def _descend(P: FloatArray, law: FloatArray, read: FloatArray, iterations: int) -> list[float]:
-    """Mean TV of read(s') f(s,a,s') / normaliser against P after each Newton step of the loss with negatives from `law`.
+    """Mean TV of read(s') f(s,a,s'), rows normalised, against P after each Newton step; negatives come from `law`.
 
     The loss is a sum of strictly convex terms, one for each entry of log f, so its Hessian is diagonal and H 1 is the
     diagonal; steps are clipped because the terms flatten far from their minimum.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.config import from_dict
+from rl_contrastive.config import from_dict, require
 from rl_contrastive.experiment.loop import TrainingResult, train
 from rl_contrastive.registry import entries, get
 from rl_contrastive.spec import FloatArray
@@ -24,7 +24,7 @@ def run(
     """Train `agent` on `env`; `budget` holds the fields of `loop.Budget`."""
     env_entry, env_fixed = get("env", env)
     agent_entry, agent_fixed = get("agent", agent)
-    config = from_dict(agent_entry.config, {**agent_config, **agent_fixed}, f"{agent}.")
+    config: Any = from_dict(agent_entry.config, {**agent_config, **agent_fixed}, f"{agent}.")
     world = env_entry.factory(from_dict(env_entry.config, {**env_config, **env_fixed}, f"{env}."), config.batch)
     try:
         return train(agent_entry.factory(world, config, seed=seed), world, seed=seed, **budget)
@@ -34,4 +34,5 @@ def run(
 
 def column(result: TrainingResult, name: str) -> FloatArray:
     """One column of the history (T,)."""
+    require(name in result.history[0], f"theory: this run records no '{name}'.")
     return np.array([line[name] for line in result.history], dtype=np.float64)
