@@ -91,7 +91,7 @@ def test_any_gymnasium_id_runs_through_the_prefix(tmp_path, capsys):
         (["run", "uniform", "low-rank", "--seed", "-1"], "seed must be >= 0, got -1."),
         (["run", "uniform", "low-rank", "--seeds", "0"], "--seeds must be >= 1, got 0."),
         (["run", "uniform", "low-rank", "--workers", "0"], "--workers must be >= 1, got 0."),
-        (["run", "uniform", "low-rank", "--threads", "0"], "--threads must be >= 1, got 0."),
+        (["run", "uniform", "low-rank", "--threads", "0"], "threads must be >= 1, got 0."),
         (["run", "uniform", "low-rank", "--episodes", "-5"], "episodes must be >= 1, got -5."),
         (["run", "uniform", "low-rank", "--episodes", "5", "--steps", "5"], "not both"),
         (["run", "uniform", "low-rank", "--episodes", "3", "--agent.batch", "4"], "no batch would fit"),

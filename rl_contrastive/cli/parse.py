@@ -53,12 +53,12 @@ def parse(command: Any, args: list[str], *, prog: str, flags: set[str], default:
 def _sentence(box: str) -> str:
     """The first paragraph of a tyro error box or ruled text, as one line."""
     words: list[str] = []
-    for line in box.splitlines():
-        text = line.strip(BORDER + "-") if line.strip(BORDER + "-") == "" else line.strip(BORDER)
-        if not text and words:
-            break
-        if text and not line.startswith("╭"):  # that line is the box's title
+    for line in box.splitlines()[1:]:  # the first line is the title
+        text = line.strip(BORDER)
+        if text.strip("-"):
             words.append(text)
+        elif words:
+            break
     sentence = " ".join(words) or " ".join(box.split())
     # A config's own sentence names its field; "Error parsing env:" in front of it says nothing more.
     for group in ("env", "agent"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,29 +89,27 @@ class TheoryCommand:
     """Smaller sizes, minutes in all."""
     out: Path = Path("runs/theory")
     """Folder for measurements, plots and verdicts."""
+    workers: int = 1
+    """Claims measured side by side; the numbers do not depend on it."""
     json: bool = False
     """Print the verdicts as JSON."""
 
 
 def theory(args: list[str]) -> int:
-    """`rlc theory [NAME]`; exit code 1 if a verdict is not as claimed."""
+    """`rlc theory [NAME]`; exit code 1 if a claim does not hold or its control does not fail."""
     try:
         parsed = parse(TheoryCommand, args, prog="rlc theory", flags=flags_of(TheoryCommand) - {"--name"})
     except Done:
         return 0
-    from rl_contrastive.theory.runner import run_theory
+    from rl_contrastive.theory.runner import render, run_theory
 
-    verdicts = run_theory(None if parsed.name is None else [parsed.name], out=parsed.out, quick=parsed.quick)
+    names = None if parsed.name is None else [parsed.name]
+    verdicts = run_theory(names, out=parsed.out, quick=parsed.quick, workers=parsed.workers)
     if parsed.json:
-        print(json.dumps([_plain(v) for v in verdicts], indent=2, default=str))
-    return 0 if all(_passed(v) for v in verdicts) else 1
+        print((parsed.out / "verdicts.json").read_text(encoding="utf-8"), end="")
+    else:
+        from rich.console import Console
 
-
-def _plain(verdict: Any) -> Any:
-    return (
-        dataclasses.asdict(verdict) if dataclasses.is_dataclass(verdict) and not isinstance(verdict, type) else verdict
-    )
-
-
-def _passed(verdict: Any) -> bool:
-    return bool(verdict["passed"] if isinstance(verdict, dict) else verdict.passed)
+        Console().print(render(verdicts))
+        print(f"plots: {parsed.out}")
+    return 0 if all(verdict.ok for verdict in verdicts) else 1

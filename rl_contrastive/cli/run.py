@@ -129,7 +129,7 @@ def start(agent: str, env: str, parsed: Any, command: str) -> int:
 
     flags: RunFlags = parsed.run
     require(flags.seeds >= 1, f"--seeds must be >= 1, got {flags.seeds}.")
-    check_counts(flags.workers, flags.threads)
+    check_workers(flags.workers)
     config = resolve(
         RunConfig(
             agent=agent,
@@ -142,6 +142,7 @@ def start(agent: str, env: str, parsed: Any, command: str) -> int:
             experiment=flags.experiment,
             label=flags.label,
             device=flags.device,
+            threads=flags.threads,
             tensorboard=flags.tensorboard,
             imports=tuple(str(Path(file).resolve()) for file in flags.imports),
         )
@@ -153,14 +154,13 @@ def start(agent: str, env: str, parsed: Any, command: str) -> int:
         check_new(folder, flags.overwrite)
     for c in configs:
         prepare(c, out, overwrite=flags.overwrite, command=command)
-    jobs = [Job(f, c, fresh=True, threads=flags.threads) for f, c in zip(folders, configs, strict=True)]
+    jobs = [Job(f, c, fresh=True) for f, c in zip(folders, configs, strict=True)]
     return work(jobs, flags.workers, as_json=flags.json)
 
 
-def check_counts(workers: int | None, threads: int) -> None:
-    """RlcError on impossible counts, before any folder is made."""
+def check_workers(workers: int | None) -> None:
+    """RlcError on an impossible count, before any folder is made."""
     require(workers is None or workers >= 1, f"--workers must be >= 1, got {workers}.")
-    require(threads >= 1, f"--threads must be >= 1, got {threads}.")
 
 
 def budget_of(flags: RunFlags) -> Any:
@@ -231,8 +231,6 @@ class ResumeCommand:
     """A seed's folder, or one that holds many."""
     workers: int | None = None
     """Runs at a time; default: min(cores, runs)."""
-    threads: int = 1
-    """BLAS and torch threads of each run."""
     json: bool = False
     """Print the summaries as JSON."""
 
@@ -247,10 +245,10 @@ def resume(args: list[str]) -> int:
         parsed = parse(ResumeCommand, args, prog="rlc resume", flags=flags_of(ResumeCommand) - {"--dir"})
     except Done:
         return 0
-    check_counts(parsed.workers, parsed.threads)
+    check_workers(parsed.workers)
     require(parsed.dir.is_dir(), f"there is no folder {parsed.dir}.")
     folders = sorted(path.parent for path in parsed.dir.rglob(CONFIG))
     require(len(folders) > 0, f"no run folder ({CONFIG}) at or below {parsed.dir}.")
     # A damaged config is bad input, noticed before anything is started.
-    jobs = [Job(folder, read_config(folder), threads=parsed.threads) for folder in folders]
+    jobs = [Job(folder, read_config(folder)) for folder in folders]
     return work(jobs, parsed.workers, as_json=parsed.json)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from rl_contrastive.cli.parse import Done, flags_of, parse
-from rl_contrastive.cli.run import check_counts, finish, work
+from rl_contrastive.cli.run import check_workers, finish, work
 from rl_contrastive.config import require
 
 
@@ -25,8 +25,6 @@ class SweepCommand:
     """local: processes of this machine; ray: tasks of a Ray cluster with a shared file system."""
     workers: int | None = None
     """Runs at a time (local); default: the cores."""
-    threads: int = 1
-    """BLAS and torch threads of each run."""
     out: Path | None = None
     """Folder of the experiment; default: runs/NAME."""
     quick: bool = False
@@ -51,12 +49,12 @@ def sweep(args: list[str]) -> int:
     if parsed.engine == "ray":
         found = importlib.util.find_spec("ray") is not None
         require(found, "--engine ray needs the package ray: pip install 'rl-contrastive[ray]'.")
-    check_counts(parsed.workers, parsed.threads)
+    check_workers(parsed.workers)
     imports = tuple(str(Path(file).resolve()) for file in parsed.imports)
     plan = load_sweep(parsed.file, quick=parsed.quick, imports=imports)
     out = parsed.out or Path("runs") / plan.name
     command = "rlc sweep " + shlex.join(args)
-    jobs, done = plan_jobs(plan.runs, out, overwrite=parsed.overwrite, threads=parsed.threads, command=command)
+    jobs, done = plan_jobs(plan.runs, out, overwrite=parsed.overwrite, command=command)
     if parsed.engine == "ray":
         code = _work_on_ray(jobs, done, as_json=parsed.json)
     else:
@@ -77,7 +75,7 @@ def _work_on_ray(jobs: list[Any], done: list[Path], *, as_json: bool) -> int:
 
     ray.init(ignore_reinit_error=True, log_to_driver=False)
     task: Any = ray.remote(lambda job: Pool(1).run([job])[0])
-    outcomes = ray.get([task.options(num_cpus=job.threads).remote(job) for job in jobs])
+    outcomes = ray.get([task.options(num_cpus=job.config.threads).remote(job) for job in jobs])
     shown = [(folder, read_summary(folder)) for folder in done]
     shown += [(outcome.job.folder, outcome.summary) for outcome in outcomes if outcome.bad_input is None]
     return finish(shown, [o.bad_input for o in outcomes if o.bad_input is not None], as_json=as_json)

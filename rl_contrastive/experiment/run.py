@@ -57,6 +57,8 @@ class RunConfig:
     """Name of the task in folders, tables and plots; the environment's own by default."""
     device: str = "auto"
     """auto | cpu | cuda | cuda:1 ..., for agents with a field `device`."""
+    threads: int = 1
+    """BLAS and torch threads of the worker process (>= 1); another number may change the last bits of results."""
     tensorboard: bool = True
     """Write TensorBoard scalars."""
     imports: tuple[str, ...] = ()
@@ -64,6 +66,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed must be >= 0, got {self.seed}.")
+        require(self.threads >= 1, f"threads must be >= 1, got {self.threads}.")
         require(self.checkpoint_seconds >= 0, f"checkpoint_seconds must be >= 0, got {self.checkpoint_seconds}.")
         for name in ("experiment", "label", "env_label"):
             value = getattr(self, name)

@@ -31,7 +31,7 @@ from rl_contrastive.experiment.run import RunConfig, prepare, read_config, read_
 from rl_contrastive.experiment.workers import Job
 
 BUDGET = {f.name for f in fields(Budget)}
-PLAIN = {"agent", "env", "label", "env_label", "device", "checkpoint_seconds", "tensorboard"}
+PLAIN = {"agent", "env", "label", "env_label", "device", "checkpoint_seconds", "threads", "tensorboard"}
 TOP = {"name", "defaults", "run", "quick", "imports", "no_compare"}
 
 
@@ -129,7 +129,7 @@ def _nested(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def plan_jobs(
-    runs: list[RunConfig], out: Path, *, overwrite: bool = False, threads: int = 1, command: str = ""
+    runs: list[RunConfig], out: Path, *, overwrite: bool = False, command: str = ""
 ) -> tuple[list[Job], list[Path]]:
     """Jobs still to do (new ones, whose folders are made here, or to be resumed) and the folders that are done.
 
@@ -142,7 +142,7 @@ def plan_jobs(
         folder = run_folder(out, config)
         if overwrite or not (folder / CONFIG).exists():
             new.append(config)
-            jobs.append(Job(folder, config, fresh=True, threads=threads))
+            jobs.append(Job(folder, config, fresh=True))
             continue
         same = _essence(read_config(folder)) == _essence(config)
         require(same, f"{folder} holds a run with another config: choose another --out, or use --overwrite.")
@@ -150,7 +150,7 @@ def plan_jobs(
         if summary is not None and summary.get("status") == "finished":
             done.append(folder)
         else:
-            jobs.append(Job(folder, config, threads=threads))
+            jobs.append(Job(folder, config))
     for config in new:  # only now: no folder is made if any other one is in the way
         prepare(config, out, overwrite=overwrite, command=command)
     return jobs, done

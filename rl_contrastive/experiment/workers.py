@@ -39,7 +39,6 @@ class Job:
     """What the folder's config.json holds."""
     fresh: bool = False
     """Just prepared: the folder goes away again if its config turns out to be impossible."""
-    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Pool:
                 self._running.discard(process)
 
     def _start(self, job: Job) -> subprocess.Popen[str]:
-        threads = {name: str(job.threads) for name in THREAD_VARIABLES}
+        threads = {name: str(job.config.threads) for name in THREAD_VARIABLES}
         process = subprocess.Popen(
             [sys.executable, "-c", WORKER],
             stdin=subprocess.PIPE,
