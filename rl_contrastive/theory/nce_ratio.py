@@ -77,7 +77,7 @@ def nce_ratio(config: NceRatioConfig, *, out: Path) -> Verdict:
 
     return Verdict(
         name="nce-ratio",
-        claim="argmin_f E_P[log(1+1/f)] + E_{P^-}[log(1+f)] = P / P^- (Qiu et al. 2022, Lemma on eq. 3)",
+        claim="argmin_f E_P[log(1+1/f)] + E_{P^-}[log(1+f)] = P / P^- (Qiu et al. 2022, the contrastive loss)",
         measurement=f"largest gradient entry at the truth {gradient:.1e}; {sum(raised)}/{len(raised)} perturbations "
         f"raise the loss; mean TV after descent {errors[-1]:.1e}",
         expected="gradient <= 1e-12, all perturbations raise the loss, TV <= 1e-9",

@@ -29,7 +29,7 @@ class OptimismConfig:
     agents: tuple[str, ...] = ("contrastive-ucb", "lsvi-ucb", "ucbvi")
     """Agents that report `optimism`."""
     c: float = 1.0
-    """Bonus c H ||phi|| or c H / sqrt(N). The theory's c is larger still: d sqrt(log) for features, 7 log for counts."""
+    """Bonus c H ||phi|| or c H / sqrt(N). The theory's c is larger: d sqrt(log) for features, 7 log for counts."""
     num_states: int = 20
     """S."""
     num_actions: int = 4

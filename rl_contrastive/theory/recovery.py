@@ -17,7 +17,7 @@ from rl_contrastive.experiment.statistics import slope_interval
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.registry import register
 from rl_contrastive.theory.sampling import draw_counts, largest_angle, one_step_model, shuffled, sparse_counts
-from rl_contrastive.theory.verdict import Verdict, colour, draw, rng_of, words
+from rl_contrastive.theory.verdict import Verdict, colour, draw, rng_of, ticks_at, words
 
 SLOPES = (-0.6, -0.35)
 
@@ -77,6 +77,7 @@ def feature_recovery(config: RecoveryConfig, *, out: Path) -> Verdict:
         axis.loglog(n, lost.mean(axis=0), "x--", color="#555555", label="shuffled successors")
         axis.loglog(n, random.mean(axis=0), "s:", color=colour(1), label="random features")
         axis.set(xlabel="samples a pair n", ylabel="sin of largest principal angle")
+        ticks_at(axis.xaxis, config.per_pair)
 
     worst = float(min(lost.min(), random.min()))
     return Verdict(

@@ -77,7 +77,7 @@ def regret_slope(config: RegretConfig, *, out: Path) -> Verdict:
     uniform = slopes["uniform"]
     return Verdict(
         name="regret-slope",
-        claim="Regret(K) = O(sqrt(K)) up to logarithms (Qiu et al. 2022, Theorem 1; Jin et al. 2020, Theorem 3.1)",
+        claim="Regret(K) = O(sqrt(K)) up to logarithms (Qiu et al. 2022; Jin et al. 2020, Theorem 3.1)",
         measurement=f"log-log slopes over the last 90% of K={config.episodes}: {listed}{note}",
         expected=f"slope <= {SLOPE} for {' and '.join(judged)}",
         passed=all(slopes[agent].estimate <= SLOPE for agent in judged),

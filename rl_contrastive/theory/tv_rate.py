@@ -17,7 +17,7 @@ from rl_contrastive.experiment.statistics import slope_interval
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.registry import register
 from rl_contrastive.theory.sampling import draw_counts, mean_tv, model_tv, one_step_model, shuffled, sparse_counts
-from rl_contrastive.theory.verdict import Verdict, colour, draw, rng_of, words
+from rl_contrastive.theory.verdict import Verdict, colour, draw, rng_of, ticks_at, words
 
 SLOPES = (-0.6, -0.4)
 GROWTH = 1.5
@@ -82,10 +82,11 @@ def tv_rate(config: TvRateConfig, *, out: Path) -> Verdict:
             axis.loglog(n, raw[i].mean(axis=0), "s:", color=colour(i), alpha=0.6, label=f"S={S}, raw counts")
         axis.loglog(n, lost.mean(axis=0), "x--", color="#555555", label="shuffled successors")
         axis.set(xlabel="samples a pair n", ylabel="mean TV of P-hat")
+        ticks_at(axis.xaxis, config.per_pair)
 
     return Verdict(
         name="tv-rate",
-        claim="TV(P-hat, P) = O(sqrt(1/n)) with a constant of the rank d, not of S (Qiu et al. 2022, Lemma 1)",
+        claim="TV(P-hat, P) = O(sqrt(1/n)) with a constant of the rank d, not of S (transition recovery, Qiu et al. 2022)",
         measurement=f"{per_size}; TV at S={config.num_states[-1]} over S={config.num_states[0]} at the same n: "
         f"{growth.min():.2f} to {growth.max():.2f}",
         expected=f"slopes in [{SLOPES[0]}, {SLOPES[1]}]; ratio <= {GROWTH} at each n",
@@ -95,5 +96,6 @@ def tv_rate(config: TvRateConfig, *, out: Path) -> Verdict:
         control_passed=raw_growth > GROWTH and lost_slope.estimate > -0.2,
         numbers={"n": n, "tv": tv, "tv_raw": raw, "tv_shuffled": lost, "slopes": slopes, "growth": growth},
         plot=draw(out, "tv-rate", {"Error of the learned model": paint},
-                  f"A={config.num_actions}, d={config.rank}; mean over {config.mdps} MDPs; CI: 95% bootstrap."),
+                  f"A={config.num_actions}, d={config.rank}; mean over {config.mdps} MDPs; CI: 95% bootstrap.",
+                  aside=True),
     )  # fmt: skip

@@ -44,18 +44,44 @@ class Verdict:
         return self.passed and self.control_passed
 
 
-def draw(out: Path, name: str, panels: dict[str, Callable[[Axes], None]], caption: str) -> str:
-    """Draw panels (title -> function of an axis) side by side into out/name.png; returns the file name."""
+def draw(out: Path, name: str, panels: dict[str, Callable[[Axes], None]], caption: str, *, aside: bool = False) -> str:
+    """Draw panels (title -> function of an axis), two in a row, into out/name.png and .svg; returns the PNG's name.
+
+    aside: legends to the right of their panels, where many lines leave no room inside.
+    """
+    columns = min(len(panels), 2)
+    rows = math.ceil(len(panels) / columns)
+    where: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)} if aside else {}
     with plots.style():
-        figure = plots.new_figure(max(4.3 * len(panels), 6.0), 3.6)
-        for axis, (title, paint) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        figure = plots.new_figure(max(4.3 * columns, 6.6), 3.3 * rows + 0.4)
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axis in axes[len(panels) :]:
+            axis.set_visible(False)
+        for axis, (title, paint) in zip(axes, panels.items(), strict=False):
             paint(axis)
             axis.set_title(title)
             if axis.get_legend_handles_labels()[1]:
-                axis.legend(fontsize=8, handlelength=1.6)
+                axis.legend(fontsize=8, handlelength=1.6, **where)
         plots.caption(figure, caption)
         plots.save(figure, out / name)
     return f"{name}.png"
+
+
+def ticks_at(axis: Any, sizes: Any) -> None:
+    """Ticks of an x or y axis (`axes.xaxis`) at the sizes measured, as plain numbers and nothing between them."""
+    from matplotlib.ticker import NullLocator
+
+    axis.set_ticks(list(sizes), [plots.short(float(size)) for size in sizes])
+    axis.set_minor_locator(NullLocator())
+
+
+def counts_on(axis: Any) -> None:
+    """A logarithmic axis of counts with 1, 2 and 5 in each decade, as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plots.short(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def colour(index: int) -> str:
