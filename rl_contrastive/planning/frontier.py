@@ -2,8 +2,8 @@
 
     b_h(z,a) = 1/sqrt(1 + N_h(z,a)),   E_h(z,a) = max(b_h(z,a), sum_z' P-hat_h(z'|z,a) max_a' E_{h+1}(z',a')).
 
-For one-hot features b is the elliptical norm ||phi||_{Sigma^-1} with lambda = 1. The maximum has no scale to tune, lies in
-[0, 1] for every horizon and does not saturate, as a sum of H bonuses against a clip does.
+For one-hot features b is the elliptical norm ||phi||_{Sigma^-1} with lambda = 1. The maximum has no scale to tune,
+lies in [0, 1] for every horizon and does not saturate, as a sum of H bonuses against a clip does.
 """
 
 from __future__ import annotations
