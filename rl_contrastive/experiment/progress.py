@@ -1,4 +1,4 @@
-"""One line a run while it goes: bar, time left, episodes, return, solved; silent where no one watches.
+"""One line a run while it goes: episodes, time left, return, solved; silent where no one watches.
 
 The lines go to stderr, so that stdout stays readable by programs.
 """
@@ -42,7 +42,7 @@ class ProgressLines:
             return
         key = str(job.folder)
         if key not in self._tasks:
-            name = f"{job.folder.parent.name} {job.folder.name}"
+            name = f"{job.folder.name} {job.folder.parent.name}"  # the seed first: long names are cut
             self._tasks[key] = self._bars.add_task(
                 name, total=job.config.budget.episodes or job.config.budget.steps, value="", solved=""
             )
@@ -58,11 +58,11 @@ class ProgressLines:
 
 def _bars() -> Bars:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
+        TextColumn("{task.description}", table_column=Column(max_width=32, no_wrap=True, overflow="ellipsis")),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[value]}"),

@@ -116,7 +116,10 @@ class Pool:
         for line in process.stdout:
             message = json.loads(line)
             if "summary" in message:
-                outcome = Outcome(job, message["summary"])
+                summary = message["summary"]
+                outcome = Outcome(job, summary)
+                last = {"return": summary.get("final_return"), "solved_at": summary.get("solved_at_episode")}
+                self.report(job, {"episodes": summary["episodes"], "env_steps": summary["env_steps"], **last})
             elif "bad_input" in message:
                 outcome = Outcome(job, None, message["bad_input"])
                 if job.fresh:

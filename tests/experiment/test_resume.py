@@ -80,7 +80,7 @@ def test_contract_killed_and_resumed_gives_the_same_bytes(name, tmp_path, tiny, 
 
 def test_rlc_killed_with_its_workers_and_resumed(tmp_path, tiny, config, clean_environment, capsys):
     words = ["run", "tiny", "low-rank", "--import", tiny, "--env.num-states", "6", "--env.num-actions", "3"]
-    words += ["--env.horizon", "3", "--env.rank", "2", "--episodes", "400", "--eval-every", "8", "--seeds", "2"]
+    words += ["--env.horizon", "3", "--env.rank", "2", "--episodes", "160", "--eval-every", "8", "--seeds", "2"]
     words += ["--checkpoint-seconds", "0", "--no-tensorboard", "--out"]
     rlc = [sys.executable, "-m", "rl_contrastive.cli"]
     process = subprocess.Popen([*rlc, *words, str(tmp_path / "a")], env=clean_environment, start_new_session=True)
@@ -95,7 +95,7 @@ def test_rlc_killed_with_its_workers_and_resumed(tmp_path, tiny, config, clean_e
     assert main([*words, str(tmp_path / "b"), "--workers", "1"]) == 0
     for seed in ("seed-0", "seed-1"):
         same_bytes(folder / seed, tmp_path / "b" / "default" / "tiny--low-rank" / seed)
-    assert "finished, 400 episodes" in capsys.readouterr().out
+    assert "finished, 160 episodes" in capsys.readouterr().out
 
 
 def test_a_run_without_any_checkpoint_starts_again_and_a_finished_one_is_left_alone(tmp_path, config):
