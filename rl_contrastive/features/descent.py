@@ -6,8 +6,8 @@ batched run equals H separate runs, at the price of one Python loop instead of H
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,8 @@ class DescentConfig:
     patience: int
     compile: bool = False
     bf16: bool = False
+    average: float = 0.0
+    """Decay of the running mean of the parameters that is looked at and returned; 0 takes the last iterate."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def descend(
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss_of(tensors).sum())
         optimiser.step()
+        watch.average()
         if watch.finished(step):
             break
     return watch.result()
@@ -102,9 +105,21 @@ class _Watch:
         self.last = config.steps if stop_at is None else int(stop_at.max(initial=0))
         self._stop_at = stop_at
         self._best = [p.detach().clone() for p in factors.parameters]
+        self._mean = [p.detach().clone() for p in factors.parameters] if config.average else None
         self._steps: IntArray = np.zeros(H, dtype=np.int64)
         self._stale: IntArray = np.zeros(H, dtype=np.int64)
         self._loss: FloatArray = np.full(H, np.nan) if self._batch is None else self._evaluate()
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Move the running mean towards the parameters."""
+        if self._mean is None:
+            return
+        for mean, parameter in zip(self._mean, self._factors.parameters, strict=True):
+            mean.lerp_(parameter, 1.0 - self._config.average)
+
+    def _looked_at(self) -> list[Tensor]:
+        return [p.detach() for p in self._factors.parameters] if self._mean is None else self._mean
 
     def finished(self, step: int) -> bool:
         """Look at the parameters after iteration `step`."""
@@ -136,11 +151,22 @@ class _Watch:
             return
         self._steps = np.where(levels, step, self._steps)
         index = torch.as_tensor(np.flatnonzero(levels), device=self._best[0].device)
-        for best, parameter in zip(self._best, self._factors.parameters, strict=True):
-            best[index] = parameter.detach()[index]
+        for best, current in zip(self._best, self._looked_at(), strict=True):
+            best[index] = current[index]
 
     @torch.no_grad()
     def _evaluate(self) -> FloatArray:
         assert self._batch is not None
-        loss = contrastive_loss(self._factors, self._objective, self._batch).loss
+        with _holding(self._factors, self._looked_at()):
+            loss = contrastive_loss(self._factors, self._objective, self._batch).loss
         return np.asarray(loss.to("cpu", torch.float64).numpy())
+
+
+@contextmanager
+def _holding(factors: Factors, values: list[Tensor]) -> Iterator[None]:
+    """The factors with other parameter values, for the time of a look."""
+    own, factors.parameters = factors.parameters, values
+    try:
+        yield
+    finally:
+        factors.parameters = own

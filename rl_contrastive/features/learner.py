@@ -97,7 +97,8 @@ class Fit:
     """Features and how they came about.
 
     report: (H,) arrays; after a gradient stage `accepted` (0/1), `steps` (best iteration), `loss_spectral`,
-    `loss_refined` and `gain_se` (their difference in standard errors), all on held-out rows (NaN where none).
+    `loss_start` (the lifted start), `loss_refined` and `gain_se` (what refinement gains over the better of the two, in
+    standard errors), all on held-out rows (NaN where none).
     visited (H, S, A): tables only, pairs with data. spectral: the closed form behind, where there is one.
     """
 

@@ -39,6 +39,7 @@ class RowProblem:
         version: int,
     ) -> None:
         H, N = data.action.shape
+        self.exact = False
         self._config, self._version, self._num_actions = config, version, num_actions
         self._data = replace(data, obs=data.obs.reshape(H, N, -1), next_obs=data.next_obs.reshape(H, N, -1))
         self._mask = (np.arange(N) < data.count[:, None]).astype(np.float64)

@@ -22,6 +22,8 @@ from rl_contrastive.spec import BoolArray, FloatArray
 
 DENSE_STATES = 96
 """Up to this S a batched eigh of the (S, S) Gram matrices is faster than block Krylov iteration."""
+DENSE_ENTRIES = 1 << 22
+"""Up to this many entries H S A S (32 MiB) the counts of all steps are one dense array and each stage one call."""
 OVERSAMPLE = 4
 """Extra basis vectors of the block iteration; they decide the gap that drives convergence."""
 KRYLOV_BLOCKS = 5
@@ -73,14 +75,21 @@ def fit_tabular(
     n_level = np.maximum(counts.total(), 1.0)[counts.level]
     whitened = counts.count / (np.sqrt(n_pair * n_level) * root[counts.level, counts.succ])  # entries of M
     guess = None if start is None else start.psi_table * root[..., None]
-    V, sigma = _right_singular_vectors([counts.matrix(h, whitened) for h in range(H)], rank, guess)  # (H, S, d)
+    dense = S <= DENSE_STATES and H * S * A * S <= DENSE_ENTRIES
+    if dense:
+        M = _table(counts, whitened)  # (H, SA, S)
+        V, sigma = _leading(np.swapaxes(M, 1, 2) @ M, rank)  # (H, S, d)
+    else:
+        V, sigma = _right_singular_vectors([counts.matrix(h, whitened) for h in range(H)], rank, guess)
     psi = np.where(law[..., None] > 0, V / root[..., None], 0.0)
     prior = np.einsum("hs,hsd->hd", law, psi)  # phi of the ratio 1, projected on the span
-    phi = np.empty((H, S * A, rank))
-    for h in range(H):
-        n = pair_total[h].reshape(-1, 1)
-        sums = counts.matrix(h) @ psi[h] + smoothing * prior[h]  # (SA, d)
-        phi[h] = np.where(n + smoothing > 0, sums / np.maximum(n + smoothing, 1e-300), prior[h])
+    if dense:
+        sums = _table(counts, counts.count) @ psi  # (H, SA, d)
+    else:
+        sums = np.stack([counts.matrix(h) @ psi[h] for h in range(H)])
+    weight = pair_total.reshape(H, S * A, 1) + smoothing
+    sums = sums + smoothing * prior[:, None]
+    phi = np.where(weight > 0, sums / np.where(weight > 0, weight, 1.0), prior[:, None])
     # A step without data has no singular vectors: the constant feature alone, whose P-hat is P^-.
     empty = counts.total() == 0
     constant = np.eye(rank)[0]
@@ -95,12 +104,27 @@ def _right_singular_vectors(
     """Top right singular vectors V (H, S, d) and values (H, d) of sparse matrices (SA, S), signs fixed."""
     S = matrices[0].shape[1]
     if min(rank + OVERSAMPLE, S) * KRYLOV_BLOCKS > S or S <= DENSE_STATES:
-        gram = np.stack([(M.T @ M).toarray() for M in matrices])  # (H, S, S)
-        theta, vectors = np.linalg.eigh(gram)
-        theta, V = theta[:, ::-1][:, :rank], vectors[:, :, ::-1][:, :, :rank]
-    else:
-        pairs = [_block_krylov(M, rank, None if guess is None else guess[h]) for h, M in enumerate(matrices)]
-        theta, V = np.stack([t for t, _ in pairs]), np.stack([v for _, v in pairs])
+        return _leading(np.stack([(M.T @ M).toarray() for M in matrices]), rank)
+    pairs = [_block_krylov(M, rank, None if guess is None else guess[h]) for h, M in enumerate(matrices)]
+    return _signed(np.stack([v for _, v in pairs]), np.stack([t for t, _ in pairs]))
+
+
+def _table(counts: TransitionCounts, values: FloatArray) -> FloatArray:
+    """The triples' values as a dense (H, SA, S) array."""
+    H, S, A = counts.horizon, counts.num_states, counts.num_actions
+    table = np.zeros((H, S * A, S))
+    table[counts.level, counts.pair, counts.succ] = values
+    return table
+
+
+def _leading(gram: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
+    """Top eigenvectors (H, S, d) and root eigenvalues (H, d) of Gram matrices (H, S, S)."""
+    theta, vectors = np.linalg.eigh(gram)
+    return _signed(vectors[:, :, ::-1][:, :, :rank], theta[:, ::-1][:, :rank])
+
+
+def _signed(V: FloatArray, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Signs fixed by the largest entry; eigenvalues to singular values."""
     largest = np.take_along_axis(V, np.abs(V).argmax(axis=1, keepdims=True), axis=1)  # (H, 1, d)
     return V * np.where(largest < 0, -1.0, 1.0), np.sqrt(np.maximum(theta, 0.0))
 

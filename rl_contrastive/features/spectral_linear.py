@@ -16,6 +16,9 @@ from rl_contrastive.config import require
 from rl_contrastive.features.maps import LinearFeatures
 from rl_contrastive.spec import Array, FloatArray, IntArray, LevelData
 
+SMALL_OBSERVATION = 48
+"""Up to this D the levels are whitened together; beyond, their covariances cost more than the calls do."""
+
 
 @dataclass(frozen=True)
 class LinearSpectralConfig:
@@ -110,11 +113,13 @@ def fit_linear(
 def whiten(x: Array, count: IntArray, config: LinearSpectralConfig) -> tuple[Whitening, FloatArray]:
     """T = U diag(lam_i + rho lam_1)^-1/2 on the top k eigenpairs of Cov(x_h), and T'(x - mu) (H, N, k) itself.
 
-    x (H, N, D), rows n >= count[h] are padding and stay 0. One level at a time, converted to float64 once: its
-    (N, D) block stays in cache from the mean to the projection, which is what the time goes into.
+    x (H, N, D), rows n >= count[h] are padding and stay 0. Small observations: all levels in each call. Large ones: one
+    level at a time, converted to float64 once, so that its block stays in cache from the mean to the projection.
     """
     H, N, D = x.shape
     k = min(config.pca_dim, D)
+    if D <= SMALL_OBSERVATION:
+        return _whiten_together(x, count, config)
     mean, matrix, eigenvalues = np.empty((H, D)), np.zeros((H, D, k)), np.zeros((H, k))
     projected = np.zeros((H, N, k))
     for h, n in enumerate(count.tolist()):
@@ -133,6 +138,32 @@ def whiten(x: Array, count: IntArray, config: LinearSpectralConfig) -> tuple[Whi
     return Whitening(mean, matrix, eigenvalues), projected
 
 
+def _whiten_together(x: Array, count: IntArray, config: LinearSpectralConfig) -> tuple[Whitening, FloatArray]:
+    """`whiten` with the leading axis in every call."""
+    k, n = min(config.pca_dim, x.shape[2]), count[:, None]
+    centred = x.astype(np.float64)
+    padding = np.arange(x.shape[1]) >= n
+    ragged = bool(padding.any())
+    if ragged:
+        centred[padding] = 0.0
+    mean = np.add.reduce(centred, axis=1) / n
+    centred -= mean[:, None]
+    if ragged:
+        centred[padding] = 0.0
+    moment = np.swapaxes(centred, 1, 2) @ centred / n[..., None]
+    _require_finite(np.diagonal(moment, axis1=1, axis2=2))
+    lam, U = np.linalg.eigh(moment)
+    lam, U = np.maximum(lam[:, ::-1][:, :k], 0.0), fix_signs(U[:, :, ::-1][:, :, :k])
+    scale = lam + config.rho * lam[:, :1]
+    matrix = U * np.where(scale > 0, 1.0 / np.sqrt(np.where(scale > 0, scale, 1.0)), 0.0)[:, None]
+    return Whitening(mean, matrix, lam), centred @ matrix
+
+
+def _require_finite(diagonal: FloatArray) -> None:
+    """NaN and infinity anywhere in X reach the diagonal of X'X: one small test in place of one over the data."""
+    require(bool(np.isfinite(diagonal).all()), "spectral: an observation is NaN, infinite or beyond 1e150.")
+
+
 def _leading_eigenpairs(centred: FloatArray, k: int) -> tuple[FloatArray, FloatArray]:
     """Top k eigenvalues (k,), falling, and eigenvectors (D, k) of X'X/n for X (n, D); null directions get U = 0.
 
@@ -142,8 +173,7 @@ def _leading_eigenpairs(centred: FloatArray, k: int) -> tuple[FloatArray, FloatA
     n, D = centred.shape
     wide = n < D
     moment = (centred @ centred.T if wide else centred.T @ centred) / n
-    # NaN and infinity anywhere in X reach the diagonal of the moment: one small test in place of one over the data.
-    require(bool(np.isfinite(moment.diagonal()).all()), "spectral: an observation is NaN, infinite or beyond 1e150.")
+    _require_finite(moment.diagonal())
     size = len(moment)
     found = min(k, size)
     values, vectors, count, _, info = lapack.dsyevr(moment, range="I", il=size - found + 1, iu=size, overwrite_a=1)

@@ -39,6 +39,8 @@ class TableProblem:
         version: int,
     ) -> None:
         self._counts, self._law, self._config, self._version = counts, law, config, version
+        H, S, A, d = counts.horizon, counts.num_states, counts.num_actions, config.dim
+        self.exact = config.exact_entries >= H * S * A * S
         self._train, rest = counts.split(config.hold_out, rng=rng)
         stop, judge = rest.split(0.5, rng=rng)
         draws = None if counts.num_states <= JUDGE_NEGATIVES else JUDGE_NEGATIVES
@@ -52,7 +54,6 @@ class TableProblem:
             guess = spectral.features
             self.spectral_train = fit_tabular(self._train, config.dim, law=law, start=guess, version=version).features
         self._given = start if spectral is None else None
-        H, S, A, d = counts.horizon, counts.num_states, counts.num_actions, config.dim
         self._random = {"phi": rng.standard_normal((H, S * A, d)), "psi": rng.standard_normal((H, S, d))}
 
     def start(self, *, train: bool) -> Named:
@@ -76,8 +77,7 @@ class TableProblem:
     def sampler(self, *, train: bool) -> Sampler:
         """Exact where H S A S <= exact_entries."""
         counts = self._train if train else self._counts
-        H, S, A = counts.horizon, counts.num_states, counts.num_actions
-        if self._config.exact_entries >= H * S * A * S:
+        if self.exact:
             return ExactTable(counts, self._law)
         return SampledTable(counts, self._law, self._config.batch_size, self._config.negatives)
 

@@ -1,0 +1,121 @@
+"""How good are features? TV of P-hat, principal angles and latent purity need the truth; rank and spread do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import subspace_angles
+from scipy.optimize import linear_sum_assignment
+
+from rl_contrastive.config import require
+from rl_contrastive.planning.models import TransitionModel
+from rl_contrastive.spec import FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class ModelError:
+    """TV(P-hat_h(.|s,a), P_h(.|s,a)) = 1/2 sum_s' |difference|, in [0, 1]: mean (H,) and worst (H,) over (s,a)."""
+
+    mean: FloatArray
+    worst: FloatArray
+
+
+def model_error(model: TransitionModel, P: FloatArray, weight: FloatArray | None = None) -> ModelError:
+    """P (H, S, A, S) true kernels; weight (H, S, A) distribution of (s,a) by step (need not be normalised), default
+    uniform. The worst is over pairs of positive weight; a step without weight reports NaN."""
+    require(
+        model.shape == P.shape[:3] and P.ndim == 4 and P.shape[3] == P.shape[1],
+        f"diagnostics: the model has sizes (H, S, A) = {model.shape}, the truth has shape {P.shape}.",
+    )
+    w = np.ones(P.shape[:3]) if weight is None else np.asarray(weight, dtype=np.float64)
+    require(w.shape == P.shape[:3], f"diagnostics: weight has shape {w.shape}, expected {P.shape[:3]}.")
+    require(bool((w >= 0).all() and np.isfinite(w).all()), "diagnostics: weights must be finite and >= 0.")
+    mean, worst = np.full(len(P), np.nan), np.full(len(P), np.nan)
+    for h in range(len(P)):
+        total = w[h].sum()
+        if total > 0:
+            tv = 0.5 * np.abs(model.rows(h) - P[h]).sum(axis=-1)  # (S, A)
+            mean[h], worst[h] = (w[h] * tv).sum() / total, tv[w[h] > 0].max()
+    return ModelError(mean, worst)
+
+
+def principal_angles(learned: FloatArray, true: FloatArray) -> FloatArray:
+    """Angles (radians, falling) between the column spaces of two feature matrices (N, d), (N, d') -> (min(d, d'),).
+
+    Invariant under phi -> A phi, the freedom in which features are identified at all. All 0: one space holds the other.
+    """
+    a, b = np.asarray(learned, dtype=np.float64), np.asarray(true, dtype=np.float64)
+    require(
+        a.ndim == b.ndim == 2 and len(a) == len(b),
+        f"diagnostics: features must have shapes (N, d) and (N, d'), got {a.shape} and {b.shape}.",
+    )
+    require(bool(np.isfinite(a).all() and np.isfinite(b).all()), "diagnostics: features are NaN or infinite.")
+    return np.asarray(subspace_angles(a, b), dtype=np.float64)
+
+
+def phi_angles(phi: FloatArray, true: FloatArray) -> FloatArray:
+    """Largest principal angle (H,) between tables phi (H, S, A, d) and the true ones (H, S, A, d')."""
+    pairs = zip(phi, true, strict=True)
+    return np.array([principal_angles(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]))[0] for a, b in pairs])
+
+
+def purity(labels: IntArray, latents: IntArray) -> float:
+    """Share of rows whose cluster is matched to their latent under the best one-to-one assignment (Hungarian).
+
+    Clusters beyond the number of latents stay unmatched and count as errors, so splitting does not pay.
+    """
+    require(
+        labels.shape == latents.shape and labels.ndim == 1 and len(labels) > 0,
+        f"diagnostics: labels and latents must be equally long and not empty, got {labels.shape} and {latents.shape}.",
+    )
+    _, i = np.unique(labels, return_inverse=True)
+    _, j = np.unique(latents, return_inverse=True)
+    table = np.zeros((i.max() + 1, j.max() + 1))
+    np.add.at(table, (i, j), 1.0)
+    rows, columns = linear_sum_assignment(-table)
+    return float(table[rows, columns].sum() / len(labels))
+
+
+def effective_rank(features: FloatArray, *, centred: bool = False) -> float:
+    """exp(entropy of the normalised eigenvalues of E[x x']), in [1, d]: features (N, d). Roy & Vetterli 2007, squared.
+
+    Uncentred by default: collapsed features (all rows equal) have rank 1, while after centring only rounding is
+    left, which can look like full rank. Features that are all 0 have rank 0.
+    """
+    x = np.asarray(features, dtype=np.float64)
+    require(x.ndim == 2 and len(x) > 0, f"diagnostics: features must have shape (N, d), got {x.shape}.")
+    x = x - x.mean(axis=0) if centred else x
+    lam = np.square(np.linalg.svd(x, compute_uv=False))
+    if lam.sum() == 0:
+        return 0.0
+    p = lam / lam.sum()
+    return float(np.exp(-(p[p > 0] * np.log(p[p > 0])).sum()))
+
+
+def uniformity(features: FloatArray, t: float = 2.0) -> float:
+    """log E exp(-t |x - x'|^2) over pairs of distinct rows scaled to length 1; 0 is collapse, lower is more uniform.
+
+    Source: Wang & Isola 2020, eq. (2).
+    """
+    gram = _cosines(features)
+    squares = np.maximum(2.0 - 2.0 * gram[np.triu_indices(len(gram), 1)], 0.0)
+    require(len(squares) > 0, "diagnostics: uniformity needs at least two rows.")
+    return float(np.log(np.exp(-t * squares).mean()))
+
+
+def tolerance(features: FloatArray, latents: IntArray) -> float:
+    """Mean cosine of distinct rows with the same latent (Wang & Liu 2021); NaN if no latent has two rows."""
+    gram = _cosines(features)
+    require(latents.shape == (len(gram),), f"diagnostics: latents have shape {latents.shape}, expected {(len(gram),)}.")
+    same = (latents[:, None] == latents) & ~np.eye(len(gram), dtype=np.bool_)
+    return float(gram[same].mean()) if same.any() else float("nan")
+
+
+def _cosines(features: FloatArray) -> FloatArray:
+    x = np.asarray(features, dtype=np.float64)
+    require(x.ndim == 2, f"diagnostics: features must have shape (N, d), got {x.shape}.")
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    require(bool((norm > 0).all()), "diagnostics: a feature vector is 0 and has no direction.")
+    x = x / norm
+    return np.asarray(x @ x.T)
