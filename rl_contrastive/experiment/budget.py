@@ -1,0 +1,87 @@
+"""Two small dataclasses of a run: the Budget it is given, and the Progress that a checkpoint keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from rl_contrastive.config import require
+from rl_contrastive.spec import State
+
+EVALUATIONS = 100
+"""Evaluations of a run by default."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run may be, and when it is measured."""
+
+    episodes: int | None = None
+    """Cap on episodes (>= the agent's batch); exactly one of episodes and steps is given."""
+    steps: int | None = None
+    """Cap on environment steps (>= 1)."""
+    eval_every: int | None = None
+    """Episodes between evaluations, rounded up to whole batches; default max(B, a hundredth of the budget)."""
+    eval_episodes: int = 200
+    """Episodes of one evaluation (>= 1)."""
+    solve_at: float = 0.9
+    """Solved: mean return >= this fraction of the optimal one, twice in a row (0..1)."""
+    stop_when_solved: bool = False
+    """End the run at the evaluation that confirms it solved."""
+    exact: str = "auto"
+    """Exact values and regret where the model is known: auto (moderate sizes) | always | never."""
+
+    def __post_init__(self) -> None:
+        one = (self.episodes is None) != (self.steps is None)
+        require(one, "a run needs exactly one of episodes and steps.")
+        for name in ("episodes", "steps", "eval_every", "eval_episodes"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name} must be >= 1, got {value}.")
+        require(0.0 < self.solve_at <= 1.0, f"solve_at must be in (0, 1], got {self.solve_at}.")
+        require(self.exact in ("auto", "always", "never"), f"exact must be auto, always or never, got {self.exact!r}.")
+
+    def interval(self, batch: int, horizon: int) -> int:
+        """Episodes between evaluations."""
+        if self.eval_every is not None:
+            return self.eval_every
+        episodes = self.episodes if self.episodes is not None else (self.steps or 0) // horizon
+        return max(batch, episodes // EVALUATIONS)
+
+
+@dataclass
+class Progress:
+    """Where a run is: everything the loop itself needs to go on (the rest is the agent's state)."""
+
+    iteration: int = 0
+    episodes: int = 0
+    env_steps: int = 0
+    evaluations: int = 0
+    next_evaluation: int = 0
+    """Episode count from which on the next evaluation is due."""
+    recorded_at: int = -1
+    """Episode count of the last evaluation."""
+    regret: float = 0.0
+    """Sum over episodes of V* - V^{pi_k}, pi_k the optimistic policy of the episode's iteration."""
+    streak: int = 0
+    """Evaluations in a row that met the bar."""
+    first_met: tuple[int, int] = (0, 0)
+    """(episodes, env_steps) at the first one of the streak."""
+    solved_at: tuple[int, int] | None = None
+    last_return: float | None = None
+    scalars: dict[str, float] = field(default_factory=dict)
+    """Newest value of each scalar that `agent.update()` returned."""
+    exact: dict[str, float] = field(default_factory=dict)
+    """Exact metrics of the last evaluation."""
+
+    def state_dict(self) -> State:
+        """JSON values only."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_state(cls, state: State) -> Progress:
+        """Inverse of `state_dict`; RlcError on missing or unknown keys."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        require(state.keys() == names, f"the checkpoint's progress has fields {sorted(state)}, not {sorted(names)}.")
+        solved = state["solved_at"]
+        pairs = {"first_met": tuple(state["first_met"]), "solved_at": None if solved is None else tuple(solved)}
+        return cls(**{**state, **pairs})
