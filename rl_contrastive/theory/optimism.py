@@ -15,7 +15,7 @@ import numpy as np
 from rl_contrastive.config import require
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
-from rl_contrastive.theory.training import column, known, run
+from rl_contrastive.theory.training import column, known, run, settings
 from rl_contrastive.theory.verdict import Verdict, colour, draw
 
 TOLERANCE = 1e-9
@@ -64,7 +64,8 @@ def optimism(config: OptimismConfig, *, out: Path) -> Verdict:
 
     def paint(axis: Any) -> None:
         for i, agent in enumerate(agents):
-            episodes = np.linspace(0, config.episodes, with_bonus[agent].shape[1] + 1)[1:]
+            every = max(10, config.episodes // 40)
+            episodes = config.episodes - every * np.arange(with_bonus[agent].shape[1])[::-1]
             axis.plot(episodes, with_bonus[agent].T, color=colour(i), linewidth=1, alpha=0.8)
             axis.plot(episodes, without[agent].T, color=colour(i), linewidth=1, linestyle=(0, (2, 1.5)), alpha=0.8)
             axis.plot([], [], color=colour(i), label=agent)
@@ -97,7 +98,8 @@ def _margins(config: OptimismConfig, agent: str, c: float) -> FloatArray:
     rows = []
     for m in range(config.mdps):
         result = run(
-            agent, "low-rank", agent_config={"c": c, "batch": 10}, env_config={**sizes, "mdp_seed": 100 + m}, seed=m,
+            agent, "low-rank", agent_config=settings(agent, rank=config.rank, horizon=config.horizon, c=c),
+            env_config={**sizes, "mdp_seed": 100 + m}, seed=m,
             episodes=config.episodes, eval_every=max(10, config.episodes // 40), eval_episodes=1, exact="always",
         )  # fmt: skip
         rows.append(column(result, "optimism"))

@@ -16,7 +16,7 @@ from rl_contrastive.config import require
 from rl_contrastive.experiment.statistics import Interval, slope_interval
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
-from rl_contrastive.theory.training import column, known, run
+from rl_contrastive.theory.training import column, known, run, settings
 from rl_contrastive.theory.verdict import Verdict, colour, draw, rng_of, words
 
 SLOPE = 0.55
@@ -97,7 +97,8 @@ def _curves(config: RegretConfig, agent: str) -> tuple[FloatArray, FloatArray, F
     sizes |= {"horizon": config.horizon, "rank": config.rank}
     results = [
         run(
-            agent, "low-rank", agent_config={"batch": 10}, env_config={**sizes, "mdp_seed": 100 + m}, seed=m,
+            agent, "low-rank", agent_config=settings(agent, rank=config.rank, horizon=config.horizon),
+            env_config={**sizes, "mdp_seed": 100 + m}, seed=m,
             episodes=config.episodes, eval_every=max(10, config.episodes // 100), eval_episodes=1, exact="always",
         )
         for m in range(config.mdps)

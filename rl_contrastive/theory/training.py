@@ -18,6 +18,20 @@ def known(agents: tuple[str, ...]) -> tuple[list[str], list[str]]:
     return [a for a in agents if a in names], [a for a in agents if a not in names]
 
 
+def settings(agent: str, *, rank: int, horizon: int, c: float | None = None) -> dict[str, Any]:
+    """Config of a tabular agent on random low-rank MDPs; c scales the bonus to c H times a norm (None: the default)."""
+    values: dict[str, Any] = {"batch": 10}
+    if agent == "uniform":
+        return values
+    if agent != "lsvi-ucb":  # which reads the true rewards by default, as the analyses assume
+        values |= {"known_reward": True}
+    if agent == "contrastive-ucb":
+        values |= {"learner": {"dim": rank}}
+        # The paper's gamma multiplies the norm itself; the baselines' c is relative to H.
+        return values if c is None else values | {"gamma": c * horizon}
+    return values if c is None else values | {"c": c}
+
+
 def run(
     agent: str, env: str, *, agent_config: dict[str, Any], env_config: dict[str, Any], seed: int, **budget: Any
 ) -> TrainingResult:
@@ -33,6 +47,7 @@ def run(
 
 
 def column(result: TrainingResult, name: str) -> FloatArray:
-    """One column of the history (T,)."""
-    require(name in result.history[0], f"theory: this run records no '{name}'.")
-    return np.array([line[name] for line in result.history], dtype=np.float64)
+    """One column of the history, of the lines that have it (T,): agents know no optimism before their first plan."""
+    values = [line[name] for line in result.history if name in line]
+    require(len(values) > 0, f"theory: this run records no '{name}'.")
+    return np.array(values, dtype=np.float64)

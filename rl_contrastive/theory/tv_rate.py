@@ -86,7 +86,7 @@ def tv_rate(config: TvRateConfig, *, out: Path) -> Verdict:
 
     return Verdict(
         name="tv-rate",
-        claim="TV(P-hat, P) = O(sqrt(1/n)) with a constant of the rank d, not of S (transition recovery, Qiu et al. 2022)",
+        claim="TV(P-hat, P) = O(sqrt(1/n)) with a constant of d, not of S (Qiu et al. 2022)",
         measurement=f"{per_size}; TV at S={config.num_states[-1]} over S={config.num_states[0]} at the same n: "
         f"{growth.min():.2f} to {growth.max():.2f}",
         expected=f"slopes in [{SLOPES[0]}, {SLOPES[1]}]; ratio <= {GROWTH} at each n",
