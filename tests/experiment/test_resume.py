@@ -55,7 +55,7 @@ def suitable(agent: str) -> RunConfig:
             continue
         if getattr(made, "external", False):
             pytest.skip("has its own loop: resuming starts it again")
-        budget = Budget(episodes=12 * config.batch, eval_every=2 * config.batch, eval_episodes=20)
+        budget = Budget(episodes=8 * config.batch, eval_every=2 * config.batch, eval_episodes=20)
         return RunConfig(agent, env, env_config=fields, budget=budget, checkpoint_seconds=0.0, tensorboard=False)
     raise AssertionError(f"{agent} accepts none of {list(ENVS)}")
 

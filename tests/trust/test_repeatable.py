@@ -96,7 +96,7 @@ def test_p3_no_agent_and_no_loop_touches_a_global_generator(name, monkeypatch):
         torch_before = sys.modules["torch"].get_rng_state().clone() if "torch" in sys.modules else None
         with monkeypatch.context() as patch:
             forbid_globals(patch)
-            train(agent, env, episodes=3 * config.batch, eval_every=config.batch, eval_episodes=10)
+            train(agent, env, episodes=2 * config.batch, eval_every=config.batch, eval_episodes=10)
         assert before[0] == random.getstate()
         np.testing.assert_array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
         if torch_before is not None:
