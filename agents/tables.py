@@ -22,9 +22,14 @@ class Table(Protocol):
     """Counts of transitions between S states, kept up to date by `refresh`."""
 
     num_states: int
-    counts: TransitionCounts
     reward: FloatArray
+    """r-hat (H, S, A)."""
     alive: FloatArray
+    """g (H, S)."""
+
+    @property
+    def counts(self) -> TransitionCounts:
+        """N_h(s,a,s') as of the last `refresh`."""
 
     def add(self, transition: Transition, rows: BoolArray) -> None:
         """Store the masked rows of a step."""
@@ -57,7 +62,7 @@ class StateTable:
         require(spec.num_states is not None, f"{spec.name}: observations are not states.")
         self.num_states = int(spec.num_states or 0)
         H, S, A = spec.horizon, self.num_states, spec.num_actions
-        self.counts = TransitionCounts.empty(H, S, A)
+        self._counts = TransitionCounts.empty(H, S, A)
         self.reward: FloatArray = np.zeros((H, S, A))
         self.alive: FloatArray = np.ones((H, S))
         self._reward_sum: FloatArray = np.zeros((H, S, A))
@@ -81,11 +86,15 @@ class StateTable:
             return
         h, s, a, s_next, r, discount = (np.concatenate(column) for column in zip(*self._buffer, strict=True))
         self._buffer.clear()
-        self.counts = self.counts.plus(h, s, a, s_next)
+        self._counts = self._counts.plus(h, s, a, s_next)
         np.add.at(self._reward_sum, (h, s, a), r)
         np.add.at(self._ended, (h, s_next), 1.0 - discount)
         self.reward = self._reward_sum / np.maximum(self.counts.pair_total(), 1.0)
         self.alive = 1.0 - self._ended / np.maximum(self.counts.succ_total(), 1.0)
+
+    @property
+    def counts(self) -> TransitionCounts:
+        return self._counts
 
     def rows(self) -> IntArray:
         return self._rows
@@ -101,7 +110,7 @@ class StateTable:
     def load_state_dict(self, state: State) -> None:
         for key in ("counts", "reward_sum", "ended", "rows"):
             require(key in state, f"table: the saved state lacks '{key}'.")
-        self.counts = self.counts.with_state(state["counts"])
+        self._counts = self._counts.with_state(state["counts"])
         self._reward_sum, self._ended = (np.array(state[k], dtype=np.float64) for k in ("reward_sum", "ended"))
         self._rows = np.array(state["rows"], dtype=np.int64)
         self.reward = self._reward_sum / np.maximum(self.counts.pair_total(), 1.0)

@@ -112,7 +112,7 @@ class LatentDecoder:
 
     def label(self, h: int, obs: Array) -> IntArray:
         """Latents of observations (N, ...) of step h -> (N,)."""
-        return self.labels(obs[None], np.array([h]))[0]
+        return np.asarray(self.labels(obs[None], np.array([h]))[0])
 
     def state_dict(self) -> State:
         """All arrays."""

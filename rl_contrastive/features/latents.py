@@ -31,7 +31,7 @@ class Clusters:
 
     def label(self, h: int, points: FloatArray) -> IntArray:
         """The same for one step: (N, q) -> (N,)."""
-        return self.labels_of(points[None], np.array([h]))[0]
+        return np.asarray(self.labels_of(points[None], np.array([h]))[0])
 
     def labels_of(self, points: FloatArray, levels: IntArray) -> IntArray:
         """The same for some steps: points (L, N, q) of `levels` (L,) -> (L, N)."""

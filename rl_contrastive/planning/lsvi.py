@@ -41,8 +41,11 @@ def plan_model(
     *,
     cap: float | FloatArray = np.inf,
     floor: float | FloatArray = 0.0,
+    alive: FloatArray | float = 1.0,
 ) -> Plan:
     """(i) Q_h = clip(r_h + b_h + P-hat_h V_{h+1}, floor_h, cap_h): r and bonus (H,S,A), floor and cap numbers or (H,).
+
+    `alive` (H, S): probability that the episode goes on after arriving in s' at step h; V_{h+1}(s') counts that much.
 
     `model` is a TransitionModel or a table P (H,S,A,S). The lower clip acts only where a finite cap is
     given (returns are then in [floor, cap] by assumption), so negative rewards keep their values in exact planning.
@@ -53,9 +56,10 @@ def plan_model(
     ceiling = np.broadcast_to(np.asarray(cap, dtype=np.float64), (H,))
     lowest = np.broadcast_to(np.asarray(floor, dtype=np.float64), (H,))
     reward = np.broadcast_to(r + bonus, P_hat.shape)
+    goes_on = np.broadcast_to(np.asarray(alive, dtype=np.float64), (H, S))
     Q, V = np.empty(P_hat.shape), np.zeros((H + 1, S))
     for h in range(H - 1, -1, -1):
-        Q[h] = _clip(reward[h] + P_hat.expect(h, V[h + 1]), ceiling[h], lowest[h])
+        Q[h] = _clip(reward[h] + P_hat.expect(h, goes_on[h] * V[h + 1]), ceiling[h], lowest[h])
         V[h] = Q[h].max(axis=-1)
     return Plan(Q, V, float((ceiling[:, None, None] <= Q).mean()))
 

@@ -1,0 +1,201 @@
+"""The learned model behind Contrastive-UCB: features, bonus and optimistic values, on tables or on vectors.
+
+TableModel    states or decoded latents: P-hat = P^- psi'phi is a table of rank d, planned on exactly.
+VectorModel   phi(o,a) of the observation: least-squares value iteration on the stored rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from rl_contrastive.agents.baselines.tabular import return_caps
+from rl_contrastive.agents.tables import make_table
+from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.store import LevelStore
+from rl_contrastive.features.diagnostics import model_error, phi_angles
+from rl_contrastive.features.learner import FeatureLearner, Fit
+from rl_contrastive.features.maps import FeatureMap, TabularFeatures
+from rl_contrastive.features.neural_maps import features_from_state
+from rl_contrastive.planning.bonus import EllipticalBonus
+from rl_contrastive.planning.lsvi import plan_model, plan_ridge
+from rl_contrastive.spec import Array, BoolArray, Env, ExactModel, FloatArray, IntArray, State, Transition
+
+if TYPE_CHECKING:
+    from rl_contrastive.agents.contrastive_ucb import ContrastiveUCBConfig
+
+
+class Model(Protocol):
+    """What the agent asks of its model."""
+
+    def add(self, transition: Transition, rows: BoolArray) -> None:
+        """Store the masked rows."""
+
+    def rows(self) -> IntArray:
+        """(H,) rows ever stored."""
+
+    def fit(self, version: int, *, rng: np.random.Generator) -> dict[str, float]:
+        """Features, bonus, plan from all stored rows; scalars to record."""
+
+    def q(self, h: int, obs: Array, *, explore: bool) -> FloatArray:
+        """Q_h (N, A) with the bonus or without."""
+
+    def exact_metrics(self, model: ExactModel) -> dict[str, float]: ...
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State) -> None: ...
+
+
+class TableModel:
+    """Finite states: phi (H,S,A,d) and psi (H,S,d) from counts, P-hat a proper distribution, exact backward pass."""
+
+    def __init__(self, env: Env, config: ContrastiveUCBConfig) -> None:
+        spec = env.env_spec
+        self.config = config
+        self.table = make_table(spec, config.decoder, capacity=config.capacity, growth=config.decoder_growth)
+        S = self.table.num_states
+        learner = replace(config.learner, dim=min(config.learner.dim, S))
+        self.learner = FeatureLearner(learner, horizon=spec.horizon, num_actions=spec.num_actions, num_states=S)
+        self.floor, self.cap = return_caps(spec, config.reward_max)
+        self.bonus = EllipticalBonus(spec.horizon, learner.dim, config.lam)
+        self.features: TabularFeatures | None = None
+        self.Q: FloatArray = np.zeros((spec.horizon, S, spec.num_actions))
+        self.Q_greedy: FloatArray = np.zeros_like(self.Q)
+        self.true_reward = _true_reward(env) if config.known_reward else None
+
+    def add(self, transition: Transition, rows: BoolArray) -> None:
+        self.table.add(transition, rows)
+
+    def rows(self) -> IntArray:
+        return self.table.rows()
+
+    def fit(self, version: int, *, rng: np.random.Generator) -> dict[str, float]:
+        self.table.refresh()
+        counts, config = self.table.counts, self.config
+        fit = self.learner.fit_table(counts, rng=rng, start=self.features, version=version)
+        assert isinstance(fit.features, TabularFeatures)
+        assert fit.visited is not None
+        self.features = fit.features
+        H, S, A, d = self.features.phi_table.shape
+        phi, N = self.features.phi_table.reshape(H, S * A, d), counts.pair_total()
+        self.bonus.rebuild(phi, weight=N.reshape(H, S * A))
+        b = self.bonus.bonuses(phi, config.gamma, H).reshape(H, S, A)
+        if config.roll_in == "on-policy":
+            # A pair without data has the features of P^-, which look familiar: it gets the norm of a new direction.
+            # Where actions are uniform (paper) it is tried soon anyway, and chasing each one takes twice the episodes.
+            b = np.where(fit.visited, b, min(config.gamma / np.sqrt(config.lam), H))
+        r = self.table.reward if self.true_reward is None else self.true_reward
+        model = self.features.model()
+        plan = plan_model(model, r, b, cap=self.cap, floor=self.floor, alive=self.table.alive)
+        self.Q = plan.Q
+        self.Q_greedy = plan_model(model, r, alive=self.table.alive).Q
+        scalars = {"saturated": plan.saturated, "bonus": float((b * N).sum() / max(N.sum(), 1.0))}
+        return {**scalars, **_accepted(fit)}
+
+    def q(self, h: int, obs: Array, *, explore: bool) -> FloatArray:
+        return np.asarray((self.Q if explore else self.Q_greedy)[h, self.table.label(h, obs)])
+
+    def exact_metrics(self, model: ExactModel) -> dict[str, float]:
+        assert self.features is not None
+        tv = model_error(self.features.model(), model.P, self.table.counts.pair_total())
+        metrics = {
+            "tv": float(np.mean(tv.mean)),
+            "optimism": float(model.rho @ self.Q[0].max(axis=1)) - model.optimal_return,
+        }
+        if model.phi is not None and model.phi.shape[-1] <= self.features.dim:
+            metrics["sin_angle"] = float(np.sin(phi_angles(self.features.phi_table, model.phi)).mean())
+        return metrics
+
+    def state_dict(self) -> State:
+        features = None if self.features is None else self.features.state_dict()
+        plans = {"Q": self.Q, "Q_greedy": self.Q_greedy}
+        return {**plans, "table": self.table.state_dict(), "features": features, "bonus": self.bonus.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        for key in ("Q", "Q_greedy", "table", "features", "bonus"):
+            require(key in state, f"model: the saved state lacks '{key}'.")
+        self.Q, self.Q_greedy = (np.array(state[k], dtype=np.float64) for k in ("Q", "Q_greedy"))
+        self.table.load_state_dict(state["table"])
+        self.bonus.load_state_dict(state["bonus"])
+        self.features = None if state["features"] is None else TabularFeatures.from_state(state["features"])
+
+
+class VectorModel:
+    """phi(o,a) in R^d of the observation; Q_h = clip(phi'w_h + b_h) with w_h by ridge regression on the rows."""
+
+    def __init__(self, env: Env, config: ContrastiveUCBConfig) -> None:
+        spec = env.env_spec
+        require(not config.known_reward, "ucb: known_reward needs a table of states; vectors learn the reward.")
+        require(config.learner.dim >= 2, f"ucb: learner.dim must be >= 2 for vectors, got {config.learner.dim}.")
+        self.config, self.horizon = config, spec.horizon
+        self.store = LevelStore(spec, config.capacity)
+        self.learner = FeatureLearner(config.learner, horizon=spec.horizon, num_actions=spec.num_actions)
+        _, self.cap = return_caps(spec, config.reward_max)
+        self.bonus = EllipticalBonus(spec.horizon, config.learner.dim, config.lam)
+        self.features: FeatureMap | None = None
+        self.w: FloatArray = np.zeros((spec.horizon, config.learner.dim))
+        self.w_greedy: FloatArray = np.zeros_like(self.w)
+
+    def add(self, transition: Transition, rows: BoolArray) -> None:
+        self.store.add(transition, rows)
+
+    def rows(self) -> IntArray:
+        return self.store.total
+
+    def fit(self, version: int, *, rng: np.random.Generator) -> dict[str, float]:
+        data, config, H = self.store.data(), self.config, self.horizon
+        fit = self.learner.fit_rows(data, rng=rng, start=self.features, version=version)
+        self.features = fit.features
+        here = np.stack([self.features.phi(h, data.obs[h]) for h in range(H)])  # (H, N, A, d)
+        phi = np.take_along_axis(here, data.action[:, :, None, None], axis=2)[:, :, 0]  # (H, N, d)
+        there = np.zeros_like(here)  # phi_{h+1}(o', .); V_H = 0 needs none at the last step
+        for h in range(H - 1):
+            there[h] = self.features.phi(h + 1, data.next_obs[h])
+        self.bonus.rebuild(phi, count=data.count)
+        b = np.zeros(there.shape[:3])
+        for h in range(H - 1):
+            b[h] = self.bonus.bonus(h + 1, there[h], config.gamma, H)
+        rows = (phi, data.reward, there)
+        self.w = plan_ridge(*rows, b, data.discount, data.count, lam=config.lam, cap=self.cap)
+        self.w_greedy = plan_ridge(*rows, np.zeros_like(b), data.discount, data.count, lam=config.lam)
+        return {"bonus": float(b[:-1].mean()) if H > 1 else 0.0, **_accepted(fit)}
+
+    def q(self, h: int, obs: Array, *, explore: bool) -> FloatArray:
+        assert self.features is not None
+        phi = self.features.phi(h, np.asarray(obs))  # (N, A, d)
+        if not explore:
+            return np.asarray(phi @ self.w_greedy[h])
+        b = self.bonus.bonus(h, phi, self.config.gamma, self.horizon)
+        return np.asarray(np.clip(phi @ self.w[h] + b, 0.0, self.cap[h]))
+
+    def exact_metrics(self, model: ExactModel) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> State:
+        features = None if self.features is None else self.features.state_dict()
+        weights = {"w": self.w, "w_greedy": self.w_greedy}
+        return {**weights, "store": self.store.state_dict(), "features": features, "bonus": self.bonus.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        for key in ("w", "w_greedy", "store", "features", "bonus"):
+            require(key in state, f"model: the saved state lacks '{key}'.")
+        self.w, self.w_greedy = (np.array(state[k], dtype=np.float64) for k in ("w", "w_greedy"))
+        self.store.load_state_dict(state["store"])
+        self.bonus.load_state_dict(state["bonus"])
+        self.features = None if state["features"] is None else features_from_state(state["features"])
+
+
+def _accepted(fit: Fit) -> dict[str, float]:
+    """Share of the steps whose gradient refinement was kept, where there was one."""
+    return {"refined": float(np.nanmean(fit.report["accepted"]))} if "accepted" in fit.report else {}
+
+
+def _true_reward(env: Any) -> FloatArray:
+    model = env.exact()
+    if model is None or not model.observations_are_states:
+        raise RlcError(f"known_reward: {env.env_spec.name} has no exact model over its observations.")
+    return np.asarray(model.r)
