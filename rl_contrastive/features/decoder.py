@@ -36,6 +36,8 @@ class DecoderConfig:
     """Directions of o_h that are predictable from (o_{h-1}, a_{h-1}) (>= 0)."""
     gap: float = 3.0
     """Least distance of two latents' centres, in within-cluster standard deviations (> 0)."""
+    smallest: int = 2
+    """Least number of rows of a latent (>= 1): one row far from all others is a rare state as likely as an outlier."""
     spectral: LinearSpectralConfig = field(default_factory=LinearSpectralConfig)
     """Whitening and ridge of the closed-form fit."""
 
@@ -46,6 +48,7 @@ class DecoderConfig:
             f"decoder: forward and backward must be >= 0 and not both 0, got {self.forward} and {self.backward}.",
         )
         require(0 < self.gap < np.inf, f"decoder: gap must be > 0, got {self.gap}.")
+        require(self.smallest >= 1, f"decoder: smallest must be >= 1, got {self.smallest}.")
 
 
 class LatentDecoder:
@@ -98,6 +101,7 @@ class LatentDecoder:
             np.concatenate([mask_here, mask_arrived], axis=1),
             self.config.most_latents,
             gap=self.config.gap,
+            smallest=self.config.smallest,
         )
         self.clusters.centres[levels], self.clusters.count[levels] = found.centres, found.count
 

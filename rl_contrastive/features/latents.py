@@ -38,7 +38,7 @@ class Clusters:
         return _nearest(points, self.centres[levels], self.count[levels])
 
 
-def cluster(points: FloatArray, mask: BoolArray, most: int, *, gap: float, smallest: int = 3) -> Clusters:
+def cluster(points: FloatArray, mask: BoolArray, most: int, *, gap: float, smallest: int) -> Clusters:
     """k-means of points (H, N, q), mask (H, N), with the largest k <= most whose clusters are told apart.
 
     k is accepted at a step if every cluster has `smallest` members and each pair of centres is at least `gap`
