@@ -81,7 +81,8 @@ def import_file(path: Path) -> None:
     if not path.is_file():
         raise RlcError(f"--import: there is no file {path}.")
     spec = importlib.util.spec_from_file_location(f"rlc_user_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise RlcError(f"--import: {path} is no Python file; its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:

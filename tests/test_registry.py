@@ -80,6 +80,10 @@ def test_a_users_file(tmp_path):
     assert entry.summary == "An agent of a user."
     with pytest.raises(RlcError, match="there is no file"):
         import_file(tmp_path / "none.py")
+    text = tmp_path / "notes.txt"
+    text.write_text("")
+    with pytest.raises(RlcError, match=r"notes\.txt is no Python file"):
+        import_file(text)
     path.write_text("1 / 0")
     with pytest.raises(RlcError, match=r"my_agents\.py raised ZeroDivisionError"):
         import_file(path)
