@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import subspace_angles
-from scipy.optimize import linear_sum_assignment
 
 from rl_contrastive.config import require
 from rl_contrastive.planning.models import TransitionModel
@@ -69,6 +68,8 @@ def purity(labels: IntArray, latents: IntArray) -> float:
         labels.shape == latents.shape and labels.ndim == 1 and len(labels) > 0,
         f"diagnostics: labels and latents must be equally long and not empty, got {labels.shape} and {latents.shape}.",
     )
+    from scipy.optimize import linear_sum_assignment  # here: its import costs a quarter second of every `rlc --help`
+
     _, i = np.unique(labels, return_inverse=True)
     _, j = np.unique(latents, return_inverse=True)
     table = np.zeros((i.max() + 1, j.max() + 1))
