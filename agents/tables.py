@@ -105,7 +105,7 @@ class StateTable:
     def state_dict(self) -> State:
         self.refresh()
         arrays = {"reward_sum": self._reward_sum, "ended": self._ended, "rows": self._rows}
-        return {"counts": self.counts.state_dict(), **arrays}
+        return {"counts": self.counts.state_dict(), **{name: array.copy() for name, array in arrays.items()}}
 
     def load_state_dict(self, state: State) -> None:
         for key in ("counts", "reward_sum", "ended", "rows"):
@@ -176,8 +176,8 @@ class LatentTable:
         self.alive[levels] = np.where(arrivals > 0, survived / np.maximum(arrivals, 1.0), 1.0)
 
     def state_dict(self) -> State:
-        arrays = {"M": self.M, "reward": self.reward, "alive": self.alive}
-        marks = {"fitted": self._fitted, "counted": self._counted}
+        arrays = {"M": self.M.copy(), "reward": self.reward.copy(), "alive": self.alive.copy()}
+        marks = {"fitted": self._fitted.copy(), "counted": self._counted.copy()}
         return {**arrays, **marks, "store": self.store.state_dict(), "decoder": self.decoder.state_dict()}
 
     def load_state_dict(self, state: State) -> None:

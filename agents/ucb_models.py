@@ -101,6 +101,8 @@ class TableModel:
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         assert self.features is not None
+        # Visits weigh the errors: all of them, or the numbers would depend on when a checkpoint merged the last ones.
+        self.table.refresh()
         tv = model_error(self.features.model(), model.P, self.table.counts.pair_total())
         metrics = {
             "tv": float(np.mean(tv.mean)),

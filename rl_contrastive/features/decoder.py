@@ -76,13 +76,13 @@ class LatentDecoder:
         f, b = self.config.forward, self.config.backward
         if self.config.directions == "pca":
             # The same whitened coordinates, in order of variance and regardless of what they predict.
-            self.W[levels] = spectral.here.matrix[:, :, : f + b]
+            self.W[levels] = _columns(spectral.here.matrix, f + b)
             self.mean[levels] = spectral.here.mean
             changed = levels
         else:
-            self.W[levels, :, :f] = spectral.forward[:, :, :f]
+            self.W[levels, :, :f] = _columns(spectral.forward, f)
             self.mean[levels] = spectral.here.mean
-            self.backward[levels + 1] = spectral.backward[:, :, :b]
+            self.backward[levels + 1] = _columns(spectral.backward, b)
             changed = np.unique(np.concatenate([levels, levels[levels + 1 < H] + 1]))
             self.W[changed, :, f:] = self.backward[changed]
         self._cluster(data, changed)
@@ -119,7 +119,10 @@ class LatentDecoder:
         return np.asarray(self.labels(obs[None], np.array([h]))[0])
 
     def state_dict(self) -> State:
-        """All arrays."""
+        """Copies of all arrays."""
+        return {name: array.copy() for name, array in self._arrays().items()}
+
+    def _arrays(self) -> dict[str, Array]:
         return {
             "mean": self.mean,
             "W": self.W,
@@ -130,12 +133,19 @@ class LatentDecoder:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        own = self.state_dict()
-        for key, value in own.items():
+        for key, value in self._arrays().items():
             require(key in state, f"decoder: the saved state lacks '{key}'.")
             shape = np.shape(state[key])
             require(shape == value.shape, f"decoder: the saved {key} has shape {shape}, not {value.shape}.")
             value[...] = state[key]
+
+
+def _columns(directions: FloatArray, q: int) -> FloatArray:
+    """The first q columns of (L, D, m); an observation of few dimensions has fewer, and the others are 0."""
+    L, D, m = directions.shape
+    out = np.zeros((L, D, q))
+    out[:, :, : min(m, q)] = directions[:, :, :q]
+    return out
 
 
 def _steps(data: LevelData, levels: IntArray) -> LevelData:

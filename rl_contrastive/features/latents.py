@@ -1,8 +1,9 @@
 """Latent states from features: k-means of all steps at once, with the number of clusters chosen by a gap test.
 
-The number k goes DOWN from its maximum: three equidistant clusters fail every test for two, so counting up would stop
-at one; and a cluster that is only a piece of noise would be a state that nothing ever visits again, hence a false
-promise of novelty for an exploring agent.
+The number k goes DOWN from its maximum and the first one that passes is taken: three equidistant clusters pass for
+two as well as for three, and only the finest partition that is real keeps all states apart. The test is there because
+a cluster that is only a piece of noise would be a state that nothing ever visits again, hence a false promise of
+novelty for an exploring agent.
 """
 
 from __future__ import annotations
