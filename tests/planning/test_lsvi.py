@@ -225,3 +225,31 @@ def test_shapes_are_checked():
 def test_a_plan_of_exact_ties_is_uniform():
     plan = Plan(np.zeros((1, 2, 4)), np.zeros((2, 2)), 0.0)
     np.testing.assert_array_equal(plan.greedy(), np.full((1, 2, 4), 0.25))
+
+
+# Terminals: `alive`.
+
+
+def test_alive_weighs_what_follows_by_hand():
+    """Two steps; state 0 leads to 0 or 1 with 1/2 each. Of the arrivals in 1 at step 0 a quarter goes on."""
+    P = np.zeros((2, 2, 1, 2))
+    P[:, 0, 0] = 0.5
+    P[:, 1, 0, 1] = 1.0
+    r = np.array([[[1.0], [0.0]], [[2.0], [4.0]]])
+    alive = np.array([[1.0, 0.25], [0.0, 0.0]])  # the last row multiplies V_H = 0
+    np.testing.assert_allclose(plan_model(P, r, alive=alive).Q[0, :, 0], [1 + 0.5 * 2 + 0.5 * 0.25 * 4, 0.25 * 4])
+    np.testing.assert_allclose(plan_model(P, r).Q[0, :, 0], [1 + 1 + 2, 4.0])  # the default: nothing ends
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_alive_equals_a_model_with_the_missing_mass_in_an_absorbing_state(seed):
+    """P(s') g(s') with the rest sent to a state that pays nothing, as a proper model of S + 1 states."""
+    rng = np.random.default_rng(seed)
+    H, S, A = 4, 3, 2
+    P, r, _ = random_mdp(rng, H, S, A)
+    alive = rng.random((H, S))
+    wide = np.zeros((H, S + 1, A, S + 1))
+    wide[:, :S, :, :S] = P * alive[:, None, None]
+    wide[..., S] = 1.0 - wide[..., :S].sum(axis=-1)
+    r_wide = np.concatenate([r, np.zeros((H, 1, A))], axis=1)
+    np.testing.assert_allclose(plan_model(P, r, alive=alive).Q, plan_model(wide, r_wide).Q[:, :S], atol=1e-12)
