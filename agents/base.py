@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rl_contrastive.errors import RlcError
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import Env, EnvSpec, ExactModel, FloatArray, IntArray, State, Transition
 
 if TYPE_CHECKING:
     from rl_contrastive.experiment.loop import TrainingResult
+
+
+def due(seen: float, planned_at: float, growth: float) -> bool:
+    """Lazy planning: only when the data grew by the fraction `growth` since the last plan (0: whenever it grew)."""
+    return seen > planned_at and seen >= (1.0 + growth) * planned_at
+
+
+def true_reward(env: Env) -> FloatArray:
+    """r_h(s,a) (H, S, A) of the exact model, for agents that are told the rewards (`known_reward`)."""
+    model = env.exact()
+    if model is None or not model.observations_are_states:
+        raise RlcError(f"known_reward: {env.env_spec.name} has no exact model over its observations.")
+    return model.r
 
 
 class BaseAgent:

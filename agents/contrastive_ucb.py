@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent
+from rl_contrastive.agents.base import BaseAgent, due
 from rl_contrastive.agents.ucb_models import Model, TableModel, VectorModel
 from rl_contrastive.config import require
 from rl_contrastive.experiment.evaluate import sample
@@ -114,8 +114,7 @@ class ContrastiveUCB(BaseAgent):
         """2.-5. when the data grew enough."""
         self.episodes += len(self._t)
         rows = int(self.model.rows().sum())
-        grown = rows > self.fitted_rows and rows >= (1.0 + self.config.growth) * self.fitted_rows
-        if grown and self.episodes >= self.config.warm_start:
+        if due(rows, self.fitted_rows, self.config.growth) and self.episodes >= self.config.warm_start:
             self.version += 1
             self.fitted_rows = rows
             self.report = {**self.model.fit(self.version, rng=self.fit_rng), "rows": float(rows)}

@@ -2,16 +2,19 @@
 
 Both tables answer the same questions, so that an agent written for finite states runs on rich observations unchanged:
 `label(h, obs)`, `counts` N_h(s,a,s'), `reward` r-hat_h(s,a), and `alive` g_h(s') = share of arrivals in s' that did
-not end the episode (a true terminal has no value to come, whatever is believed of its state).
+not end the episode (a true terminal has no value to come, whatever is believed of its state). Where observations are
+states, `StateTable.model` is P-hat itself, in which the ends are missing mass pair by pair.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.store import LevelStore
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.decoder import DecoderConfig, LatentDecoder, seen
@@ -31,8 +34,8 @@ class Table(Protocol):
     def counts(self) -> TransitionCounts:
         """N_h(s,a,s') as of the last `refresh`."""
 
-    def add(self, transition: Transition, rows: BoolArray) -> None:
-        """Store the masked rows of a step."""
+    def add(self, transition: Transition, rows: BoolArray | None = None) -> None:
+        """Store the alive rows of a step, or of them only the masked ones; raises RlcError on NaN rewards."""
 
     def refresh(self) -> None:
         """Bring `counts`, `reward` (H,S,A) and `alive` (H,S) up to date."""
@@ -55,23 +58,58 @@ def make_table(spec: EnvSpec, decoder: DecoderConfig, *, capacity: int | None, g
     return LatentTable(spec, decoder, capacity=capacity, growth=growth)
 
 
+@dataclass(frozen=True)
+class EmpiricalModel:
+    """P-hat_h(s'|s,a) = N_h(s,a,s') / N_h(s,a) from sparse counts: an expectation costs O(nnz), whatever S.
+
+    Successors of true terminals are not counted, so P-hat has the missing mass there: what follows is worth 0.
+    """
+
+    counts: TransitionCounts
+    """N_h(s,a,s') of the transitions after which the episode went on."""
+    visits: FloatArray
+    """N_h(s,a) (H, S, A) of all transitions."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.visits.shape[0], self.visits.shape[1], self.visits.shape[2]
+
+    def expect(self, h: int, values: FloatArray) -> FloatArray:
+        """E_{s' ~ P-hat_h(.|s,a)}[V(s')], 0 for pairs without visits; (S,) -> (S, A)."""
+        _, S, A = self.shape
+        total = np.asarray(self.counts.matrix(h) @ values).reshape(S, A)
+        return np.asarray(total / np.maximum(self.visits[h], 1.0))
+
+    def rows(self, h: int) -> FloatArray:
+        """P-hat_h as a table (S, A, S)."""
+        _, S, A = self.shape
+        table = self.counts.matrix(h).toarray().reshape(S, A, S)
+        return np.asarray(table / np.maximum(self.visits[h], 1.0)[..., None])
+
+
 class StateTable:
-    """Observations are states 0..S-1. New rows wait in a buffer until `refresh`: merging sorts all counts."""
+    """Observations are states 0..S-1. New rows wait in a buffer until `refresh`: merging sorts all counts.
 
-    def __init__(self, spec: EnvSpec) -> None:
-        require(spec.num_states is not None, f"{spec.name}: observations are not states.")
-        self.num_states = int(spec.num_states or 0)
-        H, S, A = spec.horizon, self.num_states, spec.num_actions
-        self._counts = TransitionCounts.empty(H, S, A)
-        self.reward: FloatArray = np.zeros((H, S, A))
-        self.alive: FloatArray = np.ones((H, S))
-        self._reward_sum: FloatArray = np.zeros((H, S, A))
-        self._ended: FloatArray = np.zeros((H, S))
-        self._rows: IntArray = np.zeros(H, dtype=np.int64)
+    `visits` N_h(s,a) and `reward_sum`, each (H, S, A), and everything made of them are as of the last `refresh`.
+    """
+
+    def __init__(self, spec: EnvSpec, agent: str = "a table of states") -> None:
+        if spec.num_states is None:
+            raise RlcError(
+                f"{agent} needs tabular observations, but {spec.name} has observations of shape {spec.obs_shape}; "
+                "use an environment with num_states, or gym:ID with --env.observation bins."
+            )
+        self.num_states = spec.num_states
+        shape = spec.horizon, self.num_states, spec.num_actions
+        self._counts = TransitionCounts.empty(*shape)
+        self._ended = TransitionCounts.empty(*shape)  # those of the transitions into a true terminal
+        self.reward_sum: FloatArray = np.zeros(shape)
+        self._rows: IntArray = np.zeros(spec.horizon, dtype=np.int64)
         self._buffer: list[tuple[Array, ...]] = []
+        self._summarise()
 
-    def add(self, transition: Transition, rows: BoolArray) -> None:
-        index = np.flatnonzero(rows & transition.alive)
+    def add(self, transition: Transition, rows: BoolArray | None = None) -> None:
+        index = np.flatnonzero(transition.alive if rows is None else rows & transition.alive)
         if not len(index):
             return
         t, level = transition, np.full(len(index), transition.h)
@@ -86,15 +124,24 @@ class StateTable:
             return
         h, s, a, s_next, r, discount = (np.concatenate(column) for column in zip(*self._buffer, strict=True))
         self._buffer.clear()
+        over = discount == 0
         self._counts = self._counts.plus(h, s, a, s_next)
-        np.add.at(self._reward_sum, (h, s, a), r)
-        np.add.at(self._ended, (h, s_next), 1.0 - discount)
-        self.reward = self._reward_sum / np.maximum(self.counts.pair_total(), 1.0)
-        self.alive = 1.0 - self._ended / np.maximum(self.counts.succ_total(), 1.0)
+        self._ended = self._ended.plus(h[over], s[over], a[over], s_next[over])
+        np.add.at(self.reward_sum, (h, s, a), r)
+        self._summarise()
+
+    def _summarise(self) -> None:
+        self.visits = self._counts.pair_total()
+        self.reward = self.reward_sum / np.maximum(self.visits, 1.0)
+        self.alive = 1.0 - self._ended.succ_total() / np.maximum(self._counts.succ_total(), 1.0)
 
     @property
     def counts(self) -> TransitionCounts:
         return self._counts
+
+    def model(self) -> EmpiricalModel:
+        """P-hat of everything merged by the last `refresh`."""
+        return EmpiricalModel(self._counts.minus(self._ended), self.visits)
 
     def rows(self) -> IntArray:
         return self._rows
@@ -104,17 +151,19 @@ class StateTable:
 
     def state_dict(self) -> State:
         self.refresh()
-        arrays = {"reward_sum": self._reward_sum, "ended": self._ended, "rows": self._rows}
-        return {"counts": self.counts.state_dict(), **{name: array.copy() for name, array in arrays.items()}}
+        parts = {"counts": self._counts.state_dict(), "ended": self._ended.state_dict()}
+        return {**parts, **_copies(self._arrays())}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("counts", "reward_sum", "ended", "rows"):
+        for key in ("counts", "ended"):
             require(key in state, f"table: the saved state lacks '{key}'.")
-        self._counts = self._counts.with_state(state["counts"])
-        self._reward_sum, self._ended = (np.array(state[k], dtype=np.float64) for k in ("reward_sum", "ended"))
-        self._rows = np.array(state["rows"], dtype=np.int64)
-        self.reward = self._reward_sum / np.maximum(self.counts.pair_total(), 1.0)
-        self.alive = 1.0 - self._ended / np.maximum(self.counts.succ_total(), 1.0)
+        _restore(self._arrays(), state)
+        self._counts, self._ended = (self._counts.with_state(state[key]) for key in ("counts", "ended"))
+        self._buffer.clear()
+        self._summarise()
+
+    def _arrays(self) -> dict[str, Array]:
+        return {"reward_sum": self.reward_sum, "rows": self._rows}
 
 
 class LatentTable:
@@ -136,7 +185,7 @@ class LatentTable:
     def counts(self) -> TransitionCounts:
         return TransitionCounts.from_dense(self.M)
 
-    def add(self, transition: Transition, rows: BoolArray) -> None:
+    def add(self, transition: Transition, rows: BoolArray | None = None) -> None:
         self.store.add(transition, rows)
 
     def rows(self) -> IntArray:
@@ -176,17 +225,33 @@ class LatentTable:
         self.alive[levels] = np.where(arrivals > 0, survived / np.maximum(arrivals, 1.0), 1.0)
 
     def state_dict(self) -> State:
-        arrays = {"M": self.M.copy(), "reward": self.reward.copy(), "alive": self.alive.copy()}
-        marks = {"fitted": self._fitted.copy(), "counted": self._counted.copy()}
-        return {**arrays, **marks, "store": self.store.state_dict(), "decoder": self.decoder.state_dict()}
+        return {**_copies(self._arrays()), "store": self.store.state_dict(), "decoder": self.decoder.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("M", "reward", "alive", "fitted", "counted", "store", "decoder"):
+        for key in ("store", "decoder"):
             require(key in state, f"table: the saved state lacks '{key}'.")
-        self.M, self.reward, self.alive = (np.array(state[k], dtype=np.float64) for k in ("M", "reward", "alive"))
-        self._fitted, self._counted = (np.array(state[k], dtype=np.int64) for k in ("fitted", "counted"))
+        _restore(self._arrays(), state)
         self.store.load_state_dict(state["store"])
         self.decoder.load_state_dict(state["decoder"])
+
+    def _arrays(self) -> dict[str, Array]:
+        marks = {"fitted": self._fitted, "counted": self._counted}
+        return {"M": self.M, "reward": self.reward, "alive": self.alive, **marks}
+
+
+def _copies(arrays: dict[str, Array]) -> State:
+    """A snapshot: the table's own arrays change in place."""
+    return {name: array.copy() for name, array in arrays.items()}
+
+
+def _restore(arrays: dict[str, Array], state: State) -> None:
+    """Fill `arrays` from a saved state; RlcError on missing keys or wrong shapes."""
+    for name, array in arrays.items():
+        require(name in state, f"table: the saved state lacks '{name}'.")
+        shape = np.shape(state[name])
+        require(shape == array.shape, f"table: the saved {name} has shape {shape}, not {array.shape}.")
+    for name, array in arrays.items():
+        array[...] = state[name]
 
 
 def _sums(index: Any, weight: FloatArray, size: int) -> FloatArray:

@@ -7,21 +7,20 @@ VectorModel   phi(o,a) of the observation: least-squares value iteration on the 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from rl_contrastive.agents.baselines.tabular import return_caps
+from rl_contrastive.agents.base import true_reward
 from rl_contrastive.agents.tables import make_table
 from rl_contrastive.config import require
-from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.store import LevelStore
 from rl_contrastive.features.diagnostics import model_error, phi_angles
 from rl_contrastive.features.learner import FeatureLearner, Fit
 from rl_contrastive.features.maps import FeatureMap, TabularFeatures
 from rl_contrastive.features.neural_maps import features_from_state
 from rl_contrastive.planning.bonus import EllipticalBonus
-from rl_contrastive.planning.lsvi import plan_model, plan_ridge
+from rl_contrastive.planning.lsvi import plan_model, plan_ridge, return_caps
 from rl_contrastive.spec import Array, BoolArray, Env, ExactModel, FloatArray, IntArray, State, Transition
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class TableModel:
         self.features: TabularFeatures | None = None
         self.Q: FloatArray = np.zeros((spec.horizon, S, spec.num_actions))
         self.Q_greedy: FloatArray = np.zeros_like(self.Q)
-        self.true_reward = _true_reward(env) if config.known_reward else None
+        self.true_reward = true_reward(env) if config.known_reward else None
 
     def add(self, transition: Transition, rows: BoolArray) -> None:
         self.table.add(transition, rows)
@@ -194,10 +193,3 @@ class VectorModel:
 def _accepted(fit: Fit) -> dict[str, float]:
     """Share of the steps whose gradient refinement was kept, where there was one."""
     return {"refined": float(np.nanmean(fit.report["accepted"]))} if "accepted" in fit.report else {}
-
-
-def _true_reward(env: Any) -> FloatArray:
-    model = env.exact()
-    if model is None or not model.observations_are_states:
-        raise RlcError(f"known_reward: {env.env_spec.name} has no exact model over its observations.")
-    return np.asarray(model.r)

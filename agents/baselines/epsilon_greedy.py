@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.agents.baselines.tabular import History, due
+from rl_contrastive.agents.base import BaseAgent, due
+from rl_contrastive.agents.tables import StateTable
 from rl_contrastive.config import require
 from rl_contrastive.experiment.evaluate import sample
 from rl_contrastive.experiment.store import LevelStore
@@ -60,8 +60,8 @@ class EpsilonGreedy(BaseAgent):
         spec = self.env_spec
         H, A, S = spec.horizon, spec.num_actions, spec.num_states
         self.tabular = S is not None
-        self.memory: History | LevelStore = (
-            History(H, S, A) if S is not None else LevelStore(spec, capacity=config.capacity)
+        self.memory: StateTable | LevelStore = (
+            StateTable(spec) if S is not None else LevelStore(spec, capacity=config.capacity)
         )
         # Q itself (H, S, A) for tables, weights (H, D+1, A) for vectors.
         self.values: FloatArray = np.zeros((H, S if S is not None else int(np.prod(spec.obs_shape)) + 1, A))
@@ -86,7 +86,7 @@ class EpsilonGreedy(BaseAgent):
         # epsilon_k moves the behaviour, so the version counts those changes too.
         before = self.epsilon
         self.episodes += self.batch
-        seen = self.memory.seen if isinstance(self.memory, History) else float(self.memory.total.sum())
+        seen = float((self.memory.rows() if isinstance(self.memory, StateTable) else self.memory.total).sum())
         planned = due(seen, self.planned_at, self.config.growth)
         if planned:
             self.planned_at = seen
@@ -102,7 +102,8 @@ class EpsilonGreedy(BaseAgent):
         return np.asarray((1.0 - epsilon) * greedy + epsilon / Q.shape[-1])
 
     def _plan(self) -> None:
-        if isinstance(self.memory, History):
+        if isinstance(self.memory, StateTable):
+            self.memory.refresh()
             self.values = plan_model(self.memory.model(), self.memory.reward).Q
         else:
             self.values = linear_values(self.memory.data(), self.env_spec.num_actions, self.config.lam)

@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.agents.baselines.tabular import History, due, return_caps, tabular_states
+from rl_contrastive.agents.base import BaseAgent, due
+from rl_contrastive.agents.tables import StateTable
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.evaluate import sample
 from rl_contrastive.planning.bonus import EllipticalBonus
-from rl_contrastive.planning.lsvi import Plan
+from rl_contrastive.planning.lsvi import Plan, return_caps
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Env, ExactModel, FloatArray, IntArray, State, Transition
@@ -67,13 +67,12 @@ class LsviUcb(BaseAgent):
     def __init__(self, env: Env, config: LsviUcbConfig, *, seed: int = 0) -> None:
         super().__init__(env, config, seed=seed)
         spec = self.env_spec
-        S = tabular_states(spec, "lsvi-ucb")
+        self.table = StateTable(spec, "lsvi-ucb")
         model = env.exact()
         if model is None or not model.observations_are_states:
             raise RlcError(f"lsvi-ucb reads the true features, and {spec.name} has no exact model; use ucbvi instead.")
         self.phi = true_features(model, config.features, spec.name)  # (H, S, A, d)
         self.true_reward = model.r
-        self.history = History(spec.horizon, S, spec.num_actions)
         self.elliptical = EllipticalBonus(spec.horizon, self.phi.shape[-1], config.lam)
         self.floor, self.cap = return_caps(spec, config.reward_max)
         self.rng = self.seeds.generator("act")
@@ -86,13 +85,14 @@ class LsviUcb(BaseAgent):
 
     def observe(self, transition: Transition) -> None:
         t = transition
-        self.history.add(t)
+        self.table.add(t)
         visited = self.phi[t.h, t.obs[t.alive], t.action[t.alive]]  # (k, d)
         self.elliptical.update(t.h, visited)  # the features never change, so Lambda is never rebuilt
 
     def update(self) -> dict[str, float]:
-        if due(self.history.seen, self.planned_at, self.config.growth):
-            self.planned_at = self.history.seen
+        seen = float(self.table.rows().sum())
+        if due(seen, self.planned_at, self.config.growth):
+            self.planned_at = seen
             self._replan()
             self.version += 1
         return self.report
@@ -101,6 +101,7 @@ class LsviUcb(BaseAgent):
         return np.asarray((self.explore_policy if explore else self.greedy_policy)[h, obs])
 
     def _replan(self) -> None:
+        self.table.refresh()
         beta = self.config.c * self.env_spec.horizon
         bonus = self.elliptical.bonuses(self.phi, beta, cap=float(self.env_spec.horizon))  # (H, S, A)
         optimistic, greedy = self.plan(bonus), self.plan(np.zeros_like(bonus))
@@ -112,14 +113,14 @@ class LsviUcb(BaseAgent):
         """(1) The backward pass by sufficient statistics, for a bonus (H, S, A)."""
         H, S, A = bonus.shape
         linear = self.config.reward == "linear"
-        r_hat = self.true_reward if self.config.reward == "known" else self.history.reward
+        r_hat = self.true_reward if self.config.reward == "known" else self.table.reward
         Q, V = np.zeros((H, S, A)), np.zeros((H + 1, S))
-        counts = self.history.counts
+        counts = self.table.model().counts  # of the transitions that went on
         for h in range(H - 1, -1, -1):
             phi = self.phi[h].reshape(S * A, -1)  # (SA, d)
             target = counts.matrix(h) @ V[h + 1]  # (SA,) sum of next values over the visits of each pair
             if linear:
-                target = target + self.history.reward_sum[h].reshape(-1)
+                target = target + self.table.reward_sum[h].reshape(-1)
             w = self.elliptical.inverse[h] @ (phi.T @ target)  # (d,)
             value = (phi @ w).reshape(S, A) + bonus[h]
             Q[h] = np.clip(value if linear else r_hat[h] + value, self.floor[h], self.cap[h])
@@ -133,7 +134,7 @@ class LsviUcb(BaseAgent):
     def state_dict(self) -> State:
         """Counts, covariances, the last plan, generator and counters; features come from the environment."""
         return {
-            "history": self.history.state_dict(),
+            "table": self.table.state_dict(),
             "elliptical": self.elliptical.state_dict(),
             "V": self.V,
             "explore_policy": self.explore_policy,
@@ -153,7 +154,7 @@ class LsviUcb(BaseAgent):
             setattr(self, key, saved)
         d = np.shape(state["elliptical"].get("Sigma"))[-1:]
         require(d == (self.phi.shape[-1],), f"lsvi-ucb: the saved Sigma has dimension {d}, not {self.phi.shape[-1]}.")
-        self.history.load_state_dict(state["history"])
+        self.table.load_state_dict(state["table"])
         self.elliptical.load_state_dict(state["elliptical"])
         self.planned_at, self.version = float(state["planned_at"]), int(state["version"])
         self.report = {name: float(value) for name, value in state["report"].items()}

@@ -19,12 +19,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.agents.baselines.tabular import History, due, return_caps, reward_bounds, tabular_states
+from rl_contrastive.agents.base import BaseAgent, due, true_reward
+from rl_contrastive.agents.tables import StateTable
 from rl_contrastive.config import require
-from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.evaluate import sample
-from rl_contrastive.planning.lsvi import plan_model
+from rl_contrastive.planning.lsvi import plan_model, return_caps, reward_bounds
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Env, ExactModel, FloatArray, IntArray, State, Transition
@@ -64,12 +63,12 @@ class UCBVI(BaseAgent):
     def __init__(self, env: Env, config: UcbviConfig, *, seed: int = 0) -> None:
         super().__init__(env, config, seed=seed)
         spec = self.env_spec
-        self.history = History(spec.horizon, tabular_states(spec, "ucbvi"), spec.num_actions)
+        self.table = StateTable(spec, "ucbvi")
         self.floor, self.cap = return_caps(spec, config.reward_max)
         low, high = reward_bounds(spec, config.reward_max)
         # The paper's rewards are in [0, 1]; the bonus scales with the largest reward in absolute value.
         self.unit = max(high, -low) if np.isfinite(low) else high
-        self.true_reward = _true_reward(env) if config.known_reward else None
+        self.true_reward = true_reward(env) if config.known_reward else None
         self.rng = self.seeds.generator("act")
         self.planned_at = 0.0
         self.report: dict[str, float] = {}
@@ -79,11 +78,12 @@ class UCBVI(BaseAgent):
         return sample(self.policy(obs, h, explore=True), rng=self.rng)  # (1)
 
     def observe(self, transition: Transition) -> None:
-        self.history.add(transition)  # (2)
+        self.table.add(transition)  # (2)
 
     def update(self) -> dict[str, float]:
-        if due(self.history.seen, self.planned_at, self.config.growth):
-            self.planned_at = self.history.seen
+        seen = float(self.table.rows().sum())
+        if due(seen, self.planned_at, self.config.growth):
+            self.planned_at = seen
             self._plan()
             self.version += 1
         return self.report
@@ -93,23 +93,24 @@ class UCBVI(BaseAgent):
 
     def bonus(self) -> FloatArray:
         """b_h(s,a) (H, S, A), infinite where there is no visit."""
-        H, S, A = self.history.visits.shape
+        N = self.table.visits
+        H, S, A = N.shape
         scale = self.config.c * H * self.unit
         if self.config.bonus == "hoeffding":
-            scale *= 7.0 * np.log(5.0 * S * A * max(self.history.seen, 1.0) / self.config.delta)
-        N = self.history.visits
+            scale *= 7.0 * np.log(5.0 * S * A * max(N.sum(), 1.0) / self.config.delta)
         return np.where(N > 0, scale / np.sqrt(np.maximum(N, 1.0)), np.inf if self.config.c > 0 else 0.0)
 
     def _plan(self) -> None:
-        model = self.history.model()  # (3)
-        r = self.history.reward if self.true_reward is None else self.true_reward
+        self.table.refresh()
+        model = self.table.model()  # (3)
+        r = self.table.reward if self.true_reward is None else self.true_reward
         optimistic = plan_model(model, r, self.bonus(), cap=self.cap, floor=self.floor)  # (4)
         greedy = plan_model(model, r)
         self.V = optimistic.V
         self.explore_policy, self.greedy_policy = optimistic.greedy(), greedy.greedy()  # (H, S, A)
         self.report = {
             "saturated": optimistic.saturated,
-            "visited": float((self.history.visits > 0).mean()),
+            "visited": float((self.table.visits > 0).mean()),
         }
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
@@ -119,7 +120,7 @@ class UCBVI(BaseAgent):
     def state_dict(self) -> State:
         """Counts, the plan of the counts at the last planning time, generator and counters."""
         return {
-            "history": self.history.state_dict(),
+            "table": self.table.state_dict(),
             "V": self.V,
             "explore_policy": self.explore_policy,
             "greedy_policy": self.greedy_policy,
@@ -136,14 +137,7 @@ class UCBVI(BaseAgent):
             saved, shape = np.array(state[key], dtype=np.float64), getattr(self, key).shape
             require(saved.shape == shape, f"ucbvi: the saved {key} has shape {saved.shape}, not {shape}.")
             setattr(self, key, saved)
-        self.history.load_state_dict(state["history"])
+        self.table.load_state_dict(state["table"])
         self.planned_at, self.version = float(state["planned_at"]), int(state["version"])
         self.report = {name: float(value) for name, value in state["report"].items()}
         restore_generator(self.rng, state["rng"])
-
-
-def _true_reward(env: Env) -> FloatArray:
-    model = env.exact()
-    if model is None or not model.observations_are_states:
-        raise RlcError(f"ucbvi: {env.env_spec.name} has no exact model over its observations to read rewards from.")
-    return model.r

@@ -54,6 +54,12 @@ class TransitionCounts:
         weights = np.concatenate([self.count, np.ones(len(new))])
         return _from_keys(H, S, A, keys, _sums(inverse, weights, len(keys)))
 
+    def minus(self, other: TransitionCounts) -> TransitionCounts:
+        """These counts less those of `other`, all of which are among them."""
+        left = self.count.copy()
+        left[np.searchsorted(self._keys(), other._keys())] -= other.count
+        return self._only(left)
+
     def pair_total(self) -> FloatArray:
         """N_h(s,a) (H, S, A)."""
         H, S, A = self.horizon, self.num_states, self.num_actions

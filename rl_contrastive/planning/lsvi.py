@@ -14,7 +14,7 @@ import numpy as np
 from rl_contrastive.config import require
 from rl_contrastive.planning.bonus import spd_inverse
 from rl_contrastive.planning.models import DenseModel, TransitionModel
-from rl_contrastive.spec import FloatArray, IntArray
+from rl_contrastive.spec import EnvSpec, FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,24 @@ class Plan:
         """The greedy policy pi (H, S, A), uniform over exact ties."""
         best = (self.Q.max(axis=-1, keepdims=True) == self.Q).astype(np.float64)
         return np.asarray(best / best.sum(axis=-1, keepdims=True))
+
+
+def reward_bounds(spec: EnvSpec, reward_max: float | None) -> tuple[float, float]:
+    """(floor, ceiling) of one reward for planning: 0 is always inside, because what follows a terminal pays 0.
+
+    `reward_max` overrides the environment's upper bound; without either it is 1.
+    """
+    low, high = spec.reward_range
+    if reward_max is not None:
+        high = reward_max
+    return min(low, 0.0), max(high, 0.0) if np.isfinite(high) else 1.0
+
+
+def return_caps(spec: EnvSpec, reward_max: float | None) -> tuple[FloatArray, FloatArray]:
+    """(floor_h, cap_h), each (H,): bounds of the return to go over the H - h steps that are left."""
+    low, high = reward_bounds(spec, reward_max)
+    left = np.arange(spec.horizon, 0, -1, dtype=np.float64)
+    return low * left, high * left
 
 
 def plan_model(

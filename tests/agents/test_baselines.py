@@ -7,14 +7,15 @@ import json
 import numpy as np
 import pytest
 
+from rl_contrastive.agents.base import due
 from rl_contrastive.agents.baselines.epsilon_greedy import design, linear_values
-from rl_contrastive.agents.baselines.tabular import EmpiricalModel, History, due, reward_bounds
+from rl_contrastive.agents.tables import EmpiricalModel, StateTable
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.evaluate import exact_evaluation
 from rl_contrastive.experiment.loop import train
 from rl_contrastive.experiment.rollout import play
 from rl_contrastive.experiment.store import LevelStore
-from rl_contrastive.planning.lsvi import plan_ridge
+from rl_contrastive.planning.lsvi import plan_ridge, reward_bounds
 from rl_contrastive.spec import EnvSpec, LevelData, Transition
 
 TABULAR = ("ucbvi", "lsvi-ucb", "epsilon-greedy")
@@ -40,6 +41,11 @@ def batches(agent, first: int, count: int) -> None:
         agent.update()
 
 
+def table(horizon: int, num_states: int, num_actions: int) -> StateTable:
+    """An empty table of states."""
+    return StateTable(EnvSpec("x", num_actions, horizon, (), "int64", num_states=num_states))
+
+
 def transition(h: int, rows: list[tuple[int, int, float, int, float]], alive=None) -> Transition:
     """Rows (s, a, r, s', discount)."""
     s, a, r, s_next, discount = (np.array(column) for column in zip(*rows, strict=True))
@@ -51,40 +57,56 @@ def transition(h: int, rows: list[tuple[int, int, float, int, float]], alive=Non
 # Counts and the empirical model.
 
 
-def test_history_by_hand():
-    history = History(2, 3, 2)
-    history.add(
-        transition(0, [(0, 1, 0.5, 2, 1), (0, 1, 1.5, 1, 1), (0, 1, 1.0, 2, 0), (1, 0, 9.0, 0, 1)], [1, 1, 1, 0])
-    )
-    assert history.visits[0, 0, 1] == 3
-    assert history.seen == 3  # the row that was not alive left no trace
-    assert history.reward[0, 0, 1] == 1.0
+def test_counts_by_hand():
+    seen = table(2, 3, 2)
+    seen.add(transition(0, [(0, 1, 0.5, 2, 1), (0, 1, 1.5, 1, 1), (0, 1, 1.0, 2, 0), (1, 0, 9.0, 0, 1)], [1, 1, 1, 0]))
+    seen.refresh()
+    assert seen.visits[0, 0, 1] == 3
+    assert seen.rows().tolist() == [3, 0]  # the row that was not alive left no trace
+    assert seen.reward[0, 0, 1] == 1.0
     # Two of three transitions went on: to 2 and to 1. The terminal one adds a visit and no successor.
-    np.testing.assert_allclose(history.model().rows(0)[0, 1], [0, 1 / 3, 1 / 3])
-    np.testing.assert_allclose(history.model().expect(0, np.array([9.0, 3.0, 6.0]))[0], [0.0, 3.0])
+    np.testing.assert_allclose(seen.model().rows(0)[0, 1], [0, 1 / 3, 1 / 3])
+    np.testing.assert_allclose(seen.model().expect(0, np.array([9.0, 3.0, 6.0]))[0], [0.0, 3.0])
+    np.testing.assert_allclose(seen.counts.dense()[0, 0, 1], [0, 1, 2])  # with the ends
+    np.testing.assert_allclose(seen.alive[0], [1.0, 1.0, 0.5])
+
+
+def test_an_end_belongs_to_its_pair_and_survives_a_checkpoint():
+    """Both actions arrive in state 1, one of them always ends there: the model must not share the blame."""
+    seen, other = table(1, 2, 2), table(1, 2, 2)
+    seen.add(transition(0, [(0, 0, 0.0, 1, 1), (0, 1, 0.0, 1, 0), (0, 1, 0.0, 1, 0)]))
+    other.load_state_dict(seen.state_dict())
+    seen.refresh()
+    for made in (seen, other):
+        np.testing.assert_array_equal(made.model().rows(0)[0], [[0, 1], [0, 0]])
+        np.testing.assert_allclose(made.alive[0], [1, 1 / 3])
+        assert made.rows().tolist() == [3]
 
 
 def test_nan_reward_is_refused():
     with pytest.raises(RlcError, match="NaN"):
-        History(1, 2, 2).add(transition(0, [(0, 0, np.nan, 1, 1)]))
+        table(1, 2, 2).add(transition(0, [(0, 0, np.nan, 1, 1)]))
 
 
 def test_counts_merged_late_equal_counts_merged_at_each_step():
     rng = np.random.default_rng(0)
-    late, early = History(2, 5, 2), History(2, 5, 2)
+    late, early = table(2, 5, 2), table(2, 5, 2)
     for _ in range(20):
         rows = [(int(rng.integers(5)), int(rng.integers(2)), 0.0, int(rng.integers(5)), 1) for _ in range(7)]
-        for history in (late, early):
-            history.add(transition(int(rng.integers(1)), rows))
-        assert early.counts.total().sum() == early.seen
+        for seen in (late, early):
+            seen.add(transition(int(rng.integers(1)), rows))
+        early.refresh()
+        np.testing.assert_array_equal(early.counts.total(), early.rows())
+    late.refresh()
     np.testing.assert_array_equal(late.counts.dense(), early.counts.dense())
 
 
 def test_empirical_model_equals_its_table():
     rng = np.random.default_rng(1)
-    history = History(1, 4, 3)
-    history.add(transition(0, [(*rng.integers([4, 3]), 0.0, int(rng.integers(4)), 1) for _ in range(50)]))
-    model: EmpiricalModel = history.model()
+    seen = table(1, 4, 3)
+    seen.add(transition(0, [(*rng.integers([4, 3]), 0.0, int(rng.integers(4)), 1) for _ in range(50)]))
+    seen.refresh()
+    model: EmpiricalModel = seen.model()
     V = rng.normal(size=4)
     np.testing.assert_allclose(model.expect(0, V), model.rows(0) @ V, atol=1e-14)
 
@@ -115,7 +137,7 @@ def test_ucbvi_plan_against_loops(make_agent):
     agent = make_agent("ucbvi", "low-rank", env=SMALL, c=0.1, growth=0.0)
     batches(agent, 0, 6)
     H, S, A = 4, 6, 3
-    dense, N = agent.history.counts.dense(), agent.history.visits
+    dense, N = agent.table.counts.dense(), agent.table.visits
     V = np.zeros(S)
     for h in reversed(range(H)):
         Q = np.full((S, A), float(H - h))
@@ -123,7 +145,7 @@ def test_ucbvi_plan_against_loops(make_agent):
             for a in range(A):
                 n = N[h, s, a]
                 if n > 0:
-                    mean = agent.history.reward_sum[h, s, a] / n
+                    mean = agent.table.reward_sum[h, s, a] / n
                     Q[s, a] = min(H - h, mean + dense[h, s, a] @ V / n + 0.1 * H / np.sqrt(n))
         V = Q.max(axis=1)
         np.testing.assert_allclose(agent.V[h], V, atol=1e-12)
@@ -132,7 +154,7 @@ def test_ucbvi_plan_against_loops(make_agent):
 
 def test_hoeffding_bonus_by_hand(make_agent):
     agent = make_agent("ucbvi", "low-rank", env=SMALL, c=1.0, bonus="hoeffding", delta=0.1)
-    agent.history.visits[2, 3, 1] = 4.0
+    agent.table.visits[2, 3, 1] = 4.0
     L = np.log(5 * 6 * 3 * 4 / 0.1)
     assert agent.bonus()[2, 3, 1] == pytest.approx(7 * 4 * L / 2, rel=1e-12)
     assert np.isinf(agent.bonus()[0, 0, 0])
@@ -180,7 +202,7 @@ def test_lsvi_ucb_covariance_counts_each_visit_once(make_agent):
 def test_onehot_lsvi_ucb_has_the_bonus_of_counts(make_agent):
     agent = make_agent("lsvi-ucb", "low-rank", env=SMALL, features="onehot", reward="table")
     batches(agent, 0, 5)
-    expected = 1.0 / np.sqrt(1.0 + agent.history.visits)
+    expected = 1.0 / np.sqrt(1.0 + agent.table.visits)
     np.testing.assert_allclose(agent.elliptical.norms(agent.phi), expected, atol=1e-10)
 
 
