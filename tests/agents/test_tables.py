@@ -128,8 +128,8 @@ def recount(table: LatentTable) -> dict[str, np.ndarray]:
     N, total, ended = np.zeros_like(table.M), np.zeros_like(table.reward), np.zeros_like(table.alive)
     for h in range(levels):
         n = data.count[h]
-        z = table.label(h, data.obs[h, :n])
-        z_next = table.label(min(h + 1, levels - 1), data.next_obs[h, :n])
+        z = table.decoder.labels(data.obs[h : h + 1, :n], np.array([h]))[0]
+        z_next = table.decoder.labels(data.next_obs[h : h + 1, :n], np.array([min(h + 1, levels - 1)]))[0]
         for i in range(n):
             N[h, z[i], data.action[h, i], z_next[i]] += 1
             total[h, z[i], data.action[h, i]] += data.reward[h, i]
