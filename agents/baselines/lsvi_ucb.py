@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rl_contrastive.agents.base import BaseAgent, due
+from rl_contrastive.agents.baselines.planned import Planned
 from rl_contrastive.agents.tables import StateTable
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
@@ -76,8 +77,6 @@ class LsviUcb(BaseAgent):
         self.elliptical = EllipticalBonus(spec.horizon, self.phi.shape[-1], config.lam)
         self.floor, self.cap = return_caps(spec, config.reward_max)
         self.rng = self.seeds.generator("act")
-        self.planned_at = 0.0
-        self.report: dict[str, float] = {}
         self._replan()
 
     def act(self, obs: Any, h: int) -> IntArray:
@@ -90,24 +89,20 @@ class LsviUcb(BaseAgent):
         self.elliptical.update(t.h, visited)  # the features never change, so Lambda is never rebuilt
 
     def update(self) -> dict[str, float]:
-        seen = float(self.table.rows().sum())
-        if due(seen, self.planned_at, self.config.growth):
-            self.planned_at = seen
+        if due(float(self.table.rows().sum()), self.planned.rows, self.config.growth):
             self._replan()
             self.version += 1
-        return self.report
+        return self.planned.report
 
     def policy(self, obs: Any, h: int, *, explore: bool = False) -> FloatArray:
-        return np.asarray((self.explore_policy if explore else self.greedy_policy)[h, obs])
+        return self.planned.policy(obs, h, explore=explore)
 
     def _replan(self) -> None:
         self.table.refresh()
         beta = self.config.c * self.env_spec.horizon
         bonus = self.elliptical.bonuses(self.phi, beta, cap=float(self.env_spec.horizon))  # (H, S, A)
         optimistic, greedy = self.plan(bonus), self.plan(np.zeros_like(bonus))
-        self.V = optimistic.V
-        self.explore_policy, self.greedy_policy = optimistic.greedy(), greedy.greedy()
-        self.report = {"saturated": optimistic.saturated, "bonus": float(bonus.mean())}
+        self.planned = Planned(optimistic, greedy, float(self.table.rows().sum()), {"bonus": float(bonus.mean())})
 
     def plan(self, bonus: FloatArray) -> Plan:
         """(1) The backward pass by sufficient statistics, for a bonus (H, S, A)."""
@@ -128,19 +123,15 @@ class LsviUcb(BaseAgent):
         return Plan(Q, V, float((self.cap[:, None, None] <= Q).mean()))
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
-        """How optimistic the plan is: rho . (V^UCB_0 - V*_0), >= 0 with high probability for a theory-size bonus."""
-        return {"optimism": float(model.rho @ self.V[0]) - model.optimal_return}
+        """How optimistic the plan is."""
+        return {"optimism": self.planned.optimism(model)}
 
     def state_dict(self) -> State:
         """Counts, covariances, the last plan, generator and counters; features come from the environment."""
         return {
             "table": self.table.state_dict(),
             "elliptical": self.elliptical.state_dict(),
-            "V": self.V,
-            "explore_policy": self.explore_policy,
-            "greedy_policy": self.greedy_policy,
-            "planned_at": self.planned_at,
-            "report": dict(self.report),
+            "planned": self.planned.state_dict(),
             "version": self.version,
             "rng": generator_state(self.rng),
         }
@@ -148,16 +139,12 @@ class LsviUcb(BaseAgent):
     def load_state_dict(self, state: State) -> None:
         for key in self.state_dict():
             require(key in state, f"lsvi-ucb: the saved state lacks '{key}'.")
-        for key in ("V", "explore_policy", "greedy_policy"):
-            saved, shape = np.array(state[key], dtype=np.float64), getattr(self, key).shape
-            require(saved.shape == shape, f"lsvi-ucb: the saved {key} has shape {saved.shape}, not {shape}.")
-            setattr(self, key, saved)
         d = np.shape(state["elliptical"].get("Sigma"))[-1:]
         require(d == (self.phi.shape[-1],), f"lsvi-ucb: the saved Sigma has dimension {d}, not {self.phi.shape[-1]}.")
         self.table.load_state_dict(state["table"])
         self.elliptical.load_state_dict(state["elliptical"])
-        self.planned_at, self.version = float(state["planned_at"]), int(state["version"])
-        self.report = {name: float(value) for name, value in state["report"].items()}
+        self.planned.load_state_dict(state["planned"])
+        self.version = int(state["version"])
         restore_generator(self.rng, state["rng"])
 
 

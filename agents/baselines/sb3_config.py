@@ -107,35 +107,27 @@ class DqnConfig:
 
     def arguments(self, horizon: int, total_steps: int) -> dict[str, Any]:
         """Keyword arguments of the SB3 class."""
-        return _dqn_arguments(self, horizon, total_steps)
+        return {
+            "learning_rate": self.learning_rate,
+            "gamma": discount(self.gamma, horizon),
+            # A buffer larger than the run holds the same rows, but SB3 allocates it whole.
+            "buffer_size": max(min(self.buffer_size, total_steps), 1),
+            "learning_starts": self.learning_starts,
+            "batch_size": self.minibatch,
+            "train_freq": self.train_freq,
+            "gradient_steps": self.gradient_steps,
+            "target_update_interval": self.target_update_interval,
+            "exploration_fraction": self.exploration_fraction,
+            "exploration_final_eps": self.exploration_final,
+        }
 
 
 @dataclass(frozen=True)
-class QrDqnConfig:
+class QrDqnConfig(DqnConfig):
     """sb3-contrib QR-DQN: DQN's fields, with its own defaults, and the number of quantiles."""
 
-    batch: int = 1
-    """B, environments side by side (>= 1); must be 1 where episodes end at different steps."""
-    clock: Clock = "auto"
-    """How the step h enters the observation: onehot | fraction (h/H) | none; auto: onehot up to H = 128."""
     learning_rate: float = 5e-5
     """Step size of Adam (> 0)."""
-    gamma: float | None = None
-    """Discount in (0, 1]; default max(.99, 1 - 1/H), so that the last reward is seen from the first step."""
-    net_arch: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of the quantile network (ReLU)."""
-    buffer_size: int = 1_000_000
-    """Rows of the replay buffer (>= 1); never more than the run's steps are allocated."""
-    learning_starts: int = 100
-    """Steps before the first gradient step (>= 0)."""
-    minibatch: int = 32
-    """Rows of a gradient step (>= 1)."""
-    train_freq: int = 4
-    """Steps of each environment between two updates (>= 1)."""
-    gradient_steps: int = 1
-    """Gradient steps of an update (>= 1)."""
-    target_update_interval: int = 10_000
-    """Environment steps between two copies to the target network (>= 1)."""
     exploration_fraction: float = 0.005
     """Share of the run's steps over which epsilon falls from 1, in (0, 1]."""
     exploration_final: float = 0.01
@@ -156,12 +148,8 @@ class QrDqnConfig:
 
         return QRDQN
 
-    def arguments(self, horizon: int, total_steps: int) -> dict[str, Any]:
-        """Keyword arguments of the sb3-contrib class."""
-        return _dqn_arguments(self, horizon, total_steps)
 
-
-Sb3Config = PpoConfig | DqnConfig | QrDqnConfig
+Sb3Config = PpoConfig | DqnConfig
 
 
 def discount(gamma: float | None, horizon: int) -> float:
@@ -173,22 +161,6 @@ def network(config: Sb3Config) -> dict[str, Any]:
     """SB3's `policy_kwargs`."""
     quantiles = {"n_quantiles": config.quantiles} if isinstance(config, QrDqnConfig) else {}
     return {"net_arch": list(config.net_arch), **quantiles}
-
-
-def _dqn_arguments(config: DqnConfig | QrDqnConfig, horizon: int, total_steps: int) -> dict[str, Any]:
-    return {
-        "learning_rate": config.learning_rate,
-        "gamma": discount(config.gamma, horizon),
-        # A buffer larger than the run holds the same rows, but SB3 allocates it whole.
-        "buffer_size": max(min(config.buffer_size, total_steps), 1),
-        "learning_starts": config.learning_starts,
-        "batch_size": config.minibatch,
-        "train_freq": config.train_freq,
-        "gradient_steps": config.gradient_steps,
-        "target_update_interval": config.target_update_interval,
-        "exploration_fraction": config.exploration_fraction,
-        "exploration_final_eps": config.exploration_final,
-    }
 
 
 def _check_common(agent: str, config: Sb3Config) -> None:
@@ -206,7 +178,7 @@ def _check_ranges(agent: str, config: Sb3Config, least: dict[str, float]) -> Non
         require(bound <= value < np.inf, f"{agent}: {name} must be >= {bound}, got {value}.")
 
 
-def _check_dqn(agent: str, config: DqnConfig | QrDqnConfig) -> None:
+def _check_dqn(agent: str, config: DqnConfig) -> None:
     _check_common(agent, config)
     ones = ("buffer_size", "minibatch", "train_freq", "gradient_steps", "target_update_interval")
     _check_ranges(agent, config, {"learning_starts": 0, **dict.fromkeys(ones, 1)})

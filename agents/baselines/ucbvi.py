@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rl_contrastive.agents.base import BaseAgent, due, true_reward
+from rl_contrastive.agents.baselines.planned import Planned
 from rl_contrastive.agents.tables import StateTable
 from rl_contrastive.config import require
 from rl_contrastive.experiment.evaluate import sample
@@ -70,8 +71,6 @@ class UCBVI(BaseAgent):
         self.unit = max(high, -low) if np.isfinite(low) else high
         self.true_reward = true_reward(env) if config.known_reward else None
         self.rng = self.seeds.generator("act")
-        self.planned_at = 0.0
-        self.report: dict[str, float] = {}
         self._plan()
 
     def act(self, obs: Any, h: int) -> IntArray:
@@ -81,15 +80,13 @@ class UCBVI(BaseAgent):
         self.table.add(transition)  # (2)
 
     def update(self) -> dict[str, float]:
-        seen = float(self.table.rows().sum())
-        if due(seen, self.planned_at, self.config.growth):
-            self.planned_at = seen
+        if due(float(self.table.rows().sum()), self.planned.rows, self.config.growth):
             self._plan()
             self.version += 1
-        return self.report
+        return self.planned.report
 
     def policy(self, obs: Any, h: int, *, explore: bool = False) -> FloatArray:
-        return np.asarray((self.explore_policy if explore else self.greedy_policy)[h, obs])
+        return self.planned.policy(obs, h, explore=explore)
 
     def bonus(self) -> FloatArray:
         """b_h(s,a) (H, S, A), infinite where there is no visit."""
@@ -106,26 +103,18 @@ class UCBVI(BaseAgent):
         r = self.table.reward if self.true_reward is None else self.true_reward
         optimistic = plan_model(model, r, self.bonus(), cap=self.cap, floor=self.floor)  # (4)
         greedy = plan_model(model, r)
-        self.V = optimistic.V
-        self.explore_policy, self.greedy_policy = optimistic.greedy(), greedy.greedy()  # (H, S, A)
-        self.report = {
-            "saturated": optimistic.saturated,
-            "visited": float((self.table.visits > 0).mean()),
-        }
+        visited = float((self.table.visits > 0).mean())
+        self.planned = Planned(optimistic, greedy, float(self.table.rows().sum()), {"visited": visited})
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
-        """How optimistic the plan is: rho . (V^UCB_0 - V*_0), >= 0 with high probability for a theory-size bonus."""
-        return {"optimism": float(model.rho @ self.V[0]) - model.optimal_return}
+        """How optimistic the plan is."""
+        return {"optimism": self.planned.optimism(model)}
 
     def state_dict(self) -> State:
         """Counts, the plan of the counts at the last planning time, generator and counters."""
         return {
             "table": self.table.state_dict(),
-            "V": self.V,
-            "explore_policy": self.explore_policy,
-            "greedy_policy": self.greedy_policy,
-            "planned_at": self.planned_at,
-            "report": dict(self.report),
+            "planned": self.planned.state_dict(),
             "version": self.version,
             "rng": generator_state(self.rng),
         }
@@ -133,11 +122,7 @@ class UCBVI(BaseAgent):
     def load_state_dict(self, state: State) -> None:
         for key in self.state_dict():
             require(key in state, f"ucbvi: the saved state lacks '{key}'.")
-        for key in ("V", "explore_policy", "greedy_policy"):
-            saved, shape = np.array(state[key], dtype=np.float64), getattr(self, key).shape
-            require(saved.shape == shape, f"ucbvi: the saved {key} has shape {saved.shape}, not {shape}.")
-            setattr(self, key, saved)
         self.table.load_state_dict(state["table"])
-        self.planned_at, self.version = float(state["planned_at"]), int(state["version"])
-        self.report = {name: float(value) for name, value in state["report"].items()}
+        self.planned.load_state_dict(state["planned"])
+        self.version = int(state["version"])
         restore_generator(self.rng, state["rng"])

@@ -148,8 +148,8 @@ def test_ucbvi_plan_against_loops(make_agent):
                     mean = agent.table.reward_sum[h, s, a] / n
                     Q[s, a] = min(H - h, mean + dense[h, s, a] @ V / n + 0.1 * H / np.sqrt(n))
         V = Q.max(axis=1)
-        np.testing.assert_allclose(agent.V[h], V, atol=1e-12)
-        np.testing.assert_array_equal(agent.explore_policy[h].argmax(axis=1), Q.argmax(axis=1))
+        np.testing.assert_allclose(agent.planned.V[h], V, atol=1e-12)
+        np.testing.assert_array_equal(agent.planned.explore[h].argmax(axis=1), Q.argmax(axis=1))
 
 
 def test_hoeffding_bonus_by_hand(make_agent):
