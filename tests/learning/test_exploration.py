@@ -4,7 +4,7 @@ Bounds were set from seeds 10-14 before the tests were written (solved at, in ep
 
     contrastive-frontier  lock H = 5: 350-400    H = 10: 700-800     deep-sea N = 10: 100-140
     contrastive-ucb       lock H = 5: 250-600    H = 10: 1900-2800   H = 3 with vectors: 150-400
-    rep-ucb               lock H = 5: 250-600
+    rep-ucb               lock H = 3: 150-400   (H = 5: 250-600)
     contrastive-frontier  distractor lock H = 7: 4500-7000           H = 10: 8700-11000
 
 Solved: mean return of 200 evaluation episodes >= .9 of the optimum, twice in a row, at the first of the two. The locks'
@@ -107,10 +107,13 @@ def test_contrastive_ucb_solves_the_lock_of_five_steps(seed, trained):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_contrastive_ucb_solves_the_lock_of_ten_steps_and_needs_its_bonus(seed, trained):
-    env = {"horizon": 10}
-    assert solved(trained("contrastive-ucb", "combination-lock", env, 4600, seed, every=100), 4500)
-    assert lost(trained("contrastive-ucb", "combination-lock", env, 4600, seed, every=1000, gamma=0.0))
+def test_contrastive_ucb_solves_the_lock_of_ten_steps(seed, trained):
+    assert solved(trained("contrastive-ucb", "combination-lock", {"horizon": 10}, 4600, seed, every=100), 4500)
+
+
+@pytest.mark.parametrize("seed", SEEDS[:3])
+def test_contrastive_ucb_needs_its_bonus(seed, trained):
+    assert lost(trained("contrastive-ucb", "combination-lock", {"horizon": 10}, 4600, seed, every=1000, gamma=0.0))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -122,8 +125,9 @@ def test_contrastive_ucb_on_vectors_solves_the_lock_of_three_steps(seed, trained
 
 
 @pytest.mark.parametrize("seed", SEEDS[:3])
-def test_rep_ucb_solves_the_lock_of_five_steps(seed, trained):
-    assert solved(trained("rep-ucb", "combination-lock", {"horizon": 5}, 1550, seed), 1500)
+def test_rep_ucb_solves_the_lock_of_three_steps(seed, trained):
+    """Shorter than for the others: each update descends a loss. `uniform` above is its control too."""
+    assert solved(trained("rep-ucb", "combination-lock", {"horizon": 3}, 1050, seed), 1000)
 
 
 @pytest.mark.parametrize("seed", SEEDS[:3])

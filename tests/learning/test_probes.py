@@ -1,6 +1,6 @@
 """Every agent that can be trained here finds the exact value of every probe it fits; a new agent is tested by itself.
 
-Measured on seeds 10-12: at most 100 episodes. The bound is 200.
+Measured on seeds 10-12: at most 100 episodes. The bound is 150.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PROBES = [entry.name for entry in registry.entries("env") if entry.name.startswi
 LEARNERS = [e.name for e in registry.entries("agent") if e.name != "uniform" and not e.name.startswith("sb3-")]
 # Its default bonus, made for rewards that are spread out, is too small to look behind the first 1.5 of probe-terminal.
 FIELDS = {"lsvi-ucb": {"c": 1.0}}
-EPISODES = 200
+EPISODES = 150
 
 
 def value_and_optimum(name: str, probe: str, seed: int, make_agent) -> tuple[float, float]:
