@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,12 @@ def complaint(capsys, words: list[str]) -> str:
     assert shown.err.startswith("rlc: ")
     assert shown.err.count("\n") == 1
     return shown.err
+
+
+def started(folder: Path) -> bool:
+    """The worker has written a line of metrics."""
+    metrics = folder / "metrics.jsonl"
+    return metrics.exists() and metrics.stat().st_size > 0
 
 
 def test_run_writes_one_folder_a_seed_and_says_how_they_ended(tmp_path, capsys):
@@ -137,7 +144,7 @@ def test_ctrl_c_stops_after_the_batch_with_a_checkpoint_and_the_run_can_go_on(tm
     process = subprocess.Popen([*RLC, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     folder = tmp_path / "default" / "tiny--low-rank" / "seed-0"
     give_up = time.monotonic() + 120
-    while not (folder / "metrics.jsonl").exists() and time.monotonic() < give_up:
+    while not started(folder) and time.monotonic() < give_up:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
@@ -151,12 +158,30 @@ def test_ctrl_c_stops_after_the_batch_with_a_checkpoint_and_the_run_can_go_on(tm
     assert (folder / "checkpoint" / "state.npz").exists()
 
 
+def test_ctrl_c_at_an_awkward_moment_stops_the_workers_too(tmp_path, monkeypatch, capsys):
+    """Right after a run was handed to its thread, before anybody waits for it: the run must not go on to its end."""
+    submit = ThreadPoolExecutor.submit
+
+    def interrupted(self, *args):
+        future = submit(self, *args)
+        signal.raise_signal(signal.SIGINT)
+        return future
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    assert (
+        main([*TINY_RUN, "--episodes", "1000000", "--eval-every", "1000", "--seeds", "2", "--out", str(tmp_path)]) == 1
+    )
+    assert capsys.readouterr().out.count("finished") == 0
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_a_worker_whose_parent_is_killed_stops_with_a_checkpoint(tmp_path):
     words = [*TINY_RUN, "--episodes", "1000000", "--eval-every", "1000", "--out", str(tmp_path)]
     process = subprocess.Popen([*RLC, *words])
     folder = tmp_path / "default" / "tiny--low-rank" / "seed-0"
     give_up = time.monotonic() + 120
-    while not (folder / "metrics.jsonl").exists() and time.monotonic() < give_up:
+    while not started(folder) and time.monotonic() < give_up:
         time.sleep(0.02)
     process.kill()
     process.wait()

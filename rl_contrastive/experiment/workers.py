@@ -15,8 +15,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -59,20 +60,28 @@ class Pool:
     def __init__(self, workers: int, report: Report = lambda job, message: None) -> None:
         self.workers, self.report = max(1, workers), report
         self._running: set[subprocess.Popen[str]] = set()
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()  # a second Ctrl-C may come while the first is served
         self._stopping = False
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """All outcomes, in the order of the jobs. Ctrl-C stops them after their batch, a second one at once."""
-        with ThreadPoolExecutor(self.workers) as threads:
+        with self._on_ctrl_c(), ThreadPoolExecutor(self.workers) as threads:
             futures = [threads.submit(self._one, job) for job in jobs]
-            waiting: set[Future[Outcome]] = set(futures)
-            while waiting:
-                try:
-                    _, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                except KeyboardInterrupt:
-                    self._interrupt()
             return [future.result() for future in futures]
+
+    @contextmanager
+    def _on_ctrl_c(self) -> Iterator[None]:
+        """A handler instead of KeyboardInterrupt, which could come between any two lines: the executor would then wait
+        for runs that nobody has asked to stop."""
+        before = signal.getsignal(signal.SIGINT)
+        if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signal.signal(signal.SIGINT, lambda number, frame: self._interrupt())
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def _interrupt(self) -> None:
         with self._guard:

@@ -45,10 +45,22 @@ def leave(work):
     return inside
 
 
+def import_optimisers(config) -> None:
+    """The first optimiser that torch makes imports its compiler, for seconds: once here instead of in each life."""
+    if config.agent_config.get("learner", {}).get("method", "spectral") == "spectral":
+        return
+    import torch
+
+    weight = torch.zeros(1, requires_grad=True)
+    weight.grad = torch.zeros(1)  # no backward pass: its engine does not survive a fork
+    torch.optim.AdamW([weight], fused=True).step()
+
+
 def main() -> None:
     config = resolve(config_from_json(json.loads(Path(sys.argv[1]).read_text()), "config"))
     out, kills = Path(sys.argv[2]), int(sys.argv[3])
     build(config)  # imports what it needs, once for all lives
+    import_optimisers(config)
     started = time.perf_counter()
     assert ended_by(life(leave(lambda: run(config, out / "whole")))) == 0
     length = time.perf_counter() - started

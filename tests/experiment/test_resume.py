@@ -17,7 +17,7 @@ import pytest
 
 from rl_contrastive import registry
 from rl_contrastive.cli import main
-from rl_contrastive.config import from_dict
+from rl_contrastive.config import from_dict, to_dict
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.loop import Budget
 from rl_contrastive.experiment.run import RunConfig, config_json, read_summary, resolve, run, run_folder
@@ -48,6 +48,8 @@ def suitable(agent: str) -> RunConfig:
     """A short run of `agent` on the first small environment it accepts; skips agents with a loop of their own."""
     entry, _ = registry.get("agent", agent)
     config = entry.config()
+    if hasattr(config, "learner"):  # a short gradient stage, where there is one, is cut as well as a long one
+        config = replace(config, learner=replace(config.learner, steps=20))
     for env, fields in ENVS.items():
         env_entry, _ = registry.get("env", env)
         try:
@@ -57,7 +59,8 @@ def suitable(agent: str) -> RunConfig:
         if getattr(made, "external", False):
             pytest.skip("has its own loop: resuming starts it again")
         budget = Budget(episodes=8 * config.batch, eval_every=2 * config.batch, eval_episodes=20)
-        return RunConfig(agent, env, env_config=fields, budget=budget, checkpoint_seconds=0.0, tensorboard=False)
+        configs = {"agent_config": to_dict(config), "env_config": fields}
+        return RunConfig(agent, env, **configs, budget=budget, checkpoint_seconds=0.0, tensorboard=False)
     raise AssertionError(f"{agent} accepts none of {list(ENVS)}")
 
 
