@@ -6,7 +6,7 @@ import itertools
 import json
 import shlex
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -15,13 +15,14 @@ import tyro
 from rl_contrastive import registry
 from rl_contrastive.cli.parse import Done, flags_of, parse
 from rl_contrastive.config import require, to_dict
+from rl_contrastive.experiment.budget import Budget, Limits
 
 AgentConfig = TypeVar("AgentConfig")
 EnvConfig = TypeVar("EnvConfig")
 
 
 @dataclass(frozen=True)
-class RunFlags:
+class RunFlags(Limits):
     """Options of the run itself."""
 
     seed: int = 0
@@ -30,18 +31,6 @@ class RunFlags:
     """Number of seeds: seed, seed + 1, ... (>= 1)."""
     episodes: int | None = None
     """Cap on episodes, rounded down to whole batches; 1000 if neither this nor --steps is given."""
-    steps: int | None = None
-    """Cap on environment steps; the last batch may pass it."""
-    eval_every: int | None = None
-    """Episodes between evaluations, rounded up to whole batches; default: a hundredth of the run."""
-    eval_episodes: int = 200
-    """Episodes of one evaluation."""
-    solve_at: float = 0.9
-    """Solved: mean return >= this fraction of the optimal one, twice in a row."""
-    stop_when_solved: bool = False
-    """End a run when it is solved."""
-    exact: str = "auto"
-    """Exact values and regret where the model is known: auto (moderate sizes) | always | never."""
     device: str = "auto"
     """auto | cpu | cuda | cuda:1 ..., for agents with a network."""
     out: Path = Path("runs")
@@ -163,20 +152,13 @@ def check_workers(workers: int | None) -> None:
     require(workers is None or workers >= 1, f"--workers must be >= 1, got {workers}.")
 
 
-def budget_of(flags: RunFlags) -> Any:
+def budget_of(flags: RunFlags) -> Budget:
     """The flags' budget; 1000 episodes where none is given."""
-    from rl_contrastive.experiment.loop import Budget
-
     require(flags.episodes is None or flags.steps is None, "give --episodes or --steps, not both.")
-    return Budget(
-        episodes=1000 if flags.episodes is None and flags.steps is None else flags.episodes,
-        steps=flags.steps,
-        eval_every=flags.eval_every,
-        eval_episodes=flags.eval_episodes,
-        solve_at=flags.solve_at,
-        stop_when_solved=flags.stop_when_solved,
-        exact=flags.exact,
-    )
+    limits = {field.name: getattr(flags, field.name) for field in fields(Limits)}
+    if flags.episodes is None and flags.steps is None:
+        limits["episodes"] = 1000
+    return Budget(**limits)
 
 
 def work(jobs: list[Any], workers: int | None, *, as_json: bool, done: list[Path] | None = None) -> int:

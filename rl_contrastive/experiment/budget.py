@@ -13,15 +13,15 @@ EVALUATIONS = 100
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How long a run may be, and when it is measured."""
+class Limits:
+    """What a user may say about a run's length and its evaluations."""
 
     episodes: int | None = None
-    """Cap on episodes (>= the agent's batch); exactly one of episodes and steps is given."""
+    """Cap on episodes (>= the agent's batch), rounded down to whole batches."""
     steps: int | None = None
-    """Cap on environment steps (>= 1)."""
+    """Cap on environment steps (>= 1); the last batch may pass it."""
     eval_every: int | None = None
-    """Episodes between evaluations, rounded up to whole batches; default max(B, a hundredth of the budget)."""
+    """Episodes between evaluations, rounded up to whole batches; default max(B, a hundredth of the run)."""
     eval_episodes: int = 200
     """Episodes of one evaluation (>= 1)."""
     solve_at: float = 0.9
@@ -30,6 +30,11 @@ class Budget:
     """End the run at the evaluation that confirms it solved."""
     exact: str = "auto"
     """Exact values and regret where the model is known: auto (moderate sizes) | always | never."""
+
+
+@dataclass(frozen=True)
+class Budget(Limits):
+    """How long a run may be, and when it is measured: exactly one of episodes and steps is given."""
 
     def __post_init__(self) -> None:
         one = (self.episodes is None) != (self.steps is None)
