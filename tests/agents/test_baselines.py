@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from agents_common import batches, same
 
 from rl_contrastive.agents.base import due
 from rl_contrastive.agents.baselines.epsilon_greedy import design, linear_values
@@ -13,7 +14,6 @@ from rl_contrastive.agents.tables import EmpiricalModel, StateTable
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.evaluate import exact_evaluation
 from rl_contrastive.experiment.loop import train
-from rl_contrastive.experiment.rollout import play
 from rl_contrastive.experiment.store import LevelStore
 from rl_contrastive.planning.lsvi import plan_ridge, reward_bounds
 from rl_contrastive.spec import EnvSpec, LevelData, Transition
@@ -30,15 +30,6 @@ PROBES = (
 )
 SMALL = {"num_states": 6, "num_actions": 3, "horizon": 4, "rank": 2}
 SEEDS = range(5)
-
-
-def batches(agent, first: int, count: int) -> None:
-    """`count` iterations of the loop without its evaluations, from iteration `first`."""
-    for k in range(first, first + count):
-        agent.begin(agent.batch)
-        for step in play(agent.env, agent.seeds.env_seeds("env", k, agent.batch), agent.act):
-            agent.observe(step)
-        agent.update()
 
 
 def table(horizon: int, num_states: int, num_actions: int) -> StateTable:
@@ -311,14 +302,6 @@ def test_epsilon_decays_to_its_final_value(make_agent):
 
 CASES = [(name, "low-rank", SMALL) for name in (*TABULAR, "uniform")]
 CASES += [(name, "combination-lock", {"horizon": 3}) for name in ("epsilon-greedy", "uniform")]
-
-
-def same(left, right) -> bool:
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
-    if isinstance(left, np.ndarray):
-        return left.dtype == right.dtype and left.tobytes() == right.tobytes()
-    return left == right
 
 
 @pytest.mark.parametrize(("name", "env_name", "fields"), CASES, ids=[f"{c[0]}-{c[1]}" for c in CASES])

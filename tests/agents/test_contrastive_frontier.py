@@ -6,32 +6,15 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import chisquare
+from agents_common import batches, uniform
 
 from rl_contrastive.agents.contrastive_frontier import ContrastiveFrontier, FrontierConfig, PCAFrontierConfig
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.rollout import play
 from rl_contrastive.planning.frontier import plan_frontier
 from rl_contrastive.registry import get
 
 SMALL = {"num_states": 6, "num_actions": 3, "horizon": 4, "rank": 2}
 LOCK = {"horizon": 4, "num_actions": 4}
-
-
-def batches(agent, first: int, count: int, each=None) -> None:
-    """`count` iterations of the loop without its evaluations; `each(step)` sees every transition first."""
-    for k in range(first, first + count):
-        agent.begin(agent.batch)
-        for step in play(agent.env, agent.seeds.env_seeds("env", k, agent.batch), agent.act):
-            if each is not None:
-                each(step)
-            agent.observe(step)
-        agent.update()
-
-
-def uniform(actions: np.ndarray, num: int) -> bool:
-    """No evidence against equal shares of 0..num-1 at the level 1e-4."""
-    return bool(chisquare(np.bincount(actions, minlength=num)).pvalue > 1e-4)
 
 
 # Who acts how.

@@ -6,11 +6,10 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import chisquare
+from agents_common import batches, same, uniform
 
 from rl_contrastive.agents.contrastive_ucb import ContrastiveUCBConfig, RepUCBConfig
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.rollout import play
 from rl_contrastive.experiment.store import LevelStore
 from rl_contrastive.planning.lsvi import plan_model
 
@@ -18,35 +17,11 @@ SMALL = {"num_states": 6, "num_actions": 3, "horizon": 4, "rank": 2}
 LOCK = {"horizon": 3, "num_actions": 4}
 
 
-def batches(agent, first: int, count: int, each=None) -> None:
-    """`count` iterations of the loop without its evaluations; `each(step)` sees every transition first."""
-    for k in range(first, first + count):
-        agent.begin(agent.batch)
-        for step in play(agent.env, agent.seeds.env_seeds("env", k, agent.batch), agent.act):
-            if each is not None:
-                each(step)
-            agent.observe(step)
-        agent.update()
-
-
-def uniform(actions: np.ndarray, num: int) -> bool:
-    """No evidence against equal shares of 0..num-1 at the level 1e-4."""
-    return bool(chisquare(np.bincount(actions, minlength=num)).pvalue > 1e-4)
-
-
 def stored(agent, store: LevelStore):
     """Make `agent` also keep what its model stores, transition by transition."""
     add = agent.model.add
     agent.model.add = lambda step, rows: (store.add(step, rows), add(step, rows))[1]
     return store
-
-
-def same(left, right) -> bool:
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
-    if isinstance(left, np.ndarray):
-        return left.dtype == right.dtype and left.tobytes() == right.tobytes()
-    return left == right
 
 
 # 1. Roll-in.

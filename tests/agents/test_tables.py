@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from agents_common import same
 
 from rl_contrastive.agents.tables import LatentTable, StateTable, make_table
 from rl_contrastive.errors import RlcError
@@ -203,14 +204,6 @@ def test_a_refresh_without_news_changes_nothing(make_env):
 
 
 # Both.
-
-
-def same(left, right) -> bool:
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
-    if isinstance(left, np.ndarray):
-        return left.dtype == right.dtype and left.tobytes() == right.tobytes()
-    return left == right
 
 
 def test_states_where_there_are_states_latents_elsewhere():
