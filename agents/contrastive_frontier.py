@@ -111,7 +111,9 @@ class ContrastiveFrontier(BaseAgent):
 
     def policy(self, obs: Any, h: int, *, explore: bool = False) -> FloatArray:
         """Greedy in Q (r-hat and P-hat, no bonus), or in the reachable uncertainty; ties to the first action."""
-        values = (self.plan.reachable if explore else self.plan.Q)[h, self.table.label(h, obs)]  # (N, A)
+        values = (self.plan.reachable if explore else self.plan.Q)[
+            h, self.table.label(h, obs, explore=explore)
+        ]  # (N, A)
         return np.asarray(np.eye(self.env_spec.num_actions)[values.argmax(axis=1)])
 
     def state_dict(self) -> State:

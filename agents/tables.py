@@ -43,8 +43,12 @@ class Table(Protocol):
     def rows(self) -> IntArray:
         """(H,) transitions ever stored of each step."""
 
-    def label(self, h: int, obs: Array) -> IntArray:
-        """State of each observation of step h: (N, ...) -> (N,)."""
+    def label(self, h: int, obs: Array, *, explore: bool = True) -> IntArray:
+        """State of each observation of step h: (N, ...) -> (N,).
+
+        Doubtful observations go to the state that is common in the data (explore: as the counts do) or to the nearest
+        one (a good policy mostly meets states that are rare in the data).
+        """
 
     def state_dict(self) -> State: ...
 
@@ -146,7 +150,7 @@ class StateTable:
     def rows(self) -> IntArray:
         return self._rows
 
-    def label(self, h: int, obs: Array) -> IntArray:
+    def label(self, h: int, obs: Array, *, explore: bool = True) -> IntArray:
         return np.asarray(obs, dtype=np.int64)
 
     def state_dict(self) -> State:
@@ -191,8 +195,8 @@ class LatentTable:
     def rows(self) -> IntArray:
         return self.store.total
 
-    def label(self, h: int, obs: Array) -> IntArray:
-        return self.decoder.label(h, np.asarray(obs))
+    def label(self, h: int, obs: Array, *, explore: bool = True) -> IntArray:
+        return self.decoder.label(h, np.asarray(obs), weighted=explore)
 
     def refresh(self) -> None:
         """Refit decoders where data grew by `growth`; recount where rows are new or a decoder on either side is."""

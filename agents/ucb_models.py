@@ -96,7 +96,7 @@ class TableModel:
         return {**scalars, **_accepted(fit)}
 
     def q(self, h: int, obs: Array, *, explore: bool) -> FloatArray:
-        return np.asarray((self.Q if explore else self.Q_greedy)[h, self.table.label(h, obs)])
+        return np.asarray((self.Q if explore else self.Q_greedy)[h, self.table.label(h, obs, explore=explore)])
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         assert self.features is not None

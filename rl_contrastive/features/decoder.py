@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.features.latents import Clusters, cluster
+from rl_contrastive.features.latents import Clusters, cluster, discriminant, propose, separated, settle, single_cluster
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, fit_linear
 from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, LevelData, State
 
@@ -38,6 +38,12 @@ class DecoderConfig:
     """Least distance of two latents' centres, in within-cluster standard deviations (> 0)."""
     smallest: int = 2
     """Least number of rows of a latent (>= 1): one row far from all others is a rare state as likely as an outlier."""
+    discriminant: bool = False
+    """Replace the spectral directions, once they have found the latents, by Fisher's discriminant of these latents,
+    the best directions for telling them apart. Helps where observation noise is large and Gaussian (noise .3 on the
+    lock); harms where irrelevant coordinates form clusters of their own (distractors), which it then sharpens."""
+    shrinkage: float = 0.01
+    """Ridge of the discriminant's covariance, as a fraction of its mean variance (> 0)."""
     spectral: LinearSpectralConfig = field(default_factory=LinearSpectralConfig)
     """Whitening and ridge of the closed-form fit."""
 
@@ -48,6 +54,7 @@ class DecoderConfig:
             f"decoder: forward and backward must be >= 0 and not both 0, got {self.forward} and {self.backward}.",
         )
         require(0 < self.gap < np.inf, f"decoder: gap must be > 0, got {self.gap}.")
+        require(0 < self.shrinkage < np.inf, f"decoder: shrinkage must be > 0, got {self.shrinkage}.")
         require(self.smallest >= 1, f"decoder: smallest must be >= 1, got {self.smallest}.")
 
 
@@ -63,7 +70,8 @@ class LatentDecoder:
         self.mean: FloatArray = np.zeros((horizon, D))
         self.W: FloatArray = np.zeros((horizon, D, q))
         self.backward: FloatArray = np.zeros((horizon + 1, D, config.backward))  # of o_{h+1}, by the fit of step h
-        self.clusters = Clusters(np.zeros((horizon, config.most_latents, q)), np.ones(horizon, dtype=np.int64))
+        K = config.most_latents
+        self.clusters = Clusters(np.zeros((horizon, K, q)), np.ones(horizon, dtype=np.int64), np.zeros((horizon, K)))
 
     def refit(self, data: LevelData, levels: IntArray) -> IntArray:
         """Fit the steps `levels` on their rows; returns the steps whose decoder changed (those and the next ones)."""
@@ -90,20 +98,46 @@ class LatentDecoder:
 
     def _cluster(self, data: LevelData, levels: IntArray) -> None:
         """Clusters of step h from the observations o_h of its own rows and of the rows that led to it."""
+        config = self.config
         before = np.maximum(levels - 1, 0)
-        here = self._points(data.obs[levels], levels)
-        arrived = self._points(data.next_obs[before], levels)
-        rows = np.arange(here.shape[1])
-        mask_here = rows < data.count[levels][:, None]
-        mask_arrived = (rows < data.count[before][:, None]) & (levels > 0)[:, None] & (data.discount[before] > 0)
-        found = cluster(
-            np.concatenate([here, arrived], axis=1),
-            np.concatenate([mask_here, mask_arrived], axis=1),
-            self.config.most_latents,
-            gap=self.config.gap,
-            smallest=self.config.smallest,
-        )
-        self.clusters.centres[levels], self.clusters.count[levels] = found.centres, found.count
+        x = np.concatenate([data.obs[levels], data.next_obs[before]], axis=1)  # (L, 2N, ...)
+        x = np.asarray(x.reshape(*x.shape[:2], -1), dtype=np.float64)
+        rows = np.arange(data.action.shape[1])
+        here = rows < data.count[levels][:, None]
+        arrived = (rows < data.count[before][:, None]) & (levels > 0)[:, None] & (data.discount[before] > 0)
+        mask = np.concatenate([here, arrived], axis=1)
+        points = (x - self.mean[levels][:, None]) @ self.W[levels]
+        if not config.discriminant:
+            found = cluster(points, mask, config.most_latents, gap=config.gap, smallest=config.smallest)
+            self.clusters.put(levels, found)
+            return
+        self.clusters.put(levels, single_cluster(points, mask, config.most_latents))
+        left = np.arange(len(levels))
+        for k in range(config.most_latents, 1, -1):
+            if len(left):
+                good = self._accept(x[left], mask[left], points[left], levels[left], k)
+                left = left[~good]
+
+    def _accept(self, x: FloatArray, mask: BoolArray, points: FloatArray, levels: IntArray, k: int) -> BoolArray:
+        """Where k latents are told apart, store them with their discriminant directions; (L,) whether they are.
+
+        The spectral directions find the latents; Fisher's ones, from the latents' own means and covariance, tell them
+        apart best. Either may pass the gap test, the fitted one after correction for having been fitted.
+        """
+        config = self.config
+        found, labels = propose(points, mask, k)
+        good = separated(points, mask, labels, found.centres, config.gap, config.smallest)
+        W, effective = discriminant(x, mask, labels, k, ridge=config.shrinkage)
+        sharp = (x - self.mean[levels][:, None]) @ W  # (L, N, k-1)
+        member = ((labels[..., None] == np.arange(k)) & mask[..., None]).astype(np.float64)
+        centres = np.swapaxes(member, 1, 2) @ sharp / np.maximum(member.sum(axis=1), 1.0)[..., None]
+        found, labels = settle(sharp, mask, Clusters(centres, found.count, np.zeros((len(levels), k))))
+        good |= separated(sharp, mask, labels, found.centres, config.gap, config.smallest, effective)
+        q = min(k - 1, self.W.shape[2])
+        self.W[levels[good]] = 0.0
+        self.W[levels[good], :, :q] = W[good, :, :q]
+        self.clusters.put(levels[good], found.take(good))
+        return good
 
     def _points(self, obs: Array, levels: IntArray) -> FloatArray:
         """W_h'(o - mu_h): (L, N, ...) -> (L, N, q)."""
@@ -111,12 +145,13 @@ class LatentDecoder:
         return np.asarray(x @ self.W[levels] - (self.mean[levels][:, None] @ self.W[levels]))
 
     def labels(self, obs: Array, levels: IntArray) -> IntArray:
-        """Latents of observations (L, N, ...) of steps `levels` (L,) -> (L, N)."""
-        return self.clusters.labels_of(self._points(obs, levels), levels)
+        """Latents of stored observations (L, N, ...) of steps `levels` (L,) -> (L, N), weighted by their shares."""
+        return self.clusters.labels(self._points(obs, levels), levels, weighted=True)
 
-    def label(self, h: int, obs: Array) -> IntArray:
-        """Latents of observations (N, ...) of step h -> (N,)."""
-        return np.asarray(self.labels(obs[None], np.array([h]))[0])
+    def label(self, h: int, obs: Array, *, weighted: bool = True) -> IntArray:
+        """Latents of observations (N, ...) of step h -> (N,); weighted by their shares in the data, or just nearest."""
+        level = np.array([h])
+        return np.asarray(self.clusters.labels(self._points(obs[None], level), level, weighted=weighted)[0])
 
     def state_dict(self) -> State:
         """Copies of all arrays."""
@@ -129,6 +164,7 @@ class LatentDecoder:
             "backward": self.backward,
             "centres": self.clusters.centres,
             "count": self.clusters.count,
+            "offset": self.clusters.offset,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ def test_dimension_is_the_power_of_two_above_h_plus_4(H, D):
 @pytest.mark.parametrize("make", [lambda: LockEnv(LockConfig(), 200), lambda: LockEnv(LockConfig(horizon=100), 50)])
 def test_the_combination_earns_exactly_one(make):
     env = make()
-    assert env.env_spec.optimal_return == 1.0
+    assert env.env_spec.optimal_return == pytest.approx(1.0, abs=1e-9)
     assert env.exact().optimal_return == pytest.approx(1.0, abs=1e-12)
     total = returns(env, lambda h, x: env.good_actions[h][env.latent_states()])
     np.testing.assert_array_equal(total, 1.0)
@@ -113,6 +113,7 @@ def test_bayes_return_is_what_the_best_decoder_earns_under_noise(make):
     total = returns(env, lambda h, x: env.good_actions[h][(x[:, 1] > x[:, 0]).astype(int)])
     assert abs(total.mean() - env.bayes_return) < 5 * total.std() / np.sqrt(20_000)
     assert env.bayes_return < 0.95
+    assert env.env_spec.optimal_return == env.bayes_return
     assert LockEnv(LockConfig(), 1).bayes_return == pytest.approx(1.0, abs=1e-9)
     blind = returns(env, lambda h, x: env.good_actions[h][np.zeros(20_000, dtype=int)])
     assert blind.mean() < 0.2
