@@ -14,6 +14,8 @@ import numpy as np
 
 from rl_contrastive.config import require
 from rl_contrastive.features.latents import Clusters, cluster, discriminant, propose, separated, settle, single_cluster
+from rl_contrastive.features.learner import FeatureLearner, LearnerConfig
+from rl_contrastive.features.maps import LinearFeatures
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, fit_linear
 from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, LevelData, State
 
@@ -44,6 +46,9 @@ class DecoderConfig:
     lock); harms where irrelevant coordinates form clusters of their own (distractors), which it then sharpens."""
     shrinkage: float = 0.01
     """Ridge of the discriminant's covariance, as a fraction of its mean variance (> 0)."""
+    refine: bool = False
+    """Descend the paper's contrastive loss from the spectral fit at each refit and, at the steps where a held-out
+    loss improves, take the directions of the refined features (torch; far slower than the closed form)."""
     spectral: LinearSpectralConfig = field(default_factory=LinearSpectralConfig)
     """Whitening and ridge of the closed-form fit."""
 
@@ -73,8 +78,11 @@ class LatentDecoder:
         K = config.most_latents
         self.clusters = Clusters(np.zeros((horizon, K, q)), np.ones(horizon, dtype=np.int64), np.zeros((horizon, K)))
 
-    def refit(self, data: LevelData, levels: IntArray) -> IntArray:
-        """Fit the steps `levels` on their rows; returns the steps whose decoder changed (those and the next ones)."""
+    def refit(self, data: LevelData, levels: IntArray, *, rng: np.random.Generator | None = None) -> IntArray:
+        """Fit the steps `levels` on their rows; returns the steps whose decoder changed (those and the next ones).
+
+        rng: for the refinement by descent only; the closed form draws nothing.
+        """
         H = len(self.mean)
         levels = levels[data.count[levels] >= LEAST_ROWS]
         if not len(levels):
@@ -88,13 +96,38 @@ class LatentDecoder:
             self.mean[levels] = spectral.here.mean
             changed = levels
         else:
-            self.W[levels, :, :f] = _columns(spectral.forward, f)
+            forward, backward = spectral.forward, spectral.backward
+            if self.config.refine:
+                require(rng is not None, "decoder: refinement needs a generator (rng).")
+                forward, backward = self._refined(part, forward, backward, rng)
+            self.W[levels, :, :f] = _columns(forward, f)
             self.mean[levels] = spectral.here.mean
-            self.backward[levels + 1] = _columns(spectral.backward, b)
+            self.backward[levels + 1] = _columns(backward, b)
             changed = np.unique(np.concatenate([levels, levels[levels + 1 < H] + 1]))
             self.W[changed, :, f:] = self.backward[changed]
         self._cluster(data, changed)
         return changed
+
+    def _refined(
+        self, part: LevelData, forward: FloatArray, backward: FloatArray, rng: np.random.Generator | None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Directions of the descended features: singular directions of (Phi_{h,a})_a and of Psi_h, whitened side."""
+        assert rng is not None
+        config = LearnerConfig(method="spectral+nce", linear=self.config.spectral)
+        fit = FeatureLearner(config, horizon=len(forward), num_actions=self.num_actions).fit_rows(part, rng=rng)
+        features = fit.features
+        assert isinstance(features, LinearFeatures)
+        Phi, Psi = features.Phi[:, :, :-1], features.Psi[:, :-1]  # without the constant: (L, A, k, d), (L, k', d)
+        Phi = Phi - Phi.mean(axis=3, keepdims=True)  # what all factors share drops out on the simplex
+        left = np.linalg.svd(np.concatenate(list(np.swapaxes(Phi, 0, 1)), axis=2), full_matrices=False)[0]
+        right = np.linalg.svd(Psi, full_matrices=False)[0]
+        accepted = (fit.report["accepted"] > 0)[:, None, None]
+        q = min(left.shape[2], forward.shape[2])
+        k = min(right.shape[2], backward.shape[2])
+        forward, backward = forward.copy(), backward.copy()
+        forward[:, :, :q] = np.where(accepted, features.whitening @ left[:, :, :q], forward[:, :, :q])
+        backward[:, :, :k] = np.where(accepted, features.next_whitening @ right[:, :, :k], backward[:, :, :k])
+        return forward, backward
 
     def _cluster(self, data: LevelData, levels: IntArray) -> None:
         """Clusters of step h from the observations o_h of its own rows and of the rows that led to it."""
@@ -128,14 +161,15 @@ class LatentDecoder:
         found, labels = propose(points, mask, k)
         good = separated(points, mask, labels, found.centres, config.gap, config.smallest)
         W, effective = discriminant(x, mask, labels, k, ridge=config.shrinkage)
-        sharp = (x - self.mean[levels][:, None]) @ W  # (L, N, k-1)
+        q = min(k - 1, self.W.shape[2])
+        W = _columns(W, q)  # the leading ones, where the decoder has no room for all
+        sharp = (x - self.mean[levels][:, None]) @ W  # (L, N, q)
         member = ((labels[..., None] == np.arange(k)) & mask[..., None]).astype(np.float64)
         centres = np.swapaxes(member, 1, 2) @ sharp / np.maximum(member.sum(axis=1), 1.0)[..., None]
         found, labels = settle(sharp, mask, Clusters(centres, found.count, np.zeros((len(levels), k))))
         good |= separated(sharp, mask, labels, found.centres, config.gap, config.smallest, effective)
-        q = min(k - 1, self.W.shape[2])
         self.W[levels[good]] = 0.0
-        self.W[levels[good], :, :q] = W[good, :, :q]
+        self.W[levels[good], :, :q] = W[good]
         self.clusters.put(levels[good], found.take(good))
         return good
 
