@@ -115,16 +115,34 @@ def test_pca_reads_the_plain_lock(lock):
 
 
 def test_labels_of_many_steps_equal_those_of_each(lock):
+    """Stored rows by |u - c|^2 + offset; fresh ones, where asked, by the distance alone."""
     data, _ = recorded(lock)
     decoder = decoder_of(lock)
     decoder.refit(data, np.arange(H))
     levels = np.array([3, 1])
     both = decoder.labels(data.obs[levels], levels)
     for i, h in enumerate(levels):
-        np.testing.assert_array_equal(both[i], decoder.label(h, data.obs[h]))
+        k = decoder.clusters.count[h]
         points = (data.obs[h].astype(float) - decoder.mean[h]) @ decoder.W[h]
-        distance = np.linalg.norm(points[:, None] - decoder.clusters.centres[h][: decoder.clusters.count[h]], axis=2)
-        np.testing.assert_array_equal(both[i], distance.argmin(axis=1))
+        square = ((points[:, None] - decoder.clusters.centres[h][:k]) ** 2).sum(axis=2)
+        weighted = (square + decoder.clusters.offset[h, :k]).argmin(axis=1)
+        np.testing.assert_array_equal(both[i], weighted)
+        np.testing.assert_array_equal(decoder.label(h, data.obs[h]), weighted)
+        np.testing.assert_array_equal(decoder.label(h, data.obs[h], weighted=False), square.argmin(axis=1))
+
+
+def test_fishers_directions_tell_noisy_latents_apart_better_than_the_spectral_ones(make_env):
+    """Noise .3 on the lock, at which observations are ambiguous. Measured: .0158 of fresh rows wrong against .0172."""
+    env = make_env("combination-lock", 1500, horizon=H, num_actions=A, noise=0.3)
+    wrong = {True: 0.0, False: 0.0}
+    for seed in range(10, 13):
+        rows, (fresh, latents) = recorded(env, seed, 0.85)[0], recorded(env, seed + 1000, 0.85)
+        for fisher in wrong:
+            decoder = decoder_of(env, DecoderConfig(discriminant=fisher))
+            decoder.refit(rows, np.arange(H))
+            for h in (1, 2, 4):
+                wrong[fisher] += 1 - unmixed(decoder.label(h, fresh.obs[h]), latents[h])
+    assert wrong[True] < wrong[False]
 
 
 def test_padding_is_not_read(lock):
@@ -197,11 +215,31 @@ def test_steps_with_few_rows_stay_one_latent():
 @pytest.mark.parametrize("directions", ["contrastive", "pca"])
 @pytest.mark.parametrize("D", [1, 2, 3])
 def test_an_observation_of_few_dimensions_has_fewer_directions(directions, D):
-    decoder = LatentDecoder(DecoderConfig(directions=directions), horizon=2, num_actions=A, obs_shape=(D,))
+    config = DecoderConfig(directions=directions)
+    decoder = LatentDecoder(config, horizon=2, num_actions=A, obs_shape=(D,))
     decoder.refit(gaussian_rows((D,)), np.arange(2))
     used = (decoder.W != 0).any(axis=1)  # (H, q)
     expected = [i < D for i in range(4)] if directions == "pca" else [i < D for i in range(2)] * 2
     np.testing.assert_array_equal(used[1], expected)
+
+
+@pytest.mark.parametrize("discriminant", [False, True])
+@pytest.mark.parametrize("most", [2, 3, 6])
+@pytest.mark.parametrize("D", [1, 2, 3, 8])
+def test_two_far_groups_are_told_apart_in_few_dimensions(D, most, discriminant):
+    """Also with fewer dimensions, or less room in the decoder, than a discriminant of so many latents could use."""
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(2, size=(2, 200))
+    obs = 0.1 * rng.normal(size=(2, 200, D)) + 4.0 * kinds[..., None]
+    zero, n = np.zeros((2, 200), dtype=np.int64), np.array([200, 200])
+    data = LevelData(obs, zero, kinds.astype(float), obs[[1, 0]], np.ones((2, 200)), n)
+    decoder = LatentDecoder(
+        DecoderConfig(most_latents=most, gap=6.0, discriminant=discriminant), horizon=2, num_actions=1, obs_shape=(D,)
+    )
+    decoder.refit(data, np.arange(2))
+    for h in range(2):
+        assert decoder.clusters.count[h] == 2
+        assert purity(decoder.label(h, obs[h]), kinds[h]) == 1.0
 
 
 def test_observations_of_any_shape_are_flattened():
@@ -243,6 +281,7 @@ def test_state_round_trip_and_refusals(lock):
         ({"gap": 0.0}, "gap"),
         ({"gap": float("nan")}, "gap"),
         ({"smallest": 0}, "smallest"),
+        ({"shrinkage": 0.0}, "shrinkage"),
     ],
 )
 def test_bad_configs_are_refused(fields, message):
