@@ -94,7 +94,7 @@ class ContrastiveFrontier(BaseAgent):
     def update(self) -> dict[str, float]:
         """1.-3. Refit, recount, plan."""
         self.episodes += len(self._switch)
-        self.table.refresh()
+        self.table.refresh(rng=self.rng)
         self.plan = self._planned()
         self.version += 1
         return {

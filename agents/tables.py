@@ -37,7 +37,7 @@ class Table(Protocol):
     def add(self, transition: Transition, rows: BoolArray | None = None) -> None:
         """Store the alive rows of a step, or of them only the masked ones; raises RlcError on NaN rewards."""
 
-    def refresh(self) -> None:
+    def refresh(self, *, rng: np.random.Generator | None = None) -> None:
         """Bring `counts`, `reward` (H,S,A) and `alive` (H,S) up to date."""
 
     def rows(self) -> IntArray:
@@ -123,7 +123,7 @@ class StateTable:
         )
         self._rows[t.h] += len(index)
 
-    def refresh(self) -> None:
+    def refresh(self, *, rng: np.random.Generator | None = None) -> None:
         if not self._buffer:
             return
         h, s, a, s_next, r, discount = (np.concatenate(column) for column in zip(*self._buffer, strict=True))
@@ -198,12 +198,12 @@ class LatentTable:
     def label(self, h: int, obs: Array, *, explore: bool = True) -> IntArray:
         return self.decoder.label(h, np.asarray(obs), weighted=explore)
 
-    def refresh(self) -> None:
+    def refresh(self, *, rng: np.random.Generator | None = None) -> None:
         """Refit decoders where data grew by `growth`; recount where rows are new or a decoder on either side is."""
         total, data = self.store.total, self.store.data()
         stale = total > self._counted
         grown = np.flatnonzero(total >= np.maximum((1.0 + self.growth) * self._fitted, self._fitted + 1))
-        redecoded = self.decoder.refit(data, grown)
+        redecoded = self.decoder.refit(data, grown, rng=rng)
         self._fitted[grown] = total[grown]
         stale[redecoded] = True
         stale[redecoded[redecoded > 0] - 1] = True

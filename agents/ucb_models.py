@@ -73,7 +73,7 @@ class TableModel:
         return self.table.rows()
 
     def fit(self, version: int, *, rng: np.random.Generator) -> dict[str, float]:
-        self.table.refresh()
+        self.table.refresh(rng=rng)
         counts, config = self.table.counts, self.config
         fit = self.learner.fit_table(counts, rng=rng, start=self.features, version=version)
         assert isinstance(fit.features, TabularFeatures)
