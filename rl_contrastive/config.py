@@ -42,13 +42,26 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
     """Nested dict -> dataclass. Unknown keys and wrong types raise RlcError naming the key's full path."""
     hints = typing.get_type_hints(cls)
-    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    names = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     kwargs: dict[str, Any] = {}
     for key, value in values.items():
         if key not in names:
             raise unknown_name("config key", f"{where}{key}", [f"{where}{n}" for n in names])
+        default = names[key].default_factory
+        if isinstance(value, dict) and default is not dataclasses.MISSING and dataclasses.is_dataclass(hints[key]):
+            # A table changes some fields of this config's own default, which may differ from its class's.
+            value = _merged(to_dict(default()), value)
         kwargs[key] = _coerce(hints[key], value, f"{where}{key}")
     return cls(**kwargs)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the entries of `changes`, tables within tables likewise."""
+    out = dict(base)
+    for key, value in changes.items():
+        inner = out.get(key)
+        out[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return out
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

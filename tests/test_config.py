@@ -103,3 +103,28 @@ def test_toml(tmp_path):
         load_toml(good)
     with pytest.raises(RlcError, match="cannot read"):
         load_toml(tmp_path / "missing.toml")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Two numbers."""
+
+    a: int = 1
+    """First."""
+    b: int = 2
+    """Second."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A config whose default of a nested config is not the nested class's own."""
+
+    inner: Part = field(default_factory=lambda: Part(a=10))
+    """Nested."""
+
+
+def test_a_partial_table_changes_the_outer_configs_default_and_not_the_inner_classs():
+    assert from_dict(Whole, {"inner": {"b": 5}}) == Whole(Part(a=10, b=5))
+    assert from_dict(Whole, {"inner": {"a": 3}}) == Whole(Part(a=3, b=2))
+    with pytest.raises(RlcError, match=r"inner\.c"):
+        from_dict(Whole, {"inner": {"c": 5}})
