@@ -157,7 +157,10 @@ def test_each_law_gives_the_same_model(law: str) -> None:
 def three_clusters(points: np.ndarray, latents: np.ndarray) -> float:
     """Purity of exactly three k-means clusters."""
     mask = np.ones((1, len(points)), dtype=np.bool_)
-    return purity(cluster(points[None], mask, 3, gap=0.0, smallest=1).label(0, points), latents)
+    return purity(
+        cluster(points[None], mask, 3, gap=0.0, smallest=1).labels(points[None], np.array([0]), weighted=False)[0],
+        latents,
+    )
 
 
 def forward_purity(
