@@ -145,6 +145,25 @@ def test_fishers_directions_tell_noisy_latents_apart_better_than_the_spectral_on
     assert wrong[True] < wrong[False]
 
 
+def test_refinement_by_descent_reads_the_lock_and_draws_from_its_own_generator(lock):
+    config = DecoderConfig(refine=True)
+    rows, (fresh, latents) = recorded(lock)[0], recorded(lock, 1010)
+    with pytest.raises(RlcError, match="needs a generator"):
+        decoder_of(lock, config).refit(rows, np.arange(H))
+    made = []
+    for seed in (1, 1):
+        made.append(decoder_of(lock, config))
+        made[-1].refit(rows, np.arange(H), rng=np.random.default_rng(seed))
+    np.testing.assert_array_equal(made[0].W, made[1].W)
+    spectral = decoder_of(lock)
+    spectral.refit(rows, np.arange(H))
+    assert not np.array_equal(made[0].W, spectral.W)  # at some step the descent was accepted
+    same = lock.good_actions[:, 0] == lock.good_actions[:, 1]  # where both good latents act alike they may be one
+    kinds = np.where(same[:, None] & (latents == 1), 0, latents)
+    for h in range(H):
+        assert unmixed(made[0].label(h, fresh.obs[h]), kinds[h]) >= 0.95
+
+
 def test_padding_is_not_read(lock):
     data, _ = recorded(lock)
     short = replace(data, count=np.array([400, 300, 200, 100, 50]))
