@@ -1,11 +1,11 @@
 """Does learning work where undirected exploration cannot: locks and deep sea, each claim beside a control that fails.
 
-Bounds were set from seeds 10-14 before the tests were written (solved at, in episodes; the bound adds a margin):
+Measured on seeds 10-14 (solved at, in episodes); the bounds add a margin of half as much again or more:
 
     contrastive-frontier  lock H = 5: 350-400    H = 10: 700-800     deep-sea N = 10: 100-140
     contrastive-ucb       lock H = 5: 250-600    H = 10: 1900-2800   H = 3 with vectors: 150-400
     rep-ucb               lock H = 3: 150-400   (H = 5: 250-600)
-    contrastive-frontier  distractor lock H = 7: 4500-7000           H = 10: 8700-11000
+    contrastive-frontier  distractor lock H = 7: 5000-8500           H = 10: 6500-9500
 
 Solved: mean return of 200 evaluation episodes >= .9 of the optimum, twice in a row, at the first of the two. The locks'
 anti-shaping pays .05 to whoever fails at once: that is where all controls end.
@@ -77,8 +77,8 @@ def test_contrastive_frontier_solves_deep_sea_where_epsilon_greedy_does_not(seed
 def test_dynamics_find_the_signal_among_distractors_and_pca_does_not(seed, trained):
     """H = 7, the same settings but for the directions."""
     env, fields = {"horizon": 7}, {"every": 1000}
-    assert solved(trained("contrastive-frontier", "distractor-lock", env, 10_000, seed, **fields, **DISTRACTED), 9000)
-    assert lost(trained("pca-frontier", "distractor-lock", env, 10_000, seed, **fields, **PCA))
+    assert solved(trained("contrastive-frontier", "distractor-lock", env, 14_000, seed, **fields, **DISTRACTED), 13_000)
+    assert lost(trained("pca-frontier", "distractor-lock", env, 14_000, seed, **fields, **PCA))
 
 
 @pytest.mark.slow

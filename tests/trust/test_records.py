@@ -56,7 +56,11 @@ def test_the_comparison_is_made_from_the_folder_alone(folder, tmp_path):
 
 @pytest.mark.parametrize(
     "agent",
-    [e.name for e in registry.entries("agent") if e.name in ("uniform", "ucbvi", "lsvi-ucb", "contrastive-frontier")],
+    [
+        e.name
+        for e in registry.entries("agent")
+        if e.name in ("uniform", "ucbvi", "lsvi-ucb", "contrastive-frontier", "contrastive-ucb")
+    ],
 )
 def test_theory_agents_import_nothing_heavy(agent, tmp_path):
     """With TensorBoard on, as by default."""
