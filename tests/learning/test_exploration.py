@@ -73,7 +73,7 @@ def test_contrastive_frontier_solves_deep_sea_where_epsilon_greedy_does_not(seed
     assert lost(trained("epsilon-greedy", "deep-sea", {"size": 10}, 320, seed, **fields))
 
 
-@pytest.mark.parametrize("seed", SEEDS[:3])
+@pytest.mark.parametrize("seed", [10, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (11, 12))])
 def test_dynamics_find_the_signal_among_distractors_and_pca_does_not(seed, trained):
     """H = 7, the same settings but for the directions."""
     env, fields = {"horizon": 7}, {"every": 1000}
