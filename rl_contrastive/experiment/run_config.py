@@ -17,6 +17,11 @@ from rl_contrastive.experiment.record import CONFIG, read_json
 PACKAGES = ("rl-contrastive", "numpy", "scipy", "gymnasium", "torch", "stable-baselines3")
 
 
+DEFAULT_BUDGET = Budget(episodes=1000)
+"""A constant, not a factory: `config.from_dict` merges a table into a factory's default, and one that says only `steps`
+would keep these episodes."""
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """One run, as JSON values: what config.json holds and what a worker process is handed."""
@@ -31,7 +36,7 @@ class RunConfig:
     """Fields of the environment's config."""
     seed: int = 0
     """Seed of the run (>= 0)."""
-    budget: Budget = field(default_factory=lambda: Budget(episodes=1000))
+    budget: Budget = DEFAULT_BUDGET
     """How long, and when measured."""
     checkpoint_seconds: float = 30.0
     """Wall seconds between checkpoints (>= 0; 0 is one after each batch)."""
