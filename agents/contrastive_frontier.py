@@ -45,7 +45,7 @@ class FrontierConfig:
     """Refit a step when its data grew by this fraction (> 0)."""
     uniform_steps: int = 2
     """Stored steps of each episode from the switch on (>= 1)."""
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(arrivals=False))
     """Observations -> latent states; unused where observations are states."""
 
     def __post_init__(self) -> None:
@@ -133,7 +133,7 @@ class ContrastiveFrontier(BaseAgent):
 class PCAFrontierConfig(FrontierConfig):
     """The control: the same planner on latents of the leading principal directions, without any dynamics."""
 
-    decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(directions="pca"))
+    decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(directions="pca", arrivals=False))
     """Observations -> latent states."""
 
 

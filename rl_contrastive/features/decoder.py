@@ -13,7 +13,16 @@ from typing import Any, Literal
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.features.latents import Clusters, cluster, discriminant, propose, separated, settle, single_cluster
+from rl_contrastive.features.latents import (
+    Clusters,
+    cluster,
+    discriminant,
+    large_enough,
+    propose,
+    separated,
+    settle,
+    single_cluster,
+)
 from rl_contrastive.features.learner import FeatureLearner, LearnerConfig
 from rl_contrastive.features.maps import LinearFeatures
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, fit_linear
@@ -39,7 +48,10 @@ class DecoderConfig:
     gap: float = 3.0
     """Least distance of two latents' centres, in within-cluster standard deviations (> 0)."""
     smallest: int = 2
-    """Least number of rows of a latent (>= 1): one row far from all others is a rare state as likely as an outlier."""
+    """Least number of rows of a latent (>= 1): one row far from all others may be an outlier."""
+    arrivals: bool = True
+    """Look for the latents of a step also among the successors of the step before. A rare state shows there first,
+    but a latent that only arrivals show counts as never visited: right for bonuses on features, a trap for counts."""
     discriminant: bool = False
     """Replace the spectral directions, once they have found the latents, by Fisher's discriminant of these latents,
     the best directions for telling them apart. Helps where observation noise is large and Gaussian (noise .3 on the
@@ -74,6 +86,7 @@ class LatentDecoder:
         self.config, self.num_actions = config, num_actions
         self.mean: FloatArray = np.zeros((horizon, D))
         self.W: FloatArray = np.zeros((horizon, D, q))
+        self.forward: FloatArray = np.zeros((horizon, D, config.forward))
         self.backward: FloatArray = np.zeros((horizon + 1, D, config.backward))  # of o_{h+1}, by the fit of step h
         K = config.most_latents
         self.clusters = Clusters(np.zeros((horizon, K, q)), np.ones(horizon, dtype=np.int64), np.zeros((horizon, K)))
@@ -100,11 +113,11 @@ class LatentDecoder:
             if self.config.refine:
                 require(rng is not None, "decoder: refinement needs a generator (rng).")
                 forward, backward = self._refined(part, forward, backward, rng)
-            self.W[levels, :, :f] = _columns(forward, f)
+            self.forward[levels] = _columns(forward, f)
             self.mean[levels] = spectral.here.mean
             self.backward[levels + 1] = _columns(backward, b)
             changed = np.unique(np.concatenate([levels, levels[levels + 1 < H] + 1]))
-            self.W[changed, :, f:] = self.backward[changed]
+            self.W[changed] = np.concatenate([self.forward[changed], self.backward[changed]], axis=2)
         self._cluster(data, changed)
         return changed
 
@@ -130,15 +143,15 @@ class LatentDecoder:
         return forward, backward
 
     def _cluster(self, data: LevelData, levels: IntArray) -> None:
-        """Clusters of step h from the observations o_h of its own rows and of the rows that led to it."""
+        """Clusters of step h from the observations o_h of its own rows, and of the rows that led to it."""
         config = self.config
-        before = np.maximum(levels - 1, 0)
-        x = np.concatenate([data.obs[levels], data.next_obs[before]], axis=1)  # (L, 2N, ...)
+        x, mask = data.obs[levels], seen(data)[levels]
+        if config.arrivals:
+            before = np.maximum(levels - 1, 0)
+            arrived = seen(data)[before] & (levels > 0)[:, None] & (data.discount[before] > 0)
+            x = np.concatenate([x, data.next_obs[before]], axis=1)  # (L, 2N, ...)
+            mask = np.concatenate([mask, arrived], axis=1)
         x = np.asarray(x.reshape(*x.shape[:2], -1), dtype=np.float64)
-        rows = np.arange(data.action.shape[1])
-        here = rows < data.count[levels][:, None]
-        arrived = (rows < data.count[before][:, None]) & (levels > 0)[:, None] & (data.discount[before] > 0)
-        mask = np.concatenate([here, arrived], axis=1)
         points = (x - self.mean[levels][:, None]) @ self.W[levels]
         if not config.discriminant:
             found = cluster(points, mask, config.most_latents, gap=config.gap, smallest=config.smallest)
@@ -159,7 +172,8 @@ class LatentDecoder:
         """
         config = self.config
         found, labels = propose(points, mask, k)
-        good = separated(points, mask, labels, found.centres, config.gap, config.smallest)
+        good = separated(points, mask, labels, found.centres, config.gap)
+        good &= large_enough(labels, mask, k, config.smallest)
         W, effective = discriminant(x, mask, labels, k, ridge=config.shrinkage)
         q = min(k - 1, self.W.shape[2])
         W = _columns(W, q)  # the leading ones, where the decoder has no room for all
@@ -167,7 +181,8 @@ class LatentDecoder:
         member = ((labels[..., None] == np.arange(k)) & mask[..., None]).astype(np.float64)
         centres = np.swapaxes(member, 1, 2) @ sharp / np.maximum(member.sum(axis=1), 1.0)[..., None]
         found, labels = settle(sharp, mask, Clusters(centres, found.count, np.zeros((len(levels), k))))
-        good |= separated(sharp, mask, labels, found.centres, config.gap, config.smallest, effective)
+        sharper = separated(sharp, mask, labels, found.centres, config.gap, effective)
+        good |= sharper & large_enough(labels, mask, k, config.smallest)
         self.W[levels[good]] = 0.0
         self.W[levels[good], :, :q] = W[good]
         self.clusters.put(levels[good], found.take(good))
@@ -195,6 +210,7 @@ class LatentDecoder:
         return {
             "mean": self.mean,
             "W": self.W,
+            "forward": self.forward,
             "backward": self.backward,
             "centres": self.clusters.centres,
             "count": self.clusters.count,

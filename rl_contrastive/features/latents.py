@@ -69,7 +69,8 @@ def cluster(points: FloatArray, mask: BoolArray, most: int, *, gap: float, small
         if not len(left):
             break
         found, labels = propose(points[left], mask[left], k)
-        good = separated(points[left], mask[left], labels, found.centres, gap, smallest)
+        good = large_enough(labels, mask[left], k, smallest)
+        good &= separated(points[left], mask[left], labels, found.centres, gap)
         best.put(left[good], found.take(good))
         left = left[~good]
     return best
@@ -159,16 +160,21 @@ def _nearest(points: FloatArray, centres: FloatArray, count: IntArray, offset: F
     return np.asarray(score.argmin(axis=2), dtype=np.int64)
 
 
+def large_enough(labels: IntArray, mask: BoolArray, k: int, smallest: int) -> BoolArray:
+    """(H,): each of the clusters 0..k-1 has `smallest` members."""
+    member = (labels[..., None] == np.arange(k)) & mask[..., None]
+    return np.asarray((member.sum(axis=1) >= smallest).all(axis=1))
+
+
 def separated(
     points: FloatArray,
     mask: BoolArray,
     labels: IntArray,
     centres: FloatArray,
     gap: float,
-    smallest: int,
     fitted: FloatArray | float = 0.0,
 ) -> BoolArray:
-    """(H,): each pair of centres lies `gap` pooled standard deviations apart, and each cluster is large enough.
+    """(H,): each pair of centres lies `gap` pooled standard deviations apart.
 
     fitted (H,): dimensions in which the direction was fitted to these labels; then the squared distance is too large
     by fitted (1/n_i + 1/n_j) n/(n - fitted) on average (Hotelling's T^2), which is taken off first.
@@ -176,7 +182,7 @@ def separated(
     k = centres.shape[1]
     member = (labels[..., None] == np.arange(k)) & mask[..., None]
     size = member.sum(axis=1)  # (H, k)
-    good = (size >= smallest).all(axis=1)
+    good = np.ones(len(points), dtype=np.bool_)
     residual = points - np.take_along_axis(centres, labels[..., None], axis=1)
     for i in range(k):
         for j in range(i):

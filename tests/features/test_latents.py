@@ -254,6 +254,6 @@ def test_fitted_directions_have_their_excess_taken_off():
         sharp = x @ W
         centres = np.stack([sharp[0, labels[0] == k].mean(axis=0) for k in range(2)])[None]
         for name, fitted in (("plain", 0.0), ("corrected", effective)):
-            passed[name] += int(separated(sharp, mask, labels, centres, 0.7, 3, fitted)[0])
+            passed[name] += int(separated(sharp, mask, labels, centres, 0.7, fitted)[0])
     assert passed["plain"] >= 65
     assert passed["corrected"] <= 40
