@@ -90,14 +90,14 @@ def colours(agents: Sequence[str]) -> dict[str, tuple[str, tuple[float, ...]]]:
 
 def learning_curves(tasks: Sequence[Task], agents: Sequence[str], *, bar: float, level: float = 0.95) -> Figure:
     """Return over episodes, one panel a task: IQM over runs with its bootstrap band."""
+    tasks = [task for task in tasks if any(group.curve for group in task.groups)]
     figure, axes = _panels(tasks)
     looks = colours(agents)
     for axis, task in zip(axes, tasks, strict=True):
-        drawn = [group for group in task.groups if group.curve is not None]
-        log = _wants_log([group.curve for group in drawn if group.curve is not None])
-        for group in reversed(drawn):  # best last: on top
-            assert group.curve is not None
-            _draw_curve(axis, group.curve, *looks[group.agent], log=log)
+        drawn = [(group, group.curve) for group in task.groups if group.curve is not None]
+        log = _wants_log([curve for _, curve in drawn])
+        for place, (group, curve) in reversed(list(enumerate(drawn))):  # best last: on top
+            _draw_curve(axis, curve, *looks[group.agent], log=log, width=_width(place))
         if log:
             axis.set_xscale("log")
         if task.optimal is not None:
@@ -107,13 +107,14 @@ def learning_curves(tasks: Sequence[Task], agents: Sequence[str], *, bar: float,
                 f"bar: {bar:g} of optimal", (0.01, height), xycoords=("axes fraction", "data"),
                 ha="left", va="bottom", fontsize=8, color="#666666", xytext=(0, 1), textcoords="offset points",
             )  # fmt: skip
-        axis.set(title=task.name, xlabel="episodes (log)" if log else "episodes", ylabel="mean return of the policy")
+        _title(axis, task)
+        axis.set(xlabel="episodes (log)" if log else "episodes", ylabel="mean return of the policy")
         _plain_counts(axis, log=log)
         axis.margins(x=0.02)
     _legend(figure, tasks, agents, looks)
     caption(
         figure,
-        f"Line: IQM over runs; band: {level:.0%} bootstrap CI. "
+        f"Line: IQM over runs; band: {level:.0%} bootstrap CI; worse agents below, in wider lines. "
         "Dot: a run stopped because solved, its last value is kept (dashed).",
     )
     return figure
@@ -128,16 +129,18 @@ def exact_curves(tasks: Sequence[Task], agents: Sequence[str], key: str, *, leve
     looks = colours(agents)
     words = {"gap": "exact gap  V* − V of the policy", "regret": "exact cumulative regret"}
     for axis, task in zip(axes, having, strict=True):
-        for group in reversed(task.groups):
+        for place, group in reversed(list(enumerate(task.groups))):
             if key in group.exact:
                 curve = group.exact[key]
                 keep = curve.centre > 0  # a gap of 0 has no logarithm
                 colour, dash = looks[group.agent]
-                axis.plot(curve.x[keep], curve.centre[keep], color=colour, dashes=dash or (None, None), linewidth=1.8)
+                axis.plot(curve.x[keep], curve.centre[keep], color=colour, dashes=dash or (None, None),
+                          linewidth=_width(place))  # fmt: skip
                 floor = curve.centre[keep].min(initial=1.0) * 0.5
                 axis.fill_between(curve.x, np.maximum(curve.low, floor), np.maximum(curve.high, floor),
                                   color=colour, alpha=0.16, linewidth=0)  # fmt: skip
-        axis.set(title=task.name, xscale="log", yscale="log", xlabel="episodes (log)", ylabel=words.get(key, key))
+        _title(axis, task)
+        axis.set(xscale="log", yscale="log", xlabel="episodes (log)", ylabel=words.get(key, key))
         _plain_counts(axis, log=True)
     _legend(figure, having, agents, looks)
     caption(figure, f"Line: IQM over runs; band: {level:.0%} bootstrap CI. Computed from the true model, no sampling.")
@@ -159,14 +162,15 @@ def episodes_to_solve(tasks: Sequence[Task], agents: Sequence[str]) -> Figure:
         axis.set_ylim(len(task.groups) - 0.4, -0.6)
         axis.grid(visible=False, axis="y")
         axis.tick_params(axis="y", length=0, labelcolor=INK)
-        axis.set(title=task.name, xlabel="episodes to solve" + (" (log)" if log else ""))
-        if not log:
-            axis.set_xlim(left=0)
+        _title(axis, task)
+        axis.set(xlabel="episodes to solve" + (" (log)" if log else ""))
         axis.margins(x=0.08)
+        if not log:
+            axis.set_xlim(left=0, right=None if positive else 1)
         _plain_counts(axis, log=log)
     caption(
         figure,
-        "Dot: a solved run; open triangle: an unsolved run at its cap; "
+        "Dot: a solved run; open triangle: an unsolved or failed run at its cap; "
         "bar: median over all runs (a lower bound where triangles reach it).",
     )
     return figure
@@ -194,8 +198,9 @@ def improvement_matrix(tasks: Sequence[Task], *, level: float = 0.95) -> Figure 
         axis.tick_params(length=0, labelcolor=INK)
         axis.grid(visible=False)
         axis.spines[:].set_visible(False)
-        axis.set(title=f"{task.name}: {task.measure}")
-    caption(figure, f"P(a run of the row beats a run of the column), ties 1/2, with {level:.0%} bootstrap CI.")
+        _title(axis, task)
+        axis.set_xlabel(f"better: {task.measure}", fontsize=8.5)
+    caption(figure, f"P(a run of the row is better than one of the column), ties 1/2, with {level:.0%} bootstrap CI.")
     return figure
 
 
@@ -207,20 +212,38 @@ def _panels(
     rows = math.ceil(len(tasks) / columns)
     most = max(len(task.groups) for task in tasks)
     height = 1.25 + row_height * most if row_height else 3.3
-    figure = new_figure(max(width * columns, 6.6), height * rows + 0.7)
+    figure = new_figure(max(width * columns, 7.4), height * rows + 0.7)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in grid[len(tasks) :]:
         axis.set_visible(False)
     return figure, list(grid[: len(tasks)])
 
 
-def _draw_curve(axis: Axes, curve: Curve, colour: str, dash: tuple[float, ...], *, log: bool) -> None:
+def _title(axis: Axes, task: Task) -> None:
+    """The task in words, in as many lines as its panel's width asks for."""
+    import textwrap
+
+    figure = axis.get_figure()
+    assert figure is not None
+    columns = axis.get_gridspec().ncols  # type: ignore[union-attr]
+    inches = figure.get_size_inches()[0] / columns - 1.0  # type: ignore[union-attr]
+    axis.set_title("\n".join(textwrap.wrap(task.heading, max(int(inches * 10.5), 12), break_on_hyphens=False)))
+
+
+def _width(place: int) -> float:
+    """Line width of the agent in this place (0: the best, on top): curves that coincide stay visible as its borders."""
+    return 1.8 + 0.6 * min(place, 4)
+
+
+def _draw_curve(axis: Axes, curve: Curve, colour: str, dash: tuple[float, ...], *, log: bool, width: float) -> None:
     keep = curve.x > 0 if log else np.ones(len(curve.x), dtype=bool)
     x, centre, low, high = curve.x[keep], curve.centre[keep], curve.low[keep], curve.high[keep]
     solid, after = x <= curve.solid_to, x >= curve.solid_to
     axis.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=2)
-    axis.plot(x[solid], centre[solid], color=colour, dashes=dash or (None, None), linewidth=1.9, zorder=3)
-    axis.plot(x[after], centre[after], color=colour, linestyle=(0, (2, 1.5)), linewidth=1.2, alpha=0.8, zorder=3)
+    axis.plot(x[solid], centre[solid], color=colour, dashes=dash or (None, None), linewidth=width, zorder=3)
+    axis.plot(
+        x[after], centre[after], color=colour, linestyle=(0, (2, 1.5)), linewidth=width * 0.7, alpha=0.8, zorder=3
+    )
     stops = [stop for stop in curve.stops if len(x) and stop >= x[0]]
     axis.plot(
         stops, np.interp(stops, x, centre), "o", color=colour, markersize=4.5, markeredgecolor="white",
@@ -276,11 +299,13 @@ def _plain_counts(axis: Axes, *, log: bool) -> None:
         axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
         axis.xaxis.set_minor_formatter(NullFormatter())
     else:
-        axis.xaxis.set_major_locator(MaxNLocator(6))
+        axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
 
 
 def short(value: float) -> str:
-    """950, 1.5k, 20k, 3M."""
+    """950, 1.5k, 4096, 20k, 3M."""
+    if 1e3 <= abs(value) < 1e4 and value % 10:
+        return f"{value:.0f}"
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.4g}{unit}"
@@ -311,6 +336,8 @@ def caption(figure: Figure, text: str) -> None:
     figure.supxlabel("\n".join(lines), fontsize=8, color="#555555", x=0.01, ha="left")
 
 
-def _wrap(name: str) -> str:
-    """Break a long agent name at its hyphens."""
-    return name if len(name) <= 10 else name.replace("-", "-\n")
+def _wrap(name: str, width: int = 14) -> str:
+    """A long agent name in lines, broken at hyphens and spaces."""
+    import textwrap
+
+    return "\n".join(textwrap.wrap(name, width))

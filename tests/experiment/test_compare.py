@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.budget import Budget
 from rl_contrastive.experiment.report import compare, load, render
 from rl_contrastive.experiment.report.comparison import build, task_names
 from rl_contrastive.experiment.report.runs import find_runs, read_run
+from rl_contrastive.experiment.run_config import RunConfig, config_json
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -38,7 +40,7 @@ def write_run(
     folder = root / f"{agent}--{env}" / f"seed-{seed}"
     folder.mkdir(parents=True)
     config = {"agent": agent, "env": env, "label": None, "seed": seed, "env_config": env_config or {"horizon": 5}}
-    config |= {"agent_config": {"batch": 10}, "budget": {"episodes": cap, "solve_at": 0.9}, "meta": {"versions": {}}}
+    config |= {"agent_config": {"batch": 10}, "episodes": cap, "steps": None, "solve_at": 0.9, "meta": {"versions": {}}}
     lines = []
     for i, value in enumerate(returns, start=1):
         line = {"episodes": every * i, "env_steps": 5 * every * i, "return_mean": value, "return_sem": 0.01}
@@ -185,6 +187,45 @@ def test_another_bar_judges_the_recorded_evaluations(tmp_path):
     assert build(runs, bar=0.95, reps=5, seed=0)[0].groups[0].counts.tolist() == [400]
     strict = build(runs, bar=0.99, reps=5, seed=0)[0].groups[0]
     assert (strict.solved, strict.counts.tolist()) == ((False,), [500])  # it stopped: nothing is known behind
+
+
+def test_cap_and_bar_are_read_from_the_config_that_a_run_records(tmp_path):
+    budget = Budget(episodes=700, solve_at=0.5, eval_episodes=10)
+    config = RunConfig(agent="a", env="lock", agent_config={}, env_config={"horizon": 5}, seed=0, budget=budget)
+    folder = write_run(tmp_path, "a", 0, returns=(0.0, 0.6, 0.6, 0.95, 0.95), solved_at=200)
+    (folder / "config.json").write_text(json.dumps(config_json(config, "rlc run")))
+    assert build([read_run(folder)], bar=0.5, reps=5, seed=0)[0].groups[0].counts.tolist() == [200]
+    assert build([read_run(folder)], bar=0.9, reps=5, seed=0)[0].groups[0].counts.tolist() == [400]
+    (folder / "summary.json").unlink()
+    killed = build([read_run(folder)], bar=0.5, reps=5, seed=0)[0].groups[0]
+    assert killed.counts.tolist() == [700]
+    assert killed.steps is not None
+    assert killed.steps.median == 2500  # those of its last evaluation
+
+
+def test_tasks_come_in_the_order_of_their_numbers_and_titles_are_words(tmp_path):
+    for horizon in (100, 5, 20):
+        write_run(tmp_path, "a", 0, env=f"lock,lock_seed=1,horizon={horizon}", env_config={"horizon": horizon})
+    write_run(tmp_path, "a", 0, env="gym:Foo-v1")
+    headings = [task.heading for task in load([tmp_path], reps=5)]
+    assert headings == ["gym:Foo-v1", *(f"lock, lock seed 1, horizon {h}" for h in (5, 20, 100))]
+
+
+def test_runs_that_failed_for_the_same_reason_share_a_sentence(tmp_path):
+    for seed, why in enumerate(["Boom.", "Boom.", "Bang."]):
+        write_run(tmp_path, "a", seed, status="failed", error=why)
+    result = compare([tmp_path], tmp_path / "out", reps=5)
+    assert result["failed"] == ["failed: a on lock, seeds 0, 1: Boom.", "failed: a on lock, seed 2: Bang."]
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert "3 runs are counted as" in " ".join(html.split())
+
+
+def test_the_markdown_table_lines_up(tmp_path):
+    make_everything(tmp_path)
+    compare([tmp_path], tmp_path / "out", reps=5)
+    table = [line for line in (tmp_path / "out" / "table.md").read_text().splitlines() if line.startswith("|")]
+    assert len(table) == 2 * (2 + 3)
+    assert len({len(line) for line in table[:5]}) == 1
 
 
 def test_mixed_settings_and_repeated_seeds_are_named(tmp_path):

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rl_contrastive.experiment import statistics as st
-from rl_contrastive.experiment.report.runs import Run
+from rl_contrastive.experiment.report.runs import Run, natural
 from rl_contrastive.spec import FloatArray
 
 EXACT = ("gap", "regret")
@@ -75,13 +76,20 @@ class Task:
     """What "better" means in `improvement`."""
     improvement: dict[tuple[str, str], st.Interval]
 
+    @property
+    def heading(self) -> str:
+        """The name as a title: `lock,lock_seed=1,horizon=5` reads `lock, lock seed 1, horizon 5`."""
+        env, *settings = re.split(r"[, ](?=\w+=)", self.name)
+        words = (f"{key.replace('_', ' ')} {value}" for key, _, value in (s.partition("=") for s in settings))
+        return ", ".join([env, *words])
+
 
 def build(runs: Sequence[Run], *, bar: float, reps: int, seed: int) -> list[Task]:
-    """All tasks of the runs, by name."""
+    """All tasks of the runs, by name, numbers in their order."""
     runs = [_judge(run, bar) for run in runs]
     names = task_names(runs)
     tasks = []
-    for name in sorted(set(names)):
+    for name in sorted(set(names), key=natural):
         members = [run for run, task in zip(runs, names, strict=True) if task == name]
         # One generator a task: adding a task leaves the others' intervals as they are.
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *name.encode()])))
@@ -196,7 +204,7 @@ def _final(run: Run, worst: float) -> float:
 
 def _steps(runs: list[Run]) -> st.SolveSummary | None:
     """Environment steps to solve, unsolved runs at the steps they played; None where no run recorded steps."""
-    played = [run.number("env_steps") for run in runs]
+    played = [run.steps_played for run in runs]
     counts = [
         at if run.solved and (at := run.solved_at_steps) is not None else n for run, n in zip(runs, played, strict=True)
     ]

@@ -81,6 +81,7 @@ def write(tasks: list[Task], sentences: list[str], out: Path, *, bar: float, tit
         agents=agents,
         total=sum(len(group.runs) for task in tasks for group in task.groups),
         failed=tables.failures(tasks),
+        unfinished=sum(len(group.failed) for task in tasks for group in task.groups),
         columns=tables.COLUMNS,
         row=tables.row,
         number=tables.number,

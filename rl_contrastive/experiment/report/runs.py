@@ -42,7 +42,7 @@ class Run:
     """Episodes at the first of two evaluations in a row at the bar."""
     solved_at_steps: float | None = None
     cap: float = 0.0
-    """Episodes the run was allowed, or played if that is not recorded."""
+    """Episodes the run was allowed, or played where its budget was in steps."""
     solve_at: float = 0.9
     """The bar the run itself was judged by."""
     wall: dict[int, float] = field(default_factory=dict)
@@ -56,6 +56,12 @@ class Run:
     def solved(self) -> bool:
         """A failed run counts as unsolved whatever it reached before."""
         return self.solved_at is not None and self.status != "failed"
+
+    @property
+    def steps_played(self) -> float | None:
+        """Environment steps of the whole run, or at its last evaluation where it left no summary."""
+        steps = self.series.get("env_steps", np.zeros(0))
+        return _number(self.summary.get("env_steps"), _number(float(steps[-1])) if len(steps) else None)
 
     def number(self, key: str) -> float | None:
         """A finite number of the summary, else None."""
@@ -72,7 +78,7 @@ def find_runs(folders: list[Path]) -> list[Path]:
             found.setdefault(run.resolve(), run)
     listed = ", ".join(str(f) for f in folders)
     require(len(found) > 0, f"compare: no run folder (config.json, metrics.jsonl, summary.json) at or below {listed}.")
-    return [found[key] for key in sorted(found, key=_natural)]
+    return [found[key] for key in sorted(found, key=lambda path: natural(str(path)))]
 
 
 def _walk(folder: Path) -> list[Path]:
@@ -81,9 +87,9 @@ def _walk(folder: Path) -> list[Path]:
     return [run for child in sorted(folder.iterdir()) if child.is_dir() for run in _walk(child)]
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """seed-2 before seed-10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sort key: seed-2 before seed-10, horizon=5 before horizon=20."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def read_run(folder: Path) -> Run:
@@ -93,7 +99,6 @@ def read_run(folder: Path) -> Run:
     summary = _guarded(problems, _read_json, folder / "summary.json")
     series = _guarded(problems, _read_series, folder / "metrics.jsonl")
     timing = _guarded([], _read_timing, folder / "timing.jsonl")  # wall times are a convenience: none is no failure
-    budget = _table(config.get("budget"))
     parent, _, env_of_path = folder.parent.name.partition("--")
     seed = SEED_FOLDER.fullmatch(folder.name)
     status = summary.get("status", "failed")
@@ -106,7 +111,7 @@ def read_run(folder: Path) -> Run:
         error = "The run was stopped before its end." if status == "aborted" else "The run failed without a sentence."
     episodes = series.get("episodes", np.zeros(0))
     played = float(episodes[-1]) if len(episodes) else 0.0
-    caps = [_number(value) for value in (summary.get("episode_cap"), budget.get("episodes"), played)]
+    caps = [_number(value) for value in (summary.get("episode_cap"), config.get("episodes"), played)]
     return Run(
         folder=folder,
         agent=str(config.get("label") or summary.get("label") or config.get("agent") or summary.get("agent") or parent),
@@ -121,7 +126,7 @@ def read_run(folder: Path) -> Run:
         solved_at=_number(summary.get("solved_at_episode")),
         solved_at_steps=_number(summary.get("solved_at_env_steps")),
         cap=next(cap for cap in caps if cap is not None),
-        solve_at=_number(budget.get("solve_at")) or 0.9,
+        solve_at=_number(config.get("solve_at")) or 0.9,
         wall=timing,
     )
 

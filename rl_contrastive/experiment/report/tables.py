@@ -73,22 +73,35 @@ def markdown(tasks: list[Task], notes: list[str]) -> str:
     lines: list[str] = []
     for task in tasks:
         optimal = "" if task.optimal is None else f" (optimal return {number(task.optimal)})"
-        lines += [f"## {task.name}{optimal}", "", "| " + " | ".join(COLUMNS) + " |"]
-        lines += ["|" + "---|" * len(COLUMNS)]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row(group)) + " |" for group in task.groups]
-        lines += [""]
+        lines += [f"## {task.heading}{optimal}", "", *_aligned([COLUMNS, *map(row, task.groups)]), ""]
     lines += [f"- {sentence}" for sentence in failures(tasks)]
     lines += [f"- {note}" for note in notes]
     return "\n".join(lines) + "\n"
 
 
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """A Markdown table whose columns also line up in a terminal: the first row is the header, numbers to the right."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        for row in cells
+    ]
+    rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return ["| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]]]
+
+
 def failures(tasks: list[Task]) -> list[str]:
-    """One sentence for each run that did not finish."""
+    """One sentence for the runs of a group that did not finish for the same reason, with their seeds."""
+    seeds: dict[tuple[str, str, str, str | None], list[str]] = {}
+    for task in tasks:
+        for group in task.groups:
+            for run in group.failed:
+                same = seeds.setdefault((run.status, run.agent, task.name, run.error), [])
+                same.append("?" if run.seed is None else str(run.seed))
     return [
-        f"{run.status}: {run.agent} on {task.name}, seed {'?' if run.seed is None else run.seed}: {run.error}"
-        for task in tasks
-        for group in task.groups
-        for run in group.failed
+        f"{status}: {agent} on {task}, seed{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}: {error}"
+        for (status, agent, task, error), numbers in seeds.items()
     ]
 
 
@@ -101,7 +114,7 @@ def terminal(tasks: list[Task]) -> Table:
     for task in tasks:
         for index, group in enumerate(task.groups):
             last = group is task.groups[-1]
-            table.add_row(task.name if index == 0 else "", *row(group), end_section=last)
+            table.add_row(task.heading if index == 0 else "", *row(group), end_section=last)
     return table
 
 
