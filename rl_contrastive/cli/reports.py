@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ class TheoryCommand:
     name: tyro.conf.Positional[str | None] = None
     """One experiment (`rlc list experiments`); default: all."""
     quick: bool = False
-    """Smaller sizes, minutes in all."""
+    """Smaller sizes, about a minute in all."""
     out: Path = Path("runs/theory")
     """Folder for measurements, plots and verdicts."""
     workers: int = 1
@@ -110,6 +111,7 @@ def theory(args: list[str]) -> int:
     else:
         from rich.console import Console
 
-        Console().print(render(verdicts))
+        # A file or a pipe has no width of its own, and 80 columns cut this table into slivers.
+        Console(width=None if sys.stdout.isatty() else 140).print(render(verdicts))
         print(f"plots: {parsed.out}")
     return 0 if all(verdict.ok for verdict in verdicts) else 1

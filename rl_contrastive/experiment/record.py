@@ -259,24 +259,32 @@ def _append(path: Path) -> Any:
 
 
 class _Board:
-    """TensorBoard scalars by its own writer (`torch.utils.tensorboard` would import torch).
+    """TensorBoard scalars by its own event writer (`torch.utils.tensorboard` would import torch).
 
-    The event files are a copy of metrics.jsonl, so they are made anew when a run is resumed.
+    They are simple values, as torch writes them: `EventAccumulator.Scalars` reads all of them, while of the tensors
+    that `tensorboard.summary.Writer` makes it keeps ten. The event files are a copy of metrics.jsonl, so they are made
+    anew when a run is resumed.
     """
 
     def __init__(self, folder: RunFolder) -> None:
-        from tensorboard.summary import Writer  # type: ignore[import-untyped]
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
 
         path = folder.path / TENSORBOARD
         shutil.rmtree(path, ignore_errors=True)
-        self._writer = Writer(str(path))
+        self._writer = EventFileWriter(str(path))
         for line in folder.lines():
             self.add(line)
 
     def add(self, line: dict[str, Any]) -> None:
-        for name, value in line.items():
-            if name != "episodes" and value is not None:
-                self._writer.add_scalar(name if "/" in name else f"run/{name}", value, step=line["episodes"])
+        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+
+        values = [
+            Summary.Value(tag=name if "/" in name else f"run/{name}", simple_value=float(value))
+            for name, value in line.items()
+            if name != "episodes" and value is not None
+        ]
+        self._writer.add_event(Event(wall_time=time.time(), step=line["episodes"], summary=Summary(value=values)))
 
     def close(self) -> None:
         self._writer.close()

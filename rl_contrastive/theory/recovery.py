@@ -17,7 +17,7 @@ from rl_contrastive.experiment.statistics import slope_interval
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.registry import register
 from rl_contrastive.theory.sampling import draw_counts, largest_angle, one_step_model, shuffled, sparse_counts
-from rl_contrastive.theory.verdict import Verdict, colour, draw, rng_of, ticks_at, words
+from rl_contrastive.theory.verdict import Verdict, colour, counts_on, draw, rng_of, ticks_at, words
 
 SLOPES = (-0.6, -0.35)
 
@@ -75,9 +75,10 @@ def feature_recovery(config: RecoveryConfig, *, out: Path) -> Verdict:
         axis.loglog(n, sine.T, color=colour(0), alpha=0.35, linewidth=1)
         axis.loglog(n, sine.mean(axis=0), "o-", color=colour(0), label="contrastive (spectral)")
         axis.loglog(n, lost.mean(axis=0), "x--", color="#555555", label="shuffled successors")
-        axis.loglog(n, random.mean(axis=0), "s:", color=colour(1), label="random features")
+        axis.loglog(n, random.mean(axis=0), "s:", color=colour(1), fillstyle="none", label="random features")
         axis.set(xlabel="samples a pair n", ylabel="sin of largest principal angle")
         ticks_at(axis.xaxis, config.per_pair)
+        counts_on(axis.yaxis)
 
     worst = float(min(lost.min(), random.min()))
     return Verdict(

@@ -77,8 +77,9 @@ def render(verdicts: list[Verdict]) -> Table:
     from rich.table import Table
 
     table = Table(title="Claims of the theory", header_style="bold", title_justify="left", show_lines=True)
-    for column in ("Claim", "Verdict", "Measured", "Expected", "Control (has to fail)"):
-        table.add_column(column)
+    table.add_column("Claim", min_width=max((len(v.name) for v in verdicts), default=0))
+    for column in ("Verdict", "Measured", "Expected", "Control (has to fail)"):
+        table.add_column(column, overflow="fold")
     for v in verdicts:
         verdict = "[green]holds[/]" if v.passed else "[red]does not hold[/]"
         style = "green" if v.control_passed else "red"

@@ -17,7 +17,7 @@ from rl_contrastive.experiment.statistics import slope_interval
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.registry import register
 from rl_contrastive.theory.sampling import draw_counts, mean_tv, model_tv, one_step_model, shuffled, sparse_counts
-from rl_contrastive.theory.verdict import Verdict, colour, draw, rng_of, ticks_at, words
+from rl_contrastive.theory.verdict import Verdict, colour, counts_on, draw, rng_of, ticks_at, words
 
 SLOPES = (-0.6, -0.4)
 GROWTH = 1.5
@@ -83,6 +83,7 @@ def tv_rate(config: TvRateConfig, *, out: Path) -> Verdict:
         axis.loglog(n, lost.mean(axis=0), "x--", color="#555555", label="shuffled successors")
         axis.set(xlabel="samples a pair n", ylabel="mean TV of P-hat")
         ticks_at(axis.xaxis, config.per_pair)
+        counts_on(axis.yaxis)
 
     return Verdict(
         name="tv-rate",

@@ -76,7 +76,7 @@ def ticks_at(axis: Any, sizes: Any) -> None:
 
 
 def counts_on(axis: Any) -> None:
-    """A logarithmic axis of counts with 1, 2 and 5 in each decade, as plain numbers."""
+    """A logarithmic axis with 1, 2 and 5 in each decade, as plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -83,7 +83,7 @@ def test_tensorboard_has_the_same_scalars_also_after_a_resume(tmp_path, config):
     board.Reload()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for tag, key in (("run/return_mean", "return_mean"), ("agent/q_mean", "agent/q_mean")):
-        read = [(event.step, event.tensor_proto.float_val[0]) for event in board.Tensors(tag)]
+        read = [(event.step, event.value) for event in board.Scalars(tag)]
         assert [step for step, _ in read] == [line["episodes"] for line in lines]
         np.testing.assert_allclose([v for _, v in read], [line[key] for line in lines], rtol=1e-6)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from rl_contrastive import registry
 from rl_contrastive.errors import RlcError
@@ -123,4 +125,9 @@ def test_verdicts_read_as_text(tmp_path):
     broken = dataclasses.replace(verdict, passed=False, control_passed=False)
     assert "does not hold, control DID NOT FAIL" in markdown([broken])
     assert render([verdict, broken]).row_count == 2
+    terminal = io.StringIO()
+    Console(width=80, file=terminal).print(render([verdict, broken]))
+    shown = terminal.getvalue()
+    assert "elliptical-potential" in shown  # a name that is cut cannot be typed again
+    assert "…" not in shown
     assert plain({"x": np.array([1.0, np.nan]), "y": np.float64(2)}) == {"x": [1.0, None], "y": 2.0}
