@@ -1,0 +1,54 @@
+"""What the documents name exists: paths, functions, commands; and their tables hold every registered name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rl_contrastive import registry
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/theory.md", "docs/objectives.md", "runs/README.md")
+PATH = re.compile(r"`((?:rl_contrastive|agents|envs|features|planning|tests|docs|benchmarks)/[\w./-]+)(:{1,2}[\w.]+)?`")
+
+
+def first_column(document: str, heading: str) -> set[str]:
+    """Names in backticks in the first column of the table under a heading."""
+    text = (ROOT / document).read_text(encoding="utf-8").split(heading, 1)[1].split("\n## ", 1)[0]
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("|")]
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_paths_and_functions_exist(document):
+    found = PATH.findall((ROOT / document).read_text(encoding="utf-8"))
+    for path, name in found:
+        file = next((f for f in (ROOT / path, ROOT / "rl_contrastive" / path) if f.exists()), None)
+        assert file is not None, f"{document} names {path}"
+        source = file.read_text(encoding="utf-8") if file.is_file() else ""
+        for part in re.findall(r"\w+", name):
+            assert re.search(rf"(def|class) {part}\b|^{part}\b", source, re.MULTILINE), f"{document} names {path}{name}"
+    assert found or document == "runs/README.md"
+
+
+@pytest.mark.parametrize(
+    ("document", "heading", "kind"),
+    [
+        ("README.md", "## Agents\n", "agent"),
+        ("docs/objectives.md", "# Objectives\n", "objective"),
+        ("docs/theory.md", "## Claims, measured\n", "experiment"),
+    ],
+)
+def test_tables_hold_every_registered_name(document, heading, kind):
+    assert first_column(document, heading) == {entry.name for entry in registry.entries(kind)}
+
+
+def test_every_command_in_readme_is_one():
+    from rl_contrastive.cli import COMMANDS
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\brlc (\w+)", text)) == set(COMMANDS)
+    targets = set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= targets
