@@ -1,7 +1,7 @@
 """The learned model behind Contrastive-UCB: features, bonus and optimistic values, on tables or on vectors.
 
 TableModel    states or decoded latents: P-hat = P^- psi'phi is a table of rank d, planned on exactly.
-VectorModel   phi(o,a) of the observation: least-squares value iteration on the stored rows.
+VectorModel   phi(o,a) of the observation: least-squares value iteration on the stored rows, latents for the end.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from rl_contrastive.agents.base import true_reward
-from rl_contrastive.agents.tables import make_table
+from rl_contrastive.agents.tables import LatentTable, make_table
 from rl_contrastive.config import require
-from rl_contrastive.experiment.store import LevelStore
 from rl_contrastive.features.diagnostics import model_error, phi_angles
 from rl_contrastive.features.learner import FeatureLearner, Fit
 from rl_contrastive.features.maps import FeatureMap, TabularFeatures
@@ -126,29 +125,34 @@ class TableModel:
 
 
 class VectorModel:
-    """phi(o,a) in R^d of the observation; Q_h = clip(phi'w_h + b_h) with w_h by ridge regression on the rows."""
+    """phi(o,a) in R^d of the observation; Q_h = clip(phi'w_h + b_h) with w_h by ridge regression on the rows.
+
+    The bonus-free policy is planned on latent states decoded from the same rows, by their frequencies. A regression of
+    the bonus-free values does not last: the maximum over A noisy phi'w is biased upwards at each step, worst where
+    nothing pays, and on the lock of 20 steps it hides the path that the optimistic policy already walks to the end.
+    """
 
     def __init__(self, env: Env, config: ContrastiveUCBConfig) -> None:
         spec = env.env_spec
         require(not config.known_reward, "ucb: known_reward needs a table of states; vectors learn the reward.")
         require(config.learner.dim >= 2, f"ucb: learner.dim must be >= 2 for vectors, got {config.learner.dim}.")
         self.config, self.horizon = config, spec.horizon
-        self.store = LevelStore(spec, config.capacity)
+        self.table = LatentTable(spec, config.decoder, capacity=config.capacity, growth=config.decoder_growth)
         self.learner = FeatureLearner(config.learner, horizon=spec.horizon, num_actions=spec.num_actions)
-        _, self.cap = return_caps(spec, config.reward_max)
+        self.floor, self.cap = return_caps(spec, config.reward_max)
         self.bonus = EllipticalBonus(spec.horizon, config.learner.dim, config.lam)
         self.features: FeatureMap | None = None
         self.w: FloatArray = np.zeros((spec.horizon, config.learner.dim))
-        self.w_greedy: FloatArray = np.zeros_like(self.w)
+        self.Q_greedy: FloatArray = np.zeros((spec.horizon, self.table.num_states, spec.num_actions))
 
     def add(self, transition: Transition, rows: BoolArray) -> None:
-        self.store.add(transition, rows)
+        self.table.add(transition, rows)
 
     def rows(self) -> IntArray:
-        return self.store.total
+        return self.table.rows()
 
     def fit(self, version: int, *, rng: np.random.Generator) -> dict[str, float]:
-        data, config, H = self.store.data(), self.config, self.horizon
+        data, config, H = self.table.store.data(), self.config, self.horizon
         fit = self.learner.fit_rows(data, rng=rng, start=self.features, version=version)
         self.features = fit.features
         here = np.stack([self.features.phi(h, data.obs[h]) for h in range(H)])  # (H, N, A, d)
@@ -160,32 +164,35 @@ class VectorModel:
         b = np.zeros(there.shape[:3])
         for h in range(H - 1):
             b[h] = self.bonus.bonus(h + 1, there[h], config.gamma, H)
-        rows = (phi, data.reward, there)
-        self.w = plan_ridge(*rows, b, data.discount, data.count, lam=config.lam, cap=self.cap)
-        self.w_greedy = plan_ridge(*rows, np.zeros_like(b), data.discount, data.count, lam=config.lam)
+        bounds = {"cap": self.cap, "floor": self.floor}
+        self.w = plan_ridge(phi, data.reward, there, b, data.discount, data.count, lam=config.lam, **bounds)
+        self.table.refresh(rng=rng)
+        M = self.table.M
+        P = M / np.maximum(M.sum(axis=3, keepdims=True), 1.0)
+        self.Q_greedy = plan_model(P, self.table.reward, alive=self.table.alive).Q
         return {"bonus": float(b[:-1].mean()) if H > 1 else 0.0, **_accepted(fit)}
 
     def q(self, h: int, obs: Array, *, explore: bool) -> FloatArray:
+        if not explore:
+            return np.asarray(self.Q_greedy[h, self.table.label(h, obs, explore=False)])
         assert self.features is not None
         phi = self.features.phi(h, np.asarray(obs))  # (N, A, d)
-        if not explore:
-            return np.asarray(phi @ self.w_greedy[h])
         b = self.bonus.bonus(h, phi, self.config.gamma, self.horizon)
-        return np.asarray(np.clip(phi @ self.w[h] + b, 0.0, self.cap[h]))
+        return np.asarray(np.clip(phi @ self.w[h] + b, self.floor[h], self.cap[h]))
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         return {}
 
     def state_dict(self) -> State:
         features = None if self.features is None else self.features.state_dict()
-        weights = {"w": self.w, "w_greedy": self.w_greedy}
-        return {**weights, "store": self.store.state_dict(), "features": features, "bonus": self.bonus.state_dict()}
+        plans = {"w": self.w, "Q_greedy": self.Q_greedy}
+        return {**plans, "table": self.table.state_dict(), "features": features, "bonus": self.bonus.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("w", "w_greedy", "store", "features", "bonus"):
+        for key in ("w", "Q_greedy", "table", "features", "bonus"):
             require(key in state, f"model: the saved state lacks '{key}'.")
-        self.w, self.w_greedy = (np.array(state[k], dtype=np.float64) for k in ("w", "w_greedy"))
-        self.store.load_state_dict(state["store"])
+        self.w, self.Q_greedy = (np.array(state[k], dtype=np.float64) for k in ("w", "Q_greedy"))
+        self.table.load_state_dict(state["table"])
         self.bonus.load_state_dict(state["bonus"])
         self.features = None if state["features"] is None else features_from_state(state["features"])
 

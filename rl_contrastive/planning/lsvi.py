@@ -117,22 +117,25 @@ def plan_ridge(
     *,
     lam: float = 1.0,
     cap: float | FloatArray = np.inf,
+    floor: float | FloatArray = 0.0,
 ) -> FloatArray:
-    """(iii) LSVI: w_h = Sigma_h^-1 sum_n phi_n (r_n + V_{h+1}(s'_n)), Q_h = clip(phi'w_h + b_h, 0, cap_h); -> w (H, d).
+    """(iii) LSVI: w_h = Sigma_h^-1 sum_n phi_n (r_n + V_{h+1}(s'_n)), Q_h = clip(phi'w_h + b_h, floor_h, cap_h).
 
+    Returns w (H, d).
     phi (H, N, d) features of the stored pairs, phi_next (H, N, A, d) = phi_{h+1}(s'_n, .), bonus_next (H, N, A) =
     b_{h+1} there; reward, discount (H, N); rows n >= count[h] are padding. Source: Jin et al. 2020, Algorithm 1.
     """
     H, N, d = phi.shape
     require(lam > 0, f"plan: lambda must be > 0, got {lam}.")
     ceiling = np.broadcast_to(np.asarray(cap, dtype=np.float64), (H,))
+    lowest = np.broadcast_to(np.asarray(floor, dtype=np.float64), (H,))
     masked = phi * (np.arange(N) < count[:, None])[..., None]  # (H, N, d)
     inverse = spd_inverse(lam * np.eye(d) + np.swapaxes(masked, 1, 2) @ masked)  # (H, d, d)
     w = np.zeros((H, d))
     V = np.zeros(N)
     for h in range(H - 1, -1, -1):
         if h < H - 1:
-            Q = _clip(phi_next[h] @ w[h + 1] + bonus_next[h], ceiling[h + 1])  # (N, A)
+            Q = _clip(phi_next[h] @ w[h + 1] + bonus_next[h], ceiling[h + 1], lowest[h + 1])  # (N, A)
             V = discount[h] * Q.max(axis=-1)
         w[h] = inverse[h] @ ((reward[h] + V) @ masked[h])
     return w

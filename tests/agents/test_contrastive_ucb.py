@@ -268,7 +268,7 @@ def vector_fixture(make_agent):
 
 def test_vectors_have_their_sigma_and_values_by_hand(vector):
     """phi(o,a) of the observation itself; Q = clip(phi'w + b, 0, H - h), w = Sigma^-1 sum phi (r + V)."""
-    model, data = vector.model, vector.model.store.data()
+    model, data = vector.model, vector.model.table.store.data()
     V = np.zeros(data.action.shape[1])
     for h in reversed(range(3)):
         n = data.count[h]
@@ -283,11 +283,20 @@ def test_vectors_have_their_sigma_and_values_by_hand(vector):
         norm = np.sqrt(np.einsum("nad,de,nae->na", here, np.linalg.inv(Sigma), here))
         expected = np.clip(here @ model.w[h] + np.minimum(norm, 3.0), 0.0, 3 - h)
         np.testing.assert_allclose(model.q(h, data.obs[h, :n], explore=True), expected, atol=1e-6)
-        np.testing.assert_allclose(model.q(h, data.obs[h, :n], explore=False), here @ model.w_greedy[h])
 
 
-def test_vectors_never_decode_latents(vector):
-    assert not hasattr(vector.model, "table")
+def test_the_bonus_free_policy_of_vectors_is_optimal_in_the_decoded_frequencies(vector):
+    model, table = vector.model, vector.model.table
+    N = table.M.sum(axis=3)
+    P = np.divide(table.M, N[..., None], out=np.zeros_like(table.M), where=N[..., None] > 0)
+    V = np.zeros(table.num_states)
+    for h in reversed(range(3)):
+        Q = table.reward[h] + P[h] @ (table.alive[h] * V)
+        np.testing.assert_allclose(model.Q_greedy[h], Q, atol=1e-12)
+        V = Q.max(axis=1)
+        obs = table.store.data().obs[h, :5]
+        z = table.label(h, obs, explore=False)
+        np.testing.assert_array_equal(model.q(h, obs, explore=False), model.Q_greedy[h][z])
     assert vector.exact_metrics(vector.env.exact()) == {}
 
 
@@ -318,6 +327,7 @@ def test_rep_ucb_is_contrastive_ucb_but_for_the_objective(make_agent):
         ("low-rank", SMALL, {}),
         ("combination-lock", LOCK, {}),
         ("combination-lock", LOCK, {"representation": "vector"}),
+        ("combination-lock", LOCK, {"representation": "latent"}),
         ("low-rank", SMALL, {"growth": 0.3}),
     ],
 )
@@ -344,7 +354,7 @@ def test_a_state_with_a_hole_is_refused(key, make_agent):
     ("env_name", "env", "fields", "keys"),
     [
         ("low-rank", SMALL, {}, ["Q", "Q_greedy", "table", "features", "bonus"]),
-        ("combination-lock", LOCK, {"representation": "vector"}, ["w", "w_greedy", "store", "features", "bonus"]),
+        ("combination-lock", LOCK, {"representation": "vector"}, ["w", "Q_greedy", "table", "features", "bonus"]),
     ],
 )
 def test_a_models_state_with_a_hole_is_refused(env_name, env, fields, keys, make_agent):
@@ -380,7 +390,7 @@ def test_bad_configs_are_refused(field, value):
 @pytest.mark.parametrize(
     ("env_name", "fields", "message"),
     [
-        ("combination-lock", {"known_reward": True}, "no exact model over its observations"),
+        ("combination-lock", {"representation": "latent", "known_reward": True}, "no exact model over its observations"),
         ("combination-lock", {"representation": "vector", "known_reward": True}, "vectors learn the reward"),
         ("combination-lock", {"representation": "vector", "learner": {"dim": 1}}, "dim must be >= 2"),
         ("low-rank", {"roll_in": "sideways"}, "roll_in"),
