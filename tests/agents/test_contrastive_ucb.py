@@ -390,7 +390,7 @@ def test_bad_configs_are_refused(field, value):
 @pytest.mark.parametrize(
     ("env_name", "fields", "message"),
     [
-        ("combination-lock", {"representation": "latent", "known_reward": True}, "no exact model over its observations"),
+        ("combination-lock", {"representation": "latent", "known_reward": True}, "no exact model over its obs"),
         ("combination-lock", {"representation": "vector", "known_reward": True}, "vectors learn the reward"),
         ("combination-lock", {"representation": "vector", "learner": {"dim": 1}}, "dim must be >= 2"),
         ("low-rank", {"roll_in": "sideways"}, "roll_in"),
