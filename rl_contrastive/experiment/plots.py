@@ -50,6 +50,8 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "path.simplify": False,
 }
+LABEL = 24
+"""Characters of an agent's name in one line beside a panel."""
 LOG_RANGE = 6.0
 """Agents' curves whose lengths differ by more than this factor are drawn over log episodes."""
 
@@ -162,7 +164,7 @@ def episodes_to_solve(tasks: Sequence[Task], agents: Sequence[str]) -> Figure:
         axis.set_ylim(len(task.groups) - 0.4, -0.6)
         axis.grid(visible=False, axis="y")
         axis.tick_params(axis="y", length=0, labelcolor=INK)
-        _title(axis, task)
+        _title(axis, task, beside=_label_inches(task))
         axis.set(xlabel="episodes to solve" + (" (log)" if log else ""))
         axis.margins(x=0.08)
         if not log:
@@ -194,11 +196,11 @@ def improvement_matrix(tasks: Sequence[Task], *, level: float = 0.95) -> Figure 
         for (x, y), value in task.improvement.items():
             _improvement_cell(axis, names.index(y) + 0.5, names.index(x) + 0.5, value.estimate, value.low, value.high)
         axis.set_xticks(np.arange(len(names)) + 0.5, [_wrap(n) for n in names], fontsize=8.5)
-        axis.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=8.5)
+        axis.set_yticks(np.arange(len(names)) + 0.5, [_wrap(n, LABEL) for n in names], fontsize=8.5)
         axis.tick_params(length=0, labelcolor=INK)
         axis.grid(visible=False)
         axis.spines[:].set_visible(False)
-        _title(axis, task)
+        _title(axis, task, beside=_label_inches(task))
         axis.set_xlabel(f"better: {task.measure}", fontsize=8.5)
     caption(figure, f"P(a run of the row is better than one of the column), ties 1/2, with {level:.0%} bootstrap CI.")
     return figure
@@ -219,20 +221,26 @@ def _panels(
     return figure, list(grid[: len(tasks)])
 
 
-def _title(axis: Axes, task: Task) -> None:
-    """The task in words, in as many lines as its panel's width asks for."""
+def _label_inches(task: Task) -> float:
+    """About the width of the agents' names beside a panel."""
+    return 0.3 + 0.075 * max(min(len(group.agent), LABEL) for group in task.groups)
+
+
+def _title(axis: Axes, task: Task, beside: float = 0.8) -> None:
+    """The task in words, broken between settings where its panel, `beside` inches of labels left out, is too narrow."""
     import textwrap
 
     figure = axis.get_figure()
     assert figure is not None
     columns = axis.get_gridspec().ncols  # type: ignore[union-attr]
-    inches = figure.get_size_inches()[0] / columns - 1.0  # type: ignore[union-attr]
-    axis.set_title("\n".join(textwrap.wrap(task.heading, max(int(inches * 10.5), 12), break_on_hyphens=False)))
+    characters = max(int((figure.get_size_inches()[0] / columns - beside) * 10.5), 12)  # type: ignore[union-attr]
+    whole = task.heading.replace(" ", "\u00a0").replace(",\u00a0", ", ")
+    axis.set_title("\n".join(textwrap.wrap(whole, characters, break_on_hyphens=False)))
 
 
 def _width(place: int) -> float:
     """Line width of the agent in this place (0: the best, on top): curves that coincide stay visible as its borders."""
-    return 1.8 + 0.6 * min(place, 4)
+    return 1.8 + 0.5 * min(place, 4)
 
 
 def _draw_curve(axis: Axes, curve: Curve, colour: str, dash: tuple[float, ...], *, log: bool, width: float) -> None:
@@ -267,7 +275,7 @@ def _draw_counts(axis: Axes, y: int, group: Group, colour: str, *, log: bool) ->
 
 
 def _count_label(group: Group) -> str:
-    return f"{group.agent}\n{group.episodes.solved}/{group.episodes.n} solved"
+    return f"{_wrap(group.agent, LABEL)}\n{group.episodes.solved}/{group.episodes.n} solved"
 
 
 def _improvement_cell(axis: Axes, x: float, y: float, value: float, low: float, high: float) -> None:

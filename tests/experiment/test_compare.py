@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 
 from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment import plots
 from rl_contrastive.experiment.budget import Budget
-from rl_contrastive.experiment.report import compare, load, render
+from rl_contrastive.experiment.report import compare, load, page, render, tables
 from rl_contrastive.experiment.report.comparison import build, task_names
 from rl_contrastive.experiment.report.runs import find_runs, read_run
 from rl_contrastive.experiment.run_config import RunConfig, config_json
+from rl_contrastive.experiment.statistics import Interval
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -218,6 +221,41 @@ def test_runs_that_failed_for_the_same_reason_share_a_sentence(tmp_path):
     assert result["failed"] == ["failed: a on lock, seeds 0, 1: Boom.", "failed: a on lock, seed 2: Bang."]
     html = (tmp_path / "out" / "index.html").read_text()
     assert "3 runs are counted as" in " ".join(html.split())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ((3.1712, 3.1405, 3.2), "3.17 [3.14, 3.20]"),
+        ((1.0, 1.0, 1.0), "1 [1, 1]"),
+        ((0.68, 0.0391, 1.0), "0.6800 [0.0391, 1.0000]"),
+        ((1234.5, 900.25, 2000.0), "1 234 [900, 2 000]"),
+        ((3.0, math.nan, math.nan), "3 [one run: no CI]"),
+    ],
+)
+def test_an_interval_has_the_same_decimals_in_all_its_numbers(values, words):
+    assert tables.interval(Interval(*values)) == words
+
+
+def test_titles_and_long_names_stay_inside_their_panels(tmp_path):
+    env = "combination-lock,horizon=100,lock_seed=1,noise=0.3,num_actions=10"
+    for agent in ("pca-frontier, same settings and a name that goes on", "short"):
+        for name in (env, env.replace("100", "50")):
+            write_run(tmp_path, agent, 0, env=name)
+    tasks = load([tmp_path], reps=5)
+    agents = page.agents_of(tasks)
+    with plots.style():
+        figures = [
+            plots.learning_curves(tasks, agents, bar=0.9),
+            plots.episodes_to_solve(tasks, agents),
+            plots.improvement_matrix(tasks),
+        ]
+        for figure in figures:
+            figure.draw_without_rendering()
+            boxes = [axis.title.get_window_extent() for axis in figure.axes]
+            boxes = [b for axis, b in zip(figure.axes, boxes, strict=True) if axis.get_visible()]
+            assert all(box.x1 <= figure.bbox.x1 and box.x0 >= 0 for box in boxes)
+            assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def test_the_markdown_table_lines_up(tmp_path):

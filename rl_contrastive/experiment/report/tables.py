@@ -45,12 +45,16 @@ def counts(summary: SolveSummary | None) -> str:
 
 
 def interval(value: Interval | None) -> str:
-    """`0.953 [0.91, 0.99]`; one run has no interval."""
+    """`0.953 [0.910, 0.990]`: as many decimals in all three; one run has no interval."""
     if value is None:
         return "–"
     if math.isnan(value.low):
         return f"{number(value.estimate)} [one run: no CI]"
-    return f"{number(value.estimate)} [{number(value.low)}, {number(value.high)}]"
+    words = [number(v) for v in (value.estimate, value.low, value.high)]
+    if not any("e" in word or " " in word for word in words):
+        decimals = max(len(word.partition(".")[2]) for word in words)
+        words = [f"{v:.{decimals}f}" for v in (value.estimate, value.low, value.high)]
+    return f"{words[0]} [{words[1]}, {words[2]}]"
 
 
 def row(group: Group) -> tuple[str, ...]:
