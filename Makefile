@@ -38,12 +38,14 @@ lint: $(STAMP)
 bench: $(STAMP)
 	for script in benchmarks/vector_env.py benchmarks/feature_learning.py; do $(BIN)/python $$script || exit 1; done
 
-# Runs every sweep of docs/results (finished runs are skipped) and writes its table, plots and page beside it.
+# Runs every sweep of docs/results (finished runs are skipped; hours in all) and keeps its table and plot beside it;
+# pages and all plots stay in runs/NAME/compare.
 docs-results: $(STAMP)
 	for sweep in docs/results/*.toml; do \
 		name=$$(basename $$sweep .toml); \
 		$(BIN)/rlc sweep $$sweep --out runs/$$name --workers $(WORKERS) || exit 1; \
-		$(BIN)/rlc compare runs/$$name --out docs/results/$$name || exit 1; \
+		mkdir -p docs/results/$$name || exit 1; \
+		cp runs/$$name/compare/table.md runs/$$name/compare/sample-efficiency.png docs/results/$$name/ || exit 1; \
 	done
 
 # Keeps run folders and the virtual environment.

@@ -1,6 +1,6 @@
 """Last gap and slope of the exact regret on random low-rank MDPs, pooled over the MDPs of each size.
 
-Run `rlc sweep docs/results/low-rank.toml --out runs/low-rank`, then `python benchmarks/low_rank_table.py runs/low-rank`.
+Run `python benchmarks/low_rank_table.py runs/low-rank` after the sweep docs/results/low-rank.toml into runs/low-rank.
 Prints a markdown table; one MDP is one sample. Slopes are of log regret on log episodes over the last 90% of a run.
 Exit code 1 if a bar is missed: contrastive-ucb's mean last gap <= 1/3 of ucbvi's, and its mean slope <= .55.
 """
