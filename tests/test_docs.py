@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,26 @@ def test_every_command_in_readme_is_one():
     assert set(re.findall(r"\brlc (\w+)", text)) == set(COMMANDS)
     targets = set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= targets
+
+
+def test_the_example_run_is_small_finished_and_made_by_the_command_that_its_readme_names(tmp_path):
+    from rl_contrastive.experiment.report import load
+    from rl_contrastive.experiment.run import read_config, resume
+
+    (folder,) = [path.parent for path in (ROOT / "runs" / "example").rglob("config.json")]
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 100_000
+    command = json.loads((folder / "config.json").read_text())["meta"]["command"]
+    assert f"\n{command}\n" in (ROOT / "runs" / "README.md").read_text(encoding="utf-8")
+    (task,) = load([folder], reps=5)
+    assert [run.status for run in task.groups[0].runs] == ["finished"]
+    assert {"gap", "regret"} <= set(task.groups[0].exact)
+    # Today's code reads its checkpoint, the last one of the run; if not, make the example again by its command.
+    copy = Path(shutil.copytree(folder, tmp_path / folder.name))
+    values = json.loads((copy / "config.json").read_text())
+    assert values["episodes"] == 500
+    (copy / "summary.json").unlink()
+    before = (copy / "metrics.jsonl").read_bytes()
+    summary = resume(copy)
+    assert (summary["status"], summary["episodes"]) == ("finished", 500)
+    assert (copy / "metrics.jsonl").read_bytes() == before
+    assert read_config(copy) == read_config(folder)
