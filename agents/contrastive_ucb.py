@@ -152,6 +152,8 @@ class ContrastiveUCB(BaseAgent):
 class RepUCBConfig(ContrastiveUCBConfig):
     """Rep-UCB (Uehara et al. 2022): the same planner on features of maximum likelihood."""
 
+    growth: float = 0.1
+    """Refit and replan when the stored transitions grew by this fraction (>= 0): each fit descends a loss."""
     learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(method="spectral+nce", objective="mle"))
     """The fit: maximum likelihood from the spectral start."""
 
