@@ -202,8 +202,8 @@ def _guarded(
             traceback.print_exc(file=sys.stderr)
         text = " ".join(str(error).split()).rstrip(".")
         last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(last.filename).name}:{last.lineno}"
-        raise RlcError(f"the run raised {type(error).__name__} at {place}: {text}.") from error
+        place = f"{Path(last.filename).name}:{last.lineno} ({last.name})"
+        raise RlcError(f"the run raised {type(error).__name__} at {place}{': ' if text else ''}{text}.") from error
 
 
 def _summary(config: RunConfig, env: Env, progress: Progress, status: str, error: str | None, wall: float) -> Summary:
