@@ -305,10 +305,11 @@ def test_the_bonus_free_policy_of_vectors_is_optimal_in_the_decoded_frequencies(
 
 def test_rep_ucb_is_contrastive_ucb_but_for_the_objective(make_agent):
     refined = {"method": "nce", "steps": 10, "batch_size": 64}  # no verdict that could reject both
+    common = {"seed": 10, "env": SMALL, "growth": 0.0}
     agents = {
-        "rep": make_agent("rep-ucb", "low-rank", seed=10, env=SMALL, learner={**refined, "objective": "mle"}),
-        "mle": make_agent("contrastive-ucb", "low-rank", seed=10, env=SMALL, learner={**refined, "objective": "mle"}),
-        "nce": make_agent("contrastive-ucb", "low-rank", seed=10, env=SMALL, learner={**refined, "objective": "nce"}),
+        "rep": make_agent("rep-ucb", "low-rank", **common, learner={**refined, "objective": "mle"}),
+        "mle": make_agent("contrastive-ucb", "low-rank", **common, learner={**refined, "objective": "mle"}),
+        "nce": make_agent("contrastive-ucb", "low-rank", **common, learner={**refined, "objective": "nce"}),
     }
     for agent in agents.values():
         batches(agent, 0, 4)
@@ -318,7 +319,7 @@ def test_rep_ucb_is_contrastive_ucb_but_for_the_objective(make_agent):
     assert not same(states["nce"], states["mle"])
     assert RepUCBConfig().learner.objective == "mle"
     defaults, contrastive = vars(RepUCBConfig()), vars(ContrastiveUCBConfig())
-    assert {name for name in defaults if defaults[name] != contrastive[name]} == {"learner"}
+    assert {name for name in defaults if defaults[name] != contrastive[name]} == {"learner", "growth"}
 
 
 @pytest.mark.parametrize(
