@@ -211,11 +211,11 @@ def _panels(
 ) -> tuple[Figure, list[Axes]]:
     """One axis a task, two in a row at most; heights follow the number of agents where row_height is given."""
     columns = min(columns, len(tasks))
-    rows = math.ceil(len(tasks) / columns)
-    most = max(len(task.groups) for task in tasks)
-    height = 1.25 + row_height * most if row_height else 3.3
-    figure = new_figure(max(width * columns, 7.4), height * rows + 0.7)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    rows = [tasks[i : i + columns] for i in range(0, len(tasks), columns)]
+    most = [max(len(task.groups) for task in row) for row in rows]
+    heights = [1.25 + row_height * n if row_height else 3.3 for n in most]
+    figure = new_figure(max(width * columns, 7.4), sum(heights) + 0.7)
+    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights).ravel()
     for axis in grid[len(tasks) :]:
         axis.set_visible(False)
     return figure, list(grid[: len(tasks)])
