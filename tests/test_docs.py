@@ -44,7 +44,9 @@ def test_paths_and_functions_exist(document):
     ],
 )
 def test_tables_hold_every_registered_name(document, heading, kind):
-    assert first_column(document, heading) == {entry.name for entry in registry.entries(kind)}
+    # Other tests register agents of their own in this process.
+    names = {e.name for e in registry.entries(kind) if e.factory.__module__.startswith("rl_contrastive.")}
+    assert first_column(document, heading) == names
 
 
 def test_every_command_in_readme_is_one():
