@@ -47,6 +47,7 @@ docs-results: $(STAMP)
 		mkdir -p docs/results/$$name || exit 1; \
 		cp runs/$$name/compare/table.md runs/$$name/compare/sample-efficiency.png docs/results/$$name/ || exit 1; \
 	done
+	$(BIN)/python benchmarks/low_rank_table.py runs/low-rank > docs/results/low-rank/pooled.md
 
 # Keeps run folders and the virtual environment.
 clean:
