@@ -62,7 +62,9 @@ def sweep(args: list[str]) -> int:
     if plan.compare and not parsed.json and code != 2:
         from rl_contrastive.cli.reports import write_comparison
 
-        write_comparison([out], out / "compare", as_json=False)
+        bars = {config.budget.solve_at for config in plan.runs}
+        # Runs of one bar are compared by it; where they differ, `rlc compare --bar` has to say which one counts.
+        write_comparison([out], out / "compare", as_json=False, **({"bar": bars.pop()} if len(bars) == 1 else {}))
     return code
 
 

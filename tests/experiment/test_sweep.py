@@ -130,3 +130,15 @@ def test_ray_is_asked_for_only_where_it_is_installed(file, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["sweep", str(file), "--engine", "ray"]) == 2
     assert capsys.readouterr().err == "rlc: --engine ray needs the package ray: pip install 'rl-contrastive[ray]'.\n"
+
+
+def test_runs_of_one_bar_are_compared_by_it(tmp_path, capsys):
+    path = tmp_path / "sweep.toml"
+    run = (
+        '[[run]]\nagent = "uniform"\nenv = "probe-constant"\nseeds = [0]\nepisodes = 50\nsolve_at = {}\nlabel = "{}"\n'
+    )
+    for bars, expected in (((0.5, 0.5), 0.5), ((0.5, 0.6), 0.9)):
+        path.write_text("\n".join(run.format(bar, f"r{i}") for i, bar in enumerate(bars)))
+        out = tmp_path / str(bars[1])
+        assert main(["sweep", str(path), "--out", str(out), "--workers", "1"]) == 0
+        assert json.loads((out / "compare" / "compare.json").read_text())["method"]["bar"] == expected
