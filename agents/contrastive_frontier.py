@@ -26,7 +26,7 @@ from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.planning.frontier import FrontierPlan, plan_frontier
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
-from rl_contrastive.spec import Env, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import BoolArray, Env, FloatArray, IntArray, State, Transition
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class ContrastiveFrontier(BaseAgent):
         self.table = make_table(self.env_spec, config.decoder, capacity=config.capacity, growth=config.growth)
         self.rng = self.seeds.generator("act")
         self.episodes = 0
-        self.plan = self._planned()
+        self._replan()
         self._switch: IntArray = np.zeros(0, dtype=np.int64)
 
     def begin(self, num_envs: int) -> None:
@@ -79,7 +79,7 @@ class ContrastiveFrontier(BaseAgent):
         going = self._switch > h
         if going.any():
             z = self.table.label(h, obs)
-            arrived = going & (self.plan.frontier()[h, z] > 0)
+            arrived = going & self.frontier[h, z]
             self._switch[arrived] = h
             going &= ~arrived
             action[going] = self.plan.reachable[h, z].argmax(axis=1)[going]
@@ -95,7 +95,7 @@ class ContrastiveFrontier(BaseAgent):
         """1.-3. Refit, recount, plan."""
         self.episodes += len(self._switch)
         self.table.refresh(rng=self.rng)
-        self.plan = self._planned()
+        self._replan()
         self.version += 1
         return {
             "frontier": float(np.minimum(self._switch, self.env_spec.horizon).mean()),
@@ -103,17 +103,17 @@ class ContrastiveFrontier(BaseAgent):
             "rows": float(self.table.rows().sum()),
         }
 
-    def _planned(self) -> FrontierPlan:
+    def _replan(self) -> None:
         M = self.table.counts.dense()  # (H, S, A, S)
         N = M.sum(axis=3)
         P = M * self.table.alive[:, None, None, :] / np.maximum(N, 1.0)[..., None]
-        return plan_frontier(P, self.table.reward, N)
+        self.plan: FrontierPlan = plan_frontier(P, self.table.reward, N)
+        self.frontier: BoolArray = self.plan.frontier() > 0  # (H, S), read at every step of every batch
 
     def policy(self, obs: Any, h: int, *, explore: bool = False) -> FloatArray:
         """Greedy in Q (r-hat and P-hat, no bonus), or in the reachable uncertainty; ties to the first action."""
-        values = (self.plan.reachable if explore else self.plan.Q)[
-            h, self.table.label(h, obs, explore=explore)
-        ]  # (N, A)
+        z = self.table.label(h, obs, explore=explore)
+        values = (self.plan.reachable if explore else self.plan.Q)[h, z]  # (N, A)
         return np.asarray(np.eye(self.env_spec.num_actions)[values.argmax(axis=1)])
 
     def state_dict(self) -> State:
@@ -126,7 +126,7 @@ class ContrastiveFrontier(BaseAgent):
         self.episodes, self.version = int(state["episodes"]), int(state["version"])
         restore_generator(self.rng, state["rng"])
         self.table.load_state_dict(state["table"])
-        self.plan = self._planned()
+        self._replan()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from rl_contrastive.features.latents import (
     settle,
     single_cluster,
 )
-from rl_contrastive.features.learner import FeatureLearner, LearnerConfig
+from rl_contrastive.features.learner import FeatureLearner, LearnerConfig, take_levels
 from rl_contrastive.features.maps import LinearFeatures
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, fit_linear
 from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, LevelData, State
@@ -100,7 +100,7 @@ class LatentDecoder:
         levels = levels[data.count[levels] >= LEAST_ROWS]
         if not len(levels):
             return levels
-        part = _steps(data, levels)
+        part = take_levels(data, levels, int(data.count[levels].max()))
         spectral = fit_linear(part, self.num_actions, 2, self.config.spectral)
         f, b = self.config.forward, self.config.backward
         if self.config.directions == "pca":
@@ -232,19 +232,6 @@ def _columns(directions: FloatArray, q: int) -> FloatArray:
     out = np.zeros((L, D, q))
     out[:, :, : min(m, q)] = directions[:, :, :q]
     return out
-
-
-def _steps(data: LevelData, levels: IntArray) -> LevelData:
-    """The rows of some steps only."""
-    n = int(data.count[levels].max())
-    return LevelData(
-        data.obs[levels, :n],
-        data.action[levels, :n],
-        data.reward[levels, :n],
-        data.next_obs[levels, :n],
-        data.discount[levels, :n],
-        data.count[levels],
-    )
 
 
 def seen(data: LevelData) -> BoolArray:

@@ -210,14 +210,14 @@ def constant_features(H: int, D: int, k: int, A: int, d: int, version: int = 0) 
     )
 
 
-def take_levels(data: LevelData, levels: IntArray) -> LevelData:
-    """The rows of some steps only."""
+def take_levels(data: LevelData, levels: IntArray, rows: int | None = None) -> LevelData:
+    """The data of some steps only, and of them the first `rows` rows (default: all, padding included)."""
     return LevelData(
-        data.obs[levels],
-        data.action[levels],
-        data.reward[levels],
-        data.next_obs[levels],
-        data.discount[levels],
+        data.obs[levels, :rows],
+        data.action[levels, :rows],
+        data.reward[levels, :rows],
+        data.next_obs[levels, :rows],
+        data.discount[levels, :rows],
         data.count[levels],
     )
 
