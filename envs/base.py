@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
 
 from rl_contrastive.config import require
 from rl_contrastive.envs.streams import Streams, Words
@@ -27,6 +28,9 @@ BLOCK_WORDS = 1 << 15
 
 _UNSIGNED = np.dtype(np.uint64)
 
+Frame = NDArray[np.uint8]
+"""A picture: (height, width, 3) uint8."""
+
 Outcome = tuple[FloatArray, BoolArray | None, BoolArray | None]
 """reward, terminated, truncated of one step; None, None when only the horizon ends episodes."""
 
@@ -35,8 +39,9 @@ class BatchEnv(VectorEnv[Array, IntArray, Array]):
     """Base of the native environments (one level deep).
 
     A subclass calls `super().__init__(env_spec, num_envs, words_per_step)` and implements `_prepare`, `_start`,
-    `_advance`, `_observe`, `latent_states` and `exact`. Every `reset` or `step` call consumes `words_per_step`
-    random words of every stream, so row i is a function of (seed_i, actions of row i) alone.
+    `_advance`, `_observe`, `latent_states` and `exact`; with `_draw` it declares render mode "rgb_array". Every `reset`
+    or `step` call consumes `words_per_step` random words of every stream, so row i is a function of (seed_i, actions
+    of row i) alone.
     """
 
     def __init__(
@@ -45,7 +50,8 @@ class BatchEnv(VectorEnv[Array, IntArray, Array]):
         require(num_envs >= 1, f"{env_spec.name}: num_envs must be >= 1, got {num_envs}.")
         self.env_spec = env_spec
         self.num_envs = num_envs
-        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}
+        drawn = type(self)._draw is not BatchEnv._draw
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": ["rgb_array"] if drawn else []}
         self.render_mode = None
         self.single_observation_space = observation_space or default_observation_space(env_spec)
         self.single_action_space = gym.spaces.Discrete(env_spec.num_actions)
@@ -82,6 +88,10 @@ class BatchEnv(VectorEnv[Array, IntArray, Array]):
     def exact(self) -> ExactModel | None:
         """The true model, built on first use, or None where there is none."""
         raise NotImplementedError
+
+    def _draw(self, row: int) -> Frame:
+        """The current state of one row as a picture (height, width, 3) uint8; optional."""
+        raise RlcError(f"{self.env_spec.name}: this environment has no picture; render() works where it is drawn.")
 
     # What the world calls.
 
@@ -127,6 +137,14 @@ class BatchEnv(VectorEnv[Array, IntArray, Array]):
             ended = terminated | truncated
             self._over = ended if ended.any() else None
         return self._observe(slot), reward, terminated, truncated, {}
+
+    # A tuple of one frame per row is gymnasium's rule for batches; one row is what a replay needs.
+    def render(self, row: int = 0) -> Frame:  # type: ignore[override]
+        """A picture (height, width, 3) uint8 of the current state of `row`; an RlcError where there is none."""
+        require(0 <= row < self.num_envs, f"{self.env_spec.name}: render has no row {row}, only {self.num_envs} rows.")
+        if self._streams is None:
+            raise RlcError(f"{self.env_spec.name}: call reset() before render().")
+        return self._draw(row)
 
     def _begin_all(self, slot: int) -> None:
         self.h = 0
