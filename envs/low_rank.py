@@ -7,6 +7,7 @@ small it is tabulated whole all the same, and one draw does; the law is the same
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -66,24 +67,56 @@ class LowRankMDP:
     rho: FloatArray
 
 
-def draw_mdp(config: LowRankConfig) -> LowRankMDP:
-    """Draw the MDP of `config.mdp_seed` (PCG64, so the same on each machine)."""
+DrawReward = Callable[[FloatArray, np.random.Generator], FloatArray]
+"""phi (G,S,A,d) and a generator -> rewards (G,S,A) in [0,1]."""
+
+
+def table_reward(phi: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """r_h(s,a) ~ Beta(.3, .9), independent of phi."""
+    return rng.beta(0.3, 0.9, size=phi.shape[:3])
+
+
+def linear_reward(phi: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """r_h(s,a) = phi_h(s,a) . theta_h with theta_h uniform on [0,1]^d."""
+    G, _, _, d = phi.shape
+    return np.asarray(np.einsum("gsad,gd->gsa", phi, rng.random((G, d))))
+
+
+REWARDS: dict[str, DrawReward] = {"table": table_reward, "linear": linear_reward}
+
+
+def draw_mdp(config: LowRankConfig, draw_reward: DrawReward | None = None) -> LowRankMDP:
+    """Draw the MDP of `config.mdp_seed` (PCG64, so the same on each machine); the reward of the config unless given."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(config.mdp_seed)))
     S, A, d = config.num_states, config.num_actions, config.rank
     G = 1 if config.stationary else config.horizon
     phi = _dirichlet(config.alpha_phi, (G, S, A, d), rng=rng)
     psi = _dirichlet(config.alpha_psi, (G, d, S), rng=rng)
     rho = _dirichlet(config.alpha_psi, (S,), rng=rng)
-    if config.reward == "linear":
-        r = np.einsum("gsad,gd->gsa", phi, rng.random((G, d)))
-    else:
-        r = rng.beta(0.3, 0.9, size=(G, S, A))
+    r = (draw_reward or REWARDS[config.reward])(phi, rng)
     return LowRankMDP(phi, psi, r, rho)
 
 
 def _dirichlet(alpha: float, shape: tuple[int, ...], *, rng: np.random.Generator) -> FloatArray:
     """Symmetric Dirichlet over the last axis. Tiny alpha can underflow all gammas, so numpy's own sampler is used."""
     return rng.dirichlet(np.full(shape[-1], alpha), size=shape[:-1])
+
+
+@dataclass(frozen=True)
+class LowRankVariant:
+    """What a game with the same dynamics changes; the defaults are the plain MDP."""
+
+    name: str = "low-rank"
+    """Registry name."""
+    draw_reward: DrawReward | None = None
+    """The law of the rewards, where it is none of the config's."""
+    players: tuple[int, int] | None = None
+    """(A, B) of the two players whose joint actions the A of the config counts."""
+    state_value: Callable[[FloatArray], FloatArray] = lambda Q: np.asarray(Q.max(axis=-1))
+    """Q_h (S, A) -> V_h (S,): the maximum for one agent, the value of each state's matrix game for two players."""
+
+
+PLAIN = LowRankVariant()
 
 
 @register("env", "low-rank", LowRankConfig)
@@ -93,12 +126,12 @@ class LowRankEnv(BatchEnv):
     Episodes have exactly H steps and end in a true terminal. Rewards are deterministic given (h, s, a).
     """
 
-    def __init__(self, config: LowRankConfig, num_envs: int) -> None:
-        self.config = config
-        self.mdp = draw_mdp(config)
+    def __init__(self, config: LowRankConfig, num_envs: int, *, variant: LowRankVariant = PLAIN) -> None:
+        self.config, self.variant = config, variant
+        self.mdp = draw_mdp(config, variant.draw_reward)
         S, A, H = config.num_states, config.num_actions, config.horizon
         spec = EnvSpec(
-            name="low-rank",
+            name=variant.name,
             num_actions=A,
             horizon=H,
             obs_shape=(),
@@ -106,6 +139,8 @@ class LowRankEnv(BatchEnv):
             num_states=S,
             optimal_return=float(self._values[0][0] @ self.mdp.rho),
             reward_range=(0.0, 1.0),
+            players=variant.players,
+            stationary=config.stationary,
         )
         super().__init__(spec, num_envs, words_per_step=1)
         kernels = range(self.mdp.phi.shape[0])
@@ -128,7 +163,7 @@ class LowRankEnv(BatchEnv):
         for h in range(H - 1, -1, -1):
             g = 0 if self.config.stationary else h
             Q[h] = self.mdp.r[g] + self.mdp.phi[g] @ (self.mdp.psi[g] @ V[h + 1])
-            V[h] = Q[h].max(axis=-1)
+            V[h] = self.variant.state_value(Q[h])
         return V, Q
 
     def _prepare(self, words: Words) -> None:
@@ -174,5 +209,13 @@ class LowRankEnv(BatchEnv):
             return np.broadcast_to(x, (H, *x.shape[1:]))
 
         return ExactModel(
-            along_h(P), along_h(self.mdp.r), self.mdp.rho, along_h(self.mdp.phi), along_h(psi), V, Q, True
+            P=along_h(P),
+            r=along_h(self.mdp.r),
+            rho=self.mdp.rho,
+            phi=along_h(self.mdp.phi),
+            psi=along_h(psi),
+            V=V,
+            Q=Q,
+            observations_are_states=True,
+            players=self.variant.players,
         )

@@ -1,0 +1,84 @@
+"""Random low-rank zero-sum Markov games: P_h(s'|s,a,b) = psi_h(s') . phi_h(s,a,b), with exact Nash values.
+
+The dynamics are those of the random low-rank MDP over the A B joint actions (a B + b); what is new is the reward,
+which must give both players a reason to mix, and the values, which are those of a matrix game at each state:
+
+    Q_h = r_h + phi_h (psi_h V_{h+1}),    V_h(s) = max_mu min_nu mu' Q_h(s) nu,    Q_h(s) an A x B matrix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.envs.low_rank import LowRankConfig, LowRankEnv, LowRankVariant
+from rl_contrastive.registry import register
+from rl_contrastive.spec import FloatArray
+
+
+@dataclass(frozen=True)
+class LowRankGameConfig:
+    """A random low-rank zero-sum game; everything about it is a function of `game_seed` and the sizes."""
+
+    num_states: int = 20
+    """S, number of states (>= 1)."""
+    num_actions: int = 3
+    """A, number of actions of the maximiser (>= 1)."""
+    num_opponent_actions: int = 3
+    """B, number of actions of the minimiser (>= 1)."""
+    horizon: int = 5
+    """H, steps per episode (>= 1)."""
+    rank: int = 3
+    """d, dimension of phi and psi (>= 1)."""
+    game_seed: int = 0
+    """Which game of the family (>= 0); not the seed of the run."""
+    alpha_phi: float = 0.3
+    """Concentration of phi_h(s,a,b) ~ Dirichlet(alpha_phi) over the d factors (> 0); small is nearly one-hot."""
+    alpha_psi: float = 0.2
+    """Concentration of psi_h[k] ~ Dirichlet(alpha_psi) over the S states, and of the start distribution (> 0)."""
+    stationary: bool = False
+    """One kernel and reward for all steps instead of one per step."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_states", "num_actions", "num_opponent_actions", "horizon", "rank"):
+            require(getattr(self, name) >= 1, f"low-rank-game: {name} must be >= 1, got {getattr(self, name)}.")
+        require(self.game_seed >= 0, f"low-rank-game: game_seed must be >= 0, got {self.game_seed}.")
+        for name in ("alpha_phi", "alpha_psi"):
+            alpha = getattr(self, name)
+            require(0.0 < alpha < np.inf, f"low-rank-game: {name} must be > 0, got {alpha}.")
+
+
+def game_reward(phi: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """r_h(s,a,b) = .6 X_h(s) + .4 U_h(s,a,b) with X ~ Beta(.5, .5) and U uniform: (G, S, A B) in [0, 1].
+
+    X makes states worth reaching or avoiding; U makes the matrix of each state a game whose equilibria mix.
+    """
+    G, S, joint, _ = phi.shape
+    of_state = rng.beta(0.5, 0.5, size=(G, S, 1))
+    return np.clip(0.6 * of_state + 0.4 * rng.random((G, S, joint)), 0.0, 1.0)
+
+
+@register("env", "low-rank-game", LowRankGameConfig)
+def low_rank_game(config: LowRankGameConfig, num_envs: int) -> LowRankEnv:
+    """Random low-rank zero-sum Markov game with tabular observations and exact Nash values."""
+    from rl_contrastive.planning.equilibrium import nash
+
+    players = (config.num_actions, config.num_opponent_actions)
+    dynamics = LowRankConfig(
+        num_states=config.num_states,
+        num_actions=players[0] * players[1],
+        horizon=config.horizon,
+        rank=config.rank,
+        mdp_seed=config.game_seed,
+        alpha_phi=config.alpha_phi,
+        alpha_psi=config.alpha_psi,
+        stationary=config.stationary,
+    )
+
+    def state_value(Q: FloatArray) -> FloatArray:
+        return nash(Q.reshape(-1, *players)).value
+
+    variant = LowRankVariant("low-rank-game", game_reward, players, state_value)
+    return LowRankEnv(dynamics, num_envs, variant=variant)
