@@ -79,10 +79,10 @@ class EmpiricalModel:
         return self.visits.shape[0], self.visits.shape[1], self.visits.shape[2]
 
     def expect(self, h: int, values: FloatArray) -> FloatArray:
-        """E_{s' ~ P-hat_h(.|s,a)}[V(s')], 0 for pairs without visits; (S,) -> (S, A)."""
+        """E_{s' ~ P-hat_h(.|s,a)}[V(s')], 0 for pairs without visits; (S,) or (S, k) -> (S, A) or (S, A, k)."""
         _, S, A = self.shape
-        total = np.asarray(self.counts.matrix(h) @ values).reshape(S, A)
-        return np.asarray(total / np.maximum(self.visits[h], 1.0))
+        total = np.asarray(self.counts.matrix(h) @ values).reshape(S, A, *values.shape[1:])
+        return np.asarray(total / np.maximum(self.visits[h], 1.0).reshape(S, A, *[1] * (values.ndim - 1)))
 
     def rows(self, h: int) -> FloatArray:
         """P-hat_h as a table (S, A, S)."""

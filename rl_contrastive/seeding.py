@@ -12,7 +12,7 @@ import numpy as np
 
 from rl_contrastive.errors import RlcError
 
-STREAMS = ("env", "init", "act", "negatives", "evaluation", "fit")
+STREAMS = ("env", "init", "act", "negatives", "evaluation", "fit", "opponent")
 
 
 class SeedTree:
