@@ -88,6 +88,17 @@ def hadamard_transform(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return x
 
 
+def coordinates(
+    noise: NDArray[np.float32], state: IntArray, h: int, *, num_latents: int, dimension: int
+) -> NDArray[np.float32]:
+    """one-hot(state) ++ one-hot(h) + noise (c, n) on the first c coordinates, before the rotation: (D, n)."""
+    x = np.zeros((dimension, len(state)), dtype=np.float32)
+    x[: len(noise)] = noise
+    x[state, np.arange(len(state))] += 1.0
+    x[num_latents + h] += 1.0
+    return x
+
+
 @register("env", "combination-lock", LockConfig)
 class LockEnv(BatchEnv):
     """Rich-observation combination lock: 3 latents, 10 actions, rotated noisy one-hots, anti-shaped reward."""
@@ -98,8 +109,7 @@ class LockEnv(BatchEnv):
         self.config, self.variant = config, variant
         H, m = config.horizon, variant.num_good
         self._noisy = H + m + 1  # coordinates that carry noise
-        coordinates = H + m + 2 + variant.num_distractors
-        self.dimension = 1 << math.ceil(math.log2(coordinates))
+        self.dimension = 1 << math.ceil(math.log2(H + m + 2 + variant.num_distractors))
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(config.lock_seed)))
         self.good_actions = np.full((H, m + 1), -1, dtype=np.int64)  # no action is good in the bad latent
         self.good_actions[:, :m] = rng.integers(config.num_actions, size=(H, m))
@@ -122,7 +132,6 @@ class LockEnv(BatchEnv):
         if variant.num_good == 2 and not variant.temperature:
             # What a policy can earn from observations; at noise .1 it is within 1e-10 of the latent optimum.
             self.env_spec = replace(self.env_spec, optimal_return=self.bayes_return)
-        self._rows = np.arange(num_envs)
         self._state: IntArray = np.zeros(num_envs, dtype=np.int64)
 
     def _prepare(self, words: Words) -> None:
@@ -147,10 +156,8 @@ class LockEnv(BatchEnv):
 
     def _observe(self, slot: int) -> NDArray[np.float32]:
         m, n, first = self.variant.num_good, self.num_envs, self._noisy + 1
-        x = np.zeros((self.dimension, n), dtype=np.float32)
-        x[: self._noisy] = self._noise[:, slot].reshape(-1, n)[: self._noisy]
-        x[self._state, self._rows] += 1.0
-        x[m + 1 + self.h] += 1.0
+        noise = self._noise[:, slot].reshape(-1, n)[: self._noisy]
+        x = coordinates(noise, self._state, self.h, num_latents=m + 1, dimension=self.dimension)
         if self.variant.num_distractors:
             bits = self._words[slot, 2] >> np.arange(self.variant.num_distractors, dtype=np.uint64)[:, None]
             scale = np.float32(self.variant.distractor_scale)
