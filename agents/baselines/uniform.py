@@ -27,7 +27,9 @@ class UniformConfig:
 
 @register("agent", "uniform", UniformConfig)
 class Uniform(BaseAgent):
-    """Every action with probability 1/A, on any observation."""
+    """Every action with probability 1/A, on any observation; in a game, of both players."""
+
+    plays = "any"
 
     def __init__(self, env: Env, config: UniformConfig, *, seed: int = 0) -> None:
         super().__init__(env, config, seed=seed)

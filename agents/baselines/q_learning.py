@@ -1,0 +1,177 @@
+"""What the tabular Q-learners share: step sizes, many targets of one pair in order, and states decoded from vectors.
+
+    Q_n(z,a) = (1 - alpha_n) Q_{n-1}(z,a) + alpha_n y_n,   n = 1, 2, ... the visits of (z,a) at step h
+    alpha_n = (H + 1) / (H + n)   (Jin, Allen-Zhu, Bubeck, Jordan 2018), or a constant
+
+A batch of episodes is learned from its last step to its first, so a reward travels a whole episode at once. Rows of a
+pair are taken in the order of their arrival; m of them in one go are a weighted sum:
+
+    Q_{n+m} = kept(n, n+m) Q_n + sum_{k=n+1}^{n+m} alpha_k kept(k, n+m) y_k,  kept(k, l) = prod_{j=k+1}^{l} (1 - alpha_j)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import gammaln
+
+from rl_contrastive.config import require
+from rl_contrastive.experiment.store import LevelStore
+from rl_contrastive.features.decoder import DecoderConfig, LatentDecoder
+from rl_contrastive.spec import Array, EnvSpec, FloatArray, IntArray, State, Transition
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """alpha_n: `constant`, or (H + 1) / (H + n) where it is None."""
+
+    constant: float | None
+    horizon: int
+
+    def alpha(self, n: FloatArray) -> FloatArray:
+        """Step size of visit n = 1, 2, ..."""
+        if self.constant is not None:
+            return np.full(n.shape, self.constant)
+        return np.asarray((self.horizon + 1.0) / (self.horizon + n))
+
+    def kept(self, k: FloatArray, m: FloatArray) -> FloatArray:
+        """prod_{j=k+1}^{m} (1 - alpha_j): the share of what stood after visit k that is left after visit m >= 1."""
+        if self.constant is not None:
+            return np.asarray((1.0 - self.constant) ** (m - k))
+        # prod (j - 1) / (H + j) by Gamma functions; 1 / Gamma(0) = 0, because the first visit keeps nothing.
+        H = self.horizon
+        return np.asarray(np.exp(gammaln(m) - gammaln(k) + gammaln(H + k + 1.0) - gammaln(H + m + 1.0)))
+
+
+class QTable:
+    """Q (H, S, A) and visits n (H, S, A) of one learner; Q_H = 0 is not stored."""
+
+    def __init__(self, horizon: int, num_states: int, num_actions: int, step: StepSize) -> None:
+        self.step = step
+        self.Q: FloatArray = np.zeros((horizon, num_states, num_actions))
+        self.visits: FloatArray = np.zeros((horizon, num_states, num_actions))
+
+    def learn(self, h: int, z: IntArray, a: IntArray, target: FloatArray) -> None:
+        """Targets (N,) of the pairs (z, a) of step h, oldest first."""
+        if not len(z):
+            return
+        Q, visits = self.Q[h].reshape(-1), self.visits[h].reshape(-1)  # views (SA,)
+        pair = z * self.Q.shape[2] + a
+        order = np.argsort(pair, kind="stable")
+        pair, y = pair[order], target[order]
+        first = np.flatnonzero(np.diff(pair, prepend=-1))  # where each distinct pair begins
+        length = np.diff(first, append=len(pair))
+        rank = np.arange(len(pair)) - np.repeat(first, length)
+        n, m = visits[pair] + rank + 1.0, (visits[pair[first]] + length).astype(np.float64)
+        weight = self.step.alpha(n) * self.step.kept(n, np.repeat(m, length))
+        pairs = pair[first]
+        Q[pairs] = self.step.kept(visits[pairs], m) * Q[pairs] + np.add.reduceat(weight * y, first)
+        visits[pairs] = m
+
+    def forget(self, levels: IntArray) -> None:
+        """Start anew at the steps `levels`."""
+        self.Q[levels] = 0.0
+        self.visits[levels] = 0.0
+
+    def state_dict(self) -> State:
+        return {"Q": self.Q.copy(), "visits": self.visits.copy()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
+        for name, array in (("Q", self.Q), ("visits", self.visits)):
+            require(name in state, f"q-table: the saved state lacks '{name}'.")
+            shape = np.shape(state[name])
+            require(shape == array.shape, f"q-table: the saved {name} has shape {shape}, not {array.shape}.")
+            array[...] = state[name]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Transitions of step h between labelled states, oldest first; every array (N,)."""
+
+    h: int
+    z: IntArray
+    action: IntArray
+    reward: FloatArray
+    z_next: IntArray
+    """Of step h + 1; at the last step its value is 0 whatever it is."""
+    discount: FloatArray
+
+
+class Episodes:
+    """The rows of a batch of episodes, and the states they are between.
+
+    Observations that are states are their own labels, and a row is used once and forgotten. Vectors are decoded into
+    latent states (`features.decoder`), as for the agents they are compared with; the newest `capacity` rows a step are
+    kept, and where a step's decoder is refitted (its rows grew by `growth`) all of them are labelled and learned anew.
+    """
+
+    def __init__(self, spec: EnvSpec, decoder: DecoderConfig, *, capacity: int, growth: float) -> None:
+        self.horizon, self.growth = spec.horizon, growth
+        self._batch: list[Transition] = []
+        self.store: LevelStore | None = None
+        self.num_states = spec.num_states or decoder.most_latents
+        if spec.num_states is None:
+            self.store = LevelStore(spec, capacity)
+            self.decoder = LatentDecoder(
+                decoder, horizon=spec.horizon, num_actions=spec.num_actions, obs_shape=spec.obs_shape
+            )
+            self.fitted: IntArray = np.zeros(spec.horizon, dtype=np.int64)  # rows ever stored at each step's last fit
+
+    def add(self, transition: Transition) -> None:
+        self._batch.append(transition)
+        if self.store is not None:
+            self.store.add(transition)
+
+    def label(self, h: int, obs: Array, *, explore: bool = True) -> IntArray:
+        """State of each observation of step h: (N, ...) -> (N,); explore as in `tables.Table.label`."""
+        if self.store is None:
+            return np.asarray(obs, dtype=np.int64)
+        return self.decoder.label(h, np.asarray(obs), weighted=explore)
+
+    def take(self) -> tuple[IntArray, list[Rows]]:
+        """The steps to forget, and what to learn from, last step first. The batch is over after this."""
+        redecoded = self._refit()
+        rows = [self._stored(int(h)) for h in redecoded]
+        rows += [self._seen(t) for t in self._batch if t.h not in redecoded]
+        self._batch = []
+        return redecoded, sorted(rows, key=lambda part: -part.h)
+
+    def _refit(self) -> IntArray:
+        if self.store is None:
+            return np.zeros(0, dtype=np.int64)
+        total = self.store.total
+        grown = np.flatnonzero(total >= np.maximum((1.0 + self.growth) * self.fitted, self.fitted + 1))
+        self.fitted[grown] = total[grown]
+        return self.decoder.refit(self.store.data(), grown)
+
+    def _seen(self, t: Transition) -> Rows:
+        i = np.flatnonzero(t.alive)
+        after = min(t.h + 1, self.horizon - 1)
+        z, z_next = self.label(t.h, t.obs[i]), self.label(after, t.next_obs[i])
+        return Rows(t.h, z, t.action[i], t.reward[i], z_next, t.discount[i])
+
+    def _stored(self, h: int) -> Rows:
+        assert self.store is not None
+        data, n, total = self.store.data(), int(self.store.count[h]), int(self.store.total[h])
+        i = (np.arange(n) + (total if total > n else 0)) % n  # a ring that wrapped begins at slot total mod n
+        z = self.label(h, data.obs[h, i])
+        z_next = self.label(min(h + 1, self.horizon - 1), data.next_obs[h, i])
+        return Rows(h, z, data.action[h, i], data.reward[h, i], z_next, data.discount[h, i])
+
+    def state_dict(self) -> State:
+        if self.store is None:
+            return {}
+        return {"store": self.store.state_dict(), "decoder": self.decoder.state_dict(), "fitted": self.fitted.copy()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
+        self._batch = []
+        if self.store is None:
+            return
+        for key in ("store", "decoder", "fitted"):
+            require(key in state, f"episodes: the saved state lacks '{key}'.")
+        self.store.load_state_dict(state["store"])
+        self.decoder.load_state_dict(state["decoder"])
+        self.fitted[...] = state["fitted"]
