@@ -1,0 +1,229 @@
+"""Equilibria of thousands of small zero-sum games at once, each with a certificate of how exact it is.
+
+    Nash:  (x, y) with  max_a (M y)_a = x'M y = min_b (x'M)_b                                     (von Neumann 1928)
+    CCE:   sigma over (a, b), correlated: no deviation that is fixed in advance gains,
+           E_sigma[U(a', b)] <= E_sigma[U(a, b)] for all a',   E_sigma[L(a, b')] >= E_sigma[L(a, b)] for all b'
+
+where the row player maximises U (the optimistic Q-bar of Xie et al. 2020 and Qiu et al. 2022, Alg. 2) and the column
+player minimises L (Q-under). A CCE is a matrix game as well: with the deviation gains D (A+B, AB) of `deviations`,
+
+    min_sigma max_i (D sigma)_i <= 0   since a Nash equilibrium of (U, -L) exists and is a CCE,
+
+and its minimiser is the CCE that makes deviating cost most (strictly negative gains, where U != L allow it). So one
+linear programme, solved in batches by `simplex`, serves both. Where U = L, sigma's marginals are a Nash equilibrium.
+
+Certificates are computed from the payoffs, never from the solver's word. What misses TOLERANCE times the range of its
+payoffs is solved again by HiGHS, and the better of the two is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+
+from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
+from rl_contrastive.planning.simplex import correlated_packing, deviations, packing
+from rl_contrastive.spec import FloatArray
+
+TOLERANCE = 1e-9
+"""Certified: the gap is at most this times the range of the payoffs."""
+HOPELESS = 1e-6
+"""A gap above this times the range, after HiGHS as well, is an error."""
+TABLEAU_CELLS = 12
+"""A CCE of more than this many joint actions takes the revised simplex (measured: faster from 4 x 4 on)."""
+CHUNK = 64_000
+"""Numbers in the tableaux of one batch: half a megabyte, which stays in a core's cache."""
+
+
+@dataclass(frozen=True)
+class Nash:
+    """Nash equilibria of N matrix games M (N, A, B)."""
+
+    x: FloatArray
+    """(N, A) strategies of the row player, who maximises."""
+    y: FloatArray
+    """(N, B) strategies of the column player."""
+    value: FloatArray
+    """(N,) values, each within gap / 2."""
+    gap: FloatArray
+    """(N,) exploitability max_a (M y)_a - min_b (x'M)_b >= 0 up to rounding: the certificate."""
+    fallbacks: int
+    """Games that were solved again by HiGHS."""
+
+
+@dataclass(frozen=True)
+class Correlated:
+    """Coarse correlated equilibria of N pairs (U, L), each (N, A, B)."""
+
+    sigma: FloatArray
+    """(N, A, B) joint probabilities."""
+    gap: FloatArray
+    """(N,) largest gain of a deviation, negative where every deviation costs: the certificate."""
+    fallbacks: int
+    """Pairs that were solved again by HiGHS."""
+
+
+def nash(M: FloatArray) -> Nash:
+    """Nash equilibria of the zero-sum games M (N, A, B), payoffs to the row player."""
+    M = _payoffs("nash", "M", M)
+    N, A, B = M.shape
+    P, offset, scale = _normal(M)
+    x, y = np.empty((N, A)), np.empty((N, B))
+    for part in _parts(N, (A + 1) * (B + 1)):
+        solution = packing(P[part] + 1.0)  # + 1: positive, which moves the value alone
+        x[part], y[part] = _distributions(solution.u), _distributions(solution.w)
+    gap = _nash_gap(P, x, y)
+    doubtful = _doubtful(gap)
+    for i in doubtful:
+        one = slice(i, i + 1)
+        w, u = _highs(P[i] + 1.0)
+        other_x, other_y = _distributions(u[None]), _distributions(w[None])
+        other = _nash_gap(P[one], other_x, other_y)
+        if other[0] < gap[i]:
+            x[one], y[one], gap[one] = other_x, other_y, other
+    _refuse_hopeless("nash", gap)
+    high, low = _best_responses(P, x, y)
+    return Nash(x, y, offset + scale * (0.5 * (high + low)), scale * gap, doubtful.size)
+
+
+def cce(upper: FloatArray, lower: FloatArray) -> Correlated:
+    """Of each pair the CCE whose largest deviation gain is smallest (most negative); upper, lower (N, A, B).
+
+    The row player maximises E_sigma upper, the column player minimises E_sigma lower; both are in the same units.
+    """
+    U, L, scale = _normal_pair("cce", upper, lower)
+    N, A, B = U.shape
+    tableau = A * B <= TABLEAU_CELLS
+    sigma = np.empty((N, A, B))
+    for part in _parts(N, (A + B + 1) * (A * B + 1 if tableau else A + B + 1)):
+        u, l = U[part], L[part]  # noqa: E741
+        solution = packing(deviations(u, l) + 2.0) if tableau else correlated_packing(u, l)
+        sigma[part] = _distributions(solution.w).reshape(-1, A, B)
+    gap = _cce_gap(U, L, sigma)
+    doubtful = _doubtful(gap)
+    for i in doubtful:
+        one = slice(i, i + 1)
+        w, _ = _highs(deviations(U[one], L[one])[0] + 2.0)
+        other_sigma = _distributions(w[None]).reshape(1, A, B)
+        other = _cce_gap(U[one], L[one], other_sigma)
+        if other[0] < gap[i]:
+            sigma[one], gap[one] = other_sigma, other
+    _refuse_hopeless("cce", gap)
+    return Correlated(sigma, scale * gap, doubtful.size)
+
+
+def nash_gap(M: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
+    """Exploitability max_a (M y)_a - min_b (x'M)_b (N,) of strategies x (N, A), y (N, B): 0 exactly at equilibria."""
+    M = _payoffs("nash_gap", "M", M)
+    N, A, B = M.shape
+    x, y = _strategies("nash_gap", "x", x, (N, A)), _strategies("nash_gap", "y", y, (N, B))
+    P, _, scale = _normal(M)
+    return np.asarray(scale * _nash_gap(P, x, y))
+
+
+def cce_gap(upper: FloatArray, lower: FloatArray, sigma: FloatArray) -> FloatArray:
+    """Largest gain (N,) of a fixed deviation from sigma (N, A, B): sigma is a CCE where it is <= 0.
+
+    max( max_a' E_sigma[upper(a', b) - upper(a, b)], max_b' E_sigma[lower(a, b) - lower(a, b')] )
+    """
+    U, L, scale = _normal_pair("cce_gap", upper, lower)
+    return np.asarray(scale * _cce_gap(U, L, _strategies("cce_gap", "sigma", sigma, U.shape)))
+
+
+def _best_responses(M: FloatArray, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """max_a (M y)_a and min_b (x'M)_b, each (N,)."""
+    return (M @ y[:, :, None])[:, :, 0].max(axis=1), (x[:, None] @ M)[:, 0].min(axis=1)
+
+
+def _nash_gap(M: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
+    high, low = _best_responses(M, x, y)
+    return high - low
+
+
+def _cce_gap(U: FloatArray, L: FloatArray, sigma: FloatArray) -> FloatArray:
+    mu, nu = sigma.sum(axis=2), sigma.sum(axis=1)
+    high, low = _best_responses(U, mu, nu)[0], _best_responses(L, mu, nu)[1]
+    return np.maximum(high - (sigma * U).sum(axis=(1, 2)), (sigma * L).sum(axis=(1, 2)) - low)
+
+
+def _normal(M: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """M = offset + scale P with P in [0, 1]: (P (N, A, B), offset (N,), scale (N,)).
+
+    Also what keeps certificates exact at any offset: 1e8 + u has a rounding error of 1e-8, its differences have none.
+    """
+    offset = M.min(axis=(1, 2), keepdims=True)
+    scale = M.max(axis=(1, 2), keepdims=True) - offset
+    return (M - offset) / np.where(scale > 0, scale, 1.0), offset[:, 0, 0], scale[:, 0, 0]
+
+
+def _normal_pair(where: str, upper: FloatArray, lower: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Both payoffs less their minimum, over the larger of their ranges: (U, L, scale (N,)), entries in [0, 1]."""
+    upper, lower = _payoffs(where, "upper", upper), _payoffs(where, "lower", lower)
+    require(upper.shape == lower.shape, f"{where}: upper is {upper.shape}, lower {lower.shape}; shapes must agree.")
+    least = [M.min(axis=(1, 2), keepdims=True) for M in (upper, lower)]
+    scale = np.maximum(*(M.max(axis=(1, 2), keepdims=True) - low for M, low in zip((upper, lower), least, strict=True)))
+    unit = np.where(scale > 0, scale, 1.0)
+    return (upper - least[0]) / unit, (lower - least[1]) / unit, scale[:, 0, 0]
+
+
+def _distributions(weights: FloatArray) -> FloatArray:
+    """Nonnegative rows (N, k) over their sums; uniform where a row is none (not solved), which the gap then tells."""
+    weights = np.maximum(weights, 0.0)  # vertices are >= 0 up to rounding
+    total = weights.sum(axis=1, keepdims=True)
+    good = np.isfinite(total) & (total > 0.0)
+    return np.where(good, weights / np.where(good, total, 1.0), 1.0 / weights.shape[1])
+
+
+def _parts(N: int, cells: int) -> list[slice]:
+    """Slices of N programmes of `cells` numbers each that fit the cache together."""
+    step = max(1, CHUNK // cells)
+    return [slice(start, min(start + step, N)) for start in range(0, N, step)]
+
+
+def _doubtful(gap: FloatArray) -> NDArray[np.intp]:
+    """Rows that are not certified; a gap here is in units of its payoffs' range."""
+    return np.flatnonzero(~(gap <= TOLERANCE))
+
+
+def _refuse_hopeless(where: str, gap: FloatArray) -> None:
+    hopeless = _doubtful(gap - (HOPELESS - TOLERANCE))
+    if hopeless.size:
+        i = int(hopeless[0])
+        raise RlcError(f"{where}: neither the simplex nor HiGHS solves game {i}: its gap is {gap[i]:.2g} of its range.")
+
+
+def _highs(P: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(w (n,), u (m,)) of `packing` for one P (m, n) by HiGHS; zeros if it fails."""
+    m, n = P.shape
+    result = linprog(-np.ones(n), A_ub=P, b_ub=np.ones(m), method="highs")
+    if result.x is None or result.ineqlin is None:
+        return np.zeros(n), np.zeros(m)
+    return np.asarray(result.x), -np.asarray(result.ineqlin.marginals)
+
+
+def _payoffs(where: str, name: str, M: FloatArray) -> FloatArray:
+    """(N, A, B) float64 of finite numbers whose range is finite, or RlcError."""
+    M = np.ascontiguousarray(M, dtype=np.float64)
+    good = M.ndim == 3 and min(M.shape[1:]) >= 1
+    require(good, f"{where}: {name} must be (N, A, B) with A, B >= 1, got shape {M.shape}.")
+    finite = np.isfinite(M).all(axis=(1, 2))
+    if finite.all():  # halves, because a range of 1e308 and -1e308 overflows
+        finite = 0.5 * M.max(axis=(1, 2)) - 0.5 * M.min(axis=(1, 2)) < 0.5 * np.finfo(np.float64).max
+    if not finite.all():
+        i = int(np.flatnonzero(~finite)[0])
+        raise RlcError(f"{where}: {name} must be finite, with a finite range; game {i} is not.")
+    return M
+
+
+def _strategies(where: str, name: str, p: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """Probabilities (N, ...) that are >= 0 and sum to 1 to 1e-6, or RlcError."""
+    p = np.asarray(p, dtype=np.float64)
+    require(p.shape == shape, f"{where}: {name} has shape {p.shape}, not {shape}.")
+    flat = p.reshape(len(p), -1)
+    good = bool((flat >= -1e-9).all() and (np.abs(flat.sum(axis=1) - 1.0) <= 1e-6).all())
+    require(good, f"{where}: {name} must hold probabilities that sum to 1.")
+    return p
