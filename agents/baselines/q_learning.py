@@ -6,7 +6,7 @@
 A batch of episodes is learned from its last step to its first, so a reward travels a whole episode at once. Rows of a
 pair are taken in the order of their arrival; m of them in one go are a weighted sum:
 
-    Q_{n+m} = kept(n, n+m) Q_n + sum_{k=n+1}^{n+m} alpha_k kept(k, n+m) y_k,  kept(k, l) = prod_{j=k+1}^{l} (1 - alpha_j)
+    Q_{n+m} = kept(n, n+m) Q_n + sum_{k=n+1}^{n+m} alpha_k kept(k, n+m) y_k, kept(k, l) = prod_{j=k+1}^{l} (1 - alpha_j)
 """
 
 from __future__ import annotations
