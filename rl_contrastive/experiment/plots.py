@@ -191,12 +191,12 @@ def improvement_matrix(tasks: Sequence[Task], *, level: float = 0.95) -> Figure 
         for (x, y), value in task.improvement.items():
             table[names.index(x), names.index(y)] = value.estimate
         # A mesh, not an image: the SVG then holds no raster.
-        axis.pcolormesh(np.ma.masked_invalid(table), cmap=_diverging(), vmin=0, vmax=1, edgecolor="white", linewidth=2)
+        axis.pcolormesh(np.ma.masked_invalid(table), cmap=diverging(), vmin=0, vmax=1, edgecolor="white", linewidth=2)
         axis.invert_yaxis()
         for (x, y), value in task.improvement.items():
             _improvement_cell(axis, names.index(y) + 0.5, names.index(x) + 0.5, value.estimate, value.low, value.high)
-        axis.set_xticks(np.arange(len(names)) + 0.5, [_wrap(n) for n in names], fontsize=8.5)
-        axis.set_yticks(np.arange(len(names)) + 0.5, [_wrap(n, LABEL) for n in names], fontsize=8.5)
+        axis.set_xticks(np.arange(len(names)) + 0.5, [wrap(n) for n in names], fontsize=8.5)
+        axis.set_yticks(np.arange(len(names)) + 0.5, [wrap(n, LABEL) for n in names], fontsize=8.5)
         axis.tick_params(length=0, labelcolor=INK)
         axis.grid(visible=False)
         axis.spines[:].set_visible(False)
@@ -275,7 +275,7 @@ def _draw_counts(axis: Axes, y: int, group: Group, colour: str, *, log: bool) ->
 
 
 def _count_label(group: Group) -> str:
-    return f"{_wrap(group.agent, LABEL)}\n{group.episodes.solved}/{group.episodes.n} solved"
+    return f"{wrap(group.agent, LABEL)}\n{group.episodes.solved}/{group.episodes.n} solved"
 
 
 def _improvement_cell(axis: Axes, x: float, y: float, value: float, low: float, high: float) -> None:
@@ -284,7 +284,7 @@ def _improvement_cell(axis: Axes, x: float, y: float, value: float, low: float, 
     axis.text(x, y, text, ha="center", va="center", color=colour, fontsize=8.5, linespacing=1.35)
 
 
-def _diverging() -> Any:
+def diverging() -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("orange-blue", ["#B04A00", "#F4C9A8", "#F5F5F5", "#A9CFE6", "#005A91"])
@@ -344,7 +344,7 @@ def caption(figure: Figure, text: str) -> None:
     figure.supxlabel("\n".join(lines), fontsize=8, color="#555555", x=0.01, ha="left")
 
 
-def _wrap(name: str, width: int = 14) -> str:
+def wrap(name: str, width: int = 14) -> str:
     """A long agent name in lines, broken at hyphens and spaces."""
     import textwrap
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -120,13 +121,50 @@ def probability_of_improvement(
 ) -> Interval:
     """`improvement` of X over Y with a bootstrap that resamples both sides; larger values are better."""
     x, y = _runs(x), _runs(y)
-    _check(reps, level)
-    if len(x) == 1 and len(y) == 1:
-        return Interval(improvement(x, y), np.nan, np.nan)
     wins = 0.5 + 0.5 * np.sign(x[:, None] - y[None, :])  # (n, m)
-    i, j = resample(len(x), reps, rng=rng), resample(len(y), reps, rng=rng)
-    draws = wins[i[:, :, None], j[:, None, :]].mean(axis=(1, 2))
-    return Interval(improvement(x, y), *_percentiles(draws, level))
+    return crossed(wins, rng=rng, reps=reps, level=level)
+
+
+def crossed(table: FloatArray, *, rng: np.random.Generator, reps: int = 2000, level: float = 0.95) -> Interval:
+    """Mean of a table (n, m) of n runs against m others; the bootstrap resamples rows and columns, not cells.
+
+    Cells of one row share a run, so they are no independent sample; the runs of each side are.
+    """
+    table = np.asarray(table, dtype=np.float64)
+    good = table.ndim == 2 and table.size > 0 and bool(np.isfinite(table).all())
+    require(good, f"statistics: expected a finite table of runs against runs, got shape {table.shape}.")
+    _check(reps, level)
+    n, m = table.shape
+    if n == 1 and m == 1:
+        return Interval(float(table[0, 0]), np.nan, np.nan)
+    i, j = resample(n, reps, rng=rng), resample(m, reps, rng=rng)
+    draws = table[i[:, :, None], j[:, None, :]].mean(axis=(1, 2))
+    return Interval(float(table.mean()), *_percentiles(draws, level))
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
+    """A share of n independent trials with Wilson's score interval, which never is empty, not even at 0 or n.
+
+    centre (p + z^2/2n) / (1 + z^2/n), half width z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n)     (Wilson 1927)
+    """
+    require(0 <= successes <= n and n >= 1, f"statistics: {successes} successes of {n} trials.")
+    _check(1, level)
+    z = normal_quantile(0.5 + level / 2)
+    p, scale = successes / n, 1.0 + z * z / n
+    centre = (p + z * z / (2 * n)) / scale
+    half = z * float(np.sqrt(p * (1.0 - p) / n + z * z / (4.0 * n * n))) / scale
+    return Interval(p, max(centre - half, 0.0), min(centre + half, 1.0))
+
+
+def normal_interval(estimate: float, sem: float, level: float = 0.95) -> Interval:
+    """estimate -+ z sem, for means of many independent episodes."""
+    half = normal_quantile(0.5 + level / 2) * sem
+    return Interval(estimate, estimate - half, estimate + half)
+
+
+def normal_quantile(q: float) -> float:
+    """Quantile of the standard normal law: 1.96 at q = .975."""
+    return NormalDist().inv_cdf(q)
 
 
 @dataclass(frozen=True)

@@ -77,13 +77,13 @@ def markdown(tasks: list[Task], notes: list[str]) -> str:
     lines: list[str] = []
     for task in tasks:
         optimal = "" if task.optimal is None else f" (optimal return {number(task.optimal)})"
-        lines += [f"## {task.heading}{optimal}", "", *_aligned([COLUMNS, *map(row, task.groups)]), ""]
+        lines += [f"## {task.heading}{optimal}", "", *aligned([COLUMNS, *map(row, task.groups)]), ""]
     lines += [f"- {sentence}" for sentence in failures(tasks)]
     lines += [f"- {note}" for note in notes]
     return "\n".join(lines) + "\n"
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
     """A Markdown table whose columns also line up in a terminal: the first row is the header, numbers to the right."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -130,7 +130,7 @@ def as_json(tasks: list[Task]) -> list[dict[str, Any]]:
             "optimal_return": task.optimal,
             "improvement_measure": task.measure,
             "groups": [_group(group) for group in task.groups],
-            "improvement": [{"agent": x, "over": y, **_interval(value)} for (x, y), value in task.improvement.items()],
+            "improvement": [{"agent": x, "over": y, **finite(value)} for (x, y), value in task.improvement.items()],
         }
         for task in tasks
     ]
@@ -145,8 +145,8 @@ def _group(group: Group) -> dict[str, Any]:
         "solved": group.episodes.solved,
         "episodes_to_solve": {**group.episodes.__dict__, "runs": group.counts.tolist()},
         "env_steps_to_solve": None if group.steps is None else dict(group.steps.__dict__),
-        "final_return": None if group.final is None else {**_interval(group.final), "runs": group.finals.tolist()},
-        "area_under_curve": None if group.area is None else _interval(group.area),
+        "final_return": None if group.final is None else {**finite(group.final), "runs": group.finals.tolist()},
+        "area_under_curve": None if group.area is None else finite(group.area),
         "wall_s": [run.number("wall_s") for run in group.runs],
         "wall_s_to_solve": [
             run.wall.get(int(run.solved_at)) if run.solved_at is not None else None for run in group.runs
@@ -158,5 +158,6 @@ def _group(group: Group) -> dict[str, Any]:
     }
 
 
-def _interval(value: Interval) -> dict[str, float | None]:
+def finite(value: Interval) -> dict[str, float | None]:
+    """An interval as JSON values: NaN, which JSON lacks, as null."""
     return {k: None if math.isnan(v) else v for k, v in value.__dict__.items()}

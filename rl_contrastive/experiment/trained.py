@@ -1,0 +1,141 @@
+"""Finished runs opened again: from a run folder to the trained agent, and the game that several runs share.
+
+Matches, replays and best responses play agents that were trained before. An agent is built as its run built it, and
+its state is read from the run's last checkpoint; nothing is trained here and nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rl_contrastive import registry
+from rl_contrastive.config import from_dict, require
+from rl_contrastive.experiment.checkpoint import has_state, load_state
+from rl_contrastive.experiment.evaluate import checked_policy
+from rl_contrastive.experiment.record import CHECKPOINT, CONFIG
+from rl_contrastive.experiment.run import build, read_summary
+from rl_contrastive.experiment.run_config import RunConfig, read_config, resolve
+from rl_contrastive.spec import Agent, Array, Env, EnvSpec, FloatArray, marginals, product
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One run, ready to play."""
+
+    folder: Path
+    config: RunConfig
+    agent: Agent
+    spec: EnvSpec
+
+    @property
+    def label(self) -> str:
+        """The agent's name in tables and plots."""
+        return self.config.shown_agent
+
+    def make_env(self, rows: int) -> Env:
+        """The run's environment with so many rows."""
+        return make_env(self.config, rows)
+
+
+def load_agent(path: Path) -> tuple[Agent, RunConfig]:
+    """The trained agent of a run folder, and the config that names its environment; RlcError unless it finished."""
+    config = read_config(path)
+    summary = read_summary(path)
+    status = None if summary is None else summary.get("status")
+    # A run that failed has no policy to speak of; one that was stopped is worth what it is only at its end.
+    require(status == "finished", f"{path} is no finished run: go on with `rlc resume {path}` first.")
+    require(
+        has_state(path / CHECKPOINT),
+        f"{path} has no checkpoint, so its {config.agent} cannot play: agents with a training loop of their own keep "
+        "none (sb3-ppo-selfplay does).",
+    )
+    config = resolve(config)
+    agent, env, eval_env = build(config)
+    state = load_state(path / CHECKPOINT)
+    own = {"agent": config.agent, "env": config.env, "seed": config.seed}
+    require(state.get("run") == own, f"the checkpoint in {path} is of another run: {state.get('run')}, not {own}.")
+    agent.load_state_dict(state["agent"])
+    for opened in (env, eval_env):
+        opened.close()
+    return agent, config
+
+
+def load_trained(path: Path) -> Trained:
+    """`load_agent` with its folder and its environment's spec."""
+    agent, config = load_agent(path)
+    env = make_env(config, 1)
+    spec = env.env_spec
+    env.close()
+    return Trained(path, config, agent, spec)
+
+
+def make_env(config: RunConfig, rows: int) -> Env:
+    """The environment of a run with `rows` rows."""
+    entry, _ = registry.get("env", config.env)
+    values: Any = from_dict(entry.config, config.env_config, "env.")
+    env: Env = entry.factory(values, rows)
+    return env
+
+
+def find_trained(folders: Sequence[Path]) -> list[Path]:
+    """Run folders at or below the given ones, each once, by name."""
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        require(folder.is_dir(), f"there is no folder {folder}.")
+        for path in sorted(folder.rglob(CONFIG)):
+            found.setdefault(path.parent.resolve(), path.parent)
+    listed = ", ".join(str(folder) for folder in folders)
+    require(len(found) > 0, f"no run folder ({CONFIG}) at or below {listed}.")
+    return [found[key] for key in sorted(found)]
+
+
+def require_game(run: Trained) -> tuple[int, int]:
+    """(A, B) of the run's game; RlcError if it was trained on an environment of one agent."""
+    require(run.spec.players is not None, f"{run.folder}: {run.spec.name} is no two-player game.")
+    return run.spec.game
+
+
+def require_same_env(runs: Sequence[Trained]) -> None:
+    """RlcError unless all runs were trained on the same environment with the same settings."""
+    first = runs[0]
+    for run in runs[1:]:
+        require(
+            run.config.env == first.config.env,
+            f"{run.folder} plays {run.config.env}, but {first.folder} plays {first.config.env}: give runs of one game.",
+        )
+        mine, others = run.config.env_config, first.config.env_config
+        differ = sorted(key for key in {*mine, *others} if mine.get(key) != others.get(key))
+        settings = ", ".join(f"{key} {mine.get(key)} and {others.get(key)}" for key in differ)
+        require(not differ, f"{run.folder} and {first.folder} play {run.config.env} with different {settings}.")
+
+
+class Versus:
+    """Max plays the marginal mu of one agent, min the marginal nu of another: a policy for `evaluate.evaluate`."""
+
+    def __init__(self, maximiser: Agent, minimiser: Agent, players: tuple[int, int]) -> None:
+        self.maximiser, self.minimiser, self.players = maximiser, minimiser, players
+
+    def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
+        """mu(a) nu(b) as joint probabilities (N, A B)."""
+        mu, _ = side_policies(self.maximiser, obs, h, self.players, explore=explore)
+        _, nu = side_policies(self.minimiser, obs, h, self.players, explore=explore)
+        return product(mu, nu)
+
+
+def side_policies(
+    agent: Agent, obs: Array, h: int, players: tuple[int, int], *, explore: bool = False
+) -> tuple[FloatArray, FloatArray]:
+    """mu (N, A) and nu (N, B) of an agent, each summing to 1 to the last bit that a division gives."""
+    joint = checked_policy(agent, obs, h, players[0] * players[1], explore=explore)
+    mu, nu = marginals(joint, players)
+    return mu / mu.sum(axis=1, keepdims=True), nu / nu.sum(axis=1, keepdims=True)
+
+
+def returns_can_be_negative(spec: EnvSpec) -> bool:
+    """Whether a return above 0 is a win: not so where all rewards are >= 0."""
+    return bool(np.isinf(spec.reward_range[0]) or spec.reward_range[0] < 0)
