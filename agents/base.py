@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rl_contrastive.errors import RlcError
 from rl_contrastive.seeding import SeedTree
@@ -33,9 +33,18 @@ class BaseAgent:
     """
 
     version: int = 0
+    plays: Literal["mdp", "game", "any"] = "mdp"
+    """What the agent is made for: one agent's problems, two-player zero-sum games, or both."""
 
     def __init__(self, env: Env, config: Any, *, seed: int = 0) -> None:
         self.env = env
+        game = env.env_spec.players is not None
+        if self.plays != "any" and (self.plays == "game") != game:
+            have = "a two-player game" if game else "an environment of one agent"
+            want = "games" if self.plays == "game" else "environments of one agent"
+            raise RlcError(
+                f"{type(self).__name__} is made for {want}, but {env.env_spec.name} is {have} (see `rlc list agents`)."
+            )
         self.env_spec: EnvSpec = env.env_spec
         self.config = config
         self.batch: int = config.batch

@@ -6,17 +6,16 @@ VectorModel   phi(o,a) of the observation: least-squares value iteration on the 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from rl_contrastive.agents.base import true_reward
-from rl_contrastive.agents.tables import LatentTable, make_table
+from rl_contrastive.agents.table_features import TableFeatures, accepted
+from rl_contrastive.agents.tables import LatentTable
 from rl_contrastive.config import require
-from rl_contrastive.features.diagnostics import model_error, phi_angles
-from rl_contrastive.features.learner import FeatureLearner, Fit
-from rl_contrastive.features.maps import FeatureMap, TabularFeatures
+from rl_contrastive.features.learner import FeatureLearner
+from rl_contrastive.features.maps import FeatureMap
 from rl_contrastive.features.neural_maps import features_from_state
 from rl_contrastive.planning.bonus import EllipticalBonus
 from rl_contrastive.planning.lsvi import plan_model, plan_ridge, return_caps
@@ -54,74 +53,50 @@ class TableModel:
     def __init__(self, env: Env, config: ContrastiveUCBConfig) -> None:
         spec = env.env_spec
         self.config = config
-        self.table = make_table(spec, config.decoder, capacity=config.capacity, growth=config.decoder_growth)
-        S = self.table.num_states
-        learner = replace(config.learner, dim=min(config.learner.dim, S))
-        self.learner = FeatureLearner(learner, horizon=spec.horizon, num_actions=spec.num_actions, num_states=S)
+        self.learned = TableFeatures(spec, config)
         self.floor, self.cap = return_caps(spec, config.reward_max)
-        self.bonus = EllipticalBonus(spec.horizon, learner.dim, config.lam)
-        self.features: TabularFeatures | None = None
+        S = self.learned.table.num_states
         self.Q: FloatArray = np.zeros((spec.horizon, S, spec.num_actions))
         self.Q_greedy: FloatArray = np.zeros_like(self.Q)
         self.true_reward = true_reward(env) if config.known_reward else None
 
     def add(self, transition: Transition, rows: BoolArray) -> None:
-        self.table.add(transition, rows)
+        self.learned.add(transition, rows)
 
     def rows(self) -> IntArray:
-        return self.table.rows()
+        return self.learned.rows()
 
     def fit(self, version: int, *, rng: np.random.Generator) -> dict[str, float]:
-        self.table.refresh(rng=rng)
-        counts, config = self.table.counts, self.config
-        fit = self.learner.fit_table(counts, rng=rng, start=self.features, version=version)
-        assert isinstance(fit.features, TabularFeatures)
-        assert fit.visited is not None
-        self.features = fit.features
-        H, S, A, d = self.features.phi_table.shape
-        phi, N = self.features.phi_table.reshape(H, S * A, d), counts.pair_total()
-        self.bonus.rebuild(phi, weight=N.reshape(H, S * A))
-        b = self.bonus.bonuses(phi, config.gamma, H).reshape(H, S, A)
+        fit, config = self.learned.refit(version, rng=rng), self.config
+        table, N, H = self.learned.table, self.learned.visits, len(self.Q)
+        b = np.minimum(config.gamma * self.learned.norms(), H)
         if config.roll_in == "on-policy":
             # A pair without data has the features of P^-, which look familiar: it gets the norm of a new direction.
             # Where actions are uniform (paper) it is tried soon anyway, and chasing each one takes twice the episodes.
-            b = np.where(fit.visited, b, min(config.gamma / np.sqrt(config.lam), H))
-        r = self.table.reward if self.true_reward is None else self.true_reward
-        model = self.features.model()
-        plan = plan_model(model, r, b, cap=self.cap, floor=self.floor, alive=self.table.alive)
+            b = np.where(N > 0, b, min(config.gamma / np.sqrt(config.lam), H))
+        r = table.reward if self.true_reward is None else self.true_reward
+        model = self.learned.model()
+        plan = plan_model(model, r, b, cap=self.cap, floor=self.floor, alive=table.alive)
         self.Q = plan.Q
-        self.Q_greedy = plan_model(model, r, alive=self.table.alive).Q
+        self.Q_greedy = plan_model(model, r, alive=table.alive).Q
         scalars = {"saturated": plan.saturated, "bonus": float((b * N).sum() / max(N.sum(), 1.0))}
-        return {**scalars, **_accepted(fit)}
+        return {**scalars, **accepted(fit)}
 
     def q(self, h: int, obs: Array, *, explore: bool) -> FloatArray:
-        return np.asarray((self.Q if explore else self.Q_greedy)[h, self.table.label(h, obs, explore=explore)])
+        return np.asarray((self.Q if explore else self.Q_greedy)[h, self.learned.label(h, obs, explore=explore)])
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
-        assert self.features is not None
-        # Visits weigh the errors: all of them, or the numbers would depend on when a checkpoint merged the last ones.
-        self.table.refresh()
-        tv = model_error(self.features.model(), model.P, self.table.counts.pair_total())
-        metrics = {
-            "tv": float(np.mean(tv.mean)),
-            "optimism": float(model.rho @ self.Q[0].max(axis=1)) - model.optimal_return,
-        }
-        if model.phi is not None and model.phi.shape[-1] <= self.features.dim:
-            metrics["sin_angle"] = float(np.sin(phi_angles(self.features.phi_table, model.phi)).mean())
-        return metrics
+        optimism = float(model.rho @ self.Q[0].max(axis=1)) - model.optimal_return
+        return {**self.learned.exact_metrics(model), "optimism": optimism}
 
     def state_dict(self) -> State:
-        features = None if self.features is None else self.features.state_dict()
-        plans = {"Q": self.Q, "Q_greedy": self.Q_greedy}
-        return {**plans, "table": self.table.state_dict(), "features": features, "bonus": self.bonus.state_dict()}
+        return {"Q": self.Q, "Q_greedy": self.Q_greedy, **self.learned.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("Q", "Q_greedy", "table", "features", "bonus"):
+        for key in ("Q", "Q_greedy"):
             require(key in state, f"model: the saved state lacks '{key}'.")
         self.Q, self.Q_greedy = (np.array(state[k], dtype=np.float64) for k in ("Q", "Q_greedy"))
-        self.table.load_state_dict(state["table"])
-        self.bonus.load_state_dict(state["bonus"])
-        self.features = None if state["features"] is None else TabularFeatures.from_state(state["features"])
+        self.learned.load_state_dict(state)
 
 
 class VectorModel:
@@ -170,7 +145,7 @@ class VectorModel:
         M = self.table.M
         P = M / np.maximum(M.sum(axis=3, keepdims=True), 1.0)
         self.Q_greedy = plan_model(P, self.table.reward, alive=self.table.alive).Q
-        return {"bonus": float(b[:-1].mean()) if H > 1 else 0.0, **_accepted(fit)}
+        return {"bonus": float(b[:-1].mean()) if H > 1 else 0.0, **accepted(fit)}
 
     def q(self, h: int, obs: Array, *, explore: bool) -> FloatArray:
         if not explore:
@@ -195,8 +170,3 @@ class VectorModel:
         self.table.load_state_dict(state["table"])
         self.bonus.load_state_dict(state["bonus"])
         self.features = None if state["features"] is None else features_from_state(state["features"])
-
-
-def _accepted(fit: Fit) -> dict[str, float]:
-    """Share of the steps whose gradient refinement was kept, where there was one."""
-    return {"refined": float(np.nanmean(fit.report["accepted"]))} if "accepted" in fit.report else {}

@@ -6,6 +6,7 @@ episodes (at most H steps), so `h` is one integer; rows whose episode ended earl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -40,6 +41,20 @@ class EnvSpec:
     """Expected return of an optimal policy from the start distribution, where it is known."""
     reward_range: tuple[float, float] = (-np.inf, np.inf)
     """Bounds of one reward."""
+    return_range: tuple[float, float] = (-np.inf, np.inf)
+    """Bounds of the return from any step on, where they are tighter than H - h times those of a reward."""
+    players: tuple[int, int] | None = None
+    """(A, B) of a two-player zero-sum Markov game, None for one agent. Actions are then joint, a B + b with a of the
+    maximiser and b of the minimiser, so num_actions = A B; rewards go to the maximiser, and `optimal_return` is the
+    Nash value."""
+    stationary: bool = False
+    """P_h and r_h are the same at every step h."""
+
+    @property
+    def game(self) -> tuple[int, int]:
+        """(A, B) of a game; for code that was given one."""
+        assert self.players is not None, f"{self.name} is no game"
+        return self.players
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,28 @@ class LevelData:
     count: IntArray
 
 
+def joint_action(a: Array, b: Array, players: tuple[int, int]) -> IntArray:
+    """a B + b of the two players' actions."""
+    return np.asarray(a, dtype=np.int64) * players[1] + np.asarray(b, dtype=np.int64)
+
+
+def split_action(action: Array, players: tuple[int, int]) -> tuple[IntArray, IntArray]:
+    """(a, b) of joint actions: the inverse of `joint_action`."""
+    a, b = np.divmod(np.asarray(action, dtype=np.int64), players[1])
+    return a, b
+
+
+def marginals(joint: FloatArray, players: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
+    """mu (..., A) and nu (..., B) of joint probabilities (..., A B)."""
+    table = joint.reshape(*joint.shape[:-1], *players)
+    return table.sum(axis=-1), table.sum(axis=-2)
+
+
+def product(mu: FloatArray, nu: FloatArray) -> FloatArray:
+    """mu(a) nu(b) as joint probabilities: (..., A), (..., B) -> (..., A B)."""
+    return np.asarray((mu[..., :, None] * nu[..., None, :]).reshape(*mu.shape[:-1], -1))
+
+
 def optimal_values(P: FloatArray, r: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Backward induction Q_h = r_h + P_h V_{h+1}, V_h = max_a Q_h, V_H = 0; P (H,S,A,S), r (H,S,A) -> V (H+1,S), Q."""
     H, S, _ = r.shape
@@ -97,6 +134,10 @@ class ExactModel:
     Stationary models may hand out broadcast views along H (read-only). `observations_are_states` is False for
     rich observations: then the environment's `latent_states()` tells each row's current state, for tests and
     diagnostics only.
+
+    Of a zero-sum game the actions are joint (`players` = (A, B), actions a B + b) and V, Q are Nash values. `emissions`
+    (h, n, rng) -> (S, n, ...) draws n fresh observations of every latent state at step h: the emission law of rich
+    observations, which exact evaluation averages a policy over.
     """
 
     P: FloatArray
@@ -107,6 +148,8 @@ class ExactModel:
     V: FloatArray
     Q: FloatArray
     observations_are_states: bool
+    players: tuple[int, int] | None = None
+    emissions: Callable[[int, int, np.random.Generator], Array] | None = None
 
     @property
     def optimal_return(self) -> float:
@@ -157,7 +200,10 @@ class Agent(Protocol):
         """After each batch of episodes: refit, rebuild, replan as the agent sees fit; returns scalars to record."""
 
     def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
-        """Action probabilities (N, A). explore=False: the bonus-free policy; True: the optimistic policy pi_k."""
+        """Action probabilities (N, A). explore=False: the bonus-free policy; True: the optimistic policy pi_k.
+
+        In a game, of the joint actions (N, A B); the two players' policies are its marginals.
+        """
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         """What the agent's own model misses of the true one (TV of P-hat, principal angles, ...); {} if nothing."""

@@ -26,6 +26,8 @@ class Limits:
     """Episodes of one evaluation (>= 1)."""
     solve_at: float = 0.9
     """Solved: mean return >= this fraction of the optimal one, twice in a row (0..1)."""
+    solve_gap: float = 0.05
+    """Games: solved when the exact duality gap is at most this, twice in a row (> 0)."""
     stop_when_solved: bool = False
     """End the run at the evaluation that confirms it solved."""
     exact: str = "auto"
@@ -43,6 +45,7 @@ class Budget(Limits):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} must be >= 1, got {value}.")
         require(0.0 < self.solve_at <= 1.0, f"solve_at must be in (0, 1], got {self.solve_at}.")
+        require(self.solve_gap > 0, f"solve_gap must be > 0, got {self.solve_gap}.")
         require(self.exact in ("auto", "always", "never"), f"exact must be auto, always or never, got {self.exact!r}.")
 
     def interval(self, batch: int, horizon: int) -> int:
@@ -66,7 +69,14 @@ class Progress:
     recorded_at: int = -1
     """Episode count of the last evaluation."""
     regret: float = 0.0
-    """Sum over episodes of V* - V^{pi_k}, pi_k the optimistic policy of the episode's iteration."""
+    """Sum over episodes of V* - V^{pi_k}, pi_k the optimistic policy of the episode's iteration; in a game, of the
+    duality gap of its marginals."""
+    plans: int = 0
+    """Games: plans whose certificate was held against the exact gap of their marginals."""
+    plans_covered: int = 0
+    """Those whose certificate was at least the gap."""
+    plan_version: int = -1
+    """Version of the last plan that was counted."""
     streak: int = 0
     """Evaluations in a row that met the bar."""
     first_met: tuple[int, int] = (0, 0)

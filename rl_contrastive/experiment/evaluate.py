@@ -19,7 +19,7 @@ from rl_contrastive.spec import Agent, Array, Env, ExactModel, FloatArray, IntAr
 MOST_ROWS = 256
 """Rows of an evaluation environment at most: more episodes are played in several batches."""
 MOST_ENTRIES = 6e7
-"""Largest S*S*A*H for which the exact model is built without being asked for (480 MB of float64)."""
+"""Largest size of P (all different kernels) that is built without being asked for (480 MB of float64)."""
 
 
 @dataclass(frozen=True)
@@ -101,16 +101,19 @@ def exact_evaluation(agent: Agent, model: ExactModel, *, explore: bool) -> float
 def exact_model(env: Env, mode: str = "auto") -> ExactModel | None:
     """The true model for exact metrics, or None.
 
-    "auto": tabular observations and S*S*A*H <= MOST_ENTRIES; "always": whatever the size, and an error where there is
-    none; "never": None.
+    "auto": tabular observations and at most MOST_ENTRIES of P, or a game that can sample its emissions; "always":
+    whatever the size, and an error where there is none; "never": None.
     """
     spec = env.env_spec
     if mode == "never":
         return None
-    S = spec.num_states
-    if mode == "auto" and (S is None or S * S * spec.num_actions * spec.horizon > MOST_ENTRIES):
+    S, kernels = spec.num_states, 1 if spec.stationary else spec.horizon
+    if mode == "auto" and S is None and spec.players is None:
+        return None
+    if mode == "auto" and S is not None and S * S * spec.num_actions * kernels > MOST_ENTRIES:
         return None
     model = env.exact()
-    usable = model is not None and model.observations_are_states
+    # A policy over rich observations has a value on latent states only by averaging over emissions (games do).
+    usable = model is not None and (model.observations_are_states or model.emissions is not None)
     require(usable or mode == "auto", f"{spec.name}: there is no exact model over its observations.")
     return model if usable else None

@@ -24,10 +24,11 @@ import numpy as np
 
 from rl_contrastive.config import require
 from rl_contrastive.experiment.budget import Budget, Progress
-from rl_contrastive.experiment.evaluate import evaluate, exact_evaluation, exact_model
+from rl_contrastive.experiment.evaluate import evaluate, exact_model
+from rl_contrastive.experiment.oracle import Oracle, make_oracle
 from rl_contrastive.experiment.rollout import play
 from rl_contrastive.seeding import SeedTree
-from rl_contrastive.spec import Agent, Env, ExactModel, State
+from rl_contrastive.spec import Agent, Env, State
 
 __all__ = ["Budget", "Progress", "Sink", "TrainingResult", "check_fit", "train"]
 
@@ -93,7 +94,9 @@ def train(
     external = bool(getattr(agent, "external", False))
     stopped = loop.run_external() if external else loop.run()
     if sink is not None:
-        sink.finished(loop.progress, None if external else loop.snapshot)
+        # A run with a loop of its own starts over when resumed, so only its end is worth keeping.
+        savable = not external or (bool(getattr(agent, "savable", False)) and not stopped)
+        sink.finished(loop.progress, loop.snapshot if savable else None)
     return TrainingResult(loop.progress, loop.history, stopped)
 
 
@@ -125,8 +128,8 @@ class _Loop:
         self.interval = budget.interval(agent.batch, env.env_spec.horizon)
         self.progress = Progress(next_evaluation=self.interval)
         self.history: list[dict[str, Any]] = []
-        self.model: ExactModel | None = exact_model(env, budget.exact)
-        self._values: dict[bool, tuple[int, float]] = {}  # explore -> (agent version, exact value)
+        model = exact_model(env, budget.exact)
+        self.oracle: Oracle | None = None if model is None else make_oracle(model, tree.generator("evaluation", 0, 2))
 
     def run(self) -> bool:
         """Batches until the budget is used up, then a last evaluation; True if the sink stopped it earlier."""
@@ -153,9 +156,10 @@ class _Loop:
         """One batch of episodes and one update."""
         agent, progress = self.agent, self.progress
         B = agent.batch
-        if self.model is not None:
+        if self.oracle is not None:
             # pi_k is the optimistic policy of this iteration, fixed before its episodes are seen.
-            progress.regret += B * (self.model.optimal_return - self._value(self.model, explore=True))
+            progress.regret += B * self.oracle.episode_loss(agent)
+            self._note_certificate(self.oracle)
         agent.begin(B)
         for step in play(self.env, self.tree.env_seeds("env", progress.iteration, B), agent.act):
             agent.observe(step)
@@ -164,13 +168,16 @@ class _Loop:
         progress.iteration += 1
         progress.episodes += B
 
-    def _value(self, model: ExactModel, *, explore: bool) -> float:
-        """Exact value of a policy, computed again only when the agent's version moved."""
-        version, value = self._values.get(explore, (None, 0.0))
-        if version != self.agent.version:
-            value = exact_evaluation(self.agent, model, explore=explore)
-            self._values[explore] = (self.agent.version, value)
-        return value
+    def _note_certificate(self, oracle: Oracle) -> None:
+        """Count each plan once, and whether its certificate holds."""
+        progress, version = self.progress, int(self.agent.version)
+        if version == progress.plan_version:
+            return
+        progress.plan_version = version
+        covered = oracle.covered(self.agent)
+        if covered is not None:
+            progress.plans += 1
+            progress.plans_covered += covered
 
     def _evaluate(self) -> None:
         """Measure the bonus-free policy and hand a line to the sink."""
@@ -183,12 +190,13 @@ class _Loop:
             "return_sem": result.sem,
             "version": int(agent.version),
         }
-        if self.model is not None:
-            value = self._value(self.model, explore=False)
-            progress.exact = {"value": value, "gap": self.model.optimal_return - value}
+        if self.oracle is not None:
+            progress.exact = self.oracle.metrics(agent)
             if not getattr(agent, "external", False):
                 progress.exact["regret"] = progress.regret
-            more = agent.exact_metrics(self.model)
+            if progress.plans:
+                progress.exact["covered"] = progress.plans_covered / progress.plans
+            more = agent.exact_metrics(self.oracle.model)
             progress.exact.update({name: float(number) for name, number in more.items()})
             line.update(progress.exact)
         line.update({f"agent/{name}": number for name, number in progress.scalars.items()})
@@ -203,11 +211,11 @@ class _Loop:
 
     def _note_solved(self, mean: float) -> None:
         """Twice in a row at the bar: solved, at the count of the first time."""
-        progress, optimal = self.progress, self.env.env_spec.optimal_return
-        if optimal is None:
+        progress = self.progress
+        met = self._meets_bar(mean)
+        if met is None:
             return
-        # For a negative optimum a fraction of it would be *above* it: the bar is the same distance below instead.
-        if mean < optimal - (1.0 - self.budget.solve_at) * abs(optimal):
+        if not met:
             progress.streak = 0
             return
         progress.streak += 1
@@ -215,6 +223,17 @@ class _Loop:
             progress.first_met = (progress.episodes, progress.env_steps)
         elif progress.solved_at is None:
             progress.solved_at = progress.first_met
+
+    def _meets_bar(self, mean: float) -> bool | None:
+        """Whether the last evaluation solves the task; None where that is not known."""
+        spec = self.env.env_spec
+        if spec.players is not None:  # returns of self-play say nothing about how well either side plays
+            gap = self.progress.exact.get("gap")
+            return None if gap is None else gap <= self.budget.solve_gap
+        if spec.optimal_return is None:
+            return None
+        # For a negative optimum a fraction of it would be *above* it: the bar is the same distance below instead.
+        return mean >= spec.optimal_return - (1.0 - self.budget.solve_at) * abs(spec.optimal_return)
 
     def run_external(self) -> bool:
         """An agent with a loop of its own (SB3): it reports its counts, and is evaluated at the same points."""

@@ -211,6 +211,7 @@ def _summary(config: RunConfig, env: Env, progress: Progress, status: str, error
     return {
         "agent": config.agent,
         "env": config.shown_env,
+        "players": None if env.env_spec.players is None else list(env.env_spec.players),
         "label": config.shown_agent,
         "seed": config.seed,
         "status": status,

@@ -46,10 +46,16 @@ def reward_bounds(spec: EnvSpec, reward_max: float | None) -> tuple[float, float
 
 
 def return_caps(spec: EnvSpec, reward_max: float | None) -> tuple[FloatArray, FloatArray]:
-    """(floor_h, cap_h), each (H,): bounds of the return to go over the H - h steps that are left."""
+    """(floor_h, cap_h), each (H,): bounds of the return to go over the H - h steps that are left.
+
+    With `reward_max` the caller's bound of a reward counts instead of the environment's bounds of the return.
+    """
     low, high = reward_bounds(spec, reward_max)
     left = np.arange(spec.horizon, 0, -1, dtype=np.float64)
-    return low * left, high * left
+    if reward_max is not None:
+        return low * left, high * left
+    worst, best = spec.return_range
+    return np.maximum(low * left, min(worst, 0.0)), np.minimum(high * left, max(best, 0.0))
 
 
 def plan_model(

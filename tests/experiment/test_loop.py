@@ -17,6 +17,7 @@ from rl_contrastive.spec import Env
 SMALL = {
     "low-rank": {"num_states": 6, "num_actions": 3, "horizon": 3, "rank": 2},
     "combination-lock": {"horizon": 3, "num_actions": 3},
+    "low-rank-game": {"num_states": 6, "num_actions": 2, "num_opponent_actions": 3, "horizon": 3, "rank": 2},
 }
 AGENTS = [entry.name for entry in entries("agent")]
 

@@ -1,0 +1,101 @@
+"""The learned model behind Contrastive-UCB for games: features of (s, a, b), bonus, two-sided optimistic plan.
+
+Joint actions are actions: counts, decoder, features and P-hat = P^- psi'phi are those of one agent with A B actions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rl_contrastive.agents.base import true_reward
+from rl_contrastive.agents.table_features import TableFeatures, accepted
+from rl_contrastive.config import require
+from rl_contrastive.planning.lsvi import return_caps
+from rl_contrastive.planning.optimistic_games import plan_game, plan_nash
+from rl_contrastive.spec import Array, Env, ExactModel, FloatArray, State, product
+
+if TYPE_CHECKING:
+    from rl_contrastive.agents.contrastive_ucb_game import ContrastiveUCBGameConfig
+
+PLANS = ("sigma", "handed_out", "V_upper", "V_lower")
+
+
+class GameModel:
+    """Plans over states or decoded latents: sigma (H, S, AB) to explore by, mu x nu (H, S, AB) to hand out."""
+
+    def __init__(self, env: Env, config: ContrastiveUCBGameConfig) -> None:
+        spec = env.env_spec
+        self.config, self.players = config, spec.game
+        self.learned = TableFeatures(spec, config, pooled=config.pool and spec.stationary)
+        self.floor, self.cap = return_caps(spec, config.reward_max)
+        self.true_reward = true_reward(env) if config.known_reward else None
+        H, S, AB = spec.horizon, self.learned.table.num_states, spec.num_actions
+        self.sigma: FloatArray = np.full((H, S, AB), 1.0 / AB)
+        self.handed_out: FloatArray = self.sigma.copy()
+        self.V_upper: FloatArray = np.tile(self.cap[0], S)  # of the first step
+        self.V_lower: FloatArray = np.tile(self.floor[0], S)
+
+    def fit(self, version: int, *, rng: np.random.Generator) -> dict[str, float]:
+        """Features, bonus, plans from all stored rows; scalars to record."""
+        fit, config, players = self.learned.refit(version, rng=rng), self.config, self.players
+        table, H = self.learned.table, len(self.sigma)
+        b = self.bonus()
+        r = np.broadcast_to(table.reward, b.shape) if self.true_reward is None else self.true_reward
+        model, bounds = self.learned.model(), {"cap": self.cap, "floor": self.floor}
+        alive = table.alive
+        nash = plan_nash(model, r, players, alive=alive)
+        self.handed_out = nash.joint()
+        if config.opponent != "none":
+            upper = plan_nash(model, r, players, b, alive=alive, **bounds)
+            self.sigma = product(upper.mu, nash.nu)
+            self.V_upper, self.V_lower = upper.V[0], nash.V[0]
+            saturated, iota = float((self.cap[:, None, None] <= upper.Q).mean()), 0.0
+        else:
+            plan = plan_game(model, r, b, players, alive=alive, **bounds)
+            self.sigma, saturated, iota = plan.sigma, plan.saturated, plan.gap
+            self.V_upper, self.V_lower = plan.V_upper[0], plan.V_lower[0]
+        N = np.broadcast_to(self.learned.visits, b.shape)
+        scalars = {"saturated": saturated, "bonus": float((b * N).sum() / max(N.sum(), 1.0)), "iota": iota}
+        seen = self.learned.visits[0].sum(axis=1) > 0 if H else np.zeros(0, np.bool_)
+        width = (self.V_upper - self.V_lower)[seen]
+        return {**scalars, "width": float(width.mean()) if len(width) else float(self.cap[0]), **accepted(fit)}
+
+    def bonus(self) -> FloatArray:
+        """b_h(s,a,b) = min(gamma ||phi||, 1) (cap_h - floor_h) (H, S, AB), 1 for what was never tried.
+
+        Pairs without data have the features of P^-, which look familiar: nothing is known of them all the same.
+        """
+        norms = np.where(self.learned.visits > 0, np.minimum(self.config.gamma * self.learned.norms(), 1.0), 1.0)
+        return np.asarray((self.cap - self.floor)[:, None, None] * norms)
+
+    def policy(self, h: int, obs: Array, *, explore: bool) -> FloatArray:
+        """Joint probabilities (N, AB): sigma_h of the states, or the product of the policies handed out."""
+        table = self.sigma if explore else self.handed_out
+        return np.asarray(table[h, self.learned.label(h, obs, explore=explore)])
+
+    def width(self, obs: Array) -> FloatArray:
+        """V-bar_0 - V-under_0 (N,) at observations of the first step."""
+        return np.asarray((self.V_upper - self.V_lower)[self.learned.label(0, obs, explore=True)])
+
+    def exact_metrics(self, model: ExactModel) -> dict[str, float]:
+        """How far V-bar and V-under are on the safe side of V*, and what `TableFeatures` misses."""
+        value = model.optimal_return
+        sides = {
+            "optimism": float(model.rho @ self.V_upper) - value,
+            "pessimism": value - float(model.rho @ self.V_lower),
+        }
+        return {**self.learned.exact_metrics(model), **sides}
+
+    def state_dict(self) -> State:
+        return {**{name: getattr(self, name) for name in PLANS}, "learned": self.learned.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        for key in (*PLANS, "learned"):
+            require(key in state, f"ucb-game: the saved state lacks '{key}'.")
+        for name in PLANS:
+            saved, shape = np.array(state[name], dtype=np.float64), getattr(self, name).shape
+            require(saved.shape == shape, f"ucb-game: the saved {name} has shape {saved.shape}, not {shape}.")
+            setattr(self, name, saved)
+        self.learned.load_state_dict(state["learned"])

@@ -1,0 +1,67 @@
+"""Values of two-player zero-sum Markov games by backward induction: Nash, best responses, the exact duality gap.
+
+    Nash:           Q_h = r_h + P_h V_{h+1},  V_h(s) = max_mu min_nu mu' Q_h(s) nu                 (Shapley 1953)
+    best response:  V^{br,nu}_h(s) = E_x[max_a sum_b nu(b|x) Q_h(s,a,b)],  V^{mu,br} likewise with the minimum
+    duality gap:    rho . (V^{br,nu}_0 - V^{mu,br}_0) >= 0, and 0 exactly at a Nash equilibrium
+
+Actions are joint, a B + b: P (H, S, AB, S), r (H, S, AB). Policies have a sample axis M: mu (H, S, M, A), nu
+(H, S, M, B) are what the players do at M observations x of every state, M = 1 where observations are states. The
+responder sees x and knows the state behind it, so that the gap of a policy over rich observations is an upper bound of
+what can be exploited.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.planning.equilibrium import nash
+from rl_contrastive.spec import ExactModel, FloatArray
+
+
+@dataclass(frozen=True)
+class DualityGap:
+    """Values rho . V_0 of a pair (mu, nu) against each other and against best responses."""
+
+    value: float
+    """V^{mu,nu}."""
+    best_max: float
+    """V^{br,nu} >= V*: what the best maximiser earns against nu."""
+    best_min: float
+    """V^{mu,br} <= V*: what mu is guaranteed."""
+
+    @property
+    def gap(self) -> float:
+        """V^{br,nu} - V^{mu,br}."""
+        return self.best_max - self.best_min
+
+
+def nash_values(P: FloatArray, r: FloatArray, players: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
+    """V (H+1, S) and Q (H, S, AB) of the Nash equilibria of every step."""
+    H, S, _ = r.shape
+    V, Q = np.zeros((H + 1, S)), np.zeros(r.shape)
+    for h in range(H - 1, -1, -1):
+        Q[h] = r[h] + P[h] @ V[h + 1]
+        V[h] = nash(Q[h].reshape(S, *players)).value
+    return V, Q
+
+
+def duality_gap(model: ExactModel, mu: FloatArray, nu: FloatArray) -> DualityGap:
+    """Exact values of (mu, nu) and of the best responses to each; mu (H, S, M, A), nu (H, S, M, B)."""
+    require(model.players is not None, "duality gap: the model is of one agent, not of a game.")
+    assert model.players is not None
+    A, B = model.players
+    H, S, _ = model.r.shape
+    for name, policy, actions in (("mu", mu, A), ("nu", nu, B)):
+        good = policy.ndim == 4 and policy.shape[:2] == (H, S) and policy.shape[3] == actions
+        require(good, f"duality gap: {name} has shape {policy.shape}, not (H={H}, S={S}, M, {actions}).")
+    played, upper, lower = np.zeros(S), np.zeros(S), np.zeros(S)
+    for h in range(H - 1, -1, -1):
+        values = np.stack([played, upper, lower], axis=1)  # (S, 3)
+        Q = (model.r[h][..., None] + model.P[h] @ values).reshape(S, A, B, 3)
+        played = np.einsum("sma,sab,smb->sm", mu[h], Q[..., 0], nu[h]).mean(axis=1)
+        upper = np.einsum("sab,smb->sma", Q[..., 1], nu[h]).max(axis=2).mean(axis=1)
+        lower = np.einsum("sma,sab->smb", mu[h], Q[..., 2]).min(axis=2).mean(axis=1)
+    return DualityGap(*(float(model.rho @ V) for V in (played, upper, lower)))
