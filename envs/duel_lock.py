@@ -32,6 +32,7 @@ from rl_contrastive.config import require
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.lock import coordinates, hadamard_transform
 from rl_contrastive.envs.streams import NORMAL_BOUND, Words, high_half, low_half, normals
+from rl_contrastive.planning.equilibrium import nash
 from rl_contrastive.registry import register
 from rl_contrastive.spec import Array, BoolArray, EnvSpec, ExactModel, FloatArray, IntArray
 
@@ -211,8 +212,6 @@ def blurred_values(p: FloatArray, noise: float, nodes: int = 801) -> FloatArray:
     With x_0 - x_1 = +-1 + sqrt(2) noise g, g standard normal, the log odds are (x_0 - x_1) / noise^2. The trapezoid
     rule on [-7, 7] over g serves both signs, because exchanging the latents exchanges q and 1 - q.
     """
-    from rl_contrastive.planning.equilibrium import nash
-
     H, _, n, _ = p.shape
     g = np.linspace(-7.0, 7.0, nodes)
     weight = np.exp(-0.5 * g**2)

@@ -14,6 +14,7 @@ import numpy as np
 
 from rl_contrastive.config import require
 from rl_contrastive.envs.low_rank import LowRankConfig, LowRankEnv, LowRankVariant
+from rl_contrastive.planning.equilibrium import nash
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 
@@ -63,8 +64,6 @@ def game_reward(phi: FloatArray, rng: np.random.Generator) -> FloatArray:
 @register("env", "low-rank-game", LowRankGameConfig)
 def low_rank_game(config: LowRankGameConfig, num_envs: int) -> LowRankEnv:
     """Random low-rank zero-sum Markov game with tabular observations and exact Nash values."""
-    from rl_contrastive.planning.equilibrium import nash
-
     players = (config.num_actions, config.num_opponent_actions)
     dynamics = LowRankConfig(
         num_states=config.num_states,
