@@ -1,4 +1,4 @@
-"""`rlc matches`, `rlc exploit` and `rlc replay`: trained agents play each other, meet a best response, or are watched."""
+"""`rlc matches`, `rlc exploit`, `rlc replay`: trained agents play each other, meet a best response, are watched."""
 
 from __future__ import annotations
 

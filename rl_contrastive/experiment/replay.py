@@ -1,0 +1,221 @@
+"""A trained policy as moving pictures: an animated GIF of whole episodes, or a PNG strip of the first one.
+
+Frames come from the environment's own `render()`: (height, width, 3) uint8 of row 0. Under each stands a caption with
+the step, the actions that were chosen in the state shown, and what they paid. The first frame of an episode is its
+first state and the last one its final state, so an episode of T steps has T + 1 frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.evaluate import checked_policy, sample
+from rl_contrastive.experiment.rollout import autoreset_mode, play
+from rl_contrastive.experiment.trained import Trained, Versus, load_trained, require_game, require_same_env
+from rl_contrastive.seeding import SeedTree
+from rl_contrastive.spec import Array, Env, EnvSpec, IntArray, split_action
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Pixels = NDArray[np.uint8]
+WIDTH = 300
+"""Pixels a frame is enlarged to at least, by whole factors so that it stays sharp."""
+LAST = 3
+"""An episode's last frame stays this many times as long as the others."""
+FONT, INK, PAPER, FAINT = 15, (34, 34, 34), (255, 255, 255), (110, 110, 110)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture and the two lines under it."""
+
+    pixels: Pixels
+    where: str
+    """Which step of which episode."""
+    what: str
+    """Actions and reward, or how the episode ended."""
+    last: bool
+
+
+def replay(
+    path: Path,
+    out: Path | None,
+    *,
+    strip: Path | None = None,
+    episodes: int = 3,
+    seed: int = 0,
+    against: Path | None = None,
+    frame_seconds: float = 0.6,
+) -> list[float]:
+    """Play the bonus-free policy of a run and write `out` (GIF) and `strip` (PNG); the returns of the episodes.
+
+    against: a run of the same game whose minimiser plays instead of the run's own. RlcError where the environment has
+    no picture, before anything is written.
+    """
+    require(episodes >= 1, f"replay: episodes must be >= 1, got {episodes}.")
+    require(frame_seconds > 0, f"replay: frame_seconds must be > 0, got {frame_seconds}.")
+    require(out is not None or strip is not None, "replay: give a GIF, a strip, or both.")
+    for file, ending in ((out, ".gif"), (strip, ".png")):
+        require(file is None or file.suffix.lower() == ending, f"replay: {file} must end in {ending}.")
+    run = load_trained(path)
+    policy: Any = run.agent
+    names = [run.label]
+    if against is not None:
+        other = load_trained(against)
+        require_same_env([run, other])
+        policy = Versus(run.agent, other.agent, require_game(run))
+        names = [run.label, other.label]
+    shown = list(_episodes(run, policy, episodes, seed))
+    title = f"{run.config.shown_env}: {' against '.join(names)}"
+    try:
+        if out is not None:
+            write_gif([frame for frames, _ in shown for frame in frames], out, title, frame_seconds)
+        if strip is not None:
+            write_strip(shown[0][0], strip, title)
+    except OSError as error:
+        raise RlcError(f"replay: cannot write {error.filename or out or strip}: {error.strerror or error}.") from error
+    return [value for _, value in shown]
+
+
+def _episodes(run: Trained, policy: Any, episodes: int, seed: int) -> Iterator[tuple[list[Frame], float]]:
+    """Frames and return of each episode, one row played on the seeds of a stream of its own."""
+    env, tree = run.make_env(1), SeedTree(seed)
+    seeds, rng = tree.env_seeds("evaluation", 0, episodes), tree.generator("evaluation", 0, 1)
+    try:
+        for number in range(episodes):
+            where = f"episode {number + 1}, " if episodes > 1 else ""
+            yield film(env, policy, seeds[number], rng=rng, prefix=where)
+    finally:
+        env.close()
+
+
+def film(env: Env, policy: Any, seed: int, *, rng: np.random.Generator, prefix: str = "") -> tuple[list[Frame], float]:
+    """One episode of a single row: its frames and its return."""
+    spec, frames, total = env.env_spec, list[Frame](), 0.0
+    pictures: list[Pixels] = []
+
+    def act(obs: Array, h: int) -> IntArray:
+        pictures.append(picture(env))  # the state that the action is chosen in
+        return sample(checked_policy(policy, obs, h, spec.num_actions, explore=False), rng=rng)
+
+    h = 0
+    for step in play(env, [seed], act):
+        h, reward = step.h, float(step.reward[0])
+        total += reward
+        paid = f", reward {reward:g}" if reward else ""
+        frames.append(
+            Frame(pictures[-1], f"{prefix}step {h + 1}", f"{action_words(env, int(step.action[0]))}{paid}", False)
+        )
+    if autoreset_mode(env).value == "SameStep":  # it shows the next episode already
+        end = pictures[-1]
+    else:
+        end = picture(env)
+    frames.append(Frame(end, f"{prefix}end after {h + 1} steps", f"return {total:g}", True))
+    return frames, total
+
+
+def picture(env: Env) -> Pixels:
+    """`render()` of row 0 as (height, width, 3) uint8; RlcError where there is none or it is something else."""
+    name = env.env_spec.name
+    render = getattr(env, "render", None)
+    try:
+        drawn = None if render is None else render()
+    except NotImplementedError as error:
+        raise RlcError(f"{name} has no picture: its render() is not implemented.") from error
+    if isinstance(drawn, tuple | list) and len(drawn) > 0:  # gymnasium's vector environments: one frame a row
+        drawn = drawn[0]
+    require(drawn is not None, f"{name} has no picture: its render() gives nothing.")
+    pixels = np.asarray(drawn)
+    good = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
+    require(good, f"{name}: render() gave {pixels.dtype} {pixels.shape}, not (height, width, 3) uint8.")
+    return np.array(pixels)
+
+
+def action_words(env: Env, action: int) -> str:
+    """The action, or what each player does, by the environment's `action_names` where it has some."""
+    spec: EnvSpec = env.env_spec
+    names = getattr(env, "action_names", None)
+
+    def word(a: int) -> str:
+        return str(names[a]) if names is not None else str(a)
+
+    if spec.players is None:
+        return f"action {word(action)}"
+    a, b = (int(part) for part in split_action(np.array(action), spec.players))
+    return f"max {word(a)}, min {word(b)}"
+
+
+def write_gif(frames: list[Frame], path: Path, title: str, frame_seconds: float) -> None:
+    """All frames, in a loop; GIF knows hundredths of a second."""
+    canvases = [_canvas(frame, title) for frame in frames]
+    hundredths = max(round(frame_seconds * 100), 1)
+    durations = [10 * hundredths * (LAST if frame.last else 1) for frame in frames]
+    # One palette for all frames: a palette for each would make still colours flicker.
+    palette = canvases[0].quantize(256, dither=0) if len(canvases) == 1 else _common_palette(canvases)
+    images = [canvas.quantize(palette=palette, dither=0) for canvas in canvases]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0, disposal=1)
+
+
+def _common_palette(canvases: list[Image]) -> Image:
+    """256 colours that suit a sample of the frames."""
+    from PIL import Image as Pillow
+
+    some = canvases[:: max(len(canvases) // 8, 1)]
+    sheet = Pillow.new("RGB", (some[0].width, some[0].height * len(some)))
+    for i, canvas in enumerate(some):
+        sheet.paste(canvas, (0, i * canvas.height))
+    return sheet.quantize(256, dither=0)
+
+
+def write_strip(frames: list[Frame], path: Path, title: str, most: int = 6) -> None:
+    """At most `most` frames of one episode side by side: the first, the last, and evenly spread ones between."""
+    from PIL import Image as Pillow
+
+    index = np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int))
+    canvases = [_canvas(frames[i], title if i == 0 else "") for i in index]
+    gap = 10
+    width = sum(canvas.width for canvas in canvases) + gap * (len(canvases) - 1)
+    sheet = Pillow.new("RGB", (width, canvases[0].height), PAPER)
+    x = 0
+    for canvas in canvases:
+        sheet.paste(canvas, (x, 0))
+        x += canvas.width + gap
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def _canvas(frame: Frame, title: str) -> Image:
+    """The frame, enlarged, between its title and its two lines of caption."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw, ImageFont
+
+    height, width, _ = frame.pixels.shape
+    factor = max(1, -(-WIDTH // width))
+    enlarged = frame.pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+    top, line = FONT + 9, FONT + 5
+    canvas = Pillow.new("RGB", (width * factor, top + height * factor + 2 * line + 6), PAPER)
+    canvas.paste(Pillow.fromarray(enlarged), (0, top))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(FONT)
+    below = top + height * factor + 3
+    for y, text, colour in ((3, title, INK), (below, frame.where, FAINT), (below + line, frame.what, INK)):
+        draw.text((2, y), _fitting(text, font, canvas.width - 4), fill=colour, font=font)
+    return canvas
+
+
+def _fitting(text: str, font: Any, width: int) -> str:
+    """The text, cut with an ellipsis where it is too long."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"

@@ -1,0 +1,100 @@
+"""Replays: as many frames as there are states, the right captions, and sentences where nothing can be drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from games_common import fixed_run
+from PIL import Image, ImageSequence
+
+from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.replay import LAST, WIDTH, film, replay
+from rl_contrastive.experiment.trained import load_trained
+
+ROCK, PAPER, SCISSORS = (1, 0, 0), (0, 1, 0), (0, 0, 1)
+BLUE = (0, 114, 178)
+
+
+def drawn(out, label, mu=PAPER, nu=ROCK, horizon=3, **more):
+    return fixed_run(out, label, mu=mu, nu=nu, env="tiny-drawn-game", horizon=horizon, **more)
+
+
+def test_a_gif_has_every_state_of_every_episode_and_each_stays_long_enough(tmp_path):
+    run = drawn(tmp_path, "a")
+    returns = replay(run, tmp_path / "deep" / "a.gif", episodes=2, frame_seconds=0.5)
+    assert returns == [3.0, 3.0]  # paper beats rock three times
+    with Image.open(tmp_path / "deep" / "a.gif") as gif:
+        assert gif.n_frames == 2 * (3 + 1)
+        frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(gif)]
+        durations = [frame.info["duration"] for frame in ImageSequence.Iterator(gif)]
+        assert gif.info["loop"] == 0
+    assert durations == [500, 500, 500, 500 * LAST] * 2
+    assert all(frame.width >= WIDTH for frame in frames)
+    # The bar of the picture is as long as the step is far: a tenth of the width a step.
+    wide = [sum(near(frame.getpixel((x, frame.height // 2)), BLUE) for x in range(frame.width)) for frame in frames]
+    assert wide == [0, 30, 60, 90] * 2
+
+
+def near(pixel, colour):
+    return max(abs(a - b) for a, b in zip(pixel, colour, strict=True)) < 12
+
+
+def test_captions_tell_the_step_the_actions_and_what_they_paid(tmp_path):
+    run = load_trained(drawn(tmp_path, "a", mu=PAPER, nu=SCISSORS, horizon=2))
+    frames, total = film(run.make_env(1), run.agent, 7, rng=np.random.default_rng(0))
+    assert total == -2.0
+    assert [(frame.where, frame.what, frame.last) for frame in frames] == [
+        ("step 1", "max 1, min 2, reward -1", False),
+        ("step 2", "max 1, min 2, reward -1", False),
+        ("end after 2 steps", "return -2", True),
+    ]
+
+
+def test_against_another_run_the_other_plays_min(tmp_path):
+    a, b = drawn(tmp_path, "a", mu=PAPER, nu=ROCK), drawn(tmp_path, "b", mu=ROCK, nu=SCISSORS)
+    assert replay(a, tmp_path / "a.gif", episodes=1, against=b) == [-3.0]  # paper against scissors
+    assert replay(b, tmp_path / "b.gif", episodes=1, against=a) == [0.0]  # rock against rock
+    with pytest.raises(RlcError, match="different horizon"):
+        replay(a, tmp_path / "c.gif", against=drawn(tmp_path / "other", "c", horizon=2))
+
+
+def test_a_strip_shows_some_frames_side_by_side(tmp_path):
+    run = drawn(tmp_path, "a", horizon=9)
+    replay(run, None, strip=tmp_path / "a.png", episodes=1)
+    with Image.open(tmp_path / "a.png") as strip:
+        assert strip.width == 6 * 300 + 5 * 10  # six of ten frames
+    assert not list(tmp_path.glob("*.gif"))
+
+
+def test_same_seed_same_bytes(tmp_path):
+    run = drawn(tmp_path, "a", mu=(1, 1, 1), nu=(1, 1, 1))
+    one, two, three = (replay(run, tmp_path / f"{i}.gif", seed=s) for i, s in enumerate((0, 0, 5)))
+    files = [(tmp_path / f"{i}.gif").read_bytes() for i in range(3)]
+    assert (one, files[0]) == (two, files[1])
+    assert files[2] != files[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"episodes": 0}, "episodes must be >= 1"),
+        ({"frame_seconds": 0.0}, "frame_seconds must be > 0"),
+        ({"out": "a.png"}, "must end in .gif"),
+        ({"strip": "a.gif"}, "must end in .png"),
+        ({"out": None}, "give a GIF, a strip, or both"),
+    ],
+)
+def test_impossible_requests(tmp_path, arguments, words):
+    out, strip = arguments.pop("out", "a.gif"), arguments.pop("strip", None)
+    with pytest.raises(RlcError, match=words):
+        replay(tmp_path, out and tmp_path / out, strip=strip and tmp_path / strip, **arguments)
+
+
+def test_what_has_no_picture_is_one_sentence_and_no_file(tmp_path):
+    run = fixed_run(tmp_path, "a")
+    with pytest.raises(RlcError, match="has no picture"):
+        replay(run, tmp_path / "a.gif")
+    cart = fixed_run(tmp_path, "u", env="gym:CartPole-v1", agent="uniform", horizon=5)
+    with pytest.raises(RlcError, match="has no picture"):
+        replay(cart, tmp_path / "a.gif")
+    assert not (tmp_path / "a.gif").exists()
