@@ -95,8 +95,11 @@ class EpisodeStream:
         return self.reset(), reward, done, infos
 
 
-def as_vec_env(stream: EpisodeStream) -> Any:
-    """The stream as a `stable_baselines3` VecEnv. The class is made here because SB3 is imported only where it runs."""
+def as_vec_env(stream: EpisodeStream, num_actions: int | None = None) -> Any:
+    """The stream as a `stable_baselines3` VecEnv of `num_actions` actions, by default those of its environment.
+
+    The class is made here because SB3 is imported only where it runs.
+    """
     from gymnasium import spaces
     from stable_baselines3.common.vec_env import VecEnv
 
@@ -106,7 +109,8 @@ def as_vec_env(stream: EpisodeStream) -> Any:
         def __init__(self) -> None:
             self.action: IntArray = np.zeros(stream.env.num_envs, dtype=np.int64)
             box = spaces.Box(-np.inf, np.inf, (stream.view.dim,), np.float32)
-            super().__init__(stream.env.num_envs, box, spaces.Discrete(stream.env.env_spec.num_actions))
+            actions = spaces.Discrete(num_actions or stream.env.env_spec.num_actions)
+            super().__init__(stream.env.num_envs, box, actions)
 
         def reset(self) -> Any:
             return stream.reset()
