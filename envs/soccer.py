@@ -146,6 +146,9 @@ def transitions(draw: float) -> FloatArray:
 class SoccerEnv(BatchEnv):
     """Littman's grid soccer: a zero-sum game of 761 states where only random policies are safe."""
 
+    action_names = MOVES
+    """What replays call the actions."""
+
     def __init__(self, config: SoccerConfig, num_envs: int) -> None:
         self.config = config
         spec = EnvSpec(

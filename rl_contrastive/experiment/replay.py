@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 WIDTH = 300
 """Pixels a frame is enlarged to at least, by whole factors so that it stays sharp."""
+STRIP_WIDTH, GAP = 1640, 10
+"""A strip wider than this is broken into rows; pixels between its frames."""
 LAST = 3
 """An episode's last frame stays this many times as long as the others."""
 FONT, INK, PAPER, FAINT = 15, (34, 34, 34), (255, 255, 255), (110, 110, 110)
@@ -178,18 +180,18 @@ def _common_palette(canvases: list[Image]) -> Image:
 
 
 def write_strip(frames: list[Frame], path: Path, title: str, most: int = 6) -> None:
-    """At most `most` frames of one episode side by side: the first, the last, and evenly spread ones between."""
+    """At most `most` frames of one episode in reading order: the first, the last, and evenly spread ones between."""
     from PIL import Image as Pillow
 
     index = np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int))
     canvases = [_canvas(frames[i], title if i == 0 else "") for i in index]
-    gap = 10
-    width = sum(canvas.width for canvas in canvases) + gap * (len(canvases) - 1)
-    sheet = Pillow.new("RGB", (width, canvases[0].height), PAPER)
-    x = 0
-    for canvas in canvases:
-        sheet.paste(canvas, (x, 0))
-        x += canvas.width + gap
+    width, height = canvases[0].width + GAP, canvases[0].height + GAP
+    columns = max(1, min(len(canvases), (STRIP_WIDTH + GAP) // width))
+    columns = -(-len(canvases) // -(-len(canvases) // columns))  # rows of equal length: 3 + 3, not 4 + 2
+    rows = -(-len(canvases) // columns)
+    sheet = Pillow.new("RGB", (columns * width - GAP, rows * height - GAP), PAPER)
+    for i, canvas in enumerate(canvases):
+        sheet.paste(canvas, (i % columns * width, i // columns * height))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
 

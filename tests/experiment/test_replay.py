@@ -62,13 +62,14 @@ def test_a_strip_shows_some_frames_side_by_side(tmp_path):
     run = drawn(tmp_path, "a", horizon=9)
     replay(run, None, strip=tmp_path / "a.png", episodes=1)
     with Image.open(tmp_path / "a.png") as strip:
-        assert strip.width == 6 * 300 + 5 * 10  # six of ten frames
+        assert strip.width == 3 * 300 + 2 * 10  # six of ten frames, in two rows of three
+        assert strip.height == 2 * (120 + 24 + 40 + 6) + 10
     assert not list(tmp_path.glob("*.gif"))
 
 
 def test_same_seed_same_bytes(tmp_path):
     run = drawn(tmp_path, "a", mu=(1, 1, 1), nu=(1, 1, 1))
-    one, two, three = (replay(run, tmp_path / f"{i}.gif", seed=s) for i, s in enumerate((0, 0, 5)))
+    one, two, _ = (replay(run, tmp_path / f"{i}.gif", seed=s) for i, s in enumerate((0, 0, 5)))
     files = [(tmp_path / f"{i}.gif").read_bytes() for i in range(3)]
     assert (one, files[0]) == (two, files[1])
     assert files[2] != files[0]
