@@ -13,7 +13,7 @@ and its minimiser is the CCE that makes deviating cost most (strictly negative g
 linear programme, solved in batches by `simplex`, serves both. Where U = L, sigma's marginals are a Nash equilibrium.
 
 Certificates are computed from the payoffs, never from the solver's word. What misses TOLERANCE times the range of its
-payoffs is solved again by HiGHS, and the better of the two is kept.
+payoffs goes on from a tableau computed anew, then to HiGHS, and the best of these is kept.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.planning.simplex import correlated_packing, deviations, packing
-from rl_contrastive.spec import FloatArray
+from rl_contrastive.spec import FloatArray, IntArray
 
 TOLERANCE = 1e-9
 """Certified: the gap is at most this times the range of the payoffs."""
@@ -72,22 +71,22 @@ def nash(M: FloatArray) -> Nash:
     M = _payoffs("nash", "M", M)
     N, A, B = M.shape
     P, offset, scale = _normal(M)
-    x, y = np.empty((N, A)), np.empty((N, B))
+    x, y, basis = np.empty((N, A)), np.empty((N, B)), np.empty((N, A), dtype=np.int64)
     for part in _parts(N, (A + 1) * (B + 1)):
         solution = packing(P[part] + 1.0)  # + 1: positive, which moves the value alone
-        x[part], y[part] = _distributions(solution.u), _distributions(solution.w)
-    gap = _nash_gap(P, x, y)
-    doubtful = _doubtful(gap)
-    for i in doubtful:
-        one = slice(i, i + 1)
-        w, u = _highs(P[i] + 1.0)
-        other_x, other_y = _distributions(u[None]), _distributions(w[None])
-        other = _nash_gap(P[one], other_x, other_y)
-        if other[0] < gap[i]:
-            x[one], y[one], gap[one] = other_x, other_y, other
+        x[part], y[part], basis[part] = _distributions(solution.u), _distributions(solution.w), solution.basis
+    gap, fallbacks = _nash_gap(P, x, y), 0
+    for again in (_afresh, _highs):
+        rows = np.flatnonzero(~(gap <= TOLERANCE))
+        w, u = again(P[rows] + 1.0, basis[rows])
+        other_x, other_y = _distributions(u), _distributions(w)
+        other = _nash_gap(P[rows], other_x, other_y)
+        better = other < gap[rows]
+        x[rows[better]], y[rows[better]], gap[rows[better]] = other_x[better], other_y[better], other[better]
+        fallbacks = rows.size
     _refuse_hopeless("nash", gap)
     high, low = _best_responses(P, x, y)
-    return Nash(x, y, offset + scale * (0.5 * (high + low)), scale * gap, doubtful.size)
+    return Nash(x, y, offset + scale * (0.5 * (high + low)), scale * gap, fallbacks)
 
 
 def cce(upper: FloatArray, lower: FloatArray) -> Correlated:
@@ -98,22 +97,22 @@ def cce(upper: FloatArray, lower: FloatArray) -> Correlated:
     U, L, scale = _normal_pair("cce", upper, lower)
     N, A, B = U.shape
     tableau = A * B <= TABLEAU_CELLS
-    sigma = np.empty((N, A, B))
+    sigma, basis = np.empty((N, A, B)), np.empty((N, A + B), dtype=np.int64)
     for part in _parts(N, (A + B + 1) * (A * B + 1 if tableau else A + B + 1)):
         u, l = U[part], L[part]  # noqa: E741
         solution = packing(deviations(u, l) + 2.0) if tableau else correlated_packing(u, l)
-        sigma[part] = _distributions(solution.w).reshape(-1, A, B)
-    gap = _cce_gap(U, L, sigma)
-    doubtful = _doubtful(gap)
-    for i in doubtful:
-        one = slice(i, i + 1)
-        w, _ = _highs(deviations(U[one], L[one])[0] + 2.0)
-        other_sigma = _distributions(w[None]).reshape(1, A, B)
-        other = _cce_gap(U[one], L[one], other_sigma)
-        if other[0] < gap[i]:
-            sigma[one], gap[one] = other_sigma, other
+        sigma[part], basis[part] = _distributions(solution.w).reshape(-1, A, B), solution.basis
+    gap, fallbacks = _cce_gap(U, L, sigma), 0
+    for again in (_afresh, _highs):
+        rows = np.flatnonzero(~(gap <= TOLERANCE))
+        w, _ = again(deviations(U[rows], L[rows]) + 2.0, basis[rows])
+        other_sigma = _distributions(w).reshape(-1, A, B)
+        other = _cce_gap(U[rows], L[rows], other_sigma)
+        better = other < gap[rows]
+        sigma[rows[better]], gap[rows[better]] = other_sigma[better], other[better]
+        fallbacks = rows.size
     _refuse_hopeless("cce", gap)
-    return Correlated(sigma, scale * gap, doubtful.size)
+    return Correlated(sigma, scale * gap, fallbacks)
 
 
 def nash_gap(M: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
@@ -141,13 +140,14 @@ def _best_responses(M: FloatArray, x: FloatArray, y: FloatArray) -> tuple[FloatA
 
 def _nash_gap(M: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
     high, low = _best_responses(M, x, y)
-    return high - low
+    return np.asarray(high - low)
 
 
 def _cce_gap(U: FloatArray, L: FloatArray, sigma: FloatArray) -> FloatArray:
     mu, nu = sigma.sum(axis=2), sigma.sum(axis=1)
     high, low = _best_responses(U, mu, nu)[0], _best_responses(L, mu, nu)[1]
-    return np.maximum(high - (sigma * U).sum(axis=(1, 2)), (sigma * L).sum(axis=(1, 2)) - low)
+    gain_max, gain_min = high - (sigma * U).sum(axis=(1, 2)), (sigma * L).sum(axis=(1, 2)) - low
+    return np.asarray(np.maximum(gain_max, gain_min))
 
 
 def _normal(M: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -184,25 +184,28 @@ def _parts(N: int, cells: int) -> list[slice]:
     return [slice(start, min(start + step, N)) for start in range(0, N, step)]
 
 
-def _doubtful(gap: FloatArray) -> NDArray[np.intp]:
-    """Rows that are not certified; a gap here is in units of its payoffs' range."""
-    return np.flatnonzero(~(gap <= TOLERANCE))
+def _afresh(P: FloatArray, basis: IntArray) -> tuple[FloatArray, FloatArray]:
+    """(w (N, n), u (N, m)) from a basis whose tableau is computed anew: near ties cost a tableau its digits."""
+    solution = packing(P, basis=basis)
+    return solution.w, solution.u
+
+
+def _highs(P: FloatArray, basis: IntArray) -> tuple[FloatArray, FloatArray]:
+    """(w (N, n), u (N, m)) by HiGHS, one programme after the other; zeros where it fails."""
+    N, m, n = P.shape
+    w, u = np.zeros((N, n)), np.zeros((N, m))
+    for i in range(N):
+        result = linprog(-np.ones(n), A_ub=P[i], b_ub=np.ones(m), method="highs")
+        if result.x is not None:
+            w[i], u[i] = result.x, -result.ineqlin.marginals
+    return w, u
 
 
 def _refuse_hopeless(where: str, gap: FloatArray) -> None:
-    hopeless = _doubtful(gap - (HOPELESS - TOLERANCE))
+    hopeless = np.flatnonzero(~(gap <= HOPELESS))
     if hopeless.size:
         i = int(hopeless[0])
         raise RlcError(f"{where}: neither the simplex nor HiGHS solves game {i}: its gap is {gap[i]:.2g} of its range.")
-
-
-def _highs(P: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(w (n,), u (m,)) of `packing` for one P (m, n) by HiGHS; zeros if it fails."""
-    m, n = P.shape
-    result = linprog(-np.ones(n), A_ub=P, b_ub=np.ones(m), method="highs")
-    if result.x is None or result.ineqlin is None:
-        return np.zeros(n), np.zeros(m)
-    return np.asarray(result.x), -np.asarray(result.ineqlin.marginals)
 
 
 def _payoffs(where: str, name: str, M: FloatArray) -> FloatArray:

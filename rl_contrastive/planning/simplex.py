@@ -26,10 +26,10 @@ from rl_contrastive.spec import BoolArray, FloatArray, IntArray
 
 OPTIMAL = 1e-11
 """A reduced cost above -OPTIMAL counts as >= 0; entries of P are of order 1."""
-PIVOT = 1e-11
-"""Smaller entries of the entering column are rounding."""
-TIE = 1e-12
-"""Relative difference of two ratios that Bland's rule takes for a tie."""
+PIVOT = 1e-10
+"""Smaller entries of the entering column count as 0."""
+SLACK = 1e-13
+"""Basic variables this close to 0 count as 0: rounding, far below what a certificate allows."""
 CALM = 3
 """Dantzig's rule for CALM (m+n) pivots, Bland's from there on."""
 CAP = 10
@@ -42,50 +42,81 @@ class Packing:
     """Optimal vertices of N programmes."""
 
     w: FloatArray
-    """(N, n) primal variables; 0 where not solved."""
+    """(N, n) primal variables; meaningless where not solved."""
     u: FloatArray
-    """(N, m) dual variables; 0 where not solved."""
+    """(N, m) dual variables, likewise."""
     solved: BoolArray
     """(N,) optimality was reached."""
+    basis: IntArray
+    """(N, m) labels of the last basis: 0..n-1 columns of P, n..n+m-1 slacks."""
     pivots: int
     """Steps of the slowest programme."""
 
 
-def packing(P: FloatArray) -> Packing:
+def packing(P: FloatArray, *, basis: IntArray | None = None) -> Packing:
     """max 1'w s.t. P w <= 1, w >= 0 for N matrices P (N, m, n) > 0, by the condensed tableau.
+
+    basis (N, m): start there, from a tableau computed afresh (pivots on near ties lose digits), instead of at w = 0.
 
     The tableau T (m+1, n+1, N) writes basic variables through nonbasic ones, x_basic = T[:m, n] - T[:m, :n] x_nonbasic,
     with the reduced costs in row m. The batch is its last axis: every operation runs along thousands of programmes.
     """
     N, m, n = P.shape
+    T, basic, nonbasic = _tableau_of_slacks(P) if basis is None else _tableau_of(P, basis)
+    live, last = np.arange(N), basic.T.copy()
+    primal, dual, solved = np.zeros((N, n + m)), np.zeros((N, n + m)), np.zeros(N, dtype=np.bool_)
+    c, done = _entering(T[m, :n], nonbasic, calm=True)
+    if basis is None:  # any column may enter, all cost -1: the best pure strategy is often nearly right
+        c = _first(T[:m, :n].max(axis=0))
+    stuck = np.zeros(N, dtype=np.bool_)
+    for pivots in range(CAP * (m + n) + 1):
+        out = done | stuck
+        if out.any():
+            rows = live[out]
+            last[rows], solved[rows] = basic[:, out].T, ~stuck[out]
+            primal[rows, basic[:, out]] = T[:m, n, out]
+            dual[rows, nonbasic[:, out]] = T[m, :n, out].T
+            keep = ~out
+            T = np.ascontiguousarray(T[..., keep])
+            basic, nonbasic = np.ascontiguousarray(basic[:, keep]), np.ascontiguousarray(nonbasic[:, keep])
+            live, c = live[keep], c[keep]
+        if not live.size:
+            break
+        here, calm = np.arange(live.size), pivots < CALM * (m + n)
+        r, stuck = _leaving(T[:m, c, here], T[:m, n], basic, calm=calm)
+        _exchange(T, r, c)
+        basic[r, here], nonbasic[c, here] = nonbasic[c, here], basic[r, here]
+        c, done = _entering(T[m, :n], nonbasic, calm=calm)
+    return Packing(primal[:, :n], dual[:, n:], solved, last, pivots)
+
+
+def _tableau_of_slacks(P: FloatArray) -> tuple[FloatArray, IntArray, IntArray]:
+    """T (m+1, n+1, N) of w = 0, and the labels basic (m, N) and nonbasic (n, N)."""
+    N, m, n = P.shape
     T = np.zeros((m + 1, n + 1, N))
     T[:m, :n] = P.transpose(1, 2, 0)
     T[:m, n], T[m, :n] = 1.0, -1.0
-    nonbasic = np.repeat(np.arange(n)[:, None], N, axis=1)  # labels: 0..n-1 are w, n..n+m-1 slacks
-    basic = np.repeat(np.arange(n, n + m)[:, None], N, axis=1)
-    live = np.arange(N)
-    primal, dual, solved = np.zeros((N, n + m)), np.zeros((N, n + m)), np.zeros(N, dtype=np.bool_)
-    pivots = 0
-    # Any column may enter first, all cost -1: the pure strategy that is best against every row is often nearly right.
-    c = _first(T[:m, :n].max(axis=0))
-    while live.size and pivots < CAP * (m + n):
-        here = np.arange(live.size)
-        r, stuck = _leaving(T[:m, c, here], T[:m, n], basic, calm=pivots < CALM * (m + n))
-        _exchange(T, r, c)
-        basic[r, here], nonbasic[c, here] = nonbasic[c, here], basic[r, here]
-        pivots += 1
-        c, done = _entering(T[m, :n], nonbasic, calm=pivots < CALM * (m + n))
-        out = done | stuck
-        if out.any():
-            done &= ~stuck
-            rows = live[done]
-            primal[rows, basic[:, done]] = T[:m, n, done]
-            dual[rows, nonbasic[:, done]] = T[m, :n, done].T
-            solved[rows] = True
-            keep = ~out
-            T, basic, nonbasic = (np.ascontiguousarray(x[..., keep]) for x in (T, basic, nonbasic))
-            live, c = live[keep], c[keep]
-    return Packing(primal[:, :n], dual[:, n:], solved, pivots)
+    return T, np.repeat(np.arange(n, n + m)[:, None], N, axis=1), np.repeat(np.arange(n)[:, None], N, axis=1)
+
+
+def _tableau_of(P: FloatArray, basis: IntArray) -> tuple[FloatArray, IntArray, IntArray]:
+    """The same of a basis (N, m); of the slacks where that is singular."""
+    N, m, n = P.shape
+    full = np.concatenate([P, np.broadcast_to(np.eye(m), (N, m, m)), np.ones((N, m, 1))], axis=2)  # P, slacks, 1
+    repeated = (np.diff(np.sort(basis, axis=1), axis=1) == 0).any(axis=1)
+    singular = np.linalg.slogdet(np.take_along_axis(full, basis[:, None], axis=2))[0] == 0.0
+    basis = np.where((repeated | singular)[:, None], np.arange(n, n + m), basis)
+    outside = np.ones((N, n + m + 1), dtype=np.bool_)
+    np.put_along_axis(outside, basis, False, axis=1)
+    columns = np.nonzero(outside)[1].reshape(N, n + 1)  # nonbasic variables, then the right-hand side
+    rest = np.take_along_axis(full, columns[:, None], axis=2)
+    rest = np.linalg.solve(np.take_along_axis(full, basis[:, None], axis=2), rest)  # (N, m, n+1)
+    rest[:, :, n] = np.maximum(rest[:, :, n], 0.0)  # < 0: rounding, or a wrong basis that pivots go on from
+    T = np.empty((m + 1, n + 1, N))
+    T[:m] = rest.transpose(1, 2, 0)
+    T[m] = ((basis < n).astype(np.float64)[:, None] @ rest)[:, 0].T  # 1'w of what is basic
+    T[m, :n] -= (columns[:, :n] < n).T
+    return T, np.ascontiguousarray(basis.T), np.ascontiguousarray(columns[:, :n].T)
 
 
 def _first(values: FloatArray) -> IntArray:
@@ -101,16 +132,20 @@ def _entering(cost: FloatArray, labels: IntArray, *, calm: bool) -> tuple[IntArr
 
 
 def _leaving(column: FloatArray, rhs: FloatArray, labels: IntArray, *, calm: bool) -> tuple[IntArray, BoolArray]:
-    """Which basic variable falls to 0 first, and whether none does (rounding only: P > 0); (m, N) -> (N,), (N,)."""
+    """Which basic variable falls to 0 first, and whether none does (rounding only: P > 0); (m, N) -> (N,), (N,).
+
+    Of those that fall within SLACK of the first, the largest pivot (Harris 1973): small pivots blow rounding up.
+    """
     falls = column > PIVOT
-    ratio = np.where(falls, rhs, np.inf) / np.where(falls, column, 1.0)
-    lowest = ratio.min(axis=0)
+    safe = np.where(falls, column, 1.0)
+    ratio = np.where(falls, np.maximum(rhs, 0.0), np.inf) / safe
+    tied = ratio <= (ratio + SLACK / safe).min(axis=0)
     if calm:
-        choice = ratio == lowest
+        pivot = np.where(tied, column, 0.0)
+        choice = pivot == pivot.max(axis=0)
     else:
-        tied = ratio <= lowest + TIE * np.abs(lowest)
         choice = tied & (labels == np.where(tied, labels, _LAST).min(axis=0))
-    return np.asarray(choice.argmax(axis=0), dtype=np.int64), np.isinf(lowest)
+    return np.asarray(choice.argmax(axis=0), dtype=np.int64), np.asarray(~falls.any(axis=0))
 
 
 def _exchange(T: FloatArray, r: IntArray, c: IntArray) -> None:
@@ -145,6 +180,7 @@ def correlated_packing(U: FloatArray, L: FloatArray) -> Packing:
     basic = np.repeat(np.arange(n, n + m)[None], N, axis=0)  # labels: 0..n-1 joint actions, n..n+m-1 slacks
     live = np.arange(N)
     primal, dual, solved = np.zeros((N, n + m)), np.zeros((N, m)), np.zeros(N, dtype=np.bool_)
+    last = basic.copy()
     pivots = 0
     # Any cell may enter first: the one with the smallest deviation gain is often in the support.
     gain = np.maximum(U.max(axis=1, keepdims=True) - U, L - L.min(axis=2, keepdims=True)).reshape(N, n)
@@ -160,15 +196,17 @@ def correlated_packing(U: FloatArray, L: FloatArray) -> Packing:
         E[here, r] = row
         basic[here, r] = c
         pivots += 1
-        c, cost = _price(E[:, m, :m], U, L, calm=pivots < CALM * (m + n))
+        c, cost = _price(E[:, m, :m], U, L, basic, calm=pivots < CALM * (m + n))
         done = cost >= -OPTIMAL
         out = done | stuck
         if out.any():
-            done &= ~stuck
-            primal[live[done, None], basic[done]] = E[done, :m, m]
-            dual[live[done]], solved[live[done]] = E[done, m, :m], True
-            E, U, L, basic, live, c, cost = (x[~out] for x in (E, U, L, basic, live, c, cost))
-    return Packing(primal[:, :n], dual, solved, pivots)
+            rows = live[out]
+            last[rows], solved[rows], dual[rows] = basic[out], ~stuck[out], E[out, m, :m]
+            primal[rows[:, None], basic[out]] = E[out, :m, m]
+            keep = ~out
+            E, U, L, basic = E[keep], U[keep], L[keep], basic[keep]
+            live, c, cost = live[keep], c[keep], cost[keep]
+    return Packing(primal[:, :n], dual, solved, last, pivots)
 
 
 def deviations(U: FloatArray, L: FloatArray) -> FloatArray:
@@ -191,7 +229,7 @@ def _column(E: FloatArray, U: FloatArray, L: FloatArray, c: IntArray) -> FloatAr
     return np.asarray((E[:, : A + B, : A + B] @ P_c[:, :, None])[:, :, 0])
 
 
-def _price(y: FloatArray, U: FloatArray, L: FloatArray, *, calm: bool) -> tuple[IntArray, FloatArray]:
+def _price(y: FloatArray, U: FloatArray, L: FloatArray, basic: IntArray, *, calm: bool) -> tuple[IntArray, FloatArray]:
     """The entering label (N,) and its reduced cost (N,); y (N, A+B)."""
     N, A, B = U.shape
     y_max, y_min = y[:, :A], y[:, A:]
@@ -200,5 +238,6 @@ def _price(y: FloatArray, U: FloatArray, L: FloatArray, *, calm: bool) -> tuple[
     joint += (y_max[:, None] @ U) + (2.0 * (sum_max + sum_min) - 1.0)[:, None, None]
     joint -= L @ y_min[:, :, None]
     costs = np.concatenate([joint.reshape(N, A * B), y], axis=1)
+    costs[np.arange(N)[:, None], basic] = 0.0  # which rounding would let enter twice
     c = costs.argmin(axis=1) if calm else (costs < -OPTIMAL).argmax(axis=1)
     return c, costs[np.arange(N), c]
