@@ -20,19 +20,21 @@ from typing import Any, Literal, TypeVar
 
 from rl_contrastive.errors import RlcError, unknown_name
 
-Kind = Literal["agent", "env", "objective", "experiment"]
+Kind = Literal["agent", "env", "objective", "experiment", "opponent"]
 PACKAGES: dict[Kind, str] = {
     "agent": "rl_contrastive.agents",
     "env": "rl_contrastive.envs",
     "objective": "rl_contrastive.features.objectives",
     "experiment": "rl_contrastive.theory",
+    "opponent": "rl_contrastive.agents",
 }
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered name. `factory` is called as agent: (env, config, *, seed), env: (config, num_envs)."""
+    """One registered name. `factory` is called as agent: (env, config, *, seed), env: (config, num_envs), opponent:
+    (env_spec, config, *, rng)."""
 
     kind: Kind
     name: str

@@ -82,7 +82,7 @@ class IndependentQ(BaseAgent):
         for rows in parts:
             a, b = split_action(rows.action, self.players)
             for table, own, sign in ((self.max_player, a, 1.0), (self.min_player, b, -1.0)):
-                best = sign * (sign * _after(table.Q, rows.h, rows.z_next)).max(axis=1)  # (1) and (2)
+                best = sign * table.best_after(rows, sign)  # (1) and (2)
                 table.learn(rows.h, rows.z, own, rows.reward + rows.discount * best)
         self.version += 1
         return {"epsilon": decayed(self.config, self.episodes)}
@@ -142,8 +142,3 @@ def check_q_config(agent: str, config: Any) -> None:
     require(config.capacity >= 10, f"{agent}: capacity must be >= 10, got {config.capacity}.")
     growth = config.decoder_growth
     require(0.0 < growth < np.inf, f"{agent}: decoder_growth must be > 0, got {growth}.")
-
-
-def _after(Q: FloatArray, h: int, z_next: IntArray) -> FloatArray:
-    """Q_{h+1}(z', .) (N, A), zero after the last step."""
-    return Q[h + 1, z_next] if h + 1 < len(Q) else np.zeros((len(z_next), Q.shape[2]))

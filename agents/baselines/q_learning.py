@@ -69,6 +69,12 @@ class QTable:
         Q[pairs] = self.step.kept(visits[pairs], m) * Q[pairs] + np.add.reduceat(weight * y, first)
         visits[pairs] = m
 
+    def best_after(self, rows: Rows, sign: float) -> FloatArray:
+        """max_a sign Q_{h+1}(z', a) (N,) of the rows' successors, 0 after the last step."""
+        if rows.h + 1 == len(self.Q):
+            return np.zeros(len(rows.z_next))
+        return np.asarray((sign * self.Q[rows.h + 1, rows.z_next]).max(axis=1))
+
     def forget(self, levels: IntArray) -> None:
         """Start anew at the steps `levels`."""
         self.Q[levels] = 0.0

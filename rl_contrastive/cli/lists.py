@@ -1,4 +1,4 @@
-"""`rlc list agents|envs|objectives|experiments`: every name that is registered, with its first sentence."""
+"""`rlc list agents|envs|objectives|experiments|opponents`: every name that is registered, with its first sentence."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ KINDS: dict[str, registry.Kind] = {kind + "s": kind for kind in get_args(registr
 
 @dataclass(frozen=True)
 class ListCommand:
-    """Print the names of one kind: agents, envs, objectives or experiments. A name that ends in ':' is a prefix."""
+    """Print the names of one kind: agents, envs, objectives, experiments, opponents. A final ':' marks a prefix."""
 
     kind: tyro.conf.Positional[str]
-    """agents | envs | objectives | experiments"""
+    """agents | envs | objectives | experiments | opponents"""
     json: bool = False
     """Print names, summaries and config fields as JSON."""
     imports: Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction] = ()
