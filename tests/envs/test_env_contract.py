@@ -15,14 +15,17 @@ from rl_contrastive.config import from_dict
 from rl_contrastive.envs.base import BatchEnv
 from rl_contrastive.envs.single import NATIVE, make_single
 from rl_contrastive.errors import RlcError
+from rl_contrastive.planning.games import nash_values
 from rl_contrastive.registry import entries, get
-from rl_contrastive.spec import Env, optimal_values
+from rl_contrastive.spec import Env, ExactModel, optimal_values
 
 VARIATIONS = {
     "low-rank": [{"stationary": True, "reward": "linear"}, {"num_states": 400, "num_actions": 4, "horizon": 3}],
     "combination-lock": [{"horizon": 3, "num_actions": 3, "p_switch": 0.2, "noise": 0.3}],
     "variable-lock": [{"num_latents": 4, "horizon": 4, "num_actions": 3, "temperature": 0.5}],
     "deep-sea": [{"size": 5, "deterministic": False, "observation": "onehot"}],
+    "low-rank-game": [{"stationary": True, "num_actions": 2, "num_opponent_actions": 4}],
+    "duel-lock": [{"observation": "state", "horizon": 3}, {"horizon": 4, "num_actions": 3, "noise": 0.3}],
 }
 CASES = [(e.name, {}) for e in entries("env") if not e.name.endswith(":")]
 CASES += [(name, fields) for name, more in VARIATIONS.items() for fields in more]
@@ -49,7 +52,8 @@ def play(env: BatchEnv, seeds, actions) -> list[tuple]:
 
 
 def test_the_list_registered_with_gymnasium_is_the_registry():
-    assert sorted({name for name, _ in CASES}) == sorted(NATIVE)
+    """Games are no gymnasium environments: one agent would have to act for both players."""
+    assert sorted({case[0] for case in CASES if make(*case, 1).env_spec.players is None}) == sorted(NATIVE)
 
 
 @each_env
@@ -75,7 +79,7 @@ def test_seeds_repeat_and_an_integer_means_consecutive_seeds(name, fields):
     for x, y in zip(first, again, strict=True):
         for left, right in zip(x, y, strict=True):
             np.testing.assert_array_equal(left, right)
-    if name in ("low-rank", "combination-lock", "distractor-lock"):
+    if name in ("low-rank", "combination-lock", "distractor-lock", "low-rank-game", "duel-lock"):
         other = play(env, 1000, actions)
         assert any(not np.array_equal(x[0], y[0]) for x, y in zip(first, other, strict=True))
     free, _ = env.reset()  # goes on with the streams
@@ -143,6 +147,11 @@ def test_what_a_user_keeps_or_overwrites_does_not_change_the_environment(name, f
             np.testing.assert_array_equal(x, y)
 
 
+def different_steps(model: ExactModel) -> range:
+    """The steps whose kernels are not the same memory: the first one where P is a broadcast view."""
+    return range(len(model.P) if model.P.strides[0] else 1)
+
+
 @each_env
 def test_exact_model_is_a_distribution_factorises_and_satisfies_bellman(name, fields):
     env = make(name, fields, 1)
@@ -150,11 +159,18 @@ def test_exact_model_is_a_distribution_factorises_and_satisfies_bellman(name, fi
     H, S, A = model.r.shape
     assert env.env_spec.horizon == H
     assert env.env_spec.num_actions == A
-    assert np.all(model.P >= 0.0)
-    np.testing.assert_allclose(model.P.sum(axis=-1), 1.0, atol=1e-12)
+    assert model.players == env.env_spec.players
+    assert model.phi is not None or name == "soccer"  # whose kernel has full rank
+    for h in different_steps(model):
+        assert np.all(model.P[h] >= 0.0)
+        np.testing.assert_allclose(model.P[h].sum(axis=-1), 1.0, atol=1e-12)
+        if model.phi is not None:
+            np.testing.assert_allclose(np.einsum("sad,td->sat", model.phi[h], model.psi[h]), model.P[h], atol=1e-12)
     assert model.rho.sum() == pytest.approx(1.0)
-    np.testing.assert_allclose(np.einsum("hsad,htd->hsat", model.phi, model.psi), model.P, atol=1e-12)
-    V, Q = optimal_values(model.P, model.r)
+    if model.players is None:
+        V, Q = optimal_values(model.P, model.r)
+    else:
+        V, Q = nash_values(model.P, model.r, model.players)
     np.testing.assert_allclose(model.V, V, atol=1e-10)
     np.testing.assert_allclose(model.Q, Q, atol=1e-10)
     if model.observations_are_states:
@@ -213,7 +229,7 @@ def test_steps_follow_the_exact_model(name, fields):
     assert min(p_values) > 1e-3 / len(p_values)
 
 
-@pytest.mark.parametrize("name", ["low-rank", "combination-lock", "variable-lock"])
+@pytest.mark.parametrize("name", ["low-rank", "combination-lock", "variable-lock", "low-rank-game", "duel-lock"])
 def test_the_law_test_rejects_a_wrong_model(name):
     env = make(name, {"horizon": 4}, 20_000)
     model = env.exact()
@@ -268,7 +284,7 @@ def test_bad_calls_are_one_sentence(name, fields):
     env.step(np.zeros(3, dtype=np.int32))  # any integer dtype will do
 
 
-@pytest.mark.parametrize("name", ["combination-lock", "variable-lock", "low-rank"])
+@pytest.mark.parametrize("name", ["combination-lock", "variable-lock", "low-rank", "duel-lock"])
 def test_large_batches_with_other_block_lengths_equal_singles(name):
     """700 rows leave room for a few steps a block, one row for whole episodes; SIMD tails differ as well."""
     batch = make(name, {"horizon": 20}, 700)
