@@ -79,7 +79,7 @@ def make_gym(config: GymConfig, num_envs: int) -> GymEnv:
     except RlcError:
         raise
     except Exception as error:
-        raise RlcError(f"gym:{config.id} cannot be made: {_one_line(error)}.") from error
+        raise RlcError(f"gym:{config.id} cannot be made: {one_line(error)}.") from error
     return GymEnv(envs, config, horizon)
 
 
@@ -173,7 +173,7 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
         try:
             return getattr(self.envs, method)(*args, **kwargs)
         except Exception as error:
-            raise RlcError(f"{self.name} raised at {method} (step {self._steps}): {_one_line(error)}.") from error
+            raise RlcError(f"{self.name} raised at {method} (step {self._steps}): {one_line(error)}.") from error
 
     def exact(self) -> ExactModel | None:
         """The model of environments that publish their table (FrozenLake, CliffWalking), else None."""
@@ -189,7 +189,7 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
         self.envs.close(**kwargs)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """`ValueError: text` without line breaks, colour codes or a final stop."""
     text = " ".join(str(error).replace("\x1b", "").split()).rstrip(".")
     return f"{type(error).__name__}: {text}"
