@@ -24,6 +24,8 @@ class CompareCommand:
     """Folder for table, plots and page."""
     bar: float = 0.9
     """Solved: this fraction of the optimal return."""
+    solve_gap: float = 0.05
+    """Solved, in two-player games: an exact duality gap of at most this (> 0)."""
     reps: int = 2000
     """Bootstrap resamples."""
     seed: int = 0
@@ -39,9 +41,8 @@ def compare(args: list[str]) -> int:
     except Done:
         return 0
     require(len(parsed.dirs) > 0, "rlc compare needs at least one folder.")
-    return write_comparison(
-        list(parsed.dirs), parsed.out, as_json=parsed.json, bar=parsed.bar, reps=parsed.reps, seed=parsed.seed
-    )
+    options = {name: getattr(parsed, name) for name in ("bar", "solve_gap", "reps", "seed")}
+    return write_comparison(list(parsed.dirs), parsed.out, as_json=parsed.json, **options)
 
 
 @dataclass(frozen=True)

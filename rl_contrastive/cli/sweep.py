@@ -63,8 +63,10 @@ def sweep(args: list[str]) -> int:
         from rl_contrastive.cli.reports import write_comparison
 
         bars = {config.budget.solve_at for config in plan.runs}
+        gaps = {config.budget.solve_gap for config in plan.runs}
         # Runs of one bar are compared by it; where they differ, `rlc compare --bar` has to say which one counts.
-        write_comparison([out], out / "compare", as_json=False, **({"bar": bars.pop()} if len(bars) == 1 else {}))
+        options = {name: values.pop() for name, values in (("bar", bars), ("solve_gap", gaps)) if len(values) == 1}
+        write_comparison([out], out / "compare", as_json=False, **options)
     return code
 
 

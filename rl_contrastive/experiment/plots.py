@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,9 +91,14 @@ def colours(agents: Sequence[str]) -> dict[str, tuple[str, tuple[float, ...]]]:
     return {a: (PALETTE[i % n], DASHES[(i // n) % len(DASHES)]) for i, a in enumerate(agents)}
 
 
-def learning_curves(tasks: Sequence[Task], agents: Sequence[str], *, bar: float, level: float = 0.95) -> Figure:
-    """Return over episodes, one panel a task: IQM over runs with its bootstrap band."""
-    tasks = [task for task in tasks if any(group.curve for group in task.groups)]
+def learning_curves(tasks: Sequence[Task], agents: Sequence[str], *, bar: float, level: float = 0.95) -> Figure | None:
+    """Return over episodes, one panel a task: IQM over runs with its bootstrap band; None where none is compared by it.
+
+    Two-player games are left out: what a policy earns against itself does not tell how well either side plays.
+    """
+    tasks = [task for task in tasks if not task.game and any(group.curve for group in task.groups)]
+    if not tasks:
+        return None
     figure, axes = _panels(tasks)
     looks = colours(agents)
     for axis, task in zip(axes, tasks, strict=True):
@@ -103,12 +109,7 @@ def learning_curves(tasks: Sequence[Task], agents: Sequence[str], *, bar: float,
         if log:
             axis.set_xscale("log")
         if task.optimal is not None:
-            height = task.optimal - (1.0 - bar) * abs(task.optimal)
-            axis.axhline(height, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
-            axis.annotate(
-                f"bar: {bar:g} of optimal", (0.01, height), xycoords=("axes fraction", "data"),
-                ha="left", va="bottom", fontsize=8, color="#666666", xytext=(0, 1), textcoords="offset points",
-            )  # fmt: skip
+            _bar(axis, task.optimal - (1.0 - bar) * abs(task.optimal), f"bar: {bar:g} of optimal")
         _title(axis, task)
         axis.set(xlabel="episodes (log)" if log else "episodes", ylabel="mean return of the policy")
         _plain_counts(axis, log=log)
@@ -122,7 +123,9 @@ def learning_curves(tasks: Sequence[Task], agents: Sequence[str], *, bar: float,
     return figure
 
 
-def exact_curves(tasks: Sequence[Task], agents: Sequence[str], key: str, *, level: float = 0.95) -> Figure | None:
+def exact_curves(
+    tasks: Sequence[Task], agents: Sequence[str], key: str, *, solve_gap: float, level: float = 0.95
+) -> Figure | None:
     """Exact gap or cumulative regret over episodes, both logarithmic; None where no task has it."""
     having = [task for task in tasks if any(key in group.exact for group in task.groups)]
     if not having:
@@ -133,17 +136,15 @@ def exact_curves(tasks: Sequence[Task], agents: Sequence[str], key: str, *, leve
     for axis, task in zip(axes, having, strict=True):
         for place, group in reversed(list(enumerate(task.groups))):
             if key in group.exact:
-                curve = group.exact[key]
-                keep = curve.centre > 0  # a gap of 0 has no logarithm
-                colour, dash = looks[group.agent]
-                axis.plot(curve.x[keep], curve.centre[keep], color=colour, dashes=dash or (None, None),
-                          linewidth=_width(place))  # fmt: skip
-                floor = curve.centre[keep].min(initial=1.0) * 0.5
-                axis.fill_between(curve.x, np.maximum(curve.low, floor), np.maximum(curve.high, floor),
-                                  color=colour, alpha=0.16, linewidth=0)  # fmt: skip
+                _draw_curve(axis, _positive(group.exact[key]), *looks[group.agent], log=True, width=_width(place))
+        headline = task.headline.key == key
+        if headline:
+            _bar(axis, solve_gap, f"solved: gap ≤ {solve_gap:g}")
         _title(axis, task)
-        axis.set(xscale="log", yscale="log", xlabel="episodes (log)", ylabel=words.get(key, key))
+        label = task.headline.curve if headline else words.get(key, key)
+        axis.set(xscale="log", yscale="log", xlabel="episodes (log)", ylabel=label)
         _plain_counts(axis, log=True)
+        axis.margins(x=0.02)
     _legend(figure, having, agents, looks)
     caption(figure, f"Line: IQM over runs; band: {level:.0%} bootstrap CI. Computed from the true model, no sampling.")
     return figure
@@ -236,6 +237,23 @@ def _title(axis: Axes, task: Task, beside: float = 0.8) -> None:
     characters = max(int((figure.get_size_inches()[0] / columns - beside) * 10.5), 12)  # type: ignore[union-attr]
     whole = task.heading.replace(" ", "\u00a0").replace(",\u00a0", ", ")
     axis.set_title("\n".join(textwrap.wrap(whole, characters, break_on_hyphens=False)))
+
+
+def _bar(axis: Axes, height: float, words: str) -> None:
+    """A thin line at what counts as solved."""
+    axis.axhline(height, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
+    axis.annotate(
+        words, (0.01, height), xycoords=("axes fraction", "data"), ha="left", va="bottom", fontsize=8,
+        color="#666666", xytext=(0, 1), textcoords="offset points",
+    )  # fmt: skip
+
+
+def _positive(curve: Curve) -> Curve:
+    """What a logarithmic axis can show: points where the centre is positive, bands cut at half the lowest of them."""
+    keep = curve.centre > 0
+    floor = curve.centre[keep].min(initial=1.0) * 0.5
+    low, high = np.maximum(curve.low[keep], floor), np.maximum(curve.high[keep], floor)
+    return replace(curve, x=curve.x[keep], centre=curve.centre[keep], low=low, high=high)
 
 
 def _width(place: int) -> float:

@@ -20,32 +20,45 @@ if TYPE_CHECKING:
 TITLE = "Comparison of runs"
 
 
-def load(folders: list[Path], *, bar: float = 0.9, reps: int = 2000, seed: int = 0) -> list[Task]:
+def load(
+    folders: list[Path], *, bar: float = 0.9, solve_gap: float = 0.05, reps: int = 2000, seed: int = 0
+) -> list[Task]:
     """Read the run folders at or below `folders` and compute every number; writes nothing."""
     from rl_contrastive.experiment.report import comparison
     from rl_contrastive.experiment.report.runs import find_runs, read_run
 
     require(0.0 < bar <= 1.0, f"compare: bar must lie in (0, 1], got {bar}.")
+    require(solve_gap > 0.0, f"compare: solve_gap must be > 0, got {solve_gap}.")
     require(reps >= 1, f"compare: reps must be >= 1, got {reps}.")
     require(seed >= 0, f"compare: seed must be >= 0, got {seed}.")
-    return comparison.build([read_run(path) for path in find_runs(folders)], bar=bar, reps=reps, seed=seed)
+    runs = [read_run(path) for path in find_runs(folders)]
+    return comparison.build(runs, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed)
 
 
 def compare(
-    folders: list[Path], out: Path, *, bar: float = 0.9, reps: int = 2000, seed: int = 0, title: str = TITLE
+    folders: list[Path],
+    out: Path,
+    *,
+    bar: float = 0.9,
+    solve_gap: float = 0.05,
+    reps: int = 2000,
+    seed: int = 0,
+    title: str = TITLE,
 ) -> dict[str, Any]:
     """Compare the runs at or below `folders`; write compare.json, table.md, plots (PNG, SVG) and index.html to `out`.
 
-    bar: fraction of the optimal return that counts as solved, twice in a row. reps, seed: of the bootstrap. A damaged
+    bar: fraction of the optimal return that counts as solved, twice in a row; solve_gap: the exact duality gap that
+    does in a two-player game. reps, seed: of the bootstrap. A damaged
     run folder is a failed run with its sentence; RlcError only where there is no run at all or `out` cannot be written.
     """
     from rl_contrastive.experiment.report import page, tables
 
-    tasks = load(folders, bar=bar, reps=reps, seed=seed)
-    notes = page.notes(tasks, bar=bar, reps=reps, seed=seed)
+    tasks = load(folders, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed)
+    notes = page.notes(tasks, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed)
     result = {
         "method": {
             "bar": bar,
+            "solve_gap": solve_gap,
             "reps": reps,
             "seed": seed,
             "level": 0.95,
@@ -60,7 +73,7 @@ def compare(
         text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
         (out / "compare.json").write_text(text + "\n", encoding="utf-8")
         (out / "table.md").write_text(tables.markdown(tasks, notes), encoding="utf-8")
-        page.write(tasks, notes, out, bar=bar, title=title)
+        page.write(tasks, notes, out, bar=bar, solve_gap=solve_gap, title=title)
     except OSError as error:
         raise RlcError(f"compare: cannot write to {out}: {error.strerror}.") from error
     return result

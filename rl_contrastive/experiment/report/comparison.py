@@ -2,9 +2,12 @@
 
 Rules, the same for every group:
 - A group is one agent (its label) on one task (environment name and settings, apart from seeds of the task itself).
-- Solved means: two evaluations in a row at bar * optimal. Unsolved runs count at their cap, failed ones too.
+- What is compared is the headline: the mean return, or in two-player games the exact duality gap, where lower is
+  better. Games without an exact model have none: returns of a policy against itself rank nothing.
+- Solved means: two evaluations in a row at bar * optimal (games: with a gap of at most `solve_gap`). Unsolved runs
+  count at their cap, failed ones too.
 - A curve at x takes each run's newest evaluation at or before x. A run that stopped because it was solved keeps its
-  last value. A run that did not finish counts, after its last evaluation, with the lowest return that any run of the
+  last value. A run that did not finish counts, after its last evaluation, with the worst value that any run of the
   task recorded, so failing never flatters.
 """
 
@@ -25,6 +28,28 @@ from rl_contrastive.spec import FloatArray
 EXACT = ("gap", "regret")
 """Columns of metrics.jsonl drawn against episodes on logarithmic axes where they occur."""
 LEVEL = 0.95
+SLOPE_FROM = 0.03
+"""Log-log slopes are fitted from this fraction of a run's episodes on: 300 of 10 000."""
+ZERO = 1e-9
+"""A gap below this is one of rounding: it has no meaningful logarithm."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The number that agents are compared by."""
+
+    key: str
+    """Column of metrics.jsonl."""
+    sign: float
+    """+1: higher is better, -1: lower is."""
+    final: str
+    """What the last value is called in tables."""
+    curve: str
+    """Label of the axis it is drawn along."""
+
+
+RETURN = Headline("return_mean", 1.0, "return", "mean return of the policy")
+GAP = Headline("gap", -1.0, "gap", "exact duality gap of the policies")
 
 
 @dataclass(frozen=True)
@@ -54,10 +79,13 @@ class Group:
     steps: st.SolveSummary | None
     final: st.Interval | None
     finals: FloatArray
-    """(n,) final returns; empty if no run of the task recorded one."""
+    """(n,) final values of the headline; empty if no run of the task recorded one."""
     area: st.Interval | None
-    """Mean height of the return curves from the task's first to its last evaluation."""
+    """Mean height of the headline's curves from the task's first to its last evaluation."""
     curve: Curve | None
+    """Of the headline."""
+    slope: st.Interval | None
+    """Games: log-log slope of the gap against episodes."""
     exact: dict[str, Curve]
 
     @property
@@ -71,6 +99,9 @@ class Task:
 
     name: str
     optimal: float | None
+    """The best return, or the Nash value of a game."""
+    game: bool
+    headline: Headline
     groups: tuple[Group, ...]
     measure: str
     """What "better" means in `improvement`."""
@@ -84,9 +115,9 @@ class Task:
         return ", ".join([env, *words])
 
 
-def build(runs: Sequence[Run], *, bar: float, reps: int, seed: int) -> list[Task]:
+def build(runs: Sequence[Run], *, bar: float, reps: int, seed: int, solve_gap: float = 0.05) -> list[Task]:
     """All tasks of the runs, by name, numbers in their order."""
-    runs = [_judge(run, bar) for run in runs]
+    runs = [_judge(run, bar, solve_gap) for run in runs]
     names = task_names(runs)
     tasks = []
     for name in sorted(set(names), key=natural):
@@ -110,12 +141,18 @@ def task_names(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def _judge(run: Run, bar: float) -> Run:
-    """The run judged at `bar`: its own record if it used the same bar, else the rule applied to its evaluations."""
+def _judge(run: Run, bar: float, solve_gap: float) -> Run:
+    """The run judged at `bar` (a game: at `solve_gap`): its own record if it used the same, else the rule applied to
+    its evaluations."""
     optimal = run.number("optimal_return")
-    if math.isclose(run.solve_at, bar) or optimal is None or not run.series:
-        return run
-    met = run.series["return_mean"] >= optimal - (1.0 - bar) * abs(optimal)
+    if run.game:
+        if math.isclose(run.solve_gap, solve_gap) or "gap" not in run.series:
+            return run
+        met = run.series["gap"] <= solve_gap
+    else:
+        if math.isclose(run.solve_at, bar) or optimal is None or not run.series:
+            return run
+        met = run.series["return_mean"] >= optimal - (1.0 - bar) * abs(optimal)
     twice = np.flatnonzero(met[:-1] & met[1:])
     steps = run.series.get("env_steps")
     last = float(run.series["episodes"][-1])
@@ -131,27 +168,43 @@ def _judge(run: Run, bar: float) -> Run:
 
 
 def _task(name: str, runs: list[Run], *, reps: int, rng: np.random.Generator) -> Task:
-    returns = [run.series["return_mean"] for run in runs if run.series]
-    worst = float(min(np.min(r) for r in returns)) if returns else None
+    game = any(run.game for run in runs)
+    headline = GAP if game and any(_records(run, GAP) for run in runs) else RETURN
+    values = [headline.sign * run.series[headline.key] for run in runs if _records(run, headline)]
+    worst = headline.sign * float(min(np.min(v) for v in values)) if values else None
     ends = [float(run.series["episodes"][-1]) for run in runs if run.series]
     end = max(ends) if ends else 0.0
     agents = sorted({run.agent for run in runs})
     groups = [
-        _group(agent, name, [r for r in runs if r.agent == agent], worst, end, reps=reps, rng=rng) for agent in agents
+        _group(agent, name, [r for r in runs if r.agent == agent], headline, worst, end, reps=reps, rng=rng)
+        for agent in agents
     ]
-    groups.sort(key=_rank)
-    by_solving = any(any(group.solved) for group in groups)
-    improvement = {}
-    for x in groups:
-        for y in groups:
-            if x is y:
-                continue
-            a, b = (-solve_keys(x), -solve_keys(y)) if by_solving else (x.finals, y.finals)
-            if len(a) and len(b):
-                improvement[x.agent, y.agent] = st.probability_of_improvement(a, b, rng=rng, reps=reps, level=LEVEL)
+    groups.sort(key=lambda group: _rank(group, headline))
+    measure, keys = _measure(groups, headline, game)
+    improvement = {
+        (x.agent, y.agent): st.probability_of_improvement(keys[i], keys[j], rng=rng, reps=reps, level=LEVEL)
+        for i, x in enumerate(groups)
+        for j, y in enumerate(groups)
+        if i != j and len(keys[i]) and len(keys[j])
+    }
     optimal = next((v for v in (run.number("optimal_return") for run in runs) if v is not None), None)
-    measure = "fewer episodes to solve" if by_solving else "higher final return"
-    return Task(name, optimal, tuple(groups), measure, improvement)
+    return Task(name, optimal, game, headline, tuple(groups), measure, improvement)
+
+
+def _records(run: Run, headline: Headline) -> bool:
+    """Whether all evaluations of the run have the headline."""
+    return headline.key in run.series and bool(np.isfinite(run.series[headline.key]).all())
+
+
+def _measure(groups: list[Group], headline: Headline, game: bool) -> tuple[str, list[FloatArray]]:
+    """What "better" means on a task, and each group's runs as numbers of which higher ones are better."""
+    if headline is GAP:
+        return "lower final gap", [-group.finals for group in groups]
+    if game:
+        return "nothing: returns of self-play rank no agents", [np.zeros(0) for _ in groups]
+    if any(any(group.solved) for group in groups):
+        return "fewer episodes to solve", [-solve_keys(group) for group in groups]
+    return "higher final return", [group.finals for group in groups]
 
 
 def solve_keys(group: Group) -> FloatArray:
@@ -159,24 +212,32 @@ def solve_keys(group: Group) -> FloatArray:
     return np.where(group.solved, group.counts, 1e300)
 
 
-def _rank(group: Group) -> tuple[float, float, float, str]:
-    """Best first: share solved, then median episodes, then final return, then name."""
-    final = group.final.estimate if group.final else -math.inf
+def _rank(group: Group, headline: Headline) -> tuple[float, float, float, str]:
+    """Best first: share solved, then median episodes, then the final value, then name."""
+    final = headline.sign * group.final.estimate if group.final else -math.inf
     return -group.episodes.solved / group.episodes.n, group.episodes.median, -final, group.agent
 
 
 def _group(
-    agent: str, task: str, runs: list[Run], worst: float | None, end: float, *, reps: int, rng: np.random.Generator
+    agent: str,
+    task: str,
+    runs: list[Run],
+    headline: Headline,
+    worst: float | None,
+    end: float,
+    *,
+    reps: int,
+    rng: np.random.Generator,
 ) -> Group:
     solved = tuple(run.solved for run in runs)
     counts = np.array([run.solved_at if run.solved and run.solved_at is not None else run.cap for run in runs])
     finals = np.zeros(0)
     if worst is not None:
-        finals = np.array([_final(run, worst) for run in runs])
-    curve = _return_curve(runs, worst, end, reps=reps, rng=rng)
+        finals = np.array([_final(run, headline, worst) for run in runs])
+    curve = _headline_curve(runs, headline, worst, end, reps=reps, rng=rng)
     area = None
     if curve is not None and len(curve.x) > 1:
-        areas = [st.area_under_curve(curve.x, _values(run, "return_mean", curve.x, worst)) for run in runs]
+        areas = [st.area_under_curve(curve.x, _values(run, headline.key, curve.x, worst)) for run in runs]
         area = st.bootstrap([np.array(areas)], rng=rng, reps=reps, level=LEVEL)
     exact = {key: c for key in EXACT if (c := _exact_curve(runs, key, reps=reps, rng=rng)) is not None}
     return Group(
@@ -191,15 +252,31 @@ def _group(
         finals=finals,
         area=area,
         curve=curve,
-        exact=exact,
+        slope=_slope(runs, reps=reps, rng=rng) if headline is GAP else None,
+        # In a game the gap's curve is the headline's own: it counts unfinished runs at their worst.
+        exact=exact if headline is RETURN or curve is None else {**exact, headline.key: curve},
     )
 
 
-def _final(run: Run, worst: float) -> float:
-    final = run.number("final_return")
-    if not run.finished:
+def _final(run: Run, headline: Headline, worst: float) -> float:
+    final = run.number("final_return") if headline is RETURN else None
+    if not run.finished or not _records(run, headline):
         return worst
-    return final if final is not None else float(run.series["return_mean"][-1])
+    return final if final is not None else float(run.series[headline.key][-1])
+
+
+def _slope(runs: list[Run], *, reps: int, rng: np.random.Generator) -> st.Interval | None:
+    """Mean log-log slope of the finished runs' gaps; None where a gap vanishes or a run has too few evaluations."""
+    slopes = []
+    for run in runs:
+        if not run.finished or not _records(run, GAP):
+            continue
+        x, y = run.series["episodes"], run.series[GAP.key]
+        keep = x >= max(SLOPE_FROM * x[-1], 1.0)
+        if keep.sum() < 3 or (y[keep] < ZERO).any():
+            return None
+        slopes.append(float(st.loglog_slope(x[keep], y[keep])))
+    return st.bootstrap([np.array(slopes)], st.mean, rng=rng, reps=reps, level=LEVEL) if slopes else None
 
 
 def _steps(runs: list[Run]) -> st.SolveSummary | None:
@@ -213,10 +290,10 @@ def _steps(runs: list[Run]) -> st.SolveSummary | None:
     return st.solve_summary(np.array([v if v is not None else 0.0 for v in counts]), np.array([r.solved for r in runs]))
 
 
-def _return_curve(
-    runs: list[Run], worst: float | None, end: float, *, reps: int, rng: np.random.Generator
+def _headline_curve(
+    runs: list[Run], headline: Headline, worst: float | None, end: float, *, reps: int, rng: np.random.Generator
 ) -> Curve | None:
-    recorded = [run for run in runs if run.series]
+    recorded = [run for run in runs if _records(run, headline)]
     if worst is None or not recorded:
         return None
     # Where a finished run used up its budget unsolved, nothing is known behind it: the curve ends there.
@@ -225,7 +302,7 @@ def _return_curve(
     last = max(min([*cuts, end]), first)
     grid = np.unique(np.concatenate([run.series["episodes"] for run in recorded]))
     x = np.unique(np.append(grid[(grid >= first) & (grid <= last)], last))
-    values = np.stack([_values(run, "return_mean", x, worst) for run in runs])
+    values = np.stack([_values(run, headline.key, x, worst) for run in runs])
     centre, low, high = st.bootstrap_curve(values, rng=rng, reps=reps, level=LEVEL)
     ends = [float(run.series["episodes"][-1]) for run in recorded]
     stops = tuple(sorted(e for run, e in zip(recorded, ends, strict=True) if run.finished and run.solved and e < last))
@@ -234,7 +311,7 @@ def _return_curve(
 
 def _values(run: Run, key: str, x: FloatArray, worst: float | None) -> FloatArray:
     """The run's newest value at or before each x; behind the end of an unfinished run, `worst`."""
-    if not run.series:
+    if key not in run.series or not np.isfinite(run.series[key]).all():
         return np.full(len(x), math.nan if worst is None else worst)
     episodes = run.series["episodes"]
     values = run.series[key][np.maximum(np.searchsorted(episodes, x, side="right") - 1, 0)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rl_contrastive.experiment import plots
 from rl_contrastive.experiment.report import tables
-from rl_contrastive.experiment.report.comparison import EXACT, Group, Task
+from rl_contrastive.experiment.report.comparison import EXACT, GAP, SLOPE_FROM, Group, Task
 
 FIGURES = {
     "sample-efficiency": "Sample efficiency",
@@ -28,19 +28,35 @@ def agents_of(tasks: list[Task]) -> list[str]:
     return sorted(places, key=lambda agent: (sum(places[agent]) / len(places[agent]), agent))
 
 
-def notes(tasks: list[Task], *, bar: float, reps: int, seed: int) -> list[str]:
+def notes(tasks: list[Task], *, bar: float, solve_gap: float, reps: int, seed: int) -> list[str]:
     """How each number was made, one sentence each."""
+    rules = []
+    if any(not task.game for task in tasks):
+        rules.append(f"the bonus-free policy's mean return is at least {bar:g} of the optimal one")
+    if any(task.game for task in tasks):
+        rules.append(f"in a game the exact duality gap of the bonus-free policies is at most {solve_gap:g}")
     sentences = [
-        f"Solved: the bonus-free policy's mean return is at least {bar:g} of the optimal one at two evaluations in a "
-        "row; the count is that of the first of the two, warm start included.",
+        f"Solved: {'; '.join(rules)} at two evaluations in a row; the count is that of the first of the two, warm "
+        "start included.",
         "Unsolved and failed runs count at the cap and are never dropped; ≥ marks a median or range end that they "
         "make a lower bound.",
-        "Final return: interquartile mean (IQM) over runs: a quarter of the runs is cut at each end.",
+        "Final value: interquartile mean (IQM) over runs: a quarter of the runs is cut at each end.",
         f"Intervals: 95% percentile bootstrap over runs, {reps} resamples, generator seed {seed}.",
         "Curves: at each episode count a run's newest evaluation; a run stopped because it was solved keeps its last "
-        "value; a run that did not finish counts with the lowest return recorded on the task.",
+        "value; a run that did not finish counts with the worst value recorded on the task.",
         "Probability of improvement: over all pairs of runs, ties count 1/2; unsolved runs are behind solved ones.",
     ]
+    if any(task.headline is GAP for task in tasks):
+        sentences.append(
+            "Duality gap of a game: what best responses gain against both players together, from the true model; "
+            f"slope: least squares of log gap on log episodes, each finished run from {SLOPE_FROM:g} of its episodes "
+            "on, – where a gap vanishes."
+        )
+    if any(task.game and task.headline is not GAP for task in tasks):
+        sentences.append(
+            "Games without an exact model: a return of the policy against itself ranks nothing; use `rlc matches` and "
+            "`rlc exploit`."
+        )
     for task in tasks:
         for group in task.groups:
             configs = {json.dumps(run.agent_config, sort_keys=True) for run in group.runs if run.agent_config}
@@ -55,20 +71,21 @@ def notes(tasks: list[Task], *, bar: float, reps: int, seed: int) -> list[str]:
     return sentences
 
 
-def write(tasks: list[Task], sentences: list[str], out: Path, *, bar: float, title: str) -> None:
+def write(tasks: list[Task], sentences: list[str], out: Path, *, bar: float, solve_gap: float, title: str) -> None:
     """Draw the figures into `out` and write index.html, which needs no other file."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     agents = agents_of(tasks)
     figures = []
     with plots.style():
+        exact = {key: plots.exact_curves(tasks, agents, key, solve_gap=solve_gap) for key in EXACT}
+        # The headline's curves come first: returns, or the gaps of games.
         drawn = {
-            "sample-efficiency": plots.learning_curves(tasks, agents, bar=bar)
-            if any(group.curve for task in tasks for group in task.groups)
-            else None,
+            "sample-efficiency": plots.learning_curves(tasks, agents, bar=bar),
+            **({"gap": exact["gap"]} if any(task.headline is GAP for task in tasks) else {}),
             "episodes-to-solve": plots.episodes_to_solve(tasks, agents),
             "improvement": plots.improvement_matrix(tasks),
-            **{key: plots.exact_curves(tasks, agents, key) for key in EXACT},
+            **exact,
         }
         for name, figure in drawn.items():
             if figure is not None:
@@ -82,9 +99,9 @@ def write(tasks: list[Task], sentences: list[str], out: Path, *, bar: float, tit
         total=sum(len(group.runs) for task in tasks for group in task.groups),
         failed=tables.failures(tasks),
         unfinished=sum(len(group.failed) for task in tasks for group in task.groups),
-        columns=tables.COLUMNS,
+        columns=tables.columns,
         row=tables.row,
-        number=tables.number,
+        optimum=tables.optimum,
         seeds=seeds_of,
         looks=plots.colours(agents),
         figures=figures,

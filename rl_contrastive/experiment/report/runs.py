@@ -45,6 +45,8 @@ class Run:
     """Episodes the run was allowed, or played where its budget was in steps."""
     solve_at: float = 0.9
     """The bar the run itself was judged by."""
+    solve_gap: float = 0.05
+    """Games: the duality gap the run itself was judged by."""
     wall: dict[int, float] = field(default_factory=dict)
     """Episodes -> wall seconds at that evaluation, from timing.jsonl."""
 
@@ -56,6 +58,11 @@ class Run:
     def solved(self) -> bool:
         """A failed run counts as unsolved whatever it reached before."""
         return self.solved_at is not None and self.status != "failed"
+
+    @property
+    def game(self) -> bool:
+        """Of a two-player game: the summary says so, or, where a kill left none, the evaluations of both players."""
+        return bool(self.summary.get("players")) or "loss_max" in self.series
 
     @property
     def steps_played(self) -> float | None:
@@ -127,6 +134,7 @@ def read_run(folder: Path) -> Run:
         solved_at_steps=_number(summary.get("solved_at_env_steps")),
         cap=next(cap for cap in caps if cap is not None),
         solve_at=_number(config.get("solve_at")) or 0.9,
+        solve_gap=_number(config.get("solve_gap")) or 0.05,
         wall=timing,
     )
 

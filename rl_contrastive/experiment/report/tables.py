@@ -8,18 +8,24 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from rl_contrastive.experiment.report.comparison import Group, Task
+from rl_contrastive.experiment.report.comparison import GAP, Group, Headline, Task
 from rl_contrastive.experiment.statistics import Interval, SolveSummary
 
-COLUMNS = (
-    "Agent",
-    "Runs",
-    "Solved",
-    "Episodes to solve: median (range)",
-    "Env steps to solve: median (range)",
-    "Final return: IQM [95% CI]",
-    "Seconds a run: median",
-)
+
+def columns(tasks: list[Task]) -> tuple[str, ...]:
+    """Heads of the columns of `row`; games have the slope of their gaps too."""
+    finals = sorted({task.headline.final for task in tasks}, reverse=True)
+    slope = ("Log-log slope of the gap: mean [95% CI]",) if GAP in [task.headline for task in tasks] else ()
+    return (
+        "Agent",
+        "Runs",
+        "Solved",
+        "Episodes to solve: median (range)",
+        "Env steps to solve: median (range)",
+        f"Final {' or '.join(finals)}: IQM [95% CI]",
+        *slope,
+        "Seconds a run: median",
+    )
 
 
 def number(value: float) -> str:
@@ -57,8 +63,8 @@ def interval(value: Interval | None) -> str:
     return f"{words[0]} [{words[1]}, {words[2]}]"
 
 
-def row(group: Group) -> tuple[str, ...]:
-    """The cells of one group, in the order of COLUMNS."""
+def row(group: Group, heads: tuple[str, ...]) -> tuple[str, ...]:
+    """The cells of one group under `columns(...)`."""
     walls = [wall for run in group.runs if (wall := run.number("wall_s")) is not None]
     failed = f" ({len(group.failed)} failed)" if group.failed else ""
     return (
@@ -68,6 +74,7 @@ def row(group: Group) -> tuple[str, ...]:
         counts(group.episodes),
         counts(group.steps),
         interval(group.final),
+        *([interval(group.slope)] if len(heads) == 8 else []),
         number(float(np.median(walls))) if walls else "–",
     )
 
@@ -76,11 +83,19 @@ def markdown(tasks: list[Task], notes: list[str]) -> str:
     """table.md: one table a task, then the failed runs and how the numbers were made."""
     lines: list[str] = []
     for task in tasks:
-        optimal = "" if task.optimal is None else f" (optimal return {number(task.optimal)})"
-        lines += [f"## {task.heading}{optimal}", "", *aligned([COLUMNS, *map(row, task.groups)]), ""]
+        heads = columns([task])
+        optimal = "" if task.optimal is None else f" ({optimum(task)})"
+        lines += [f"## {task.heading}{optimal}", "", *aligned([heads, *(row(g, heads) for g in task.groups)]), ""]
     lines += [f"- {sentence}" for sentence in failures(tasks)]
     lines += [f"- {note}" for note in notes]
     return "\n".join(lines) + "\n"
+
+
+def optimum(task: Task) -> str:
+    """The best that can be had, in words; empty where it is not known."""
+    if task.optimal is None:
+        return ""
+    return f"{'Nash value' if task.game else 'optimal return'} {number(task.optimal)}"
 
 
 def aligned(rows: list[tuple[str, ...]]) -> list[str]:
@@ -113,12 +128,13 @@ def terminal(tasks: list[Task]) -> Table:
     """A rich table of all tasks."""
     table = Table(title="Comparison", header_style="bold", title_justify="left")
     table.add_column("Task")
-    for index, column in enumerate(COLUMNS):
+    heads = columns(tasks)
+    for index, column in enumerate(heads):
         table.add_column(column, justify="left" if index == 0 else "right")
     for task in tasks:
         for index, group in enumerate(task.groups):
             last = group is task.groups[-1]
-            table.add_row(task.heading if index == 0 else "", *row(group), end_section=last)
+            table.add_row(task.heading if index == 0 else "", *row(group, heads), end_section=last)
     return table
 
 
@@ -128,15 +144,17 @@ def as_json(tasks: list[Task]) -> list[dict[str, Any]]:
         {
             "task": task.name,
             "optimal_return": task.optimal,
+            "game": task.game,
+            "headline": task.headline.key,
             "improvement_measure": task.measure,
-            "groups": [_group(group) for group in task.groups],
+            "groups": [_group(group, task.headline) for group in task.groups],
             "improvement": [{"agent": x, "over": y, **finite(value)} for (x, y), value in task.improvement.items()],
         }
         for task in tasks
     ]
 
 
-def _group(group: Group) -> dict[str, Any]:
+def _group(group: Group, headline: Headline) -> dict[str, Any]:
     return {
         "agent": group.agent,
         "n": len(group.runs),
@@ -145,7 +163,10 @@ def _group(group: Group) -> dict[str, Any]:
         "solved": group.episodes.solved,
         "episodes_to_solve": {**group.episodes.__dict__, "runs": group.counts.tolist()},
         "env_steps_to_solve": None if group.steps is None else dict(group.steps.__dict__),
-        "final_return": None if group.final is None else {**finite(group.final), "runs": group.finals.tolist()},
+        f"final_{headline.final}": None
+        if group.final is None
+        else {**finite(group.final), "runs": group.finals.tolist()},
+        **({"gap_slope": None if group.slope is None else finite(group.slope)} if headline is GAP else {}),
         "area_under_curve": None if group.area is None else finite(group.area),
         "wall_s": [run.number("wall_s") for run in group.runs],
         "wall_s_to_solve": [
