@@ -226,7 +226,7 @@ def _strategies(where: str, name: str, p: FloatArray, shape: tuple[int, ...]) ->
     """Probabilities (N, ...) that are >= 0 and sum to 1 to 1e-6, or RlcError."""
     p = np.asarray(p, dtype=np.float64)
     require(p.shape == shape, f"{where}: {name} has shape {p.shape}, not {shape}.")
-    flat = p.reshape(len(p), -1)
-    good = bool((flat >= -1e-9).all() and (np.abs(flat.sum(axis=1) - 1.0) <= 1e-6).all())
+    total = p.sum(axis=tuple(range(1, p.ndim)))
+    good = bool((p >= -1e-9).all() and (np.abs(total - 1.0) <= 1e-6).all())
     require(good, f"{where}: {name} must hold probabilities that sum to 1.")
     return p
