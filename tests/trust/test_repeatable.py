@@ -21,6 +21,8 @@ RLC = [sys.executable, "-m", "rl_contrastive.cli"]
 SMALL = {
     "low-rank": {"num_states": 6, "num_actions": 3, "horizon": 3, "rank": 2},
     "combination-lock": {"horizon": 3, "num_actions": 3},
+    "low-rank-game": {"num_states": 6, "num_actions": 2, "num_opponent_actions": 3, "horizon": 3, "rank": 2},
+    "duel-lock": {"horizon": 3, "num_actions": 3},
 }
 RUN = ["run", "contrastive-frontier", "combination-lock", "--env.horizon", "3", "--episodes", "300"]
 RUN += ["--eval-every", "50", "--eval-episodes", "20", "--no-tensorboard"]
