@@ -3,7 +3,7 @@
 An opponent sees what the minimiser sees: the observation before each step, and the step afterwards. It is registered
 with `@register("opponent", NAME, Config)`; its factory is called with (env_spec, config, *, rng) and returns an object
 of the protocol below. A user's file is named by `--import FILE`. Agents ask `make_opponent(name, spec, seed=...)`,
-which checks every answer: an illegal action or an exception ends the run with one sentence that says whose fault it was.
+which checks every answer: an illegal action or an exception ends the run with one sentence that says whose fault it is.
 """
 
 from __future__ import annotations
