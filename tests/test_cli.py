@@ -190,6 +190,52 @@ def test_a_worker_whose_parent_is_killed_stops_with_a_checkpoint(tmp_path):
     assert read_summary(folder)["status"] == "aborted"
 
 
+@pytest.fixture
+def game_runs(tmp_path):
+    """Folders of three finished runs of the tiny game that can be drawn: paper, rock, and a lazy mixture."""
+    from games_common import fixed_run
+
+    out = tmp_path / "runs"
+    paper = fixed_run(out, "paper", mu=(0, 1, 0), nu=(0, 1, 0), env="tiny-drawn-game", horizon=2)
+    rock = fixed_run(out, "rock", mu=(1, 0, 0), nu=(1, 0, 0), env="tiny-drawn-game", horizon=2)
+    return out, paper, rock
+
+
+def test_matches_of_a_folder(game_runs, tmp_path, capsys):
+    out, _, _ = game_runs
+    assert main(["matches", str(out), "--episodes", "20", "--out", str(tmp_path / "m"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    means = {(row["max"], row["min"]): row["mean_return"]["estimate"] for row in result["matches"]}
+    assert means == {("paper", "paper"): 0, ("paper", "rock"): 2, ("rock", "paper"): -2, ("rock", "rock"): 0}
+    assert main(["matches", str(out), "--episodes", "20", "--out", str(tmp_path / "m")]) == 0
+    assert "Share of wins of max" in capsys.readouterr().out
+    assert "no run folder" in complaint(capsys, ["matches", str(tmp_path / "m"), "--out", str(tmp_path / "n")])
+    assert "at least one folder" in complaint(capsys, ["matches"])
+
+
+def test_exploit_a_run(game_runs, tmp_path, capsys):
+    _, paper, _ = game_runs
+    words = ["exploit", str(paper), "--episodes", "100", "--eval-episodes", "50"]
+    assert main([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["exact_gap"] == 4.0
+    assert result["gap_lower_bound"]["estimate"] == 4.0  # scissors beat paper twice, on either side
+    assert (paper / "exploit" / "table.md").is_file()
+    assert "unknown agent" in complaint(capsys, [*words, "--agent", "ucbvy"])
+    assert "is no run folder" in complaint(capsys, ["exploit", str(tmp_path)])
+
+
+def test_replay_a_run(game_runs, tmp_path, capsys):
+    _, paper, rock = game_runs
+    words = ["replay", str(paper), "--against", str(rock), "--episodes", "1", "--out", str(tmp_path / "a.gif")]
+    assert main([*words, "--strip", str(tmp_path / "a.png")]) == 0
+    assert "episode 1: return 2" in capsys.readouterr().out
+    assert (tmp_path / "a.gif").read_bytes()[:6] == b"GIF89a"
+    assert main(["replay", str(paper)]) == 0
+    assert (paper / "replay.gif").is_file()
+    assert "must end in .gif" in complaint(capsys, ["replay", str(paper), "--out", "a.mp4"])
+
+
 def test_list_names_everything_registered(capsys):
     for word, kind in (("agents", "agent"), ("envs", "env"), ("objectives", "objective")):
         assert main(["list", word]) == 0

@@ -1,7 +1,7 @@
 """Who beats whom: every trained maximiser against every trained minimiser of one zero-sum game, on common seeds.
 
     R_ij = mean return of max over the episodes of (mu of run i, nu of run j),   i of agent X, j of agent Y
-    X against Y: mean of R over all pairs of their runs; the interval resamples the runs of both sides
+    X against Y: mean of R over all pairs of their runs, with an interval over runs and over episodes
 
 The policies are the bonus-free marginals that the agents hand out. All pairs meet the same environment seeds and the
 same random numbers, so that two cells of the matrix differ by the policies. Where rewards may be negative, a return
@@ -120,30 +120,34 @@ def _match(x: str, y: str, returns: FloatArray, *, signed: bool, seed: int, reps
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *x.encode(), 0, *y.encode()])))
     shares = {}
     if signed:
-        outcome = {"win": returns > 0, "draw": returns == 0, "loss": returns < 0}
-        shares = {name: _share(outcome[name], rng=rng, reps=reps) for name in OUTCOMES}
+        outcome = {"win": returns > 0.0, "draw": returns == 0.0, "loss": returns < 0.0}
+        shares = {name: _share(outcome[name].astype(np.float64), rng=rng, reps=reps) for name in OUTCOMES}
     means = returns.mean(axis=2)
     return Match(x, y, returns.size, _mean(returns, rng=rng, reps=reps), shares, means)
 
 
 def _mean(returns: FloatArray, *, rng: np.random.Generator, reps: int) -> st.Interval:
-    """Mean over pairs of runs; one run a side: the interval of its episodes."""
-    if returns.shape[:2] != (1, 1):
-        return st.crossed(returns.mean(axis=2), rng=rng, reps=reps, level=LEVEL)
-    n = returns.size
-    sem = float(returns.std(ddof=1) / np.sqrt(n)) if n > 1 else math.nan
-    return st.normal_interval(float(returns.mean()), sem, LEVEL)
+    """Mean of returns (n, m, episodes) with the wider of the intervals over runs and over episodes.
 
-
-def _share(happened: Any, *, rng: np.random.Generator, reps: int) -> st.Interval:
-    """Share of episodes (n, m, episodes) -> interval: Wilson's over episodes, widened to that over runs if wider.
-
-    Over runs alone, five runs that win all of their episodes would have an interval of no width.
+    All pairs share their episodes' seeds, so an episode counts once, as the mean over pairs. Runs alone would not do:
+    five seeds of one and the same policy differ by nothing.
     """
-    inner = st.wilson(int(happened.sum()), happened.size, LEVEL)
-    if happened.shape[:2] == (1, 1):
+    by_episode = returns.mean(axis=(0, 1))
+    n = len(by_episode)
+    sem = float(by_episode.std(ddof=1) / np.sqrt(n)) if n > 1 else math.nan
+    return _wider(st.normal_interval(float(returns.mean()), sem, LEVEL), returns, rng=rng, reps=reps)
+
+
+def _share(happened: FloatArray, *, rng: np.random.Generator, reps: int) -> st.Interval:
+    """Share of 1 among (n, m, episodes): the wider of Wilson's interval over episodes and that over runs."""
+    return _wider(st.wilson(float(happened.mean()), happened.shape[2], LEVEL), happened, rng=rng, reps=reps)
+
+
+def _wider(inner: st.Interval, values: FloatArray, *, rng: np.random.Generator, reps: int) -> st.Interval:
+    """`inner`, widened to the bootstrap over the runs of both sides."""
+    if values.shape[:2] == (1, 1):
         return inner
-    outer = st.crossed(happened.mean(axis=2), rng=rng, reps=reps, level=LEVEL)
+    outer = st.crossed(values.mean(axis=2), rng=rng, reps=reps, level=LEVEL)
     return st.Interval(inner.estimate, min(inner.low, outer.low), max(inner.high, outer.high))
 
 

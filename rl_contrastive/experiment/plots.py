@@ -244,7 +244,8 @@ def _bar(axis: Axes, height: float, words: str) -> None:
     axis.axhline(height, color=FAINT, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
     axis.annotate(
         words, (0.01, height), xycoords=("axes fraction", "data"), ha="left", va="bottom", fontsize=8,
-        color="#666666", xytext=(0, 1), textcoords="offset points",
+        color="#666666", xytext=(0, 1), textcoords="offset points", zorder=5,
+        bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6},
     )  # fmt: skip
 
 

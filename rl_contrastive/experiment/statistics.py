@@ -142,15 +142,15 @@ def crossed(table: FloatArray, *, rng: np.random.Generator, reps: int = 2000, le
     return Interval(float(table.mean()), *_percentiles(draws, level))
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
+def wilson(share: float, n: int, level: float = 0.95) -> Interval:
     """A share of n independent trials with Wilson's score interval, which never is empty, not even at 0 or n.
 
     centre (p + z^2/2n) / (1 + z^2/n), half width z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n)     (Wilson 1927)
     """
-    require(0 <= successes <= n and n >= 1, f"statistics: {successes} successes of {n} trials.")
+    require(0.0 <= share <= 1.0 and n >= 1, f"statistics: no share of trials: {share} of {n}.")
     _check(1, level)
     z = normal_quantile(0.5 + level / 2)
-    p, scale = successes / n, 1.0 + z * z / n
+    p, scale = share, 1.0 + z * z / n
     centre = (p + z * z / (2 * n)) / scale
     half = z * float(np.sqrt(p * (1.0 - p) / n + z * z / (4.0 * n * n))) / scale
     return Interval(p, max(centre - half, 0.0), min(centre + half, 1.0))

@@ -127,6 +127,35 @@ def test_even_number_of_runs_with_one_middle_run_unsolved_is_censored():
     assert summary.median_censored
 
 
+def test_wilson_by_hand_and_at_the_ends():
+    z2 = 1.959963984540054**2
+    share = st.wilson(0.5, 10)
+    half = np.sqrt(z2) * np.sqrt(0.25 / 10 + z2 / 400) / (1 + z2 / 10)
+    assert (share.estimate, share.low, share.high) == pytest.approx((0.5, 0.5 - half, 0.5 + half))
+    none, all_ = st.wilson(0.0, 20), st.wilson(1.0, 20)
+    assert (none.low, none.high) == pytest.approx((0.0, z2 / (20 + z2)))
+    assert (all_.low, all_.high) == pytest.approx((20 / (20 + z2), 1.0))
+
+
+def test_wilson_covers_a_share_as_often_as_it_says():
+    hits = rng(1).binomial(50, 0.1, size=4000) / 50
+    covered = np.mean([st.wilson(float(p), 50).low <= 0.1 <= st.wilson(float(p), 50).high for p in hits])
+    assert 0.93 < covered < 0.99
+
+
+def test_crossed_intervals_resample_the_runs_of_both_sides_and_not_the_cells():
+    """A row effect of deviation 1 over 8 rows: standard error 1/sqrt(8), however many columns there are."""
+    effect = rng(2).normal(size=8)
+    table = np.repeat(effect[:, None], 50, axis=1)
+    found = st.crossed(table, rng=rng(), reps=4000)
+    assert found.estimate == pytest.approx(effect.mean())
+    sem = effect.std() / np.sqrt(8)
+    assert (found.high - found.low) / (2 * 1.96 * sem) == pytest.approx(1.0, abs=0.1)
+    cells = st.bootstrap([table.ravel()], st.mean, rng=rng())  # negative control: far too narrow
+    assert cells.high - cells.low < 0.3 * (found.high - found.low)
+    assert np.isnan(st.crossed(np.ones((1, 1)), rng=rng()).low)
+
+
 def test_area_and_profile_by_hand():
     assert st.area_under_curve(np.array([0.0, 1.0, 3.0]), np.array([0.0, 1.0, 1.0])) == (0.5 + 2.0) / 3
     assert st.area_under_curve(np.array([4.0]), np.array([7.0])) == 7.0
@@ -161,6 +190,8 @@ def test_slope_intervals_cover_the_exponent_and_exclude_others():
         (lambda: st.loglog_slope(np.array([1.0, 2.0]), np.array([0.0, 1.0])), "positive"),
         (lambda: st.loglog_slope(np.array([2.0, 2.0]), np.array([1.0, 1.0])), "different x"),
         (lambda: st.area_under_curve(np.array([1.0, 1.0]), np.array([0.0, 1.0])), "increase"),
+        (lambda: st.wilson(1.5, 10), "share"),
+        (lambda: st.crossed(np.zeros((0, 2)), rng=rng()), "table"),
         (lambda: st.solve_summary(np.ones(3), np.ones(2, dtype=bool)), "flags"),
     ],
 )

@@ -275,7 +275,7 @@ def _slope(runs: list[Run], *, reps: int, rng: np.random.Generator) -> st.Interv
         keep = x >= max(SLOPE_FROM * x[-1], 1.0)
         if keep.sum() < 3 or (y[keep] < ZERO).any():
             return None
-        slopes.append(float(st.loglog_slope(x[keep], y[keep])))
+        slopes.append(round(float(st.loglog_slope(x[keep], y[keep])), 6))  # a level gap has slope 0, not 1e-17
     return st.bootstrap([np.array(slopes)], st.mean, rng=rng, reps=reps, level=LEVEL) if slopes else None
 
 

@@ -65,13 +65,13 @@ def notes(played: Matches) -> list[str]:
     sentences = [
         f"Runs (seeds) of each agent: {sizes}. Every run of a row meets every run of a column in {played.episodes} "
         f"episodes, all on the same seeds (generator seed {played.seed}); policies are the bonus-free marginals.",
-        "Mean return: 95% bootstrap interval that resamples the runs of both sides; of one run against one, the normal "
-        "interval of its episodes.",
+        "Mean return: the wider of two 95% intervals: the bootstrap that resamples the runs of both sides, and the "
+        "normal one over episodes.",
     ]
     if played.signed:
         sentences.append(
-            "Win, draw, loss of max: return above, at, below 0. Interval: Wilson's over all episodes, widened to the "
-            "bootstrap over runs where that is wider."
+            "Win, draw, loss of max: return above, at, below 0. The wider of Wilson's interval over the "
+            f"{played.episodes} episodes and the bootstrap over runs."
         )
     return sentences
 

@@ -44,7 +44,8 @@ def notes(tasks: list[Task], *, bar: float, solve_gap: float, reps: int, seed: i
         f"Intervals: 95% percentile bootstrap over runs, {reps} resamples, generator seed {seed}.",
         "Curves: at each episode count a run's newest evaluation; a run stopped because it was solved keeps its last "
         "value; a run that did not finish counts with the worst value recorded on the task.",
-        "Probability of improvement: over all pairs of runs, ties count 1/2; unsolved runs are behind solved ones.",
+        "Probability of improvement: over all pairs of runs, ties count 1/2; by episodes to solve, unsolved runs "
+        "behind solved ones (where no run solved, by the final return); games by the final gap.",
     ]
     if any(task.headline is GAP for task in tasks):
         sentences.append(
