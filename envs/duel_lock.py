@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from rl_contrastive.config import require
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.lock import coordinates, hadamard_transform
-from rl_contrastive.envs.streams import NORMAL_BOUND, Words, high_half, low_half, normals
+from rl_contrastive.envs.streams import NORMAL_BOUND, Words, high_half, integers, low_half, normals
 from rl_contrastive.planning.equilibrium import nash
 from rl_contrastive.registry import register
 from rl_contrastive.spec import Array, BoolArray, EnvSpec, ExactModel, FloatArray, IntArray
@@ -54,8 +54,11 @@ class DuelLockConfig:
     """Decoy paid at the step that dies, in [0, 1)."""
     noise: float = 0.1
     """Standard deviation of the Gaussian noise on each coordinate before the rotation (>= 0)."""
-    observation: Literal["rich", "state"] = "rich"
-    """"rich": the rotated noisy one-hots of the combination lock; "state": the latent itself (tabular, 3 states)."""
+    observation: Literal["rich", "symbols", "state"] = "rich"
+    """"rich": the rotated noisy one-hots of the combination lock; "state": the latent itself (tabular, 3 states);
+    "symbols": one of the latent's m symbols, drawn anew at each observation (tabular, 3 m states)."""
+    num_symbols: int = 10
+    """m, number of symbols of each latent (>= 1), in a hidden order; for observation "symbols" only."""
     lock_seed: int = 0
     """Which keys and blocks (>= 0); not the seed of the run. Vary it to average over locks."""
 
@@ -65,6 +68,7 @@ class DuelLockConfig:
         require(0.0 <= self.delta <= 0.5, f"duel-lock: delta must be in [0, 1/2], got {self.delta}.")
         require(0.0 <= self.kappa < 1.0, f"duel-lock: kappa must be in [0, 1), got {self.kappa}.")
         require(0.0 <= self.noise < math.inf, f"duel-lock: noise must be >= 0, got {self.noise}.")
+        require(self.num_symbols >= 1, f"duel-lock: num_symbols must be >= 1, got {self.num_symbols}.")
         require(self.lock_seed >= 0, f"duel-lock: lock_seed must be >= 0, got {self.lock_seed}.")
 
 
@@ -80,7 +84,9 @@ class DuelLockEnv(BatchEnv):
         self.keys: IntArray = np.argsort(rng.random((H, DEAD, n)), axis=-1)[..., :2]
         self.blocks: IntArray = np.argsort(rng.random((H, DEAD, n)), axis=-1)[..., :2]
         self.pass_probability = pass_probabilities(self.keys, self.blocks, n, config.delta)  # (H, 3, n, n)
-        rich = config.observation == "rich"
+        rich, m = config.observation == "rich", config.num_symbols if config.observation == "symbols" else 1
+        # symbols (3, m): the states that show each latent; the latent itself where there is one symbol.
+        self.symbols: IntArray = (rng.permutation(LATENTS * m) if m > 1 else np.arange(LATENTS)).reshape(LATENTS, m)
         self._noisy = H + LATENTS  # coordinates that carry noise, as in the combination lock
         self.dimension = 1 << math.ceil(math.log2(H + LATENTS + 1))
         spec = EnvSpec(
@@ -89,7 +95,7 @@ class DuelLockEnv(BatchEnv):
             horizon=H,
             obs_shape=(self.dimension,) if rich else (),
             obs_dtype="float32" if rich else "int64",
-            num_states=None if rich else LATENTS,
+            num_states=None if rich else self.symbols.size,
             reward_range=(0.0, 1.0),
             return_range=(0.0, 1.0),
             players=(n, n),
@@ -98,34 +104,42 @@ class DuelLockEnv(BatchEnv):
         if rich:
             bound = 2.0 + self._noisy * NORMAL_BOUND * config.noise  # all coordinates' largest sizes together
             space = gym.spaces.Box(-bound, bound, spec.obs_shape, np.float32)
-        # Word 0: passing, next live latent. Then the noise, two normals a word.
-        words = 1 + (self._noisy + 1) // 2 if rich else 1
+        # Word 0: passing, next live latent. Then the noise, two normals a word, or one word for the symbol.
+        words = 1 + ((self._noisy + 1) // 2 if rich else 1)
         super().__init__(replace(spec, optimal_return=self.nash_return), num_envs, words, space)
-        self._state: IntArray = np.zeros(num_envs, dtype=np.int64)
+        self._latent: IntArray = np.zeros(num_envs, dtype=np.int64)
+        self._state = self._latent  # the latent's symbol
         self._came: tuple[IntArray, IntArray] | None = None  # state and action of the last step, for the picture
 
     def _prepare(self, words: Words) -> None:
         self._chance = high_half(words[:, 0])
         self._live = low_half(words[:, 0]) >> 31
-        self._noise = normals(words[:, 1:]) * np.float32(self.config.noise)  # (2, K, c, n)
+        if self.config.observation == "rich":
+            self._noise = normals(words[:, 1:]) * np.float32(self.config.noise)  # (2, K, c, n)
+        self._symbol = integers(words[:, 1], self.symbols.shape[1])
 
     def _start(self, slot: int, rows: BoolArray | None) -> None:
-        self._state, self._came = self._live[slot].copy(), None
+        self._enter(self._live[slot].copy(), slot)
+        self._came = None
+
+    def _enter(self, latent: IntArray, slot: int) -> None:
+        self._latent, self._state = latent, self.symbols[latent, self._symbol[slot]]
 
     def _advance(self, action: IntArray, slot: int) -> Outcome:
-        s = self._state
+        s = self._latent
         p = self.pass_probability[self.h].reshape(LATENTS, -1)[s, action]
         passed = self._chance[slot] < p * 2.0**32
         reward = np.where(s < DEAD, self.config.kappa, 0.0)
         reward[passed] = 1.0 if self.h == self.config.horizon - 1 else 0.0
-        self._state, self._came = np.where(passed, self._live[slot], DEAD), (s, action)
+        self._came = s, action
+        self._enter(np.where(passed, self._live[slot], DEAD), slot)
         return reward, None, None
 
     def _observe(self, slot: int) -> Array:
-        if self.config.observation == "state":
+        if self.config.observation != "rich":
             return self._state.copy()
         noise = self._noise[:, slot].reshape(-1, self.num_envs)[: self._noisy]
-        return self._emit(noise, self._state, self.h)
+        return self._emit(noise, self._latent, self.h)
 
     def _emit(self, noise: NDArray[np.float32], state: IntArray, h: int) -> NDArray[np.float32]:
         """x = Hadamard_D (one-hot(z) ++ one-hot(h) + noise): noise (H + 3, n), state (n,) -> (n, D)."""
@@ -133,7 +147,7 @@ class DuelLockEnv(BatchEnv):
         return np.ascontiguousarray(hadamard_transform(x).T)
 
     def latent_states(self) -> IntArray:
-        """(n,) latents: 0 and 1 live, 2 dead."""
+        """(n,) latents (0 and 1 live, 2 dead), or the symbols 0..3m-1 where those are the states."""
         return self._state.copy()
 
     def emissions(self, h: int, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -160,7 +174,7 @@ class DuelLockEnv(BatchEnv):
         return float(value)
 
     def exact(self) -> ExactModel:
-        """The latent model (S = 3) with its Nash values; phi = (pass, fail) and psi of rank 2."""
+        """The latent model (S = 3, or 3 m symbols) with its Nash values; phi = (pass, fail) and psi of rank 2."""
         return self._exact
 
     @cached_property
@@ -168,23 +182,27 @@ class DuelLockEnv(BatchEnv):
         H, n, kappa = self.config.horizon, self.config.num_actions, self.config.kappa
         p = self.pass_probability.reshape(H, LATENTS, n * n)
         phi = np.stack([p, 1.0 - p], axis=-1)  # (H, 3, n n, 2)
-        factors = np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
-        P = phi @ factors
         r = kappa * (1.0 - p)
         r[-1] += p[-1]
         r[:, DEAD] = 0.0
         V = np.zeros((H + 1, LATENTS))
         V[:H, :DEAD] = (kappa + (1.0 - self.config.delta) ** np.arange(H, 0, -1) * (1.0 - kappa))[:, None]
-        Q = r + np.einsum("hsat,ht->hsa", P, V[1:])
+        # From latents to their symbols: a symbol has the phi, r and V of its latent, and an m-th of its chance.
+        m = self.symbols.shape[1]
+        latent = np.empty(self.symbols.size, dtype=np.int64)
+        latent[self.symbols] = np.arange(LATENTS)[:, None]
+        factors = np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])[:, latent] / m
+        phi, r, V = phi[:, latent], r[:, latent], V[:, latent]
+        P = phi @ factors
         rich = self.config.observation == "rich"
         return ExactModel(
             P=P,
             r=r,
             rho=factors[0],
             phi=phi,
-            psi=np.broadcast_to(factors.T, (H, LATENTS, 2)),
+            psi=np.broadcast_to(factors.T, (H, *factors.T.shape)),
             V=V,
-            Q=Q,
+            Q=r + np.einsum("hsat,ht->hsa", P, V[1:]),
             observations_are_states=not rich,
             players=(n, n),
             emissions=self.emissions if rich else None,
@@ -192,7 +210,7 @@ class DuelLockEnv(BatchEnv):
 
     def _draw(self, row: int) -> Frame:
         came = None if self._came is None else (int(self._came[0][row]), int(self._came[1][row]))
-        return draw_lattice(self.pass_probability, self.h, int(self._state[row]), came)
+        return draw_lattice(self.pass_probability, self.h, int(self._latent[row]), came)
 
 
 def pass_probabilities(keys: IntArray, blocks: IntArray, n: int, delta: float) -> FloatArray:
@@ -210,7 +228,7 @@ def blurred_values(p: FloatArray, noise: float, nodes: int = 801) -> FloatArray:
     """w_h = E val(q p_{h,0} + (1 - q) p_{h,1}) over the posterior q of live 0 under Gaussian noise: (H,).
 
     With x_0 - x_1 = +-1 + sqrt(2) noise g, g standard normal, the log odds are (x_0 - x_1) / noise^2. The trapezoid
-    rule on [-7, 7] over g serves both signs, because exchanging the latents exchanges q and 1 - q.
+    rule on [-7, 7] over g serves both latents, because exchanging the latents exchanges q and 1 - q.
     """
     H, _, n, _ = p.shape
     g = np.linspace(-7.0, 7.0, nodes)

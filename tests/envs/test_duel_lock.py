@@ -29,7 +29,15 @@ def equilibrium(env: DuelLockEnv) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("lock_seed", range(3))
 @pytest.mark.parametrize(
-    "fields", [{}, {"horizon": 1}, {"delta": 0.5, "kappa": 0.0}, {"delta": 0.0}, {"num_actions": 3, "kappa": 0.7}]
+    "fields",
+    [
+        {},
+        {"horizon": 1},
+        {"delta": 0.5, "kappa": 0.0},
+        {"delta": 0.0},
+        {"num_actions": 3, "kappa": 0.7},
+        {"observation": "symbols", "num_symbols": 4},
+    ],
 )
 def test_closed_form_equals_backward_induction_through_the_solver(fields, lock_seed):
     env = DuelLockEnv(DuelLockConfig(lock_seed=lock_seed, **fields), 1)
@@ -211,6 +219,31 @@ def test_the_tabular_twin_shows_the_latent_and_has_the_same_game():
     np.testing.assert_array_equal(obs, env.latent_states())
 
 
+def test_symbols_are_drawn_evenly_from_those_of_the_latent_in_a_hidden_order():
+    n, m = 30_000, 4
+    env = DuelLockEnv(DuelLockConfig(observation="symbols", num_symbols=m), n)
+    model = env.exact()
+    np.testing.assert_array_equal(np.sort(env.symbols.ravel()), np.arange(3 * m))
+    assert not np.array_equal(env.symbols.ravel(), np.arange(3 * m))
+    assert model.phi.shape == (8, 3 * m, 25, 2)
+    assert np.linalg.matrix_rank(model.P[0].reshape(-1, 3 * m)) == 2
+    obs, _ = env.reset(seed=0)
+    counts = np.bincount(obs, minlength=3 * m)
+    assert np.abs(counts[env.symbols[:DEAD]] - n / (2 * m)).max() < 5 * np.sqrt(n / (2 * m))
+    assert counts[env.symbols[DEAD]].sum() == 0
+    np.testing.assert_array_equal(obs, env.latent_states())
+    # A key of live 1 alone: all that show a symbol of live 0 die of it, of the others only who is blocked.
+    only_one = next(k for k in env.keys[0, 1] if k not in env.keys[0, 0])
+    after, *_ = env.step(np.full(n, only_one * 5))
+    died = np.isin(after, env.symbols[DEAD])
+    of_zero = np.isin(obs, env.symbols[0])
+    assert died[of_zero].all()
+    assert died[~of_zero].mean() < 0.12
+    again = DuelLockEnv(DuelLockConfig(observation="symbols", num_symbols=m), 1)
+    np.testing.assert_array_equal(again.symbols, env.symbols)
+    np.testing.assert_array_equal(again.keys, DuelLockEnv(DuelLockConfig(), 1).keys)
+
+
 def test_value_under_noise_is_that_of_the_game_on_posteriors():
     """By sampling both coordinates of x and solving the game at each posterior: none of the library's quadrature."""
     noise, n = 0.4, 20_000
@@ -256,7 +289,15 @@ def test_picture_frames_the_state_and_dots_the_last_joint_action():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("horizon", 0), ("num_actions", 2), ("delta", 0.6), ("kappa", 1.0), ("noise", -0.1), ("lock_seed", -1)],
+    [
+        ("horizon", 0),
+        ("num_actions", 2),
+        ("delta", 0.6),
+        ("kappa", 1.0),
+        ("noise", -0.1),
+        ("lock_seed", -1),
+        ("num_symbols", 0),
+    ],
 )
 def test_impossible_values_are_named(field, value):
     with pytest.raises(RlcError, match=f"duel-lock: {field}"):

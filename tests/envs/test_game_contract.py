@@ -132,6 +132,9 @@ def test_a_whole_episode_repeats_with_its_seed_and_not_with_another(name):
 
     first = played(5)
     assert all(np.array_equal(x, y) for x, y in zip(first, played(5), strict=True))
+    model = make_parallel(name).exact()
+    if set(np.unique(model.P[0])) | set(model.rho) == {0.0, 1.0}:
+        return  # nothing is left to chance
     others = [played(seed) for seed in range(6, 12)]
     assert any(len(o) != len(first) or not all(map(np.array_equal, first, o)) for o in others)
 
