@@ -36,7 +36,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	for script in benchmarks/vector_env.py benchmarks/feature_learning.py; do $(BIN)/python $$script || exit 1; done
+	for script in benchmarks/vector_env.py benchmarks/feature_learning.py benchmarks/equilibrium.py; do $(BIN)/python $$script || exit 1; done
 
 # Runs every sweep of docs/results (finished runs are skipped; hours in all) and keeps its table and plot beside it;
 # pages and all plots stay in runs/NAME/compare.
