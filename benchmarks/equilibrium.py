@@ -1,7 +1,7 @@
 """Nash and coarse correlated equilibria of thousands of matrix games at once against HiGHS on one after the other.
 
-Run: `python benchmarks/equilibrium.py` (a minute on one core). Bars, with exit code 1 where one is missed: nash 100x and
-cce 10x at A = B = 2..5, ahead at 10 and 20, and no solution uncertified, of 10^5 random and 10^5 tied games either.
+Run: `python benchmarks/equilibrium.py` (a minute on one core). Bars, with exit code 1 where one is missed: nash 100x,
+cce 10x at A = B = 2..5, both ahead at 10 and 20, and all certified, of 10^5 random and 10^5 tied games as well.
 Both ways see the same games in alternating turns: `nash` and `cce` of planning.equilibrium, and HiGHS
 (scipy.optimize.linprog) on one matrix after the other. HiGHS gets finished arrays: building the matrix of deviation
 gains of a CCE is not counted against it. The certificate is the exact gap of every solution, over its payoffs' range.
