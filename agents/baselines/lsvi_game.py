@@ -51,7 +51,7 @@ class LsviGameConfig:
     without factors fall back to "onehot"."""
     reward: Literal["known", "table"] = "known"
     """"known": r_h(s,a,b) of the exact model, as Contrastive-UCB's analysis assumes; "table": observed means."""
-    growth: float = 0.05
+    growth: float = 0.0
     """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch)."""
     reward_max: float | None = None
     """Largest reward; default the environment's bounds, or 1 where it declares none."""

@@ -45,8 +45,9 @@ class NashViConfig:
     """Scale of the bonus c (H - h) / sqrt(N) (>= 0); for other rewards H - h is the range of the return to go."""
     epsilon: float = 0.0
     """Probability that both players act uniformly, in [0, 1]; with c = 0 the only exploration."""
-    growth: float = 0.05
-    """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch)."""
+    growth: float = 0.0
+    """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch). The equilibria are
+    vertices, so between two plans few joint actions are tried: rare plans cost many episodes where much is unknown."""
     known_reward: bool = False
     """Read r_h(s,a,b) from the environment's exact model, as the paper assumes it known; else use observed means."""
     reward_max: float | None = None
