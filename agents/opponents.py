@@ -91,7 +91,8 @@ class FixedRandomOpponent:
         return {"scores": self.scores.copy()}
 
     def load_state_dict(self, state: State) -> None:
-        shape = np.shape(state.get("scores"))
+        require("scores" in state, "opponent fixed-random: the saved state lacks 'scores'.")
+        shape = np.shape(state["scores"])
         require(
             shape == self.scores.shape,
             f"opponent fixed-random: the saved scores have shape {shape}, not {self.scores.shape}.",
