@@ -3,7 +3,7 @@
     for k = 1, 2, ...
       1. roll in with sigma_k, draw both actions uniformly at t - 1 and t, for t = 0..H: D_h and D~_h
       2. (phi_h, psi_h)(s,a,b) <- contrastive fit on D_h and D~_h against negatives s' ~ P^-, all h at once
-      3. Sigma_h = lambda I + sum phi_h phi_h',  b_h = min(gamma ||phi_h||_{Sigma_h^-1}, 1) (H - h)
+      3. Sigma_h = lambda I + sum phi_h phi_h',  b_h = min(gamma sqrt(A B) ||phi_h||_{Sigma_h^-1}, 1) (H - h)
       4. for h = H-1..0: Q-bar_h = min(r_h + P-hat V-bar_{h+1} + b_h, H - h)
          Q-under_h = max(r_h + P-hat V-under_{h+1} - b_h, 0)
          sigma_h(s) = iota-CCE(Q-bar_h(s), Q-under_h(s)), V-bar_h = <sigma_h, Q-bar_h>, V-under_h = <sigma_h, Q-under_h>
@@ -23,6 +23,7 @@ import numpy as np
 
 from rl_contrastive.agents.base import BaseAgent, due
 from rl_contrastive.agents.game_model import GameModel
+from rl_contrastive.agents.opponents import make_opponent
 from rl_contrastive.config import require
 from rl_contrastive.experiment.evaluate import sample
 from rl_contrastive.features.decoder import DecoderConfig
@@ -37,6 +38,8 @@ from rl_contrastive.spec import (
     IntArray,
     State,
     Transition,
+    joint_action,
+    split_action,
 )
 
 
@@ -52,7 +55,7 @@ class ContrastiveUCBGameConfig:
     """paper: uniform actions at t - 1 and t, only these steps are kept; mixed: the same actions, all steps are kept;
     on-policy: sigma_k to the end, all are kept."""
     gamma: float = 0.1
-    """gamma, scale of the elliptical bonus in units of the largest return to go (>= 0)."""
+    """gamma: the bonus is min(gamma sqrt(A B) ||phi||, 1) times the range of the return to go (>= 0; 0: no bonus)."""
     lam: float = 1.0
     """lambda, ridge of Sigma (> 0)."""
     growth: float = 0.0
@@ -95,9 +98,13 @@ class ContrastiveUCBGame(BaseAgent):
         super().__init__(env, config, seed=seed)
         self.players = self.env_spec.game
         self.model = GameModel(env, config)
+        self.opponent = None
+        if config.opponent != "none":
+            self.opponent = make_opponent(config.opponent, self.env_spec, seed=seed)
         self.rng, self.fit_rng = self.seeds.generator("act"), self.seeds.generator("fit")
         self.episodes, self.fitted_rows = 0, 0
         self._t: IntArray = np.zeros(0, dtype=np.int64)
+        self._earned = 0.0  # return of the batch that is being played, summed over its episodes
         self.report: dict[str, float] = {}
 
     def begin(self, num_envs: int) -> None:
@@ -105,12 +112,15 @@ class ContrastiveUCBGame(BaseAgent):
         self._t = self.rng.integers(self.env_spec.horizon + 1, size=num_envs)
 
     def act(self, obs: Any, h: int) -> IntArray:
-        """1. sigma_k, both uniform at t - 1 and t."""
-        uniform = self.rng.integers(self.env_spec.num_actions, size=len(obs))
-        if self.version == 0:
-            return uniform
-        planned = sample(self.policy(obs, h, explore=True), rng=self.rng)
-        return np.where(self._uniform(h), uniform, planned)
+        """1. sigma_k, uniform at t - 1 and t; an opponent puts its own b in place of ours."""
+        joint = self.rng.integers(self.env_spec.num_actions, size=len(obs))
+        if self.version > 0:
+            planned = sample(self.policy(obs, h, explore=True), rng=self.rng)
+            joint = np.where(self._uniform(h), joint, planned)
+        if self.opponent is not None:
+            a, _ = split_action(joint, self.players)
+            joint = joint_action(a, self.opponent.act(obs, h), self.players)
+        return joint
 
     def _uniform(self, h: int) -> BoolArray:
         """(B,) episodes that act uniformly at step h."""
@@ -120,18 +130,23 @@ class ContrastiveUCBGame(BaseAgent):
 
     def observe(self, transition: Transition) -> None:
         """1. D and D~; mixed and on-policy keep every step: given (s,a,b) the next state has the same law."""
+        if self.opponent is not None:
+            self.opponent.observe(transition)
+            self._earned += float(transition.reward[transition.alive].sum())
         keep_all = self.version == 0 or self.config.roll_in != "paper"
         self.model.learned.add(transition, transition.alive if keep_all else self._uniform(transition.h))
 
     def update(self) -> dict[str, float]:
         """2.-5. when the data grew enough."""
         self.episodes += len(self._t)
+        earned = {} if self.opponent is None else {"earned": self._earned / max(len(self._t), 1)}
+        self._earned = 0.0
         rows = int(self.model.learned.rows().sum())
         if due(rows, self.fitted_rows, self.config.growth) and self.episodes >= self.config.warm_start:
             self.version += 1
             self.fitted_rows = rows
             self.report = {**self.model.fit(self.version, rng=self.fit_rng), "rows": float(rows)}
-        return self.report
+        return {**self.report, **earned}
 
     def policy(self, obs: Any, h: int, *, explore: bool = False) -> FloatArray:
         """sigma_k (explore), or the product of the equilibrium policies without a bonus; uniform before any plan."""
@@ -148,13 +163,16 @@ class ContrastiveUCBGame(BaseAgent):
     def state_dict(self) -> State:
         numbers = {name: getattr(self, name) for name in ("episodes", "version", "fitted_rows", "report")}
         streams = {"rng": generator_state(self.rng), "fit_rng": generator_state(self.fit_rng)}
-        return {**numbers, **streams, "model": self.model.state_dict()}
+        opponent = None if self.opponent is None else self.opponent.state_dict()
+        return {**numbers, **streams, "model": self.model.state_dict(), "opponent": opponent}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("episodes", "version", "fitted_rows", "report", "rng", "fit_rng", "model"):
+        for key in ("episodes", "version", "fitted_rows", "report", "rng", "fit_rng", "model", "opponent"):
             require(key in state, f"ucb-game: the saved state lacks '{key}'.")
         self.episodes, self.version, self.fitted_rows = (int(state[k]) for k in ("episodes", "version", "fitted_rows"))
         self.report = {str(k): float(v) for k, v in state["report"].items()}
         restore_generator(self.rng, state["rng"])
         restore_generator(self.fit_rng, state["fit_rng"])
         self.model.load_state_dict(state["model"])
+        if self.opponent is not None:
+            self.opponent.load_state_dict(state["opponent"])

@@ -40,7 +40,7 @@ class GameModel:
     def fit(self, version: int, *, rng: np.random.Generator) -> dict[str, float]:
         """Features, bonus, plans from all stored rows; scalars to record."""
         fit, config, players = self.learned.refit(version, rng=rng), self.config, self.players
-        table, H = self.learned.table, len(self.sigma)
+        table = self.learned.table
         b = self.bonus()
         r = np.broadcast_to(table.reward, b.shape) if self.true_reward is None else self.true_reward
         model, bounds = self.learned.model(), {"cap": self.cap, "floor": self.floor}
@@ -58,16 +58,17 @@ class GameModel:
             self.V_upper, self.V_lower = plan.V_upper[0], plan.V_lower[0]
         N = np.broadcast_to(self.learned.visits, b.shape)
         scalars = {"saturated": saturated, "bonus": float((b * N).sum() / max(N.sum(), 1.0)), "iota": iota}
-        seen = self.learned.visits[0].sum(axis=1) > 0 if H else np.zeros(0, np.bool_)
-        width = (self.V_upper - self.V_lower)[seen]
-        return {**scalars, "width": float(width.mean()) if len(width) else float(self.cap[0]), **accepted(fit)}
+        return {**scalars, **accepted(fit)}
 
     def bonus(self) -> FloatArray:
-        """b_h(s,a,b) = min(gamma ||phi||, 1) (cap_h - floor_h) (H, S, AB), 1 for what was never tried.
+        """b_h(s,a,b) = min(gamma sqrt(A B) ||phi||, 1) (cap_h - floor_h) (H, S, AB), the 1 for what was never tried.
 
+        sqrt(A B): phi-hat is right on average over uniform actions, hence at one of the A B pairs up to that factor.
         Pairs without data have the features of P^-, which look familiar: nothing is known of them all the same.
         """
-        norms = np.where(self.learned.visits > 0, np.minimum(self.config.gamma * self.learned.norms(), 1.0), 1.0)
+        scale = self.config.gamma * np.sqrt(self.players[0] * self.players[1])
+        unknown = 1.0 if scale > 0 else 0.0
+        norms = np.where(self.learned.visits > 0, np.minimum(scale * self.learned.norms(), 1.0), unknown)
         return np.asarray((self.cap - self.floor)[:, None, None] * norms)
 
     def policy(self, h: int, obs: Array, *, explore: bool) -> FloatArray:
