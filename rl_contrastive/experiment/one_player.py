@@ -98,8 +98,8 @@ class OnePlayer(VectorEnv[Array, IntArray, Array]):
                 f"{self.env_spec.name}: step needs {self.num_envs} integers in 0..{self.env_spec.num_actions - 1}."
             )
         other = self._opponent_actions()
-        pair = (own, other) if self.side == "max" else (other, own)
-        obs, reward, terminated, truncated, info = self.game.step(joint_action(*pair, self.game.env_spec.game))
+        a, b = (own, other) if self.side == "max" else (other, own)
+        obs, reward, terminated, truncated, info = self.game.step(joint_action(a, b, self.game.env_spec.game))
         self._advance_clock(terminated | truncated)
         self._obs = np.asarray(obs)
         sign = 1.0 if self.side == "max" else -1.0

@@ -162,8 +162,8 @@ def write_gif(frames: list[Frame], path: Path, title: str, frame_seconds: float)
     hundredths = max(round(frame_seconds * 100), 1)
     durations = [10 * hundredths * (LAST if frame.last else 1) for frame in frames]
     # One palette for all frames: a palette for each would make still colours flicker.
-    palette = canvases[0].quantize(256, dither=0) if len(canvases) == 1 else _common_palette(canvases)
-    images = [canvas.quantize(palette=palette, dither=0) for canvas in canvases]
+    palette = _common_palette(canvases)
+    images = [canvas.quantize(palette=palette, dither=_no_dither()) for canvas in canvases]
     path.parent.mkdir(parents=True, exist_ok=True)
     images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0, disposal=1)
 
@@ -176,7 +176,14 @@ def _common_palette(canvases: list[Image]) -> Image:
     sheet = Pillow.new("RGB", (some[0].width, some[0].height * len(some)))
     for i, canvas in enumerate(some):
         sheet.paste(canvas, (0, i * canvas.height))
-    return sheet.quantize(256, dither=0)
+    return sheet.quantize(256, dither=_no_dither())
+
+
+def _no_dither() -> Any:
+    """Flat colours stay flat."""
+    from PIL import Image as Pillow
+
+    return Pillow.Dither.NONE
 
 
 def write_strip(frames: list[Frame], path: Path, title: str, most: int = 6) -> None:

@@ -101,7 +101,7 @@ def draw(played: Matches, stem: Path) -> None:
         axis.spines[:].set_visible(False)
         axis.set(title=f"{played.game}: return of max", xlabel="minimiser", ylabel="maximiser")
         bar = figure.colorbar(mesh, ax=axis, shrink=0.9, aspect=18, pad=0.02)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         words = "" if played.nash_value is None else f"; white: the Nash value {number(played.nash_value)}"
         plots.caption(
             figure,
