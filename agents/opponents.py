@@ -127,7 +127,7 @@ class QOpponent:
         self.table = QTable(spec.horizon, self.data.num_states, self.players[1], step)
 
     def act(self, obs: Array, h: int) -> IntArray:
-        nu = greedy(-self.table.Q[h, self.data.label(h, obs)])
+        nu = greedy(-self.table.at(h, self.data.label(h, obs)))
         return sample(mixed(nu, self.config.epsilon), rng=self.rng)
 
     def observe(self, transition: Transition) -> None:

@@ -30,6 +30,7 @@ class MatrixGame(BatchEnv):
             num_states=None if rich else 1,
             reward_range=(low, high),
             players=(A, B),
+            stationary=True,
         )
         self.rich = rich
         super().__init__(spec, num_envs, 1)

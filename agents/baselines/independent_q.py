@@ -26,7 +26,7 @@ from rl_contrastive.experiment.evaluate import sample
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
-from rl_contrastive.spec import Array, Env, FloatArray, IntArray, State, Transition, product, split_action
+from rl_contrastive.spec import Array, Env, EnvSpec, FloatArray, IntArray, State, Transition, product, split_action
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class IndependentQConfig:
     """Final probability of a uniform action, of each player by itself, in [0, 1]."""
     decay_episodes: int = 0
     """epsilon_k falls linearly from 1 to `epsilon` over this many episodes (>= 0; 0: constant)."""
+    pool: bool = False
+    """Where the environment declares one kernel for all steps: one table for all steps, blind to the clock. Right for
+    long games (soccer), wrong where the last steps differ much from the first."""
     capacity: int = 5000
     """Rows kept of each step where observations are decoded, the newest ones (>= 10)."""
     decoder_growth: float = 0.1
@@ -64,7 +67,8 @@ class IndependentQ(BaseAgent):
         self.players = spec.game
         self.data = Episodes(spec, config.decoder, capacity=config.capacity, growth=config.decoder_growth)
         step, S = StepSize(config.alpha, spec.horizon), self.data.num_states
-        self.max_player, self.min_player = (QTable(spec.horizon, S, n, step) for n in self.players)
+        pooled = pools(spec, config.pool)
+        self.max_player, self.min_player = (QTable(spec.horizon, S, n, step, pooled=pooled) for n in self.players)
         self.rng = self.seeds.generator("act")
         self.episodes = 0
 
@@ -91,8 +95,8 @@ class IndependentQ(BaseAgent):
         """The product of the players' greedy policies, uniform over exact ties; explore=True: epsilon-greedy."""
         z = self.data.label(h, obs, explore=explore)
         epsilon = decayed(self.config, self.episodes) if explore else 0.0
-        mu = mixed(greedy(self.max_player.Q[h, z]), epsilon)
-        return product(mu, mixed(greedy(-self.min_player.Q[h, z]), epsilon))  # (3)
+        mu = mixed(greedy(self.max_player.at(h, z)), epsilon)
+        return product(mu, mixed(greedy(-self.min_player.at(h, z)), epsilon))  # (3)
 
     def state_dict(self) -> State:
         return {
@@ -112,6 +116,11 @@ class IndependentQ(BaseAgent):
         self.data.load_state_dict(state["data"])
         self.episodes, self.version = int(state["episodes"]), int(state["version"])
         restore_generator(self.rng, state["rng"])
+
+
+def pools(spec: EnvSpec, wanted: bool) -> bool:
+    """Whether one table serves all steps; decoders are fitted step by step, so only where states are observed."""
+    return wanted and spec.stationary and spec.num_states is not None
 
 
 def greedy(Q: FloatArray) -> FloatArray:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.agents.baselines.independent_q import IndependentQConfig, check_q_config, decayed, mixed
+from rl_contrastive.agents.baselines.independent_q import IndependentQConfig, check_q_config, decayed, mixed, pools
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, Rows, StepSize
 from rl_contrastive.config import require
 from rl_contrastive.experiment.evaluate import sample
@@ -52,10 +52,11 @@ class NashQ(BaseAgent):
         A, B = spec.game
         self.data = Episodes(spec, config.decoder, capacity=config.capacity, growth=config.decoder_growth)
         H, S = spec.horizon, self.data.num_states
-        self.table = QTable(H, S, A * B, StepSize(config.alpha, H))
-        self.V: FloatArray = np.zeros((H + 1, S))
-        self.mu: FloatArray = np.full((H, S, A), 1.0 / A)
-        self.nu: FloatArray = np.full((H, S, B), 1.0 / B)
+        self.table = QTable(H, S, A * B, StepSize(config.alpha, H), pooled=pools(spec, config.pool))
+        G = len(self.table.Q)  # H, or 1
+        self.V: FloatArray = np.zeros((G, S))
+        self.mu: FloatArray = np.full((G, S, A), 1.0 / A)
+        self.nu: FloatArray = np.full((G, S, B), 1.0 / B)
         self.rng = self.seeds.generator("act")
         self.episodes = 0
 
@@ -77,20 +78,23 @@ class NashQ(BaseAgent):
         return {"epsilon": decayed(self.config, self.episodes)}
 
     def _learn(self, rows: Rows) -> None:
-        target = rows.reward + rows.discount * self.V[rows.h + 1, rows.z_next]  # V_H = 0
+        target = rows.reward
+        if rows.h + 1 < self.env_spec.horizon:  # V_H = 0
+            target = target + rows.discount * self.V[self.table.level(rows.h + 1), rows.z_next]
         self.table.learn(rows.h, rows.z, rows.action, target)  # (1)
         self._solve(rows.h, np.unique(rows.z))
 
     def _solve(self, h: int, z: IntArray) -> None:
         """(2) at the states z."""
-        found = nash(self.table.Q[h, z].reshape(len(z), *self.env_spec.game))
-        self.mu[h, z], self.nu[h, z], self.V[h, z] = found.x, found.y, found.value
+        found, g = nash(self.table.at(h, z).reshape(len(z), *self.env_spec.game)), self.table.level(h)
+        self.mu[g, z], self.nu[g, z], self.V[g, z] = found.x, found.y, found.value
 
     def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
         """The product of the equilibrium policies of the stage games; explore=True: (3)."""
         z = self.data.label(h, obs, explore=explore)
         epsilon = decayed(self.config, self.episodes) if explore else 0.0
-        return product(mixed(self.mu[h, z], epsilon), mixed(self.nu[h, z], epsilon))
+        g = self.table.level(h)
+        return product(mixed(self.mu[g, z], epsilon), mixed(self.nu[g, z], epsilon))
 
     def state_dict(self) -> State:
         return {

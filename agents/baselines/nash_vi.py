@@ -13,12 +13,13 @@ Handed out is the Nash equilibrium of the same recursion with b = 0, where a tri
 of the range: at 0 the minimiser would count on whatever was never tried. c = 0 with epsilon > 0 has no optimism.
 Differences from the paper: the correction gamma_h = (c / H) P-hat (V-bar - V-under) and the second-order term of the
 bonus are left out (they serve constants of the proof), as is the choice of the plan with the smallest V-bar - V-under;
-plans are redone only when the data grew by `growth`.
+plans are redone only when the data grew by `growth`. Where the environment declares one kernel for all steps, all steps
+are counted together.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,8 @@ class NashViConfig:
     growth: float = 0.0
     """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch). The equilibria are
     vertices, so between two plans few joint actions are tried: rare plans cost many episodes where much is unknown."""
+    pool: bool = True
+    """Where the environment declares one kernel for all steps, count all steps together."""
     known_reward: bool = False
     """Read r_h(s,a,b) from the environment's exact model, as the paper assumes it known; else use observed means."""
     reward_max: float | None = None
@@ -69,7 +72,8 @@ class NashVI(BaseAgent):
     def __init__(self, env: Env, config: NashViConfig, *, seed: int = 0) -> None:
         super().__init__(env, config, seed=seed)
         spec = self.env_spec
-        self.table = StateTable(spec, "nash-vi")
+        self.pooled = config.pool and spec.stationary and spec.horizon > 1
+        self.table = StateTable(replace(spec, horizon=1) if self.pooled else spec, "nash-vi")
         self.floor, self.cap = return_caps(spec, config.reward_max)
         require(
             bool(np.isfinite(self.floor).all()),
@@ -83,7 +87,10 @@ class NashVI(BaseAgent):
         return sample(self.policy(obs, h, explore=True), rng=self.rng)  # (1)
 
     def observe(self, transition: Transition) -> None:
-        self.table.add(transition)
+        if not self.pooled:
+            self.table.add(transition)
+        elif transition.h + 1 < self.env_spec.horizon:  # an end at the last step is the horizon's, not the kernel's
+            self.table.add(replace(transition, h=0))
 
     def update(self) -> dict[str, float]:
         if due(float(self.table.rows().sum()), self.planned.rows, self.config.growth):
@@ -100,7 +107,7 @@ class NashVI(BaseAgent):
 
     def bonus(self) -> FloatArray:
         """b_h(s,a,b) (H, S, AB), infinite where there is no visit."""
-        N = self.table.visits
+        N = self.table.visits  # (H, S, AB), or (1, S, AB) of all steps together
         reach = (self.cap - self.floor)[:, None, None]  # (H, 1, 1)
         unseen = np.inf if self.config.c > 0 else 0.0
         return np.where(N > 0, self.config.c * reach / np.sqrt(np.maximum(N, 1.0)), unseen)
@@ -109,6 +116,7 @@ class NashVI(BaseAgent):
         self.table.refresh()
         model, players = self.table.model(), self.env_spec.game  # (2)
         r = self.table.reward if self.true_reward is None else self.true_reward
+        r = np.broadcast_to(r, (self.env_spec.horizon, *r.shape[1:]))
         optimistic = plan_game(model, r, self.bonus(), players, cap=self.cap, floor=self.floor)  # (3)
         middle = ((self.cap + self.floor) / 2.0)[:, None, None]  # (H, 1, 1)
         nash = plan_nash(model, np.where(self.table.visits > 0, r, middle), players)

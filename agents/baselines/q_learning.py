@@ -45,18 +45,30 @@ class StepSize:
 
 
 class QTable:
-    """Q (H, S, A) and visits n (H, S, A) of one learner; Q_H = 0 is not stored."""
+    """Q (G, S, A) and visits n (G, S, A) of one learner, G = H steps or, pooled, one for all; Q_H = 0 is not stored."""
 
-    def __init__(self, horizon: int, num_states: int, num_actions: int, step: StepSize) -> None:
-        self.step = step
-        self.Q: FloatArray = np.zeros((horizon, num_states, num_actions))
-        self.visits: FloatArray = np.zeros((horizon, num_states, num_actions))
+    def __init__(
+        self, horizon: int, num_states: int, num_actions: int, step: StepSize, *, pooled: bool = False
+    ) -> None:
+        self.horizon, self.step, self.pooled = horizon, step, pooled
+        levels = 1 if pooled else horizon
+        self.Q: FloatArray = np.zeros((levels, num_states, num_actions))
+        self.visits: FloatArray = np.zeros((levels, num_states, num_actions))
+
+    def level(self, h: int) -> int:
+        """Index of step h in the tables."""
+        return 0 if self.pooled else h
+
+    def at(self, h: int, z: IntArray) -> FloatArray:
+        """Q_h(z, .) (N, A)."""
+        return self.Q[self.level(h), z]
 
     def learn(self, h: int, z: IntArray, a: IntArray, target: FloatArray) -> None:
         """Targets (N,) of the pairs (z, a) of step h, oldest first."""
         if not len(z):
             return
-        Q, visits = self.Q[h].reshape(-1), self.visits[h].reshape(-1)  # views (SA,)
+        g = self.level(h)
+        Q, visits = self.Q[g].reshape(-1), self.visits[g].reshape(-1)  # views (SA,)
         pair = z * self.Q.shape[2] + a
         order = np.argsort(pair, kind="stable")
         pair, y = pair[order], target[order]
@@ -71,9 +83,9 @@ class QTable:
 
     def best_after(self, rows: Rows, sign: float) -> FloatArray:
         """max_a sign Q_{h+1}(z', a) (N,) of the rows' successors, 0 after the last step."""
-        if rows.h + 1 == len(self.Q):
+        if rows.h + 1 == self.horizon:
             return np.zeros(len(rows.z_next))
-        return np.asarray((sign * self.Q[rows.h + 1, rows.z_next]).max(axis=1))
+        return np.asarray((sign * self.at(rows.h + 1, rows.z_next)).max(axis=1))
 
     def forget(self, levels: IntArray) -> None:
         """Start anew at the steps `levels`."""

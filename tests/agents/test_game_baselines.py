@@ -105,7 +105,7 @@ def test_nash_q_by_hand():
     agent = on_matrix("nash-q", horizon=2, batch=4, alpha=1.0, epsilon=0.2)
     scripted(agent, [0, 1, 2, 3])
     np.testing.assert_allclose(agent.table.Q[:, 0], [[1.5, 0.5, 0.5, 1.5], [1.0, 0.0, 0.0, 1.0]])
-    np.testing.assert_allclose(agent.V[:, 0], [1.0, 0.5, 0.0])
+    np.testing.assert_allclose(agent.V[:, 0], [1.0, 0.5])
     np.testing.assert_allclose(agent.policy(np.array([0]), 1), [[0.25] * 4])
 
 
@@ -116,6 +116,20 @@ def test_nash_q_of_a_pure_equilibrium_explores_with_epsilon():
     assert agent.V[0, 0] == pytest.approx(2.0)
     np.testing.assert_allclose(agent.policy(np.array([0]), 0), [[0, 1, 0, 0]])
     np.testing.assert_allclose(agent.policy(np.array([0]), 0, explore=True), [[0.09, 0.81, 0.01, 0.09]])
+
+
+def test_one_table_for_all_steps_by_hand():
+    """The same games pooled: step 1 first, then step 0 on top of it, with the value that step 1 has just given."""
+    agent = on_matrix("independent-q", [[1.0, 0.0], [0.0, 0.5]], horizon=2, batch=1, alpha=0.5, pool=True)
+    scripted(agent, [0])
+    # max: .5, then (.5 + 1 + .5) / 2 = 1; min: .5, then (.5 + 1 + min(.5, 0)) / 2 = .75.
+    np.testing.assert_allclose(agent.max_player.Q, [[[1.0, 0.0]]])
+    np.testing.assert_allclose(agent.min_player.Q, [[[0.75, 0.0]]])
+    nash = on_matrix("nash-q", horizon=2, batch=4, alpha=1.0, pool=True)
+    scripted(nash, [0, 1, 2, 3])
+    np.testing.assert_allclose(nash.table.Q, [[[1.5, 0.5, 0.5, 1.5]]])
+    np.testing.assert_allclose(nash.V, [[1.0]])
+    np.testing.assert_allclose(nash.policy(np.array([0]), 1), [[0.25] * 4])
 
 
 def test_a_terminal_is_worth_nothing_more():
@@ -176,6 +190,26 @@ def test_nash_vi_plan_against_loops(make_agent):
     np.testing.assert_allclose(agent.planned.V_upper, upper[0], atol=1e-9)
     np.testing.assert_allclose(agent.planned.V_lower, lower[0], atol=1e-9)
     np.testing.assert_allclose(agent.certificate(np.array([2, 0])), (upper - lower)[0, [2, 0]], atol=1e-9)
+
+
+def test_pooled_nash_vi_counts_all_steps_but_the_last(make_agent):
+    """The horizon ends the last step, whatever its kernel: counted, it would look like a way to leave the game."""
+    env = {**SMALL, "stationary": True}
+    agent = make_agent("nash-vi", "low-rank-game", env=env, batch=20)
+    seen = np.zeros((5, 6, 5))
+
+    def count(t):
+        if t.h < 2:
+            np.add.at(seen, (t.obs, t.action, t.next_obs), 1)
+
+    batches(agent, 0, 10, each=count)
+    np.testing.assert_array_equal(agent.table.counts.dense(), seen[None])
+    visited = seen.sum(axis=2) > 0
+    np.testing.assert_allclose(agent.table.model().rows(0).sum(axis=2)[visited], 1.0)
+    assert agent.policy(np.arange(5), 2).shape == (5, 6)
+    apart = make_agent("nash-vi", "low-rank-game", env=env, batch=20, pool=False)
+    batches(apart, 0, 10)
+    assert gap(agent) < 0.6 * gap(apart)  # three times the data
 
 
 def test_ridge_by_counts_equals_ridge_by_rows(make_agent):
