@@ -170,10 +170,16 @@ def test_pictures_show_the_row_they_are_asked_for(name):
     np.testing.assert_array_equal(view.render(), frames[0])
     rng = np.random.default_rng(1)
     for _ in range(min(4, env.env_spec.horizon)):
-        env.step(rng.integers(env.env_spec.num_actions, size=2))
+        joint = rng.choice(env.env_spec.num_actions, size=2, replace=False)
+        env.step(joint)
+        a, b = split_action(joint[1], env.env_spec.game)
+        view.step({"max": a, "min": b})
         frames.append(env.render(row=1))
+        np.testing.assert_array_equal(view.render(), frames[-1])
         assert frames[-1].shape == frames[0].shape
         np.testing.assert_array_equal(frames[-1], env.render(row=1))  # looking changes nothing
+        if not view.agents:
+            break
     assert any(not np.array_equal(frames[0], later) for later in frames[1:])
     assert make_parallel(name).render() is None
     with pytest.raises(RlcError, match="has no row 2"):
