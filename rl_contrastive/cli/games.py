@@ -50,8 +50,9 @@ class ExploitCommand:
 
     run: tyro.conf.Positional[Path]
     """A finished run's folder."""
-    agent: str | None = None
-    """The responder, any agent for environments of one agent; default: ucbvi on tables, else contrastive-frontier."""
+    agent: tuple[str, ...] = ()
+    """Responders, of which the best counts: any agents for environments of one agent. Default: epsilon-greedy, and ucbvi
+    (contrastive-frontier where observations are no states)."""
     episodes: int = 2000
     """Episodes of each responder's training (>= its batch)."""
     eval_episodes: int = 2000
@@ -73,8 +74,8 @@ def exploit(args: list[str]) -> int:
     from rl_contrastive.experiment.exploit import exploit as train
 
     out = parsed.out or parsed.run / "exploit"
-    names = ("agent", "episodes", "eval_episodes", "seed")
-    result = train(parsed.run, out, **{name: getattr(parsed, name) for name in names})
+    options = {name: getattr(parsed, name) for name in ("episodes", "eval_episodes", "seed")}
+    result = train(parsed.run, out, agents=parsed.agent, **options)
     return _show(result, out, parsed.json)
 
 

@@ -42,7 +42,9 @@ class OnePlayer(VectorEnv[Array, IntArray, Array]):
         require(spec.players is not None, f"{spec.name} is no two-player game.")
         self.game, self.opponent, self.side = game, opponent, side
         self.num_envs = game.num_envs
-        low, high = spec.reward_range
+        rewards, returns = (
+            bounds if side == "max" else (-bounds[1], -bounds[0]) for bounds in (spec.reward_range, spec.return_range)
+        )
         self.env_spec = replace(
             spec,
             name=f"{spec.name}, {side} against a fixed opponent",
@@ -50,7 +52,8 @@ class OnePlayer(VectorEnv[Array, IntArray, Array]):
             players=None,
             optimal_return=None,
             stationary=False,  # the opponent's policy may depend on h
-            reward_range=(low, high) if side == "max" else (-high, -low),
+            reward_range=rewards,
+            return_range=returns,
         )
         self.metadata = {"autoreset_mode": autoreset_mode(game), "render_modes": []}
         self.render_mode = None
