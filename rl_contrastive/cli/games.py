@@ -51,8 +51,8 @@ class ExploitCommand:
     run: tyro.conf.Positional[Path]
     """A finished run's folder."""
     agent: tuple[str, ...] = ()
-    """Responders, of which the best counts: any agents for environments of one agent. Default: epsilon-greedy, and ucbvi
-    (contrastive-frontier where observations are no states)."""
+    """Responders, of which the best counts: any agents for environments of one agent. Default: epsilon-greedy, and
+    ucbvi (contrastive-frontier where observations are no states)."""
     episodes: int = 2000
     """Episodes of each responder's training (>= its batch)."""
     eval_episodes: int = 2000

@@ -21,7 +21,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linprog
 
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
@@ -192,6 +191,8 @@ def _afresh(P: FloatArray, basis: IntArray) -> tuple[FloatArray, FloatArray]:
 
 def _highs(P: FloatArray, basis: IntArray) -> tuple[FloatArray, FloatArray]:
     """(w (N, n), u (N, m)) by HiGHS, one programme after the other; zeros where it fails."""
+    from scipy.optimize import linprog  # here: its import costs a quarter second of every `rlc --help`
+
     N, m, n = P.shape
     w, u = np.zeros((N, n)), np.zeros((N, m))
     for i in range(N):
