@@ -1,0 +1,43 @@
+"""What the learning experiments of games share: agents on random low-rank games, and what they record of each plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rl_contrastive.experiment.loop import TrainingResult
+from rl_contrastive.spec import FloatArray
+from rl_contrastive.theory.training import column, run
+
+BONUS = {"lsvi-game": "c", "contrastive-ucb-game": "gamma", "nash-vi": "c"}
+"""The field that scales the bonus of each agent."""
+FIRST_GAME = 100
+"""Games are game_seed 100, 101, ..., apart from those any constant was chosen on."""
+
+
+def settings(agent: str, *, rank: int, bonus: float | None = None) -> dict[str, Any]:
+    """Config of a game agent that knows the rewards, as the analyses assume; bonus None: its default."""
+    values: dict[str, Any] = {"batch": 50}
+    if agent == "contrastive-ucb-game":
+        values |= {"known_reward": True, "learner": {"dim": rank}}
+    return values if bonus is None else values | {BONUS[agent]: bonus}
+
+
+def play(
+    agent: str, sizes: dict[str, Any], *, games: int, episodes: int, evaluations: int, bonus: float | None = None
+) -> list[TrainingResult]:
+    """One run on each of `games` random low-rank games of these sizes, with its exact metrics."""
+    return [
+        run(
+            agent, "low-rank-game", agent_config=settings(agent, rank=sizes["rank"], bonus=bonus),
+            env_config={**sizes, "game_seed": FIRST_GAME + g}, seed=g,
+            episodes=episodes, eval_every=max(50, episodes // evaluations), eval_episodes=1, exact="always",
+        )
+        for g in range(games)
+    ]  # fmt: skip
+
+
+def columns(results: list[TrainingResult], name: str) -> FloatArray:
+    """One column of every run: (games, T)."""
+    return np.stack([column(result, name) for result in results])
