@@ -59,7 +59,7 @@ def games_equilibrium(config: GamesEquilibriumConfig, *, out: Path) -> Verdict:
     outside = dict.fromkeys(rules, -np.inf)
     above: dict[str, list[float]] = {rule: [] for rule in rules}
     shown: dict[str, tuple[FloatArray, FloatArray]] = {}
-    solved = 0
+    solved, drawn = 0, config.widths[min(1, len(config.widths) - 1)]
     for i, A in enumerate(config.actions):
         for j, width in enumerate(config.widths):
             for tied in (False, True):
@@ -72,7 +72,7 @@ def games_equilibrium(config: GamesEquilibriumConfig, *, out: Path) -> Verdict:
                     excess[rule] = max(excess[rule], float((gap - bound).max()))
                     outside[rule] = max(outside[rule], float(beyond.max()))
                     above[rule].append(float((gap > bound + TOLERANCE).mean()))
-                    if (A, width, tied) == (config.actions[-1], config.widths[-1], False):
+                    if (A, width, tied) == (config.actions[-1], drawn, False):
                         shown[rule] = bound[:500], gap[:500]
 
     def paint(axis: Any) -> None:
@@ -97,7 +97,7 @@ def games_equilibrium(config: GamesEquilibriumConfig, *, out: Path) -> Verdict:
         control_passed=all(share > 0.1 for share in lost.values()),
         numbers={"excess": excess, "outside": outside, "share_above": shares, "pairs": solved},
         plot=draw(out, "games-equilibrium", {"Certificate and gap": paint},
-                  f"A = B = {config.actions[-1]}, U and L up to {config.widths[-1]:g} from M; one mark a game."),
+                  f"A = B = {config.actions[-1]}, U and L up to {drawn:g} from M; one mark a game."),
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from rl_contrastive.planning.games import duality_gap, nash_values
 from rl_contrastive.registry import get, register
 from rl_contrastive.spec import FloatArray, IntArray
 from rl_contrastive.theory.sampling import draw_counts, sparse_counts
-from rl_contrastive.theory.verdict import Verdict, draw, rng_of
+from rl_contrastive.theory.verdict import Verdict, colour, draw, rng_of
 
 TOLERANCE = 1e-12
 LIKE_CHANCE = 0.7
@@ -75,8 +75,8 @@ def games_lock(config: GamesLockConfig, *, out: Path) -> Verdict:
     psi, phi, leaning = right.mean(axis=0)
 
     def paint(axis: Any) -> None:
-        for k, (label, column) in enumerate(zip(("psi", "phi", "psi, leaning lock"), right.T, strict=True)):
-            axis.plot(np.full(len(column), k), column, "o", fillstyle="none", label=label)
+        for k, column in enumerate(right.T):
+            axis.plot(np.full(len(column), k), column, "o", fillstyle="none", color=colour(k))
         axis.axhline(0.5, color="#222222", linewidth=0.9, linestyle="--")
         axis.set_xticks(range(3), ["next state ψ", "forward φ", "ψ, leaning lock"])
         axis.set(ylim=(0, 1.05), ylabel="live latent guessed right")

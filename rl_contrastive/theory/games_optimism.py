@@ -19,7 +19,7 @@ from rl_contrastive.config import require
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 from rl_contrastive.theory.games_training import columns, play
-from rl_contrastive.theory.verdict import Verdict, colour, draw
+from rl_contrastive.theory.verdict import Verdict, colour, counts_on, draw
 
 TOLERANCE = 1e-9
 """Rounding of a backward pass."""
@@ -97,6 +97,8 @@ def games_optimism(config: GamesOptimismConfig, *, out: Path) -> Verdict:
             axis.loglog(m.episodes, m.certificate.mean(axis=0), color=colour(k), label=f"{agent}: V̄ − V̲")
             axis.loglog(m.episodes, m.gap.mean(axis=0), ":", color=colour(k), label=f"{agent}: gap of σ's marginals")
         axis.set(xlabel="episodes", ylabel="mean over games")
+        axis.set_ylim(top=30.0 * axis.get_ylim()[1])  # room for the legend
+        counts_on(axis.xaxis)
 
     def sides(axis: Any) -> None:
         for k, (agent, m) in enumerate(theory.items()):

@@ -16,7 +16,7 @@ from rl_contrastive.config import require
 from rl_contrastive.experiment.statistics import slope_interval
 from rl_contrastive.registry import register
 from rl_contrastive.theory.games_training import columns, play
-from rl_contrastive.theory.verdict import Verdict, colour, draw, rng_of, words
+from rl_contrastive.theory.verdict import Verdict, colour, counts_on, draw, rng_of, words
 
 SLOPE = -0.45
 FLAT = -0.3
@@ -75,6 +75,7 @@ def games_rate(config: GamesRateConfig, *, out: Path) -> Verdict:
             axis.loglog(episodes, gap.T, color=colour(k), linewidth=0.8, alpha=0.35)
             axis.loglog(episodes, gap.mean(axis=0), color=colour(k), label=f"{agent}: {slopes[agent].estimate:.2f}")
         axis.set(xlabel="episodes", ylabel="exact duality gap")
+        counts_on(axis.xaxis)
 
     claimed = slopes[config.agent]
     listed = "; ".join(f"{agent} {words(slopes[agent])}, last gap {last[agent]:.3f}" for agent in config.controls)
