@@ -43,7 +43,7 @@ class GameModel:
         table = self.learned.table
         b = self.bonus()
         r = np.broadcast_to(table.reward, b.shape) if self.true_reward is None else self.true_reward
-        model, bounds = self.learned.model(), {"cap": self.cap, "floor": self.floor}
+        model, bounds = self.learned.planner(), {"cap": self.cap, "floor": self.floor}
         alive = table.alive
         nash = plan_nash(model, r, players, alive=alive)
         self.handed_out = nash.joint()

@@ -18,8 +18,11 @@ from rl_contrastive.features.diagnostics import model_error, phi_angles
 from rl_contrastive.features.learner import FeatureLearner, Fit, LearnerConfig
 from rl_contrastive.features.maps import TabularFeatures
 from rl_contrastive.planning.bonus import EllipticalBonus
-from rl_contrastive.planning.models import LowRankModel
+from rl_contrastive.planning.models import DenseModel, LowRankModel, TransitionModel
 from rl_contrastive.spec import Array, BoolArray, EnvSpec, ExactModel, FloatArray, IntArray, State, Transition
+
+WHOLE_TABLE = 3e7
+"""Entries of P-hat that are formed for a planner that reads them at every step (240 MB of float64)."""
 
 
 class TableConfig(Protocol):
@@ -89,6 +92,12 @@ class TableFeatures:
         """P-hat of the last fit, a proper distribution."""
         assert self.features is not None
         return self.features.model()
+
+    def planner(self) -> TransitionModel:
+        """The same model as a planner reads it: pooled over the steps and of moderate size, as one table for all."""
+        model = self.model()
+        G, S, A = model.shape
+        return DenseModel(model.rows(0)[None]) if G == 1 and S * S * A <= WHOLE_TABLE else model
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         """TV of P-hat, weighted by visits, and the largest principal angle of phi; where observations are states."""
