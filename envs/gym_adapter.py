@@ -175,6 +175,11 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
         except Exception as error:
             raise RlcError(f"{self.name} raised at {method} (step {self._steps}): {one_line(error)}.") from error
 
+    def render(self) -> tuple[Any, ...] | None:
+        """gymnasium's pictures, one a row, of environments made with `kwargs` '{"render_mode": "rgb_array"}'."""
+        pictures: tuple[Any, ...] | None = self._call("render")
+        return pictures
+
     def exact(self) -> ExactModel | None:
         """The model of environments that publish their table (FrozenLake, CliffWalking), else None."""
         return self._exact

@@ -90,7 +90,7 @@ def replay(
 
 def _episodes(run: Trained, policy: Any, episodes: int, seed: int) -> Iterator[tuple[list[Frame], float]]:
     """Frames and return of each episode, one row played on the seeds of a stream of its own."""
-    env, tree = run.make_env(1), SeedTree(seed)
+    env, tree = run.make_env(1, drawn=True), SeedTree(seed)
     seeds, rng = tree.env_seeds("evaluation", 0, episodes), tree.generator("evaluation", 0, 1)
     try:
         for number in range(episodes):

@@ -153,7 +153,8 @@ def wilson(share: float, n: int, level: float = 0.95) -> Interval:
     p, scale = share, 1.0 + z * z / n
     centre = (p + z * z / (2 * n)) / scale
     half = z * float(np.sqrt(p * (1.0 - p) / n + z * z / (4.0 * n * n))) / scale
-    return Interval(p, max(centre - half, 0.0), min(centre + half, 1.0))
+    # At 0 and 1 the ends touch the share exactly, but for rounding.
+    return Interval(p, 0.0 if share == 0 else centre - half, 1.0 if share == 1 else centre + half)
 
 
 def normal_interval(estimate: float, sem: float, level: float = 0.95) -> Interval:

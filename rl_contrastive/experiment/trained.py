@@ -6,6 +6,7 @@ its state is read from the run's last checkpoint; nothing is trained here and no
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +38,9 @@ class Trained:
         """The agent's name in tables and plots."""
         return self.config.shown_agent
 
-    def make_env(self, rows: int) -> Env:
-        """The run's environment with so many rows."""
-        return make_env(self.config, rows)
+    def make_env(self, rows: int, *, drawn: bool = False) -> Env:
+        """The run's environment with so many rows; `drawn`: made so that it can render, where it can."""
+        return make_env(self.config, rows, drawn=drawn)
 
 
 def load_agent(path: Path) -> tuple[Agent, RunConfig]:
@@ -74,10 +75,16 @@ def load_trained(path: Path) -> Trained:
     return Trained(path, config, agent, spec)
 
 
-def make_env(config: RunConfig, rows: int) -> Env:
-    """The environment of a run with `rows` rows."""
+def make_env(config: RunConfig, rows: int, *, drawn: bool = False) -> Env:
+    """The environment of a run with `rows` rows.
+
+    drawn: environments made by other libraries, whose configs hold JSON `kwargs`, are asked for render_mode rgb_array.
+    """
     entry, _ = registry.get("env", config.env)
-    values: Any = from_dict(entry.config, config.env_config, "env.")
+    fields = dict(config.env_config)
+    if drawn and isinstance(fields.get("kwargs"), str):
+        fields["kwargs"] = json.dumps({**json.loads(fields["kwargs"]), "render_mode": "rgb_array"})
+    values: Any = from_dict(entry.config, fields, "env.")
     env: Env = entry.factory(values, rows)
     return env
 

@@ -8,8 +8,9 @@ from games_common import fixed_run
 from PIL import Image, ImageSequence
 
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.replay import LAST, WIDTH, film, replay
+from rl_contrastive.experiment.replay import LAST, WIDTH, film, picture, replay
 from rl_contrastive.experiment.trained import load_trained
+from rl_contrastive.spec import EnvSpec
 
 ROCK, PAPER, SCISSORS = (1, 0, 0), (0, 1, 0), (0, 0, 1)
 BLUE = (0, 114, 178)
@@ -95,7 +96,42 @@ def test_what_has_no_picture_is_one_sentence_and_no_file(tmp_path):
     run = fixed_run(tmp_path, "a")
     with pytest.raises(RlcError, match="has no picture"):
         replay(run, tmp_path / "a.gif")
-    cart = fixed_run(tmp_path, "u", env="gym:CartPole-v1", agent="uniform", horizon=5)
+    low = fixed_run(tmp_path, "u", env="low-rank", agent="uniform", num_states=4, num_actions=2, horizon=2, rank=2)
     with pytest.raises(RlcError, match="has no picture"):
-        replay(cart, tmp_path / "a.gif")
+        replay(low, tmp_path / "a.gif")
     assert not (tmp_path / "a.gif").exists()
+
+
+def test_gymnasiums_environments_draw_themselves(tmp_path):
+    pytest.importorskip("pygame")
+    cart = fixed_run(tmp_path, "u", env="gym:CartPole-v1", agent="uniform", horizon=5)
+    assert replay(cart, tmp_path / "a.gif", episodes=1) == [5.0]
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == 6
+        assert gif.width == 600
+
+
+class Badly:
+    """An environment whose picture is none."""
+
+    env_spec = EnvSpec("badly", 2, 1, (), "int64")
+
+    def __init__(self, drawn):
+        self.drawn = drawn
+
+    def render(self):
+        return self.drawn
+
+
+@pytest.mark.parametrize(
+    ("drawn", "words"),
+    [
+        (None, "gives nothing"),
+        ((), "gives nothing|gave"),
+        (np.zeros((4, 5)), "float64"),
+        (np.zeros((4, 5, 4), np.uint8), "not .height"),
+    ],
+)
+def test_a_picture_is_checked(drawn, words):
+    with pytest.raises(RlcError, match=words):
+        picture(Badly(drawn))

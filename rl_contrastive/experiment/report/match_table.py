@@ -84,6 +84,7 @@ def draw(played: Matches, stem: Path) -> None:
         axis = figure.subplots()
         table = np.array([[played.cells[x, y].mean.estimate for y in names] for x in names])
         low, high, centre = _scale(played, table)
+        decimals = 2 if high - low > 0.2 else 3
         # A mesh, not an image: the SVG then holds no raster.
         mesh = axis.pcolormesh(table, cmap=plots.diverging(), vmin=low, vmax=high, edgecolor="white", linewidth=2)
         axis.invert_yaxis()
@@ -91,7 +92,7 @@ def draw(played: Matches, stem: Path) -> None:
             for j, y in enumerate(names):
                 dark = abs(table[i, j] - centre) > 0.66 * (high - centre)
                 axis.text(
-                    j + 0.5, i + 0.5, _text(played.cells[x, y]), ha="center", va="center", fontsize=8.5,
+                    j + 0.5, i + 0.5, _text(played.cells[x, y], decimals), ha="center", va="center", fontsize=8.5,
                     color="white" if dark else plots.INK, linespacing=1.35,
                 )  # fmt: skip
         axis.set_xticks(np.arange(n) + 0.5, [plots.wrap(name, 18) for name in names])
@@ -121,7 +122,7 @@ def _scale(played: Matches, table: Any) -> tuple[float, float, float]:
     return centre - reach, centre + reach, centre
 
 
-def _text(cell: Match) -> str:
-    mean, low, high = (f"{v:.2f}" for v in (cell.mean.estimate, cell.mean.low, cell.mean.high))
+def _text(cell: Match, decimals: int) -> str:
+    mean, low, high = (f"{v:.{decimals}f}" for v in (cell.mean.estimate, cell.mean.low, cell.mean.high))
     text = mean if math.isnan(cell.mean.low) else f"{mean}\n[{low}, {high}]"
-    return text + (f"\nwins {cell.shares['win'].estimate:.0%}" if cell.shares else "")
+    return text + (f"\nwins {cell.shares['win'].estimate:.1%}" if cell.shares else "")
