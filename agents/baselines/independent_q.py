@@ -42,8 +42,8 @@ class IndependentQConfig:
     decay_episodes: int = 0
     """epsilon_k falls linearly from 1 to `epsilon` over this many episodes (>= 0; 0: constant)."""
     pool: bool = False
-    """Where the environment declares one kernel for all steps: one table for all steps, blind to the clock. Right for
-    long games (soccer), wrong where the last steps differ much from the first."""
+    """Where the environment declares one kernel for all steps and shows its states: one table for all steps, blind to
+    the clock. Right for long games (soccer), wrong where the last steps differ much from the first."""
     capacity: int = 5000
     """Rows kept of each step where observations are decoded, the newest ones (>= 10)."""
     decoder_growth: float = 0.1

@@ -61,7 +61,7 @@ class QTable:
 
     def at(self, h: int, z: IntArray) -> FloatArray:
         """Q_h(z, .) (N, A)."""
-        return self.Q[self.level(h), z]
+        return np.asarray(self.Q[self.level(h), z])
 
     def learn(self, h: int, z: IntArray, a: IntArray, target: FloatArray) -> None:
         """Targets (N,) of the pairs (z, a) of step h, oldest first."""
@@ -127,7 +127,7 @@ class Episodes:
 
     def __init__(self, spec: EnvSpec, decoder: DecoderConfig, *, capacity: int, growth: float) -> None:
         self.horizon, self.growth = spec.horizon, growth
-        self._batch: list[Transition] = []
+        self._batch: list[tuple[int, Array, IntArray, FloatArray, Array, FloatArray]] = []
         self.store: LevelStore | None = None
         self.num_states = spec.num_states or decoder.most_latents
         if spec.num_states is None:
@@ -138,9 +138,11 @@ class Episodes:
             self.fitted: IntArray = np.zeros(spec.horizon, dtype=np.int64)  # rows ever stored at each step's last fit
 
     def add(self, transition: Transition) -> None:
-        self._batch.append(transition)
+        t, i = transition, np.flatnonzero(transition.alive)
+        # Copies: an environment may write its next observations into the same array.
+        self._batch.append((t.h, t.obs[i], t.action[i], t.reward[i], t.next_obs[i], t.discount[i]))
         if self.store is not None:
-            self.store.add(transition)
+            self.store.add(t)
 
     def label(self, h: int, obs: Array, *, explore: bool = True) -> IntArray:
         """State of each observation of step h: (N, ...) -> (N,); explore as in `tables.Table.label`."""
@@ -152,7 +154,7 @@ class Episodes:
         """The steps to forget, and what to learn from, last step first. The batch is over after this."""
         redecoded = self._refit()
         rows = [self._stored(int(h)) for h in redecoded]
-        rows += [self._seen(t) for t in self._batch if t.h not in redecoded]
+        rows += [self._labelled(*part) for part in self._batch if part[0] not in redecoded]
         self._batch = []
         return redecoded, sorted(rows, key=lambda part: -part.h)
 
@@ -164,19 +166,19 @@ class Episodes:
         self.fitted[grown] = total[grown]
         return self.decoder.refit(self.store.data(), grown)
 
-    def _seen(self, t: Transition) -> Rows:
-        i = np.flatnonzero(t.alive)
-        after = min(t.h + 1, self.horizon - 1)
-        z, z_next = self.label(t.h, t.obs[i]), self.label(after, t.next_obs[i])
-        return Rows(t.h, z, t.action[i], t.reward[i], z_next, t.discount[i])
+    def _labelled(
+        self, h: int, obs: Array, action: IntArray, reward: FloatArray, next_obs: Array, discount: FloatArray
+    ) -> Rows:
+        after = min(h + 1, self.horizon - 1)
+        return Rows(h, self.label(h, obs), action, reward, self.label(after, next_obs), discount)
 
     def _stored(self, h: int) -> Rows:
         assert self.store is not None
         data, n, total = self.store.data(), int(self.store.count[h]), int(self.store.total[h])
         i = (np.arange(n) + (total if total > n else 0)) % n  # a ring that wrapped begins at slot total mod n
-        z = self.label(h, data.obs[h, i])
-        z_next = self.label(min(h + 1, self.horizon - 1), data.next_obs[h, i])
-        return Rows(h, z, data.action[h, i], data.reward[h, i], z_next, data.discount[h, i])
+        columns = data.obs, data.action, data.reward, data.next_obs, data.discount
+        obs, action, reward, next_obs, discount = (column[h, i] for column in columns)
+        return self._labelled(h, obs, action, reward, next_obs, discount)
 
     def state_dict(self) -> State:
         if self.store is None:
