@@ -26,8 +26,7 @@ from rl_contrastive.experiment.evaluate import MOST_ROWS, evaluate
 from rl_contrastive.experiment.trained import (
     Trained,
     Versus,
-    find_trained,
-    load_trained,
+    load_all,
     require_game,
     require_same_env,
     returns_can_be_negative,
@@ -160,17 +159,20 @@ def matches(
     reps: int = 2000,
     on_match: Callable[[Match], None] = lambda match: None,
 ) -> dict[str, Any]:
-    """Play the runs at or below `folders`; write matches.json, table.md and matches.png/.svg to `out`."""
+    """Play the runs at or below `folders`; write matches.json, table.md and matches.png/.svg to `out`.
+
+    Runs that cannot play (not finished, no checkpoint) are named in the result; RlcError if one was asked for itself.
+    """
     from rl_contrastive.experiment.report import match_table
 
-    runs = [load_trained(path) for path in find_trained(folders)]
+    runs, left_out = load_all(folders)
     played = play_matches(runs, episodes=episodes, seed=seed, reps=reps, on_match=on_match)
-    result = match_table.as_json(played)
+    result = match_table.as_json(played, left_out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
         (out / "matches.json").write_text(text + "\n", encoding="utf-8")
-        (out / "table.md").write_text(match_table.markdown(played), encoding="utf-8")
+        (out / "table.md").write_text(match_table.markdown(played, left_out), encoding="utf-8")
         match_table.draw(played, out / "matches")
     except OSError as error:
         raise RlcError(f"matches: cannot write to {out}: {error.strerror}.") from error

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 WIDTH = 300
 """Pixels a frame is enlarged to at least, by whole factors so that it stays sharp."""
+TALLEST = 480
+"""Pixels of height that larger frames are reduced to."""
 STRIP_WIDTH, GAP = 1640, 10
 """A strip wider than this is broken into rows; pixels between its frames."""
 LAST = 3
@@ -210,12 +212,14 @@ def _canvas(frame: Frame, title: str) -> Image:
 
     height, width, _ = frame.pixels.shape
     factor = max(1, -(-WIDTH // width))
-    enlarged = frame.pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+    shown = Pillow.fromarray(frame.pixels.repeat(factor, axis=0).repeat(factor, axis=1))
+    if height > TALLEST:
+        shown = shown.resize((max(round(shown.width * TALLEST / shown.height), 1), TALLEST))
     top, line = FONT + 9, FONT + 5
-    canvas = Pillow.new("RGB", (width * factor, top + height * factor + 2 * line + 6), PAPER)
-    canvas.paste(Pillow.fromarray(enlarged), (0, top))
+    canvas = Pillow.new("RGB", (max(shown.width, WIDTH), top + shown.height + 2 * line + 6), PAPER)
+    canvas.paste(shown, (0, top))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(FONT)
-    below = top + height * factor + 3
+    below = top + shown.height + 3
     for y, text, colour in ((3, title, INK), (below, frame.where, FAINT), (below + line, frame.what, INK)):
         draw.text((2, y), _fitting(text, font, canvas.width - 4), fill=colour, font=font)
     return canvas

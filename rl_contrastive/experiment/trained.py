@@ -16,6 +16,7 @@ import numpy as np
 
 from rl_contrastive import registry
 from rl_contrastive.config import from_dict, require
+from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.checkpoint import has_state, load_state
 from rl_contrastive.experiment.evaluate import checked_policy
 from rl_contrastive.experiment.record import CHECKPOINT, CONFIG
@@ -99,6 +100,24 @@ def find_trained(folders: Sequence[Path]) -> list[Path]:
     listed = ", ".join(str(folder) for folder in folders)
     require(len(found) > 0, f"no run folder ({CONFIG}) at or below {listed}.")
     return [found[key] for key in sorted(found)]
+
+
+def load_all(folders: Sequence[Path]) -> tuple[list[Trained], list[str]]:
+    """The runs at or below `folders`, and a sentence for each that cannot play.
+
+    A run that was named itself must be able to play (RlcError), and so must at least one of all.
+    """
+    named = {folder.resolve() for folder in folders}
+    runs, left_out = [], []
+    for path in find_trained(folders):
+        try:
+            runs.append(load_trained(path))
+        except RlcError as error:
+            if path.resolve() in named:
+                raise
+            left_out.append(f"left out: {error}")
+    require(len(runs) > 0, left_out[0].removeprefix("left out: ") if left_out else "there is no run that can play.")
+    return runs, left_out
 
 
 def require_game(run: Trained) -> tuple[int, int]:

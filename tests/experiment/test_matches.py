@@ -130,3 +130,20 @@ def test_the_checkpoint_is_what_plays_not_the_config(tmp_path):
     (run / "config.json").write_text(json.dumps(config))
     agent, _ = load_agent(run)
     assert agent.policy(np.zeros(1, int), 0).argmax() == 3  # paper against rock
+
+
+def test_of_a_folder_those_that_can_play_do_and_the_others_are_named(tmp_path):
+    fixed_run(tmp_path / "r", "a")
+    broken = fixed_run(tmp_path / "r", "b")
+    summary = json.loads((broken / "summary.json").read_text())
+    (broken / "summary.json").write_text(json.dumps(summary | {"status": "failed"}))
+    result = matches([tmp_path / "r"], tmp_path / "out", episodes=5)
+    assert [row["agent"] for row in result["agents"]] == ["a"]
+    (sentence,) = result["left_out"]
+    assert "left out" in sentence
+    assert str(broken) in sentence
+    assert sentence in (tmp_path / "out" / "table.md").read_text()
+    with pytest.raises(RlcError, match="no finished run"):
+        matches([tmp_path / "r", broken], tmp_path / "out")  # it was asked for itself
+    with pytest.raises(RlcError, match="no finished run"):
+        matches([broken.parent], tmp_path / "out")  # nobody is left

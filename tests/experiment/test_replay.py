@@ -8,7 +8,7 @@ from games_common import fixed_run
 from PIL import Image, ImageSequence
 
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.replay import LAST, WIDTH, film, picture, replay
+from rl_contrastive.experiment.replay import LAST, WIDTH, Frame, film, picture, replay, write_strip
 from rl_contrastive.experiment.trained import load_trained
 from rl_contrastive.spec import EnvSpec
 
@@ -109,6 +109,13 @@ def test_gymnasiums_environments_draw_themselves(tmp_path):
     with Image.open(tmp_path / "a.gif") as gif:
         assert gif.n_frames == 6
         assert gif.width == 600
+
+
+def test_huge_pictures_are_made_smaller(tmp_path):
+    pixels = np.zeros((2000, 500, 3), np.uint8)
+    write_strip([Frame(pixels, "step 1", "action 0", False)], tmp_path / "a.png", "title")
+    with Image.open(tmp_path / "a.png") as strip:
+        assert strip.size == (WIDTH, 480 + 24 + 40 + 6)
 
 
 class Badly:

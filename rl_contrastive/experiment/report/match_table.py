@@ -13,7 +13,7 @@ from rl_contrastive.experiment.matches import LEVEL, OUTCOMES, Match, Matches
 from rl_contrastive.experiment.report.tables import aligned, finite, interval, number
 
 
-def as_json(played: Matches) -> dict[str, Any]:
+def as_json(played: Matches, left_out: list[str]) -> dict[str, Any]:
     """JSON values, NaN as null."""
     return {
         "game": played.game,
@@ -26,6 +26,7 @@ def as_json(played: Matches) -> dict[str, Any]:
             for agent, runs in played.runs.items()
         ],
         "matches": [_cell(cell) for cell in played.cells.values()],
+        "left_out": left_out,
         "notes": notes(played),
     }
 
@@ -41,7 +42,7 @@ def _cell(cell: Match) -> dict[str, Any]:
     }
 
 
-def markdown(played: Matches) -> str:
+def markdown(played: Matches, left_out: list[str]) -> str:
     """table.md: mean returns, then the shares of wins and draws where there are any, then how they were made."""
     nash = "" if played.nash_value is None else f" (Nash value {number(played.nash_value)})"
     lines = [f"## {played.game}: mean return of max [95% CI]{nash}", ""]
@@ -50,7 +51,7 @@ def markdown(played: Matches) -> str:
         for name, heading in zip(OUTCOMES, ("wins", "draws", "losses"), strict=True):
             lines += ["", f"### Share of {heading} of max [95% CI]", ""]
             lines += _matrix(played, lambda cell, name=name: interval(cell.shares[name]))
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes(played))]) + "\n"
+    return "\n".join([*lines, "", *(f"- {note}" for note in [*left_out, *notes(played)])]) + "\n"
 
 
 def _matrix(played: Matches, cell: Any) -> list[str]:
