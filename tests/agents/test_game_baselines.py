@@ -160,6 +160,17 @@ def test_stored_rows_come_oldest_first_after_a_ring_wrapped():
     assert data.take()[1] == []  # nothing grew and the batch is over
 
 
+def test_an_environment_may_reuse_its_arrays():
+    """What was observed is copied: here the next observations are written over the old ones."""
+    agent = on_matrix("nash-q", [[1.0, 2.0], [3.0, 4.0]], horizon=1, batch=2, alpha=1.0)
+    shared, alive = np.zeros(2, dtype=int), np.ones(2, dtype=bool)
+    action, reward = np.array([0, 3]), np.array([1.0, 4.0])
+    agent.observe(Transition(0, shared, action, reward, shared, np.zeros(2), alive, alive))
+    shared[:], action[:], reward[:] = 9, 1, 7.0
+    agent.update()
+    np.testing.assert_allclose(agent.table.Q[0, 0], [1.0, 0.0, 0.0, 4.0])
+
+
 # Plans against loops.
 
 
@@ -395,14 +406,3 @@ def test_an_environment_of_one_agent_is_refused(name, make_agent):
 def test_impossible_values(name, fields, sentence, make_agent):
     with pytest.raises(RlcError, match=sentence):
         make_agent(name, "low-rank-game", env=SMALL, **fields)
-
-
-def test_an_environment_may_reuse_its_arrays():
-    """What was observed is copied: here the next observations are written over the old ones."""
-    agent = on_matrix("nash-q", [[1.0, 2.0], [3.0, 4.0]], horizon=1, batch=2, alpha=1.0)
-    shared, alive = np.zeros(2, dtype=int), np.ones(2, dtype=bool)
-    action, reward = np.array([0, 3]), np.array([1.0, 4.0])
-    agent.observe(Transition(0, shared, action, reward, shared, np.zeros(2), alive, alive))
-    shared[:], action[:], reward[:] = 9, 1, 7.0
-    agent.update()
-    np.testing.assert_allclose(agent.table.Q[0, 0], [1.0, 0.0, 0.0, 4.0])
