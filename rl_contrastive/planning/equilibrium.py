@@ -13,7 +13,7 @@ and its minimiser is the CCE that makes deviating cost most (strictly negative g
 linear programme, solved in batches by `simplex`, serves both. Where U = L, sigma's marginals are a Nash equilibrium.
 
 Certificates are computed from the payoffs, never from the solver's word. What misses TOLERANCE times the range of its
-payoffs goes on from a tableau computed anew, then to HiGHS, and the best of these is kept.
+payoffs goes on from its basis with a tableau computed anew, twice, then to HiGHS; the best of these is kept.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def nash(M: FloatArray) -> Nash:
         solution = packing(P[part] + 1.0)  # + 1: positive, which moves the value alone
         x[part], y[part], basis[part] = _distributions(solution.u), _distributions(solution.w), solution.basis
     gap, fallbacks = _nash_gap(P, x, y), 0
-    for again in (_afresh, _highs):
+    for again in (_afresh, _afresh, _highs):
         rows = np.flatnonzero(~(gap <= TOLERANCE))
-        w, u = again(P[rows] + 1.0, basis[rows])
+        w, u, basis[rows] = again(P[rows] + 1.0, basis[rows])
         other_x, other_y = _distributions(u), _distributions(w)
         other = _nash_gap(P[rows], other_x, other_y)
         better = other < gap[rows]
@@ -102,9 +102,9 @@ def cce(upper: FloatArray, lower: FloatArray) -> Correlated:
         solution = packing(deviations(u, l) + 2.0) if tableau else correlated_packing(u, l)
         sigma[part], basis[part] = _distributions(solution.w).reshape(-1, A, B), solution.basis
     gap, fallbacks = _cce_gap(U, L, sigma), 0
-    for again in (_afresh, _highs):
+    for again in (_afresh, _afresh, _highs):
         rows = np.flatnonzero(~(gap <= TOLERANCE))
-        w, _ = again(deviations(U[rows], L[rows]) + 2.0, basis[rows])
+        w, _, basis[rows] = again(deviations(U[rows], L[rows]) + 2.0, basis[rows])
         other_sigma = _distributions(w).reshape(-1, A, B)
         other = _cce_gap(U[rows], L[rows], other_sigma)
         better = other < gap[rows]
@@ -183,14 +183,14 @@ def _parts(N: int, cells: int) -> list[slice]:
     return [slice(start, min(start + step, N)) for start in range(0, N, step)]
 
 
-def _afresh(P: FloatArray, basis: IntArray) -> tuple[FloatArray, FloatArray]:
-    """(w (N, n), u (N, m)) from a basis whose tableau is computed anew: near ties cost a tableau its digits."""
+def _afresh(P: FloatArray, basis: IntArray) -> tuple[FloatArray, FloatArray, IntArray]:
+    """(w (N, n), u (N, m), basis) from a basis whose tableau is computed anew: near ties cost a tableau its digits."""
     solution = packing(P, basis=basis)
-    return solution.w, solution.u
+    return solution.w, solution.u, solution.basis
 
 
-def _highs(P: FloatArray, basis: IntArray) -> tuple[FloatArray, FloatArray]:
-    """(w (N, n), u (N, m)) by HiGHS, one programme after the other; zeros where it fails."""
+def _highs(P: FloatArray, basis: IntArray) -> tuple[FloatArray, FloatArray, IntArray]:
+    """(w (N, n), u (N, m), basis as it was) by HiGHS, one programme after the other; zeros where it fails."""
     from scipy.optimize import linprog  # here: its import costs a quarter second of every `rlc --help`
 
     N, m, n = P.shape
@@ -199,7 +199,7 @@ def _highs(P: FloatArray, basis: IntArray) -> tuple[FloatArray, FloatArray]:
         result = linprog(-np.ones(n), A_ub=P[i], b_ub=np.ones(m), method="highs")
         if result.x is not None:
             w[i], u[i] = result.x, -result.ineqlin.marginals
-    return w, u
+    return w, u, basis
 
 
 def _refuse_hopeless(where: str, gap: FloatArray) -> None:

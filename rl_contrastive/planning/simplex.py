@@ -56,7 +56,7 @@ class Packing:
 def packing(P: FloatArray, *, basis: IntArray | None = None) -> Packing:
     """max 1'w s.t. P w <= 1, w >= 0 for N matrices P (N, m, n) > 0, by the condensed tableau.
 
-    basis (N, m): start there, from a tableau computed afresh (pivots on near ties lose digits), instead of at w = 0.
+    basis (N, m): start there instead of at w = 0, with a tableau computed anew; pivots on near ties lose digits.
 
     The tableau T (m+1, n+1, N) writes basic variables through nonbasic ones, x_basic = T[:m, n] - T[:m, :n] x_nonbasic,
     with the reduced costs in row m. The batch is its last axis: every operation runs along thousands of programmes.
@@ -100,7 +100,7 @@ def _tableau_of_slacks(P: FloatArray) -> tuple[FloatArray, IntArray, IntArray]:
 
 
 def _tableau_of(P: FloatArray, basis: IntArray) -> tuple[FloatArray, IntArray, IntArray]:
-    """The same of a basis (N, m); of the slacks where that is singular."""
+    """The same of a basis (N, m), after `_repair`; of the slacks where the basis is singular."""
     N, m, n = P.shape
     full = np.concatenate([P, np.broadcast_to(np.eye(m), (N, m, m)), np.ones((N, m, 1))], axis=2)  # P, slacks, 1
     repeated = (np.diff(np.sort(basis, axis=1), axis=1) == 0).any(axis=1)
@@ -111,12 +111,35 @@ def _tableau_of(P: FloatArray, basis: IntArray) -> tuple[FloatArray, IntArray, I
     columns = np.nonzero(outside)[1].reshape(N, n + 1)  # nonbasic variables, then the right-hand side
     rest = np.take_along_axis(full, columns[:, None], axis=2)
     rest = np.linalg.solve(np.take_along_axis(full, basis[:, None], axis=2), rest)  # (N, m, n+1)
-    rest[:, :, n] = np.maximum(rest[:, :, n], 0.0)  # < 0: rounding, or a wrong basis that pivots go on from
     T = np.empty((m + 1, n + 1, N))
     T[:m] = rest.transpose(1, 2, 0)
     T[m] = ((basis < n).astype(np.float64)[:, None] @ rest)[:, 0].T  # 1'w of what is basic
     T[m, :n] -= (columns[:, :n] < n).T
-    return T, np.ascontiguousarray(basis.T), np.ascontiguousarray(columns[:, :n].T)
+    basic, nonbasic = np.ascontiguousarray(basis.T), np.ascontiguousarray(columns[:, :n].T)
+    _repair(T, basic, nonbasic)
+    return T, basic, nonbasic
+
+
+def _repair(T: FloatArray, basic: IntArray, nonbasic: IntArray) -> None:
+    """Dual simplex in place: a basis that was optimal but for lost digits may have x_basic < 0 and costs >= 0.
+
+    What is most negative leaves; of the entries below 0 in its row the ratio of the costs chooses what enters.
+    """
+    m, n = len(basic), len(nonbasic)
+    for _ in range(m + n):
+        rows = np.flatnonzero(T[:m, n].min(axis=0) < -SLACK)
+        if not rows.size:
+            break
+        part, here = T[..., rows], np.arange(rows.size)
+        r = _first(part[:m, n])
+        c, stuck = _leaving(-part[r, :n, here].T, part[m, :n], nonbasic[:, rows], calm=True)
+        if stuck.all():
+            break
+        rows, r, c, part = rows[~stuck], r[~stuck], c[~stuck], np.ascontiguousarray(part[..., ~stuck])
+        _exchange(part, r, c)
+        T[..., rows] = part
+        basic[r, rows], nonbasic[c, rows] = nonbasic[c, rows], basic[r, rows]
+    T[:m, n] = np.maximum(T[:m, n], 0.0)  # what is left counts as rounding; the certificate tells
 
 
 def _first(values: FloatArray) -> IntArray:
@@ -156,7 +179,7 @@ def _exchange(T: FloatArray, r: IntArray, c: IntArray) -> None:
     here = np.arange(r.size)
     column = T[:, c, here]  # (m+1, N)
     p = column[r, here]
-    p = np.where(p > PIVOT, p, 1.0)  # a programme that is stuck leaves after this step
+    p = np.where(np.abs(p) > PIVOT, p, 1.0)  # a programme that is stuck leaves after this step
     row = T[r, :, here].T / p  # (n+1, N)
     row[c, here] = 1.0 / p
     column[r, here] = -1.0  # so that the one product below writes row r as well

@@ -194,27 +194,28 @@ def test_ties_are_certified_without_fallback(A, B, kind, rng):
 
 @pytest.mark.parametrize("noise", [1e-16, 1e-14, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-6])
 def test_near_ties_are_certified(noise, rng):
-    # Where two vertices differ by rounding, pivots lose digits: this is what fresh tableaux and HiGHS are for.
-    M = rng.integers(0, 3, (600, 4, 4)) / 2 + noise * rng.standard_normal((600, 4, 4))
-    solved, correlated = nash(M), cce(M, M)
-    assert (solved.gap <= 1e-9 * np.ptp(M, axis=(1, 2))).mean() >= 0.995
-    assert solved.gap.max() <= 1e-6
-    assert (correlated.gap <= 1e-9 * np.ptp(M, axis=(1, 2))).mean() >= 0.98
-    assert correlated.gap.max() <= 1e-6
-    assert solved.fallbacks <= 3
-    assert correlated.fallbacks <= 12
+    # Where two vertices differ by rounding, pivots lose digits: this is what tableaux computed anew are for.
+    for shape in ((600, 4, 4), (300, 2, 12)):
+        M = rng.integers(0, 3, shape) / 2 + noise * rng.standard_normal(shape)
+        L = M - noise * rng.random(shape)
+        scale = np.ptp(M, axis=(1, 2))
+        for result in (nash(M), cce(M, M), cce(M, L)):
+            assert (result.gap <= 1.01e-9 * scale).mean() >= 0.998  # cce's scale is the larger of two ranges
+            assert result.gap.max() <= 1e-6
+            assert result.fallbacks <= 1
 
 
 @pytest.mark.parametrize(("A", "B"), [(2, 2), (3, 4), (5, 5), (8, 6), (20, 20)])
 def test_a_game_alone_gives_the_bits_it_gives_in_a_batch(A, B, rng):
-    M = np.concatenate([rng.random((30, A, B)), rng.integers(0, 3, (30, A, B)) / 2])
+    M = np.concatenate([rng.random((20, A, B)), rng.integers(0, 3, (40, A, B)) / 2])
+    M[40:] += 1e-9 * rng.standard_normal((20, A, B))  # near ties, some of which go through a second tableau
     L = M - 0.3 * rng.random(M.shape)
     solved, correlated, again = nash(M), cce(M, L), cce(M, L)
     assert correlated.sigma.tobytes() == again.sigma.tobytes()
     order = rng.permutation(60)
     shuffled = nash(M[order])
     assert shuffled.x.tobytes() == solved.x[order].tobytes()
-    for i in range(0, 60, 7):
+    for i in range(0, 60, 3):
         alone, pair = nash(M[i : i + 1]), cce(M[i : i + 1], L[i : i + 1])
         for name in ("x", "y", "value", "gap"):
             assert getattr(alone, name).tobytes() == getattr(solved, name)[i : i + 1].tobytes(), name
@@ -295,7 +296,7 @@ def test_what_the_simplex_leaves_goes_to_highs(monkeypatch, rng):
     np.testing.assert_allclose(result.value, expected.value, atol=1e-9)
     np.testing.assert_allclose(other.gap, pair.gap, atol=1e-8)
     assert result.gap.max() <= 1e-9
-    monkeypatch.setattr(equilibrium, "_highs", lambda P, basis: (np.zeros((len(P), 4)), np.zeros((len(P), 3))))
+    monkeypatch.setattr(equilibrium, "_highs", lambda P, basis: (np.zeros((12, 4)), np.zeros((12, 3)), basis))
     with pytest.raises(RlcError, match="neither the simplex nor HiGHS solves game 0"):
         nash(M)
 
@@ -307,10 +308,23 @@ def test_a_fresh_tableau_goes_on_from_any_basis(rng):
     assert again.pivots == 0
     np.testing.assert_allclose(again.w, first.w, atol=1e-13)
     np.testing.assert_allclose(again.u, first.u, atol=1e-13)
-    for basis in ([5, 6, 7, 8], [5, 5, 6, 7], [0, 6, 7, 8]):  # slacks; singular; one column of P, maybe infeasible
-        from_there = simplex.packing(P, basis=np.tile(basis, (50, 1)))
-        assert from_there.solved.all()
-    np.testing.assert_allclose(simplex.packing(P, basis=np.tile([5, 5, 6, 7], (50, 1))).w, first.w, atol=1e-12)
+    slacks, singular = np.array([5, 6, 7, 8]), np.array([5, 5, 6, 7])
+    for basis in (slacks, singular):
+        np.testing.assert_allclose(simplex.packing(P, basis=np.tile(basis, (50, 1))).w, first.w, atol=1e-12)
+
+
+def test_the_dual_simplex_repairs_an_infeasible_basis():
+    # Row 0 is below row 1: w_0 = 1/P_00 = 1 breaks row 1 (its slack is 1 - 2 < 0), while all costs are >= 0.
+    P = np.array([[[1.0, 1.5], [2.0, 3.0]]])
+    T, basic, _ = simplex._tableau_of(P, np.array([[0, 3]]))
+    # w_0 = 1/2 now obeys row 1, the slack of row 0 is 1/2, and the value 1'w is 1/2.
+    assert sorted(basic[:, 0]) == [0, 2]
+    np.testing.assert_allclose(T[:2, 2, 0], [0.5, 0.5])
+    np.testing.assert_allclose(T[2, 2, 0], 0.5)
+    solution = simplex.packing(P, basis=np.array([[0, 3]]))
+    assert solution.pivots == 0
+    np.testing.assert_allclose(solution.w, [[0.5, 0.0]])
+    np.testing.assert_allclose(solution.u, [[0.0, 0.5]])
 
 
 def test_no_games():
