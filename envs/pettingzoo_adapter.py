@@ -10,11 +10,7 @@ the environment.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,14 +23,13 @@ from rl_contrastive.config import require
 from rl_contrastive.envs.base import Frame, default_observation_space
 from rl_contrastive.envs.gym_adapter import one_line
 from rl_contrastive.envs.gym_features import FeatureKind
+from rl_contrastive.envs.pettingzoo_find import find
 from rl_contrastive.envs.pettingzoo_spaces import ALLOWED, joint_features, own_limit, two_players
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
 from rl_contrastive.spec import Array, BoolArray, EnvSpec, FloatArray, IntArray, split_action
 
 DEFAULT_HORIZON = 200
-PACKAGES = ("pettingzoo.classic", "pettingzoo.butterfly", "pettingzoo.atari", "pettingzoo.sisl", "mpe2")
-"""Where names without a colon are looked up, in this order."""
 ZERO_SUM = 1e-6
 """Largest |r + r'| relative to max(1, |r|, |r'|): environments may compute in float32."""
 
@@ -47,6 +42,8 @@ class PettingZooConfig:
     """Name in PettingZoo's packages, or module:attribute; given after the colon of `pettingzoo:ID`."""
     horizon: int | None = None
     """H, cap on the steps of an episode (>= 1); the default is the environment's own limit, or 200 without one."""
+    reward_bound: float = 1.0
+    """Largest |reward| of one step (> 0), which optimism needs to know; a larger reward is an error."""
     sees: Literal["both", "first"] = "both"
     """The state is what both agents observe, or the first agent's observation alone (where all see everything)."""
     observation: FeatureKind = "raw"
@@ -59,6 +56,8 @@ class PettingZooConfig:
     def __post_init__(self) -> None:
         require(bool(self.id), "pettingzoo: id must name an environment, e.g. pettingzoo:rps_v2.")
         require(self.horizon is None or self.horizon >= 1, f"pettingzoo: horizon must be >= 1, got {self.horizon}.")
+        bound = self.reward_bound
+        require(0.0 < bound < np.inf, f"pettingzoo: reward_bound must be > 0 and finite, got {bound}.")
         require(self.resolution >= 1, f"pettingzoo: resolution must be >= 1, got {self.resolution}.")
         self.make_arguments()
 
@@ -86,42 +85,6 @@ def make_pettingzoo(config: PettingZooConfig, num_envs: int) -> PettingZooEnv:
     return PettingZooEnv(envs, config)
 
 
-def find(id: str) -> Callable[..., Any]:
-    """What makes the environment `id`; RlcError if there is nothing, or nothing parallel."""
-    name = f"pettingzoo:{id}"
-    path, colon, attribute = id.partition(":")
-    if not colon:
-        path = next((f"{package}.{id}" for package in PACKAGES if _exists(f"{package}.{id}")), "")
-        if not path:
-            raise RlcError(
-                f"{name}: PettingZoo has no environment '{id}' (names end in a version: rps_v2); "
-                "your own is named as module:attribute."
-            )
-        attribute = "parallel_env"
-    try:
-        with warnings.catch_warnings():
-            # PettingZoo announces a registry that its older releases do not have.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            module = importlib.import_module(path)
-    except ImportError as error:
-        what = f"the package '{error.name}'" if error.name else one_line(error)
-        raise RlcError(f"{name} needs {what}, which is missing: pip install 'rl-contrastive[games]'.") from error
-    except Exception as error:
-        raise RlcError(f"{name}: importing {path} raised {one_line(error)}.") from error
-    make = getattr(module, attribute, None)
-    if make is None and not colon:
-        raise RlcError(f"{name} has no parallel_env: its players move in turns; {ALLOWED}.")
-    require(callable(make), f"{name}: {path} has no callable '{attribute}'.")
-    return make  # type: ignore[return-value] # checked above
-
-
-def _exists(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ImportError:  # the package above it is not installed
-        return False
-
-
 class PettingZooEnv(VectorEnv[Array, IntArray, Array]):
     """n instances of a two-player parallel environment, with an `env_spec` and checks of all that comes out of them."""
 
@@ -143,6 +106,7 @@ class PettingZooEnv(VectorEnv[Array, IntArray, Array]):
             obs_shape=self._features.shape,
             obs_dtype=self._features.dtype,
             num_states=self._features.num_states,
+            reward_range=(-config.reward_bound, config.reward_bound),
             players=(A, B),
         )
         self.render_mode = getattr(envs[0], "render_mode", None)
@@ -233,6 +197,8 @@ class PettingZooEnv(VectorEnv[Array, IntArray, Array]):
             raise self._nonsense(row, f"rewards {r:g} and {r_other:g}")
         if abs(r + r_other) > ZERO_SUM * max(1.0, abs(r), abs(r_other)):
             raise self._nonsense(row, f"rewards {r:g} and {r_other:g} do not sum to 0; {ALLOWED}")
+        if abs(r) > self.env_spec.reward_range[1]:
+            raise self._nonsense(row, f"reward {r:g} is beyond env.reward_bound {self.env_spec.reward_range[1]:g}")
         ended = [
             [bool(self._entry(row, what, flags, player)) for player in self.players]
             for what, flags in (("termination", terminations), ("truncation", truncations))

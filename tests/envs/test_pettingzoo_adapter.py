@@ -12,7 +12,8 @@ from gymnasium.vector import AutoresetMode
 from pettingzoo import AECEnv, ParallelEnv
 
 from rl_contrastive.config import from_dict
-from rl_contrastive.envs.pettingzoo_adapter import PettingZooConfig, PettingZooEnv, find, make_pettingzoo
+from rl_contrastive.envs.pettingzoo_adapter import PettingZooConfig, PettingZooEnv, make_pettingzoo
+from rl_contrastive.envs.pettingzoo_find import find
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.rollout import play
 from rl_contrastive.registry import get
@@ -107,7 +108,9 @@ class Boxes(Pennies):
 
 
 def adapt(n=1, how="right", game=Pennies, **fields) -> PettingZooEnv:
-    return PettingZooEnv([game(how) for _ in range(n)], PettingZooConfig(id="pennies", **fields))
+    return PettingZooEnv(
+        [game(how) for _ in range(n)], PettingZooConfig(**{"id": "pennies", "reward_bound": 4.0, **fields})
+    )
 
 
 def joint(a: int, b: int) -> np.ndarray:
@@ -229,7 +232,7 @@ WRONG = {
 
 @pytest.mark.parametrize("how", ["right", *WRONG])
 def test_what_no_game_may_do_is_one_sentence_with_step_and_numbers(how):
-    env = PettingZooEnv([Pennies(), Pennies(how)], PettingZooConfig(id="pennies"))
+    env = PettingZooEnv([Pennies(), Pennies(how)], PettingZooConfig(id="pennies", reward_bound=4.0))
     env.reset(seed=0)
     env.step(np.zeros(2, int))
     env.step(np.zeros(2, int))
@@ -240,6 +243,14 @@ def test_what_no_game_may_do_is_one_sentence_with_step_and_numbers(how):
         env.step(np.zeros(2, int))
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(".")
+
+
+def test_rewards_stay_within_the_declared_range():
+    assert adapt().env_spec.reward_range == (-4.0, 4.0)
+    env = adapt(40, reward_bound=3.0)
+    env.reset(seed=0)
+    with pytest.raises(RlcError, match=r"pennies: reward 4 is beyond env\.reward_bound 3 \(step 1 of sub-environment"):
+        env.step(np.zeros(40, int))
 
 
 def test_boxes_that_are_not_finite_are_refused():
@@ -305,6 +316,8 @@ def test_ones_own_environment_by_module_and_attribute(monkeypatch):
     [
         ({"horizon": 0}, "horizon"),
         ({"resolution": 0}, "resolution"),
+        ({"reward_bound": 0.0}, "reward_bound"),
+        ({"reward_bound": np.inf}, "reward_bound"),
         ({"kwargs": "[1]"}, "JSON object"),
         ({"kwargs": "{"}, "JSON object"),
         ({"id": ""}, "id"),
