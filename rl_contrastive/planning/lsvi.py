@@ -37,12 +37,16 @@ class Plan:
 def reward_bounds(spec: EnvSpec, reward_max: float | None) -> tuple[float, float]:
     """(floor, ceiling) of one reward for planning: 0 is always inside, because what follows a terminal pays 0.
 
-    `reward_max` overrides the environment's upper bound; without either it is 1.
+    `reward_max` overrides the environment's upper bound; without either it is 1. In a game, where optimism needs both
+    ends, a lower bound that is not declared is minus the upper one.
     """
     low, high = spec.reward_range
     if reward_max is not None:
         high = reward_max
-    return min(low, 0.0), max(high, 0.0) if np.isfinite(high) else 1.0
+    ceiling = max(high, 0.0) if np.isfinite(high) else 1.0
+    if spec.players is not None and not np.isfinite(low):
+        low = -ceiling
+    return min(low, 0.0), ceiling
 
 
 def return_caps(spec: EnvSpec, reward_max: float | None) -> tuple[FloatArray, FloatArray]:
