@@ -44,8 +44,8 @@ class TableFeatures:
     """Table of counts, feature learner and covariances of visits, kept in step by `refit`."""
 
     def __init__(self, spec: EnvSpec, config: TableConfig, *, pooled: bool = False) -> None:
-        self.spec = replace(spec, horizon=1) if pooled else spec
-        self.pooled = pooled
+        self.pooled, self.horizon = pooled and spec.horizon > 1, spec.horizon
+        self.spec = replace(spec, horizon=1) if self.pooled else spec
         self.table = make_table(self.spec, config.decoder, capacity=config.capacity, growth=config.decoder_growth)
         S = self.table.num_states
         learner = replace(config.learner, dim=min(config.learner.dim, S))
@@ -56,7 +56,9 @@ class TableFeatures:
         """N_h(s,a) as of the last `refit`."""
 
     def add(self, transition: Transition, rows: BoolArray) -> None:
-        """Store the masked rows."""
+        """Store the masked rows; of those at the horizon, where every episode ends, a model of all steps learns nothing."""
+        if self.pooled and transition.h == self.horizon - 1:
+            return
         self.table.add(replace(transition, h=self.level(transition.h)), rows)
 
     def level(self, h: int) -> int:

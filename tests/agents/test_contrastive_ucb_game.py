@@ -126,10 +126,11 @@ def test_the_pooled_model_uses_the_data_of_all_steps(agent):
     pooled, apart = agent(env=stationary), agent(env=stationary, pool=False)
     for a in (pooled, apart):
         batches(a, 0, 8)
-    assert pooled.model.learned.rows().tolist() == [1200]
+    assert pooled.model.learned.rows().tolist() == [800]  # the last step ends for the horizon's sake
     assert apart.model.learned.rows().tolist() == [400] * 3
     model = pooled.env.exact()
     assert pooled.exact_metrics(model)["tv"] < apart.exact_metrics(model)["tv"]
+    assert (pooled.model.learned.table.alive == 1.0).all()
     assert not agent().model.learned.pooled  # only where the environment says that all steps are alike
 
 
