@@ -56,7 +56,7 @@ class TableFeatures:
         """N_h(s,a) as of the last `refit`."""
 
     def add(self, transition: Transition, rows: BoolArray) -> None:
-        """Store the masked rows; of those at the horizon, where every episode ends, a model of all steps learns nothing."""
+        """Store the masked rows; of the last step, where every episode ends, a model of all steps learns nothing."""
         if self.pooled and transition.h == self.horizon - 1:
             return
         self.table.add(replace(transition, h=self.level(transition.h)), rows)
