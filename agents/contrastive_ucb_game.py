@@ -51,9 +51,9 @@ class ContrastiveUCBGameConfig:
     """B, episodes between two updates (>= 1)."""
     warm_start: int = 100
     """Episodes of uniform actions before the first plan (>= 0); they count as episodes and all their steps are kept."""
-    roll_in: Literal["paper", "mixed", "on-policy"] = "mixed"
+    roll_in: Literal["paper", "mixed", "on-policy", "uniform"] = "mixed"
     """paper: uniform actions at t - 1 and t, only these steps are kept; mixed: the same actions, all steps are kept;
-    on-policy: sigma_k to the end, all are kept."""
+    on-policy: sigma_k to the end, all are kept; uniform: no optimism in acting, for games that uniform play covers."""
     gamma: float = 0.1
     """gamma: the bonus is min(gamma sqrt(A B) ||phi||, 1) times the range of the return to go (>= 0; 0: no bonus)."""
     lam: float = 1.0
@@ -124,8 +124,8 @@ class ContrastiveUCBGame(BaseAgent):
 
     def _uniform(self, h: int) -> BoolArray:
         """(B,) episodes that act uniformly at step h."""
-        if self.config.roll_in == "on-policy":
-            return np.zeros(len(self._t), dtype=np.bool_)
+        if self.config.roll_in in ("on-policy", "uniform"):
+            return np.full(len(self._t), self.config.roll_in == "uniform")
         return np.asarray((h == self._t) | (h == self._t - 1))
 
     def observe(self, transition: Transition) -> None:

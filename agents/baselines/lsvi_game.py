@@ -4,7 +4,7 @@
     for k = 1..K
       1. for h = H-1..0:  w-bar_h   = Lambda_h^-1 sum_n phi_h(s_n,a_n,b_n) V-bar_{h+1}(s'_n),  w-under_h likewise
                           Q-bar_h   = min(r_h + w-bar_h'phi_h   + beta_h ||phi_h||_{Lambda_h^-1}, H - h)
-                          Q-under_h = max(r_h + w-under_h'phi_h - beta_h ||phi_h||_{Lambda_h^-1}, 0)   (Algorithm 1)
+                          Q-under_h = max(r_h + w-under_h'phi_h - beta_h ||phi_h||_{Lambda_h^-1}, 0)
                           sigma_h(s) = CCE(Q-bar_h(s), Q-under_h(s)),  V-bar_h = <sigma_h, Q-bar_h>, V-under_h likewise
       2. play a joint action of sigma_h; Lambda_h += phi phi' at each visited triple
 

@@ -2,7 +2,7 @@
 
     initialise Q-bar_h = H - h, Q-under_h = 0
     for k = 1..K
-      1. play a joint action of sigma_h(.,.|s), h = 0..H-1                       (Algorithm 1, lines 12-14)
+      1. play a joint action of sigma_h(.,.|s), h = 0..H-1
       2. N_h(s,a,b,s'), N_h(s,a,b), P-hat_h = N_h(s,a,b,s') / N_h(s,a,b)         (lines 15-17)
       3. for h = H-1..0:  Q-bar_h   = min(r_h + P-hat_h V-bar_{h+1}   + b_h, H - h)
                           Q-under_h = max(r_h + P-hat_h V-under_{h+1} - b_h, 0)  (lines 3-9)

@@ -16,13 +16,13 @@ ARRAYS = ("explore", "handed_out", "V_upper", "V_lower")
 class PlannedGame:
     """The last plan of a finite game, as a checkpoint needs it: policies are kept, not recomputed from newer counts.
 
-    `explore` (H, S, AB) the correlated equilibria sigma, ties evened; `handed_out` (H, S, AB) the product of the
+    `explore` (H, S, AB) the correlated equilibria sigma; `handed_out` (H, S, AB) the product of the
     bonus-free Nash policies; `V_upper`, `V_lower` (S,) the optimistic values at h = 0; `rows` the transitions it was
     made from.
     """
 
     def __init__(self, optimistic: GamePlan, nash: NashPlan, rows: float, report: dict[str, float]) -> None:
-        self.explore: FloatArray = evened(optimistic)
+        self.explore: FloatArray = optimistic.sigma
         self.handed_out: FloatArray = nash.joint()
         self.V_upper, self.V_lower = optimistic.V_upper[0], optimistic.V_lower[0]
         self.rows = rows
@@ -59,13 +59,3 @@ class PlannedGame:
             setattr(self, key, np.array(state[key], dtype=np.float64))
         self.rows = float(state["rows"])
         self.report = {name: float(value) for name, value in state["report"].items()}
-
-
-def evened(plan: GamePlan) -> FloatArray:
-    """sigma (H, S, AB), uniform where all joint actions are worth the same to both players.
-
-    There every distribution is an equilibrium of the same value, and the solver's vertex would be the same joint action
-    after each plan: where bonuses fill the whole range nothing else would ever be tried.
-    """
-    tied = (np.ptp(plan.upper, axis=2) == 0) & (np.ptp(plan.lower, axis=2) == 0)  # (H, S)
-    return np.where(tied[..., None], 1.0 / plan.sigma.shape[2], plan.sigma)

@@ -80,7 +80,7 @@ def plan_game(
         upper[h] = np.clip(r[h] + ahead[..., 0] + b[h], lowest[h], ceiling[h])
         lower[h] = np.clip(r[h] + ahead[..., 1] - b[h], lowest[h], ceiling[h])
         result = cce(upper[h].reshape(S, *players), lower[h].reshape(S, *players))
-        sigma[h] = result.sigma.reshape(S, AB)
+        sigma[h] = _evened(result.sigma.reshape(S, AB), upper[h], lower[h])
         V[h, :, 0] = (sigma[h] * upper[h]).sum(axis=1)
         V[h, :, 1] = (sigma[h] * lower[h]).sum(axis=1)
         largest = max(largest, float(result.gap.max(initial=-np.inf)))
@@ -112,13 +112,25 @@ def plan_nash(
     for h in range(H - 1, -1, -1):
         Q[h] = np.clip(r[h] + _expect(P_hat, h, V[h + 1], alive, H) + b[h], lowest[h], ceiling[h])
         result = nash(Q[h].reshape(S, *players))
-        mu[h], nu[h], V[h] = result.x, result.y, result.value
+        tied = (np.ptp(Q[h], axis=1) == 0)[:, None]  # see `_evened`
+        mu[h], nu[h] = np.where(tied, 1.0 / players[0], result.x), np.where(tied, 1.0 / players[1], result.y)
+        V[h] = result.value
     return NashPlan(Q, V, mu, nu)
 
 
 def policies(sigma: FloatArray, players: tuple[int, int]) -> FloatArray:
     """The product of the two players' marginals of sigma (..., AB): what they do without a common coin."""
     return product(*marginals(sigma, players))
+
+
+def _evened(sigma: FloatArray, upper: FloatArray, lower: FloatArray) -> FloatArray:
+    """sigma (S, AB), uniform where all joint actions are worth the same to both players.
+
+    There every distribution is an equilibrium of the same value, and the solver's vertex would be the same joint action
+    after each plan: where bonuses fill the whole range nothing else would ever be tried.
+    """
+    tied = (np.ptp(upper, axis=1) == 0) & (np.ptp(lower, axis=1) == 0)  # (S,)
+    return np.where(tied[:, None], 1.0 / sigma.shape[1], sigma)
 
 
 def _checked(

@@ -1,6 +1,6 @@
 """Claim: a CCE of the optimistic pair certifies its own marginals, whatever the true game between the two is.
 
-For payoffs L <= M <= U and a CCE sigma of (U, L) with marginals mu, nu, two lines (Xie et al. 2020, Lemma 4):
+For payoffs L <= M <= U and a CCE sigma of (U, L) with marginals mu, nu, two lines (after Xie et al. 2020):
 
     max_a (M nu)_a <= max_a (U nu)_a <= E_sigma U,        min_b (mu'M)_b >= min_b (mu'L)_b >= E_sigma L,
 

@@ -1,6 +1,6 @@
 """Claim: on the true features, the duality gap of optimistic learning in games falls as n^-1/2 with the episodes n.
 
-The regret bound sqrt(n) of Xie et al. 2020 (Theorem 5) makes the gap of an average policy n^-1/2; here the gap of the
+The regret bound sqrt(n) of Xie et al. 2020 makes the gap of an average policy n^-1/2; here the gap of the
 bonus-free policy that is handed out is measured, by exact best responses. Its log-log slope has to be <= -.45.
 Controls: independent Q-learning ends in pure policies, which can be exploited whatever was learned, and uniform play
 learns nothing.
@@ -81,7 +81,7 @@ def games_rate(config: GamesRateConfig, *, out: Path) -> Verdict:
     listed = "; ".join(f"{agent} {words(slopes[agent])}, last gap {last[agent]:.3f}" for agent in config.controls)
     return Verdict(
         name="games-rate",
-        claim="gap(n) = O(n^-1/2) on the true features (Xie et al. 2020; Qiu et al. 2022, Theorem 5.2)",
+        claim="gap(n) = O(n^-1/2) on the true features (Xie et al. 2020; Qiu et al. 2022)",
         measurement=f"{config.agent}: log-log slope from {START:.0%} of K={config.episodes} on {words(claimed)}, "
         f"last gap {last[config.agent]:.4f}",
         expected=f"slope <= {SLOPE}",

@@ -12,8 +12,8 @@ from rl_contrastive.theory.training import column, run
 
 BONUS = {"lsvi-game": "c", "contrastive-ucb-game": "gamma", "nash-vi": "c"}
 """The field that scales the bonus of each agent."""
-FIRST_GAME = 100
-"""Games are game_seed 100, 101, ..., apart from those any constant was chosen on."""
+FIRST_GAME = 300
+"""Games are game_seed 300, 301, ..., apart from those any constant was chosen on."""
 
 
 def settings(agent: str, *, rank: int, bonus: float | None = None) -> dict[str, Any]:

@@ -63,6 +63,13 @@ def test_mixed_roll_in_keeps_everything(agent):
     assert a.model.learned.rows().tolist() == [250] * 3
 
 
+def test_uniform_roll_in_plans_and_never_follows_the_plan(agent):
+    a, actions = agent(roll_in="uniform", warm_start=0), []
+    batches(a, 0, 20, lambda step: actions.extend(step.action))
+    assert a.version == 20
+    assert uniform(np.array(actions), 6)
+
+
 def test_what_is_handed_out_is_a_product_of_policies_and_not_what_explores(agent):
     a = agent()
     batches(a, 0, 6)

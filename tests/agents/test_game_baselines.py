@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrix_game import PENNIES, MatrixGame
 
-from rl_contrastive.agents.baselines import planned_game
 from rl_contrastive.agents.baselines.independent_q import IndependentQ, IndependentQConfig
 from rl_contrastive.agents.baselines.lsvi_game import RidgeModel
 from rl_contrastive.agents.baselines.nash_q import NashQ, NashQConfig
@@ -20,6 +19,7 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.oracle import make_oracle
 from rl_contrastive.experiment.rollout import play
 from rl_contrastive.features.decoder import DecoderConfig
+from rl_contrastive.planning import optimistic_games
 from rl_contrastive.planning.games import duality_gap
 from rl_contrastive.spec import Transition, marginals
 
@@ -295,7 +295,7 @@ def test_nash_vi_needs_ties_evened_on_the_lock(make_agent, monkeypatch):
     gaps = []
     for even in (True, False):
         if not even:
-            monkeypatch.setattr(planned_game, "evened", lambda plan: plan.sigma)
+            monkeypatch.setattr(optimistic_games, "_evened", lambda sigma, upper, lower: sigma)
         agent = make_agent("nash-vi", "duel-lock", env={"horizon": 3, "observation": "state"})
         np.testing.assert_allclose(agent.policy(np.array([0]), 0, explore=True) == 1 / 25, even)
         batches(agent, 0, 40)

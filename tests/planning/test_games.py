@@ -137,6 +137,16 @@ def test_width_of_an_optimistic_plan_bounds_the_gap_of_its_marginals(seed, bonus
         assert plan.saturated == 1.0
 
 
+def test_where_all_joint_actions_tie_the_equilibrium_is_uniform():
+    """A vertex would be the same joint action in each plan; where anything differs, the solver's answer stands."""
+    model = random_game(3)
+    full = plan_game(model.P, model.r, 10.0, model.players, cap=np.arange(3, 0.0, -1))
+    assert (full.sigma == 1 / 6).all()
+    assert (plan_nash(model.P, model.r, model.players, 10.0, cap=np.arange(3, 0.0, -1)).mu == 0.5).all()
+    none = plan_game(model.P, model.r, 0.0, model.players, cap=np.arange(3, 0.0, -1))
+    assert (none.sigma != 1 / 6).any(axis=2).all()
+
+
 def test_a_plan_that_is_not_optimistic_does_not_cover():
     """Control: a wrong model without a bonus is sure of itself, and wrong."""
     model, wrong = random_game(0), random_game(1)
