@@ -26,6 +26,7 @@ AGENTS = [entry.name for entry in registry.entries("agent")]
 ENVS = {
     "low-rank": {"num_states": 6, "num_actions": 3, "horizon": 3, "rank": 2},
     "combination-lock": {"horizon": 3, "num_actions": 3},
+    "low-rank-game": {"num_states": 6, "num_actions": 2, "num_opponent_actions": 3, "horizon": 3, "rank": 2},
 }
 LIVES = Path(__file__).parent / "lives.py"
 
