@@ -201,6 +201,8 @@ def _line(folder: Path, summary: Any) -> str:
     value, solved = summary.get("final_return"), summary.get("solved_at_episode")
     parts = [summary["status"], f"{summary.get('episodes', 0)} episodes", f"{summary.get('wall_s', 0):.1f} s"]
     parts += [] if value is None else [f"return {value:.3f}"]
+    gap = summary.get("exact", {}).get("gap") if summary.get("players") else None
+    parts += [] if gap is None else [f"duality gap {gap:.4f}"]
     parts += [f"solved at episode {solved}"] if solved is not None else []
     return f"{folder}: {', '.join(parts)}"
 
