@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from rl_contrastive.experiment.evaluate import checked_policy, exact_evaluation
-from rl_contrastive.planning.games import DualityGap, duality_gap
+from rl_contrastive.planning.games import DualityGap, duality_gap, kernels
 from rl_contrastive.spec import Agent, Array, ExactModel, FloatArray, marginals
 
 EMISSIONS = 64
@@ -72,6 +72,7 @@ class GameOracle:
     def __init__(self, model: ExactModel, rng: np.random.Generator) -> None:
         H, S, _ = model.r.shape
         self.model = model
+        self.kernels = kernels(model.P)
         self.samples = 1 if model.emissions is None else EMISSIONS
         self.observations: list[Array] = []
         """Of each step, S * M observations, state by state."""
@@ -114,7 +115,7 @@ class GameOracle:
         """Exact duality gap of the marginals of `agent.policy`."""
         version, found = self._gaps.get(explore, (None, None))
         if version != agent.version or found is None:
-            found = duality_gap(self.model, *self._policies(agent, explore))
+            found = duality_gap(self.model, *self._policies(agent, explore), self.kernels)
             self._gaps[explore] = (agent.version, found)
         return found
 

@@ -12,9 +12,12 @@ what can be exploited.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from rl_contrastive.config import require
 from rl_contrastive.planning.equilibrium import nash
@@ -48,8 +51,27 @@ def nash_values(P: FloatArray, r: FloatArray, players: tuple[int, int]) -> tuple
     return V, Q
 
 
-def duality_gap(model: ExactModel, mu: FloatArray, nu: FloatArray) -> DualityGap:
-    """Exact values of (mu, nu) and of the best responses to each; mu (H, S, M, A), nu (H, S, M, B)."""
+SPARSE = 0.05
+"""Share of entries > 0 up to which a kernel is kept as a sparse matrix."""
+
+Kernels = Sequence[Any]
+"""Of each step a matrix (S AB, S), dense or sparse."""
+
+
+def kernels(P: FloatArray) -> Kernels:
+    """P_h as matrices, sparse where nearly all is 0 (grid games), one for all steps where P is one along H."""
+    H, S, AB, _ = P.shape
+    different = P[:1] if P.strides[0] == 0 else P
+    flat = [table.reshape(S * AB, S) for table in different]
+    made = [sparse.csr_matrix(table) if np.count_nonzero(table) <= SPARSE * table.size else table for table in flat]
+    return made * H if len(made) < H else made
+
+
+def duality_gap(model: ExactModel, mu: FloatArray, nu: FloatArray, P: Kernels | None = None) -> DualityGap:
+    """Exact values of (mu, nu) and of the best responses to each; mu (H, S, M, A), nu (H, S, M, B).
+
+    P: `kernels(model.P)`, for callers who ask often.
+    """
     require(model.players is not None, "duality gap: the model is of one agent, not of a game.")
     assert model.players is not None
     A, B = model.players
@@ -57,10 +79,11 @@ def duality_gap(model: ExactModel, mu: FloatArray, nu: FloatArray) -> DualityGap
     for name, policy, actions in (("mu", mu, A), ("nu", nu, B)):
         good = policy.ndim == 4 and policy.shape[:2] == (H, S) and policy.shape[3] == actions
         require(good, f"duality gap: {name} has shape {policy.shape}, not (H={H}, S={S}, M, {actions}).")
+    P = kernels(model.P) if P is None else P
     played, upper, lower = np.zeros(S), np.zeros(S), np.zeros(S)
     for h in range(H - 1, -1, -1):
         values = np.stack([played, upper, lower], axis=1)  # (S, 3)
-        Q = (model.r[h][..., None] + model.P[h] @ values).reshape(S, A, B, 3)
+        Q = model.r[h].reshape(S, A, B, 1) + np.asarray(P[h] @ values).reshape(S, A, B, 3)
         played = np.einsum("sma,sab,smb->sm", mu[h], Q[..., 0], nu[h]).mean(axis=1)
         upper = np.einsum("sab,smb->sma", Q[..., 1], nu[h]).max(axis=2).mean(axis=1)
         lower = np.einsum("sma,sab->smb", mu[h], Q[..., 2]).min(axis=2).mean(axis=1)

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy.optimize import linprog
 
 from rl_contrastive.errors import RlcError
-from rl_contrastive.planning.games import duality_gap, nash_values
+from rl_contrastive.planning.games import duality_gap, kernels, nash_values
 from rl_contrastive.planning.lsvi import return_caps
 from rl_contrastive.planning.optimistic_games import plan_game, plan_nash, policies
 from rl_contrastive.spec import EnvSpec, ExactModel, joint_action, marginals, product, split_action
@@ -95,6 +96,27 @@ def test_best_responses_equal_brute_force_over_deterministic_policies(seed):
     assert found.value == pytest.approx(value(mu, nu))
     assert found.best_max == pytest.approx(max(value(rows, nu) for rows in pure(A)))
     assert found.best_min == pytest.approx(min(value(mu, columns) for columns in pure(B)))
+
+
+def test_sparse_and_shared_kernels_give_the_same_gap():
+    rng = np.random.default_rng(0)
+    S, A, B, H = 40, 2, 2, 3
+    P = np.zeros((S, 4, S))
+    P[np.arange(S)[:, None], np.arange(4), rng.integers(S, size=(S, 4))] = 1.0
+    r = rng.random((S, 4))
+    stacked = ExactModel(
+        *(np.stack([x] * H) for x in (P, r)), np.full(S, 1 / S), None, None, r, r, True, players=(A, B)
+    )
+    shared = replace(stacked, P=np.broadcast_to(P, (H, S, 4, S)))
+    assert sparse.issparse(kernels(shared.P)[2])
+    assert len(set(map(id, kernels(shared.P)))) == 1
+    mu, nu = random_policies(stacked, 1)
+    by_hand = np.zeros(S)  # best responses of max through the dense table
+    for h in (2, 1, 0):
+        Q = (r + P @ by_hand).reshape(S, A, B)
+        by_hand = np.einsum("sab,sb->sa", Q, nu[h, :, 0]).max(axis=1)
+    for model in (stacked, shared):
+        assert duality_gap(model, mu, nu).best_max == pytest.approx(by_hand.mean())
 
 
 @pytest.mark.parametrize("seed", range(3))
