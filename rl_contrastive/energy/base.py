@@ -140,11 +140,6 @@ def nll_estimate(f_x: Tensor, log_z: Tensor) -> Tensor:
     return log_z.detach().to(torch.float64) - f_x.detach().to(torch.float64).mean(dim=-1)
 
 
-def undefined(like: Tensor) -> Tensor:
-    """NaN (...,) for f_x (..., n): the objective has no estimate of this."""
-    return torch.full(like.shape[:-1], math.nan, dtype=torch.float64, device=like.device)
-
-
 def energies(f: Energy, x: Tensor, *, objective: str, step: int, what: str) -> Tensor:
     """f(x) in float64 (..., n); a wrong shape and values that are not finite are errors that say where and when."""
     require(x.ndim >= 2, f"{objective}: {what} must be (..., n, D), got the shape {tuple(x.shape)}.")
@@ -232,11 +227,13 @@ def log_q_of_data(q: NoiseLaw, x: Tensor, *, objective: str, step: int) -> Tenso
 
 
 def monitor(
-    f: Energy, x: Tensor, f_x: Tensor, *, q: NoiseLaw | None, z: Tensor | None, objective: str, step: int
+    f: Energy, x: Tensor, *, q: NoiseLaw | None, z: Tensor | None, objective: str, step: int
 ) -> tuple[Tensor, Tensor]:
-    """(nll, ess) from noise that is used for nothing else; NaN when an objective without noise is given none."""
+    """(nll, ess) (...,) of x from noise that is used for nothing else; NaN where the caller gives no noise."""
     if q is None or z is None:
-        return undefined(f_x), undefined(f_x)
+        nothing = torch.full(x.shape[:-2], math.nan, dtype=torch.float64, device=x.device)
+        return nothing, nothing
     with torch.no_grad():
+        f_x = energies(f, x, objective=objective, step=step, what="data x")
         log_w = noise_of(f, x, q=q, z=z, rng=None, objective=objective, step=step).log_w
     return nll_estimate(f_x, log_mean_exp(log_w)), effective_sample_size(log_w)

@@ -1,0 +1,144 @@
+"""Score matching: fit grad_x f to the score of the data, which knows nothing of Z and needs no noise law.
+
+Both objectives take the model's score s(x) = grad_x f(x) by differentiating f, so f must be twice differentiable
+(SiLU, not ReLU) and a step costs a backward pass through a backward pass. They give no estimate of log Z: `nll` and
+`ess` come from noise z with its law q where the caller hands them in for logging, and are NaN otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rl_contrastive.config import require
+from rl_contrastive.energy.base import Energy, EnergyLoss, ObjectiveState, check_finite, energies, monitor
+from rl_contrastive.errors import RlcError
+
+if TYPE_CHECKING:
+    from rl_contrastive.energy.noise import NoiseLaw
+
+
+def score_of(f: Energy, x: Tensor, *, objective: str, step: int, what: str) -> tuple[Tensor, Tensor]:
+    """grad_x f (..., n, D) with its graph, and the leaf x it was taken at (to be differentiated again)."""
+    point = x.detach().requires_grad_(True)
+    with torch.enable_grad():
+        f_x = energies(f, point, objective=objective, step=step, what=what)
+        if not f_x.requires_grad:
+            raise RlcError(f"{objective}: f does not depend on x through differentiable operations.")
+        (score,) = torch.autograd.grad(f_x.sum(), point, create_graph=True)
+    check_finite(score, objective=objective, step=step, what=f"gradients of f({what})")
+    return score, point
+
+
+@dataclass(frozen=True)
+class DenoisingConfig:
+    """Denoising score matching at one noise level."""
+
+    sigma: float = 0.1
+    """Standard deviation (> 0) of the noise added to the data; the model fitted is the data law blurred by it."""
+
+    def __post_init__(self) -> None:
+        require(self.sigma > 0, f"denoising score matching: sigma must be > 0, got {self.sigma}.")
+
+
+class DenoisingScore:
+    """1/2 mean ||sigma s(x + sigma e) + e||^2, e ~ N(0, I); minimiser f = log(p * N(0, sigma^2)) + constant.
+
+    Source: Vincent 2011, multiplied by sigma^2 so that losses of different sigma have one scale.
+    """
+
+    name = "denoising-score"
+
+    def __init__(self, config: DenoisingConfig | None = None) -> None:
+        self.config = config or DenoisingConfig()
+
+    def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> ObjectiveState:
+        """Nothing to remember but the step."""
+        del shape, device
+        return ObjectiveState()
+
+    def loss(
+        self,
+        f: Energy,
+        x: Tensor,
+        *,
+        q: NoiseLaw | None = None,
+        z: Tensor | None = None,
+        state: ObjectiveState,
+        rng: torch.Generator | None = None,
+    ) -> EnergyLoss[ObjectiveState]:
+        """x (..., n, D), rng for e -> the step's outcome; the surrogate is the loss itself."""
+        if rng is None:
+            raise RlcError(f"{self.name}: needs rng for the noise it adds to the data.")
+        e = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
+        sigma = self.config.sigma
+        score, _ = score_of(f, x + sigma * e, objective=self.name, step=state.step, what="noisy data x")
+        each = 0.5 * (sigma * score + e).to(torch.float64).square().sum(-1).mean(-1)  # (...,)
+        return _outcome(self.name, f, x, each, q, z, state)
+
+
+@dataclass(frozen=True)
+class SlicedConfig:
+    """Sliced score matching."""
+
+    slices: int = 1
+    """Random directions v to a datum (>= 1)."""
+
+    def __post_init__(self) -> None:
+        require(self.slices >= 1, f"sliced score matching: slices must be >= 1, got {self.slices}.")
+
+
+class SlicedScore:
+    """mean [v' H v + 1/2 ||s||^2], H the Hessian of f, v random signs; E v'Hv = tr H, so this is score matching.
+
+    Its minimiser is f = log p + constant. Source: Song et al. 2019, the form with the exact ||s||^2 (less variance
+    than (v's)^2). v'Hv is the derivative of v's along v: one more backward pass, no Hessian.
+    """
+
+    name = "sliced-score"
+
+    def __init__(self, config: SlicedConfig | None = None) -> None:
+        self.config = config or SlicedConfig()
+
+    def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> ObjectiveState:
+        """Nothing to remember but the step."""
+        del shape, device
+        return ObjectiveState()
+
+    def loss(
+        self,
+        f: Energy,
+        x: Tensor,
+        *,
+        q: NoiseLaw | None = None,
+        z: Tensor | None = None,
+        state: ObjectiveState,
+        rng: torch.Generator | None = None,
+    ) -> EnergyLoss[ObjectiveState]:
+        """x (..., n, D), rng for v -> the step's outcome; the surrogate is the loss itself."""
+        if rng is None:
+            raise RlcError(f"{self.name}: needs rng for its random directions.")
+        score, point = score_of(f, x, objective=self.name, step=state.step, what="data x")
+        curvature = torch.zeros(x.shape[:-1], dtype=torch.float64, device=x.device)  # (..., n)
+        for _ in range(self.config.slices):
+            signs = torch.randint(0, 2, x.shape, generator=rng, device=x.device).to(x.dtype) * 2.0 - 1.0
+            curvature = curvature + _along(score, point, signs) / self.config.slices
+        each = (curvature + 0.5 * score.to(torch.float64).square().sum(-1)).mean(-1)  # (...,)
+        return _outcome(self.name, f, x, each, q, z, state)
+
+
+def _along(score: Tensor, point: Tensor, v: Tensor) -> Tensor:
+    """v' H v (..., n) float64: the derivative of v's along v; 0 where s does not depend on x (f linear there)."""
+    (hv,) = torch.autograd.grad((score * v).sum(), point, create_graph=True, allow_unused=True)
+    return torch.zeros_like(v).sum(-1, dtype=torch.float64) if hv is None else (v * hv).to(torch.float64).sum(-1)
+
+
+def _outcome(
+    name: str, f: Energy, x: Tensor, each: Tensor, q: NoiseLaw | None, z: Tensor | None, state: ObjectiveState
+) -> EnergyLoss[ObjectiveState]:
+    check_finite(each, objective=name, step=state.step, what="losses")
+    nll, ess = monitor(f, x, q=q, z=z, objective=name, step=state.step)
+    return EnergyLoss(each.sum(), nll, ess, replace(state, step=state.step + 1), {"loss": each.detach()})
