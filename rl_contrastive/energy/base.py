@@ -69,8 +69,8 @@ class ObjectiveState:
                 setattr(self, name, int(saved[name]))
 
     def _load_tensor(self, name: str, own: Tensor, saved: Tensor) -> None:
-        require(
-            own.dtype == saved.dtype and own.shape == saved.shape,
+        require(  # an empty tensor (a buffer before the first step) takes any shape
+            own.numel() == 0 or (own.dtype == saved.dtype and own.shape == saved.shape),
             f"{type(self).__name__}: the saved {name} is {saved.dtype} {tuple(saved.shape)}, "
             f"expected {own.dtype} {tuple(own.shape)}.",
         )

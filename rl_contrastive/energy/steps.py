@@ -60,7 +60,8 @@ class AveragedDescent(torch.optim.Optimizer):
         if not memory or beta == 1.0:
             memory["average"] = p.grad.detach().clone()
         else:
-            memory["average"].lerp_(p.grad, beta)
+            # Not in place: state dicts hand these tensors out.
+            memory["average"] = memory["average"].lerp(p.grad, beta)
         average: Tensor = memory["average"]
         return average
 
