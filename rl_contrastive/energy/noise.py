@@ -4,7 +4,7 @@ Every law gives draws and log q in closed form (float64 whatever the data's prec
 large numbers). Noise decides more than the objective does: where q has no mass nothing is learned, so the default of
 this library is a fitted law, somewhat inflated, with a small share of a wide one mixed in (`defended`).
 
-Draws have the dtype and device of the tensors that the law was made of; the generator must live on that device.
+Draws have the dtype and device of the points that the law was made of; the generator must live on that device.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Gaussian:
     """N(mean, covariance): log q(x) = -|L^{-1}(x - mean)|^2 / 2 - log det L - D/2 log 2 pi with L L' = covariance."""
 
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
-        """mean (D,), covariance (D, D) symmetric and positive definite."""
+        """mean (D,) (draws have its dtype), covariance (D, D) symmetric and positive definite."""
         D = check_points("Gaussian mean", mean[None])
         require(
             covariance.shape == (D, D),
@@ -59,7 +59,7 @@ class Gaussian:
         centred = wide - mean
         covariance = inflate * (centred.T @ centred) / len(x)
         covariance = covariance + ridge * torch.eye(D, dtype=torch.float64, device=x.device)
-        return cls(mean.to(x.dtype), covariance.to(x.dtype))
+        return cls(mean.to(x.dtype), covariance)
 
     @property
     def dim(self) -> int:
