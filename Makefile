@@ -45,8 +45,12 @@ docs-results: $(STAMP)
 		name=$$(basename $$sweep .toml); \
 		$(BIN)/rlc sweep $$sweep --out runs/$$name --workers $(WORKERS) || exit 1; \
 		mkdir -p docs/results/$$name || exit 1; \
-		cp runs/$$name/compare/table.md runs/$$name/compare/sample-efficiency.png docs/results/$$name/ || exit 1; \
+		plot=sample-efficiency.png; test -f runs/$$name/compare/$$plot || plot=gap.png; \
+		cp runs/$$name/compare/table.md runs/$$name/compare/$$plot docs/results/$$name/ || exit 1; \
 	done
+	$(BIN)/rlc matches runs/soccer --out runs/soccer/matches
+	cp runs/soccer/matches/table.md docs/results/soccer/matches.md
+	cp runs/soccer/matches/matches.png docs/results/soccer/
 	$(BIN)/python benchmarks/low_rank_table.py runs/low-rank > docs/results/low-rank/pooled.md
 
 # Keeps run folders and the virtual environment.

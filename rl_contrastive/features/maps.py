@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.planning.models import LowRankModel, proper_rows
+from rl_contrastive.planning.models import LowRankModel
 from rl_contrastive.spec import Array, FloatArray, State
 
 
@@ -154,11 +154,3 @@ def nonnegative_phi(u: FloatArray, sharpness: float, scale: FloatArray) -> Float
 def nonnegative_psi(u: FloatArray, sharpness: float, scale: FloatArray) -> FloatArray:
     """u itself if sharpness is 0, else softplus(u) / scale."""
     return u if sharpness == 0 else softplus(u, sharpness) / scale
-
-
-def successor_law(phi: FloatArray, psi: FloatArray, law: FloatArray) -> FloatArray:
-    """P-hat over a sample of successors: [law_m psi_m'phi_n]_+ renormalised.
-
-    phi (N, d), psi (M, d), law (M,) probabilities of the sample -> (N, M).
-    """
-    return proper_rows(np.asarray(phi, dtype=np.float64), law[:, None] * psi, law)

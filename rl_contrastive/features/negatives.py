@@ -55,15 +55,6 @@ def sample_states(law: FloatArray, size: int, *, rng: np.random.Generator) -> In
     return np.asarray(np.minimum(draws, law.shape[1] - 1), dtype=np.int64)
 
 
-def sample_rows(count: IntArray, size: int, *, rng: np.random.Generator) -> IntArray:
-    """`size` uniform indices into the first count[h] stored rows of each step (the empirical marginal): (H, size).
-
-    With weights of `importance_weights` or `row_propensity` the same rows serve another law.
-    """
-    require(bool((count >= 1).all()), "negatives: a step has no stored transition to draw negatives from.")
-    return (rng.random((len(count), size)) * count[:, None]).astype(np.int64)
-
-
 def row_propensity(density: FloatArray, index: IntArray) -> FloatArray:
     """Weights v_j ∝ 1/density(y_j) (H, M): negatives drawn from the data weigh as if drawn uniformly.
 

@@ -140,13 +140,13 @@ def test_two_noise_samples_without_memory_are_biased() -> None:
 
 
 def fit_with_few_samples(gamma: float) -> float:
-    """Total variation after 3000 steps with 2 noise samples a step, learning rates falling to 0."""
+    """Total variation after 2000 steps with 2 noise samples a step, learning rates falling to 0."""
     rng = torch.Generator().manual_seed(0)
     f, objective = TableEnergy(torch.zeros(4)), MECO(MECOConfig(gamma=gamma))
     state = objective.initial_state()
     optimiser = torch.optim.SGD(f.parameters(), lr=0.1)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 3000)
-    for _ in range(3000):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 2000)
+    for _ in range(2000):
         out = objective.loss(f, P.population, q=Q, z=Q.sample(2, rng=rng), state=state)
         state = out.state
         optimiser.zero_grad()

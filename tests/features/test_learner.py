@@ -16,12 +16,13 @@ from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.diagnostics import model_error, purity
 from rl_contrastive.features.latents import cluster
 from rl_contrastive.features.learner import FeatureLearner, Fit, LearnerConfig
-from rl_contrastive.features.maps import FeatureMap, LinearFeatures, TabularFeatures, successor_law
+from rl_contrastive.features.maps import FeatureMap, LinearFeatures, TabularFeatures
 from rl_contrastive.features.negatives import tabular_law
 from rl_contrastive.features.networks import TableFactors, TensorBatch, contrastive_loss
 from rl_contrastive.features.neural_maps import NeuralFeatures, features_from_state
 from rl_contrastive.features.objectives import make
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, fit_linear
+from rl_contrastive.planning.models import proper_rows
 from rl_contrastive.registry import get
 from rl_contrastive.spec import LevelData
 
@@ -221,7 +222,7 @@ def test_rows_are_refined_where_it_helps(model: str) -> None:
     phi, psi = result.features.phi(h, data.obs[h]), result.features.psi(h, data.next_obs[h])
     assert phi.sum(axis=-1) == pytest.approx(1.0)
     assert psi.mean(axis=0) == pytest.approx(1.0)
-    law = successor_law(phi[:, 0], psi, np.full(600, 1 / 600))
+    law = proper_rows(phi[:, 0], psi / 600, np.full(600, 1 / 600))
     assert law.sum(axis=1) == pytest.approx(1.0)
 
 
