@@ -94,7 +94,9 @@ def finite_difference(value: Callable[[], float], parameter: Tensor, step: float
 
 def minimise(loss: Callable[[], Tensor], parameters: list[nn.Parameter], rounds: int = 20) -> None:
     """L-BFGS to the bottom of a smooth deterministic loss."""
-    optimiser = torch.optim.LBFGS(parameters, max_iter=50, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(
+        parameters, max_iter=50, tolerance_grad=1e-12, tolerance_change=1e-15, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimiser.zero_grad()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.config import require
-from rl_contrastive.energy.base import Energy, EnergyLoss, ObjectiveState, S, energies, monitor
+from rl_contrastive.energy.base import Energy, EnergyLoss, ObjectiveState, energies, monitor
 from rl_contrastive.energy.samplers import ChainConfig, Chains, run_chains
 from rl_contrastive.errors import RlcError
 
@@ -63,8 +63,12 @@ class CD:
         rng: torch.Generator | None = None,
     ) -> EnergyLoss[ObjectiveState]:
         """x (..., n, D), rng for the chains -> the step's outcome; the surrogate's value means nothing."""
-        chains = _advance(self.name, f, x, self.config.chain, state.step, rng)
-        return _outcome(self.name, f, x, chains, self.config.penalty, q, z, state, replace(state, step=state.step + 1))
+        name, step, config = self.name, state.step, self.config
+        f_x = energies(f, x, objective=name, step=step, what="data x")
+        chains = _advance(name, f, x, config.chain, step, rng)
+        surrogate, diagnostics = _gap(name, f, f_x, chains, config.penalty, step)
+        nll, ess = monitor(f, x, q=q, z=z, objective=name, step=step)
+        return EnergyLoss(surrogate, nll, ess, replace(state, step=step + 1), diagnostics)
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class PCD:
         require(n <= config.buffer, f"{name}: a batch of {n} rows needs a buffer of at least {n}, not {config.buffer}.")
         buffer = q.sample(config.buffer, rng=rng).to(x) if state.buffer.numel() == 0 else state.buffer
         require(buffer.shape == (config.buffer, D), f"{name}: the buffer is {tuple(buffer.shape)}, the data have {D}.")
+        f_x = energies(f, x, objective=name, step=state.step, what="data x")
         # 1. Take n chains; each starts anew with probability `refresh`.
         taken = torch.randperm(config.buffer, generator=rng, device=x.device)[:n]
         anew = torch.rand(n, 1, generator=rng, device=x.device) < config.refresh
@@ -138,7 +143,9 @@ class PCD:
         # 2. Move them under the model as it is, and put them back.
         chains = _advance(name, f, start, config.chain, state.step, rng)
         after = replace(state, step=state.step + 1, buffer=buffer.index_copy(0, taken, chains.x))
-        return _outcome(name, f, x, chains, config.penalty, q, z, state, after)
+        surrogate, diagnostics = _gap(name, f, f_x, chains, config.penalty, state.step)
+        nll, ess = monitor(f, x, q=q, z=z, objective=name, step=state.step)
+        return EnergyLoss(surrogate, nll, ess, after, diagnostics)
 
 
 def _advance(
@@ -152,21 +159,12 @@ def _advance(
         raise RlcError(f"{name}, step {step}: {error}") from error
 
 
-def _outcome(
-    name: str,
-    f: Energy,
-    x: Tensor,
-    chains: Chains,
-    penalty: float,
-    q: NoiseLaw | None,
-    z: Tensor | None,
-    state: ObjectiveState,
-    after: S,
-) -> EnergyLoss[S]:
-    f_x = energies(f, x, objective=name, step=state.step, what="data x")
-    f_chains = energies(f, chains.x, objective=name, step=state.step, what="chains")
+def _gap(
+    name: str, f: Energy, f_x: Tensor, chains: Chains, penalty: float, step: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The surrogate mean f(x') - mean f(x) + penalty (mean f(x)^2 + mean f(x')^2), and what to log."""
+    f_chains = energies(f, chains.x, objective=name, step=step, what="chains")
     gap = f_chains.mean(-1) - f_x.mean(-1)  # (...,)
     each = gap + penalty * (f_x.square().mean(-1) + f_chains.square().mean(-1))
-    nll, ess = monitor(f, x, q=q, z=z, objective=name, step=state.step)
     diagnostics = {"gap": gap.detach(), "acceptance": chains.acceptance, "step_size": chains.step_size}
-    return EnergyLoss(each.sum(), nll, ess, after, diagnostics)
+    return each.sum(), diagnostics

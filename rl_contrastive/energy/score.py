@@ -132,7 +132,10 @@ class SlicedScore:
 
 def _along(score: Tensor, point: Tensor, v: Tensor) -> Tensor:
     """v' H v (..., n) float64: the derivative of v's along v; 0 where s does not depend on x (f linear there)."""
-    (hv,) = torch.autograd.grad((score * v).sum(), point, create_graph=True, allow_unused=True)
+    if not score.requires_grad:
+        return torch.zeros_like(v).sum(-1, dtype=torch.float64)
+    with torch.enable_grad():  # losses are also looked at under no_grad
+        (hv,) = torch.autograd.grad((score * v).sum(), point, create_graph=True, allow_unused=True)
     return torch.zeros_like(v).sum(-1, dtype=torch.float64) if hv is None else (v * hv).to(torch.float64).sum(-1)
 
 
