@@ -39,7 +39,8 @@ class MLPConfig:
     positions and some sharpness as in random features; default: U(-1/sqrt(D), 1/sqrt(D)), nearly linear at first."""
     first_scale: float = 2.0
     """> 0. Measured on 8 Gaussians: 1.5 to 3 with two layers leaves the ring-shaped plateau on which default sits for
-    hundreds of steps whatever the objective. Not universal: a checkerboard did better with three default layers."""
+    hundreds of steps whatever the objective (its features lack the 8th harmonic). Not universal: a checkerboard did
+    better with three default layers."""
     first_bias: float = 3.0
     """>= 0: the ridges lie within about this many standard deviations / first_scale."""
     zero_output: bool = False
@@ -132,6 +133,8 @@ class MLPEnergy(nn.Module):
         return cls(dim, config, rng=rng, centre=x.to(torch.float64).mean(0), scale=scale)
 
     def forward(self, x: Tensor) -> Tensor:
+        dim = self.net.inputs
+        require(x.shape[-1] == dim, f"mlp energy: x must be (..., {dim}), got {tuple(x.shape)}.")
         out: Tensor = self.net((x - self.centre) / self.scale)
         return out.squeeze(-1)
 

@@ -73,7 +73,7 @@ class AnnealedImportance:
     power: float = 1.0
     """> 0; above 1 the rungs are denser near q, which suits a law far wider than the target."""
     kernel: Literal["mala", "langevin"] = "mala"
-    """mala is exact; with unadjusted langevin the weights are those of another law, O(step_size) away."""
+    """mala is exact; unadjusted langevin may be off by more than a nat (step_size 1, D = 10) at a high ESS."""
     steps: int = 1
     """Transitions at each rung, >= 1."""
     step_size: float = 0.1
