@@ -16,7 +16,18 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.config import require
-from rl_contrastive.energy.noise import LOG_2PI, categorical, check_generator, check_points, cholesky, flat_rows, normal
+from rl_contrastive.energy.noise import (
+    LOG_2PI,
+    Gaussian,
+    Mixture,
+    categorical,
+    check_generator,
+    check_points,
+    cholesky,
+    defended,
+    flat_rows,
+    normal,
+)
 
 ROOM = 2**22
 """Numbers in the largest temporary array of a density: rows are done in pieces of this size."""
@@ -142,6 +153,25 @@ def fit_mixture(x: Tensor, config: MixtureFitConfig | None = None, *, rng: torch
     # Draws get the data's precision from the means; covariances keep theirs, or rounding may undo their definiteness.
     law = GaussianMixture(best.law.weights, best.law.means.to(x.dtype), best.law.covariances)
     return MixtureFit(law, best.log_likelihood, best.objective, best.converged)
+
+
+def fitted_noise(
+    x: Tensor,
+    config: MixtureFitConfig | None = None,
+    *,
+    inflate: float = 1.2,
+    share: float = 0.1,
+    wide: float = 4.0,
+    rng: torch.Generator,
+) -> Mixture:
+    """The default noise law for data x (N, D): a fitted mixture, inflated, and a share of a wide Gaussian.
+
+    (1 - share) GMM with covariances times `inflate` + share N(mean, wide * covariance of all data), a small ridge in
+    both. Noise close to the data makes the weights f - log q small; the wide share bounds them where it is wrong.
+    """
+    law = fit_mixture(x, config, rng=rng).law.inflated(inflate)
+    ridge = 1e-3 * float(x.to(torch.float64).var(0, correction=0).mean())
+    return defended(law, Gaussian.fit(x, inflate=wide, ridge=ridge), share=share)
 
 
 def _one_start(rows: Tensor, config: MixtureFitConfig, rng: torch.Generator) -> MixtureFit:

@@ -2,7 +2,7 @@
 
 Every law gives draws and log q in closed form (float64 whatever the data's precision: log weights f - log q cancel
 large numbers). Noise decides more than the objective does: where q has no mass nothing is learned, so the default of
-this library is a fitted law, somewhat inflated, with a small share of a wide one mixed in (`defended`).
+this library is a fitted law, somewhat inflated, with a share of a wide one (`gaussian_mixture.fitted_noise`).
 
 Draws have the dtype and device of the points that the law was made of; the generator must live on that device.
 """

@@ -88,7 +88,8 @@ def position(f: Energy, x: Tensor, *, max_grad: float = 0.0) -> Position:
             value.shape == x.shape[:-1],
             f"sampler: f must map {tuple(x.shape)} to {tuple(x.shape[:-1])}, got {tuple(value.shape)}.",
         )
-        (grad,) = torch.autograd.grad(value.sum(), leaf)
+        require(value.requires_grad, "sampler: f must be differentiable in x, by torch operations from x to f(x).")
+        (grad,) = torch.autograd.grad(value.sum(), leaf, materialize_grads=True)
     if max_grad > 0.0:
         length = torch.linalg.vector_norm(grad, dim=-1, keepdim=True)
         grad = grad * (max_grad / length.clamp_min(max_grad))

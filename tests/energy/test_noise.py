@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from scipy.special import logsumexp
 
-from rl_contrastive.energy.gaussian_mixture import GaussianMixture, MixtureFitConfig, fit_mixture
+from rl_contrastive.energy.gaussian_mixture import GaussianMixture, MixtureFitConfig, fit_mixture, fitted_noise
 from rl_contrastive.energy.kernel_density import KernelDensity
 from rl_contrastive.energy.noise import (
     Gaussian,
@@ -228,6 +228,17 @@ def test_em_survives_copies_and_restarts_do_not_hurt() -> None:
     one = fit_mixture(x, MixtureFitConfig(6), rng=generator())
     five = fit_mixture(x, MixtureFitConfig(6, restarts=5), rng=generator())
     assert float(five.objective[-1]) >= float(one.objective[-1])
+
+
+def test_the_default_noise_covers_new_data_and_is_close_to_them() -> None:
+    x, new = two_blobs(800), two_blobs(800, seed=12)
+    q = fitted_noise(x, MixtureFitConfig(4), rng=generator())
+    require_coverage(q, new)
+    single = Gaussian.fit(x, inflate=1.2)
+    assert float(q.log_prob(new).mean()) > float(single.log_prob(new).mean()) + 0.3
+    require_coverage(q, 2.0 * new)  # by the wide share: without it these are missed
+    with pytest.raises(RlcError, match="less than about"):
+        require_coverage(fit_mixture(x, MixtureFitConfig(4), rng=generator()).law, 2.0 * new)
 
 
 # --- kernel density

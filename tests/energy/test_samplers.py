@@ -242,6 +242,8 @@ def test_wrong_input_is_named() -> None:
         ChainConfig(step_size=0.0)
     with pytest.raises(RlcError, match=r"f must map \(3, 1\) to \(3,\), got \(3, 1\)"):
         position(lambda x: x, torch.zeros(3, 1))
+    with pytest.raises(RlcError, match="differentiable in x"):
+        position(lambda x: torch.zeros(3), torch.zeros(3, 1))
     with pytest.raises(RlcError, match="rise strictly from 0 to 1"):
         anneal(quartic, NORMAL, 3, ChainConfig(), ladder=[0.0, 0.5, 0.5, 1.0], rng=generator())
     with pytest.raises(RlcError, match="adapt=0"):
