@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rl_contrastive.energy.base import ObjectiveState, effective_sample_size, log_mean_exp
+from rl_contrastive.energy.noise import Gaussian, Uniform
 from rl_contrastive.energy.objectives import OBJECTIVES, make
 from rl_contrastive.errors import RlcError
 
@@ -185,6 +186,36 @@ def test_leading_axes_are_separate_problems(name: str) -> None:
         assert whole.nll.shape == whole.ess.shape == (2,)
         assert float(whole.nll[i]) == pytest.approx(float(part.nll), abs=1e-12)
         assert float(whole.ess[i]) == pytest.approx(float(part.ess), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_trains_with_the_library_s_own_noise(name: str) -> None:
+    """float32 network and data in the plane, fitted Gaussian noise: gradients for every weight that f depends on."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 2, generator=rng) @ torch.tensor([[1.0, 0.5], [0.0, 0.3]])
+    q = Gaussian.fit(x, inflate=1.5)
+    body = nn.Sequential(nn.Linear(2, 8), nn.SiLU(), nn.Linear(8, 1, bias=False))
+    with torch.no_grad():
+        for parameter in body.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=rng))
+    objective = make(name, {"buffer": 60} if name == "pcd" else {})
+    state = objective.initial_state()
+    out = objective.loss(lambda x: body(x)[..., 0], x, q=q, z=q.sample(60, rng=rng), state=state, rng=rng)
+    out.surrogate.backward()
+    for parameter in [*body.parameters(), *state.parameters()]:
+        assert parameter.grad is not None
+        assert bool(torch.isfinite(parameter.grad).all())
+        assert float(parameter.grad.abs().max()) > 0.0
+    assert math.isfinite(float(out.nll))
+    assert 1.0 <= float(out.ess) <= (60 if name != "grid-likelihood" else 300**2)
+
+
+@pytest.mark.parametrize("name", ["nce", "ence", "infonce"])
+def test_a_box_that_does_not_hold_the_data_is_refused(name: str) -> None:
+    q, x = Uniform(torch.tensor([-1.0]), torch.tensor([1.0])), torch.tensor([[0.5], [1.5], [-3.0]])
+    objective = make(name)
+    with pytest.raises(RlcError, match=f"^{name}: the noise law has density 0 at 2 of 3 data points at step 0"):
+        objective.loss(QuadraticEnergy((0.5, 1.0)), x, q=q, state=objective.initial_state(), rng=torch.Generator())
 
 
 def test_unknown_names_and_options_are_refused() -> None:

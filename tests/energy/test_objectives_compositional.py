@@ -190,6 +190,7 @@ def test_a_resumed_run_continues_to_the_bit(correction: str) -> None:
 def test_storm_and_ratio_use_the_previous_model_on_the_new_noise() -> None:
     z_1, z_2 = Q.population[:4], Q.population[5:]
     old, new = TableEnergy(torch.tensor([0.1, 0.2, 0.3, 0.4])), TableEnergy(torch.tensor([1.0, -1.0, 0.5, 0.0]))
+    last = TableEnergy(torch.tensor([0.0, 0.7, 0.2, -0.3]))
 
     def lm(f: TableEnergy, z: torch.Tensor) -> torch.Tensor:
         return (torch.logsumexp(f(z) - Q.log_prob(z), 0) - math.log(len(z))).detach()
@@ -197,8 +198,11 @@ def test_storm_and_ratio_use_the_previous_model_on_the_new_noise() -> None:
     for correction, formula in (("storm", storm_log), ("ratio", lambda *a: ratio_log(*a, 5.0))):
         objective = MECO(MECOConfig(gamma=0.3, correction=correction))  # type: ignore[arg-type]
         state = objective.loss(old, P.population, q=Q, z=z_1, state=objective.initial_state()).state
-        log_u = objective.loss(new, P.population, q=Q, z=z_2, state=state).state.log_u
-        assert torch.allclose(log_u, formula(lm(old, z_1), lm(new, z_2), lm(old, z_2), 0.3))
+        second = objective.loss(new, P.population, q=Q, z=z_2, state=state).state
+        assert torch.allclose(second.log_u, formula(lm(old, z_1), lm(new, z_2), lm(old, z_2), 0.3))
+        # A third step compares with the second model, not with the first.
+        log_u = objective.loss(last, P.population, q=Q, z=z_1, state=second).state.log_u
+        assert torch.allclose(log_u, formula(second.log_u, lm(last, z_1), lm(new, z_1), 0.3))
         with pytest.raises(RlcError, match=r"needs f to be an nn.Module"):
             objective.loss(lambda x: x[..., 0], P.population, q=Q, z=z_1, state=objective.initial_state())
 
