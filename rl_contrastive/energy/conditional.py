@@ -46,7 +46,8 @@ class LogUState(ObjectiveState):
 def log_mean_by_key(values: Tensor, weight: Tensor, keys: Tensor, num_keys: int) -> Tensor:
     """log (sum_i w_i e^{v_i} / sum_i w_i) over the rows i of each key: (N,) -> (num_keys,); every key must occur.
 
-    Weights > 0. The maximum of each key is taken out first, so scores of any size are fine.
+    Weights > 0. The maximum of each key is taken out first, so scores of any size are fine. On CUDA index_add sums
+    in no fixed order: resuming to the bit needs torch.use_deterministic_algorithms there.
     """
     terms = values + weight.log()
     empty = torch.full((num_keys,), -math.inf, dtype=values.dtype, device=values.device)
