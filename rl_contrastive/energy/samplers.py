@@ -115,7 +115,7 @@ def mala_step(
     backward = _squared(at.x, there, step_size)
     log_ratio = there.f - at.f + (forward - backward) / (2.0 * step_size)
     u = torch.rand(at.f.shape, generator=rng, dtype=torch.float64, device=at.x.device)
-    accepted = (u.log() < log_ratio) & ~torch.isneginf(there.f)
+    accepted = u.log() < log_ratio  # of -inf or NaN: refused
     keep = accepted.unsqueeze(-1)
     moved = Position(
         torch.where(keep, there.x, at.x),

@@ -161,6 +161,13 @@ def test_float32_data_get_float32_draws_and_float64_densities() -> None:
         assert bool(torch.isfinite(law.log_prob(far)).all())
 
 
+def test_draws_of_a_mixture_come_in_no_order() -> None:
+    left, right = (Uniform(rows([a]), rows([a + 1.0])) for a in (0.0, 5.0))
+    first = (Mixture([left, right], [0.5, 0.5]).sample(4000, rng=generator()) < 2.0).squeeze(-1)
+    assert [float(part.double().mean()) for part in first.chunk(4)] == pytest.approx([0.5] * 4, abs=0.07)
+    assert float((first[1:] == first[:-1]).double().mean()) == pytest.approx(0.5, abs=0.04)
+
+
 def test_categorical_probabilities() -> None:
     weights = rows([0.0, 2.0, 1.0, 1.0, 0.0])
     counts = torch.bincount(categorical(weights, 40_000, rng=generator()), minlength=5)

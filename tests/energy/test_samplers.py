@@ -235,6 +235,21 @@ def test_a_broken_energy_is_an_error_and_not_a_rejection() -> None:
         mala(box.log_prob, torch.full((3, 1), 9.0), steps=5, step_size=0.01, rng=generator())
 
 
+@pytest.mark.parametrize("kernel", ["langevin", "mala"])
+def test_a_chain_that_recovers_from_a_broken_energy_is_found_too(kernel: str) -> None:
+    calls = 0
+
+    def broken_once(x: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        spoil = torch.zeros(len(x), dtype=x.dtype)
+        spoil[0] = math.nan if calls == 3 else 0.0
+        return spoil - 0.5 * x.square().sum(-1)
+
+    with pytest.raises(RlcError, match="1 of 4 chains met a NaN"):
+        run_chains(broken_once, torch.zeros(4, 1), ChainConfig(kernel, 20, 0.1), rng=generator())  # type: ignore[arg-type]
+
+
 def test_wrong_input_is_named() -> None:
     with pytest.raises(RlcError, match="only mala can adapt"):
         ChainConfig("langevin", 10, 0.1, adapt=5)
