@@ -159,14 +159,14 @@ def test_weights_never_exceed_one_over_gamma(gamma: float, batches: list[list[fl
 
 
 def fit_table(gamma: float, noise: int) -> float:
-    """Mean total variation after 2000 steps on exact data with `noise` fresh draws of q for each context and step."""
+    """Mean total variation after 1200 steps on exact data with `noise` fresh draws of q for each context and step."""
     rng = torch.Generator().manual_seed(0)
     scores = torch.nn.Parameter(torch.zeros(3, 4, dtype=torch.float64))
     objective = KeyedMECO(3, ConditionalMECOConfig(gamma=gamma))
     state = objective.initial_state()
     optimiser = torch.optim.SGD([scores], lr=0.3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 2000)
-    for _ in range(2000):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 1200)
+    for _ in range(1200):
         z = torch.multinomial(LAW, 3 * noise, replacement=True, generator=rng).reshape(3, noise)
         out = objective.loss(scores, scores.gather(1, z), keys=KEYS, state=state, pos_weight=JOINT)
         state = out.state
@@ -191,8 +191,8 @@ def fit_vector(gamma: float, noise: int) -> tuple[float, float]:
     objective = LowRankMECO(2, ConditionalMECOConfig(gamma=gamma))
     state = objective.initial_state()
     optimiser = torch.optim.Adam([log_phi, log_psi], lr=0.02)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 2000)
-    for _ in range(2000):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 1200)
+    for _ in range(1200):
         z = torch.multinomial(LAW, noise, replacement=True, generator=rng)
         out = objective.loss(low_rank(log_phi, log_psi), log_phi, log_psi[z], state=state, pos_weight=JOINT)
         state = out.state
