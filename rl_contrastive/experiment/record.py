@@ -92,13 +92,13 @@ class RunFolder:
         self.clear()
         write_json(self.path / CONFIG, config)
 
-    def lock(self) -> None:
-        """Take the lock; RlcError if another process keeps it for LOCK_WAIT seconds."""
+    def lock(self, wait: float = LOCK_WAIT) -> None:
+        """Take the lock; RlcError if another process keeps it for `wait` seconds."""
         try:
             handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise RlcError(f"cannot write in {self.path}: {error.strerror}.") from error
-        give_up = time.monotonic() + LOCK_WAIT
+        give_up = time.monotonic() + wait
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,7 +125,12 @@ class RunFolder:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
     def discard(self) -> None:
-        """Remove a folder that no run was started in."""
+        """Remove a folder that no run was started in; one that another process writes in stays as it is."""
+        try:
+            self.lock(wait=0.0)
+        except RlcError:
+            return
+        self.unlock()
         self.clear()
         for name in (CONFIG, LOCK):
             (self.path / name).unlink(missing_ok=True)

@@ -15,8 +15,8 @@ from rl_contrastive import registry
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment import checkpoint
 from rl_contrastive.experiment.loop import Budget
-from rl_contrastive.experiment.record import json_line, write_json
-from rl_contrastive.experiment.run import RunConfig, read_config, resolve, resume, run, run_folder, with_device
+from rl_contrastive.experiment.record import RunFolder, json_line, write_json
+from rl_contrastive.experiment.run import RunConfig, prepare, read_config, resolve, resume, run, run_folder, with_device
 from rl_contrastive.experiment.workers import Job, Pool
 
 BROKEN = str(Path(__file__).parent.parent / "broken_env.py")
@@ -224,3 +224,17 @@ def test_the_device_goes_where_a_config_has_one():
 
 def test_lines_are_strict_json():
     assert json_line({"a": 0.1 + 0.2, "b": float("nan"), "c": 3}) == '{"a": 0.30000000000000004, "b": null, "c": 3}\n'
+
+
+def test_a_prepared_run_that_another_process_took_over_is_not_discarded(tmp_path, config):
+    """A sweep prepares its folders; where `rlc resume` is at work when their turn comes, the sweep leaves them alone."""
+    path = prepare(resolve(config), tmp_path)
+    owner = RunFolder(path)
+    owner.lock()
+    (path / "tensorboard").mkdir()
+    RunFolder(path).discard()
+    assert (path / "config.json").is_file()
+    assert (path / "tensorboard").is_dir()
+    owner.unlock()
+    RunFolder(path).discard()  # control: nobody's folder goes
+    assert not path.exists()
