@@ -227,7 +227,7 @@ def test_lines_are_strict_json():
 
 
 def test_a_prepared_run_that_another_process_took_over_is_not_discarded(tmp_path, config):
-    """A sweep prepares its folders; where `rlc resume` is at work when their turn comes, the sweep leaves them alone."""
+    """A sweep prepares its folders; where `rlc resume` got to one before it, the sweep leaves that one alone."""
     path = prepare(resolve(config), tmp_path)
     owner = RunFolder(path)
     owner.lock()
