@@ -127,31 +127,31 @@ def test_sigma_is_lambda_plus_the_sum_over_stored_rows(roll_in, make_agent):
     agent = make_agent("contrastive-ucb", "low-rank", env=SMALL, lam=0.7, roll_in=roll_in, learner={"dim": 3})
     data = stored(agent, LevelStore(agent.env_spec))
     batches(agent, 0, 6)
-    rows, phi = data.data(), agent.model.features.phi_table
+    rows, phi = data.data(), agent.model.learned.features.phi_table
     for h in range(4):
         Sigma = 0.7 * np.eye(3)
         for s, a in zip(rows.obs[h, : rows.count[h]], rows.action[h, : rows.count[h]], strict=True):
             Sigma += np.outer(phi[h, s, a], phi[h, s, a])
-        np.testing.assert_allclose(agent.model.bonus.Sigma[h], Sigma, atol=1e-9)
+        np.testing.assert_allclose(agent.model.learned.bonus.Sigma[h], Sigma, atol=1e-9)
 
 
 def planned_by_hand(agent) -> np.ndarray:
     """(4) Q_h = clip(r-hat + min(gamma ||phi||, H) + P-hat V, 0, H - h), all loops written out."""
     model, config = agent.model, agent.config
-    H, S, A, _ = model.features.phi_table.shape
-    N = model.table.counts.pair_total()
+    H, S, A, _ = model.learned.features.phi_table.shape
+    N = model.learned.table.counts.pair_total()
     V = np.zeros(S)
     Q = np.zeros((H, S, A))
     for h in reversed(range(H)):
-        P = model.features.model().rows(h)
+        P = model.learned.features.model().rows(h)
         for s in range(S):
             for a in range(A):
-                phi = model.features.phi_table[h, s, a]
-                norm = np.sqrt(phi @ np.linalg.inv(model.bonus.Sigma[h]) @ phi)
+                phi = model.learned.features.phi_table[h, s, a]
+                norm = np.sqrt(phi @ np.linalg.inv(model.learned.bonus.Sigma[h]) @ phi)
                 if config.roll_in == "on-policy" and N[h, s, a] == 0:
                     norm = 1 / np.sqrt(config.lam)
                 b = min(config.gamma * norm, H)
-                value = model.table.reward[h, s, a] + b + P[s, a] @ (model.table.alive[h] * V)
+                value = model.learned.table.reward[h, s, a] + b + P[s, a] @ (model.learned.table.alive[h] * V)
                 Q[h, s, a] = np.clip(value, 0.0, H - h)
         V = Q[h].max(axis=1)
     return Q
@@ -172,7 +172,7 @@ def test_greedy_values_are_the_same_recursion_without_bonus_or_clip(make_agent):
     agent = make_agent("contrastive-ucb", "low-rank", env=SMALL)
     batches(agent, 0, 4)
     model = agent.model
-    plan = plan_model(model.features.model(), model.table.reward)
+    plan = plan_model(model.learned.features.model(), model.learned.table.reward)
     np.testing.assert_allclose(model.Q_greedy, plan.Q)
     np.testing.assert_array_equal(agent.policy(np.arange(6), 1).argmax(axis=1), plan.Q[1].argmax(axis=1))
     assert (model.Q_greedy - 1e-12 <= model.Q).all()
@@ -186,7 +186,7 @@ def test_pairs_never_tried_look_new_in_on_policy_mode_only(make_agent):
             "contrastive-ucb", "low-rank", env=SMALL, batch=4, warm_start=4, gamma=0.6, lam=4.0, roll_in=roll_in
         )
         batches(agent, 0, 1)
-        unseen = agent.model.table.counts.pair_total()[-1] == 0
+        unseen = agent.model.learned.table.counts.pair_total()[-1] == 0
         assert unseen.any()
         values[roll_in] = agent.model.Q[-1][unseen]
         assert (agent.model.Q_greedy[-1][unseen] == 0).all()
@@ -214,8 +214,8 @@ def test_known_rewards_replace_the_means(make_agent):
     batches(agent, 0, 2)
     r = agent.env.exact().r
     np.testing.assert_array_equal(agent.model.true_reward, r)
-    np.testing.assert_allclose(agent.model.Q_greedy, plan_model(agent.model.features.model(), r).Q)
-    assert np.abs(agent.model.table.reward - r).max() > 0.01  # the means differ
+    np.testing.assert_allclose(agent.model.Q_greedy, plan_model(agent.model.learned.features.model(), r).Q)
+    assert np.abs(agent.model.learned.table.reward - r).max() > 0.01  # the means differ
 
 
 # Metrics.
@@ -228,7 +228,7 @@ def test_exact_metrics_by_hand(make_agent):
     batches(agent, 0, 5)
     metrics = agent.exact_metrics(model)
     assert metrics.keys() == {"tv", "optimism", "sin_angle"}
-    N, fitted = agent.model.table.counts.pair_total(), agent.model.features.model()
+    N, fitted = agent.model.learned.table.counts.pair_total(), agent.model.learned.features.model()
     tv = [(N[h] * 0.5 * np.abs(fitted.rows(h) - model.P[h]).sum(axis=-1)).sum() / N[h].sum() for h in range(4)]
     assert metrics["tv"] == pytest.approx(np.mean(tv), abs=1e-12)
     assert metrics["optimism"] == pytest.approx(model.rho @ agent.model.Q[0].max(axis=1) - model.optimal_return)
@@ -354,7 +354,7 @@ def test_a_state_with_a_hole_is_refused(key, make_agent):
 @pytest.mark.parametrize(
     ("env_name", "env", "fields", "keys"),
     [
-        ("low-rank", SMALL, {}, ["Q", "Q_greedy", "table", "features", "bonus"]),
+        ("low-rank", SMALL, {}, ["Q", "Q_greedy", "table", "features", "bonus", "visits"]),
         ("combination-lock", LOCK, {"representation": "vector"}, ["w", "Q_greedy", "table", "features", "bonus"]),
     ],
 )
