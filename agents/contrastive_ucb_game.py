@@ -72,7 +72,7 @@ class ContrastiveUCBGameConfig:
     """Rows kept of each step where observations are stored, the newest ones (>= 10). Tables of states keep all."""
     opponent: str = "none"
     """Who plays the minimiser: none (the agent controls both players) or a registered opponent (`rlc list opponents`),
-    whose actions the agent only sees. `earned`, the return while learning, has uniform actions in it unless on-policy."""
+    whose actions the agent only sees. The scalar `earned` counts uniform actions too, unless roll_in is on-policy."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """The contrastive fit."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
