@@ -28,7 +28,7 @@ class GameModel:
     def __init__(self, env: Env, config: ContrastiveUCBGameConfig) -> None:
         spec = env.env_spec
         self.config, self.players = config, spec.game
-        self.learned = TableFeatures(spec, config, pooled=config.pool and spec.stationary)
+        self.learned = TableFeatures(spec, config, pooled=config.pool)
         self.floor, self.cap = return_caps(spec, config.reward_max)
         self.true_reward = true_reward(env) if config.known_reward else None
         H, S, AB = spec.horizon, self.learned.table.num_states, spec.num_actions

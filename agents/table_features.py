@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rl_contrastive.agents.tables import make_table
+from rl_contrastive.agents.tables import add_pooled, make_table, one_kernel
 from rl_contrastive.config import require
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.diagnostics import model_error, phi_angles
@@ -44,7 +44,7 @@ class TableFeatures:
     """Table of counts, feature learner and covariances of visits, kept in step by `refit`."""
 
     def __init__(self, spec: EnvSpec, config: TableConfig, *, pooled: bool = False) -> None:
-        self.pooled, self.horizon = pooled and spec.horizon > 1, spec.horizon
+        self.pooled, self.horizon = one_kernel(spec, pooled), spec.horizon
         self.spec = replace(spec, horizon=1) if self.pooled else spec
         self.table = make_table(self.spec, config.decoder, capacity=config.capacity, growth=config.decoder_growth)
         S = self.table.num_states
@@ -56,10 +56,11 @@ class TableFeatures:
         """N_h(s,a) as of the last `refit`."""
 
     def add(self, transition: Transition, rows: BoolArray) -> None:
-        """Store the masked rows; of the last step, where every episode ends, a model of all steps learns nothing."""
-        if self.pooled and transition.h == self.horizon - 1:
-            return
-        self.table.add(replace(transition, h=self.level(transition.h)), rows)
+        """Store the masked rows."""
+        if self.pooled:
+            add_pooled(self.table, transition, self.horizon, rows)
+        else:
+            self.table.add(transition, rows)
 
     def level(self, h: int) -> int:
         """Index of step h in the tables."""

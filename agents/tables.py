@@ -8,7 +8,7 @@ states, `StateTable.model` is P-hat itself, in which the ends are missing mass p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,6 +53,17 @@ class Table(Protocol):
     def state_dict(self) -> State: ...
 
     def load_state_dict(self, state: State) -> None: ...
+
+
+def one_kernel(spec: EnvSpec, wanted: bool) -> bool:
+    """Whether one table is to serve all steps: where the environment declares the same kernel for each of several."""
+    return wanted and spec.stationary and spec.horizon > 1
+
+
+def add_pooled(table: Table, transition: Transition, horizon: int, rows: BoolArray | None = None) -> None:
+    """Store a step in a table of all steps. The last step is left out: its end is the horizon's, not the kernel's."""
+    if transition.h + 1 < horizon:
+        table.add(replace(transition, h=0), rows)
 
 
 def make_table(spec: EnvSpec, decoder: DecoderConfig, *, capacity: int | None, growth: float) -> Table:

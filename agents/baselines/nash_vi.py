@@ -26,7 +26,7 @@ import numpy as np
 
 from rl_contrastive.agents.base import BaseAgent, due, true_reward
 from rl_contrastive.agents.baselines.planned_game import PlannedGame
-from rl_contrastive.agents.tables import StateTable
+from rl_contrastive.agents.tables import StateTable, add_pooled, one_kernel
 from rl_contrastive.config import require
 from rl_contrastive.experiment.evaluate import sample
 from rl_contrastive.planning.lsvi import return_caps
@@ -72,13 +72,9 @@ class NashVI(BaseAgent):
     def __init__(self, env: Env, config: NashViConfig, *, seed: int = 0) -> None:
         super().__init__(env, config, seed=seed)
         spec = self.env_spec
-        self.pooled = config.pool and spec.stationary and spec.horizon > 1
+        self.pooled = one_kernel(spec, config.pool)
         self.table = StateTable(replace(spec, horizon=1) if self.pooled else spec, "nash-vi")
         self.floor, self.cap = return_caps(spec, config.reward_max)
-        require(
-            bool(np.isfinite(self.floor).all()),
-            f"nash-vi needs bounded rewards, but {spec.name} declares the range {spec.reward_range}.",
-        )
         self.true_reward = true_reward(env) if config.known_reward else None
         self.rng = self.seeds.generator("act")
         self._plan()
@@ -87,10 +83,10 @@ class NashVI(BaseAgent):
         return sample(self.policy(obs, h, explore=True), rng=self.rng)  # (1)
 
     def observe(self, transition: Transition) -> None:
-        if not self.pooled:
+        if self.pooled:
+            add_pooled(self.table, transition, self.env_spec.horizon)
+        else:
             self.table.add(transition)
-        elif transition.h + 1 < self.env_spec.horizon:  # an end at the last step is the horizon's, not the kernel's
-            self.table.add(replace(transition, h=0))
 
     def update(self) -> dict[str, float]:
         if due(float(self.table.rows().sum()), self.planned.rows, self.config.growth):

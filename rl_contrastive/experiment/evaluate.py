@@ -62,10 +62,14 @@ def evaluate(
 
 
 def sample(probabilities: FloatArray, *, rng: np.random.Generator) -> IntArray:
-    """One action per row of (N, A) by inversion: a one-hot row gives its action for every draw."""
+    """One action per row of (N, A): `invert` of one uniform number a row."""
+    return invert(probabilities, rng.random(len(probabilities)))
+
+
+def invert(probabilities: FloatArray, uniform: FloatArray) -> IntArray:
+    """Action of each row of (N, A) by inversion of its own u in [0, 1) (N,): a one-hot row gives its one."""
     cumulative = probabilities.cumsum(axis=1)
-    threshold = rng.random((len(probabilities), 1)) * cumulative[:, -1:]
-    index: IntArray = (threshold >= cumulative).sum(axis=1)
+    index: IntArray = (uniform[:, None] * cumulative[:, -1:] >= cumulative).sum(axis=1)
     return np.asarray(
         np.minimum(index, probabilities.shape[1] - 1)
     )  # rounding may leave the last sum below the threshold

@@ -21,6 +21,7 @@ from gymnasium.vector.utils import batch_space
 
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.evaluate import invert
 from rl_contrastive.experiment.rollout import autoreset_mode
 from rl_contrastive.experiment.trained import side_policies
 from rl_contrastive.spec import Agent, Array, BoolArray, Env, ExactModel, FloatArray, IntArray, joint_action
@@ -120,7 +121,7 @@ class OnePlayer(VectorEnv[Array, IntArray, Array]):
         for h in np.unique(clock):
             rows = clock == h
             mu, nu = side_policies(self.opponent, self._obs[rows], int(h), players)
-            out[rows] = _invert(nu if self.side == "max" else mu, threshold[rows])
+            out[rows] = invert(nu if self.side == "max" else mu, threshold[rows])
         return out
 
     def _advance_clock(self, ended: BoolArray) -> None:
@@ -139,10 +140,3 @@ class OnePlayer(VectorEnv[Array, IntArray, Array]):
     def close_extras(self, **kwargs: Any) -> None:
         """Close the game."""
         self.game.close()
-
-
-def _invert(probabilities: FloatArray, uniform: FloatArray) -> IntArray:
-    """One action per row of (N, A) by inversion of its own uniform number (N,); `evaluate.sample` draws them itself."""
-    cumulative = probabilities.cumsum(axis=1)
-    index = (uniform[:, None] * cumulative[:, -1:] >= cumulative).sum(axis=1)
-    return np.asarray(np.minimum(index, probabilities.shape[1] - 1), dtype=np.int64)

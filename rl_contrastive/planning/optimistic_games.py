@@ -19,7 +19,7 @@ import numpy as np
 from rl_contrastive.config import require
 from rl_contrastive.planning.equilibrium import cce, nash
 from rl_contrastive.planning.models import DenseModel, TransitionModel
-from rl_contrastive.spec import FloatArray, marginals, product
+from rl_contrastive.spec import FloatArray, product
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,6 @@ def plan_nash(
         mu[h], nu[h] = np.where(tied, 1.0 / players[0], result.x), np.where(tied, 1.0 / players[1], result.y)
         V[h] = result.value
     return NashPlan(Q, V, mu, nu)
-
-
-def policies(sigma: FloatArray, players: tuple[int, int]) -> FloatArray:
-    """The product of the two players' marginals of sigma (..., AB): what they do without a common coin."""
-    return product(*marginals(sigma, players))
 
 
 def _evened(sigma: FloatArray, upper: FloatArray, lower: FloatArray) -> FloatArray:
