@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import from_dict, require
+from rl_contrastive.experiment.panels import colour, counts_on, draw, rng_of, ticks_at, words
 from rl_contrastive.experiment.statistics import Interval, power_fit
 from rl_contrastive.registry import get, register
 from rl_contrastive.spec import FloatArray
 from rl_contrastive.theory.training import column, known, run, settings
-from rl_contrastive.theory.verdict import Verdict, colour, counts_on, draw, rng_of, ticks_at, words
+from rl_contrastive.theory.verdict import Verdict
 
 EXPONENT = 3.0
 """Largest exponent that counts as measured polynomial growth."""

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import require
+from rl_contrastive.experiment.panels import colour, draw, rng_of
 from rl_contrastive.planning.equilibrium import cce, nash, nash_gap
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
-from rl_contrastive.theory.verdict import Verdict, colour, draw, rng_of
+from rl_contrastive.theory.verdict import Verdict
 
 TOLERANCE = 1e-9
 """Rounding of the linear programmes; payoffs are of order 1."""

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import from_dict, require
+from rl_contrastive.experiment.panels import colour, draw, rng_of
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.planning.games import duality_gap, nash_values
 from rl_contrastive.registry import get, register
 from rl_contrastive.spec import FloatArray, IntArray
 from rl_contrastive.theory.sampling import draw_counts, sparse_counts
-from rl_contrastive.theory.verdict import Verdict, colour, draw, rng_of
+from rl_contrastive.theory.verdict import Verdict
 
 TOLERANCE = 1e-12
 LIKE_CHANCE = 0.7

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import require
+from rl_contrastive.experiment.panels import colour, counts_on, draw
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 from rl_contrastive.theory.games_training import columns, play
-from rl_contrastive.theory.verdict import Verdict, colour, counts_on, draw
+from rl_contrastive.theory.verdict import Verdict
 
 TOLERANCE = 1e-9
 """Rounding of a backward pass."""

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from rl_contrastive.config import require
+from rl_contrastive.experiment.panels import colour, counts_on, draw, rng_of, words
 from rl_contrastive.experiment.statistics import slope_interval
 from rl_contrastive.registry import register
 from rl_contrastive.theory.games_training import columns, play
-from rl_contrastive.theory.verdict import Verdict, colour, counts_on, draw, rng_of, words
+from rl_contrastive.theory.verdict import Verdict
 
 SLOPE = -0.45
 FLAT = -0.3

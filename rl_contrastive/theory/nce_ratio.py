@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rl_contrastive.config import from_dict, require
+from rl_contrastive.experiment.panels import colour, draw, rng_of
 from rl_contrastive.features.objectives import make
 from rl_contrastive.registry import get, register
 from rl_contrastive.spec import FloatArray
-from rl_contrastive.theory.verdict import Verdict, colour, draw, rng_of
+from rl_contrastive.theory.verdict import Verdict
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import from_dict, require
+from rl_contrastive.experiment.panels import colour, draw, rng_of
 from rl_contrastive.planning.bonus import EllipticalBonus, potential_bound
 from rl_contrastive.registry import get, register
 from rl_contrastive.spec import FloatArray
-from rl_contrastive.theory.verdict import Verdict, colour, draw, rng_of
+from rl_contrastive.theory.verdict import Verdict
 
 
 @dataclass(frozen=True)

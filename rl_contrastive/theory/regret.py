@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import require
+from rl_contrastive.experiment.panels import colour, draw, rng_of, words
 from rl_contrastive.experiment.statistics import Interval, slope_interval
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 from rl_contrastive.theory.training import column, known, run, settings
-from rl_contrastive.theory.verdict import Verdict, colour, draw, rng_of, words
+from rl_contrastive.theory.verdict import Verdict
 
 SLOPE = 0.55
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from rl_contrastive import registry
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.errors import RlcError
-from rl_contrastive.theory.verdict import Verdict, plain
+from rl_contrastive.experiment.panels import plain
+from rl_contrastive.theory.verdict import Verdict
 
 if TYPE_CHECKING:
     from rich.table import Table

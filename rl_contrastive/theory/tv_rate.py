@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import require
+from rl_contrastive.experiment.panels import colour, counts_on, draw, rng_of, ticks_at, words
 from rl_contrastive.experiment.statistics import slope_interval
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.registry import register
 from rl_contrastive.theory.sampling import draw_counts, mean_tv, model_tv, one_step_model, shuffled, sparse_counts
-from rl_contrastive.theory.verdict import Verdict, colour, counts_on, draw, rng_of, ticks_at, words
+from rl_contrastive.theory.verdict import Verdict
 
 SLOPES = (-0.6, -0.4)
 GROWTH = 1.5

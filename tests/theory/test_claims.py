@@ -12,12 +12,12 @@ from rich.console import Console
 
 from rl_contrastive import registry
 from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.panels import plain, rng_of
 from rl_contrastive.theory import sampling
 from rl_contrastive.theory.potential import PotentialConfig, elliptical_potential
 from rl_contrastive.theory.recovery import RecoveryConfig, feature_recovery
 from rl_contrastive.theory.runner import markdown, render, run_theory
 from rl_contrastive.theory.tv_rate import TvRateConfig, tv_rate
-from rl_contrastive.theory.verdict import plain, rng_of
 
 NAMES = [
     "elliptical-potential",
