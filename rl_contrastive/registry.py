@@ -1,4 +1,4 @@
-"""Names -> factories: one decorated class or function per file makes an agent, environment, objective or experiment.
+"""Names -> factories: one decorated class or function per file makes an agent, environment, objective, experiment or study.
 
 Discovery imports the modules of the library's own packages once, then entry points of the group
 `rl_contrastive.plugins`; `import_file` adds a user's file. Registered modules therefore stay light at import:
@@ -20,12 +20,13 @@ from typing import Any, Literal, TypeVar
 
 from rl_contrastive.errors import RlcError, unknown_name
 
-Kind = Literal["agent", "env", "objective", "experiment", "opponent"]
+Kind = Literal["agent", "env", "objective", "experiment", "study", "opponent"]
 PACKAGES: dict[Kind, str] = {
     "agent": "rl_contrastive.agents",
     "env": "rl_contrastive.envs",
     "objective": "rl_contrastive.features.objectives",
     "experiment": "rl_contrastive.theory",
+    "study": "rl_contrastive.studies",
     "opponent": "rl_contrastive.agents",
 }
 F = TypeVar("F", bound=Callable[..., Any])

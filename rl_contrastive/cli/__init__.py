@@ -21,7 +21,12 @@ COMMANDS = {
     "exploit": ("rl_contrastive.cli.games", "exploit", "train a best response to a run: how far it can be exploited"),
     "replay": ("rl_contrastive.cli.games", "replay", "a run's policy as an animated GIF"),
     "theory": ("rl_contrastive.cli.reports", "theory", "measure the theory's claims, with verdicts"),
-    "list": ("rl_contrastive.cli.lists", "list_names", "what can be named: agents, envs, objectives, experiments"),
+    "energy": ("rl_contrastive.cli.studies", "energy", "studies of energy models: estimation, densities, images"),
+    "list": (
+        "rl_contrastive.cli.lists",
+        "list_names",
+        "what can be named: agents, envs, objectives, studies ...",
+    ),
     "sweep": ("rl_contrastive.cli.sweep", "sweep", "all runs of a TOML file, skipping what is done"),
     "doctor": ("rl_contrastive.cli.doctor", "doctor", "check this installation; writes nothing"),
 }

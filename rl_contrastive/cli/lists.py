@@ -1,4 +1,4 @@
-"""`rlc list agents|envs|objectives|experiments|opponents`: every name that is registered, with its first sentence."""
+"""`rlc list agents|envs|objectives|experiments|studies|opponents`: every registered name, with its first sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from rl_contrastive.cli.parse import Done, flags_of, parse
 from rl_contrastive.config import field_docs
 from rl_contrastive.errors import unknown_name
 
-KINDS: dict[str, registry.Kind] = {kind + "s": kind for kind in get_args(registry.Kind)}
+KINDS: dict[str, registry.Kind] = {
+    "studies" if kind == "study" else kind + "s": kind for kind in get_args(registry.Kind)
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class ListCommand:
     """Print the names of one kind: agents, envs, objectives, experiments, opponents. A final ':' marks a prefix."""
 
     kind: tyro.conf.Positional[str]
-    """agents | envs | objectives | experiments | opponents"""
+    """agents | envs | objectives | experiments | studies | opponents"""
     json: bool = False
     """Print names, summaries and config fields as JSON."""
     imports: Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction] = ()
