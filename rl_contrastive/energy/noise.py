@@ -150,6 +150,15 @@ class Mixture:
         each = [law.log_prob(x) + math.log(w) for law, w in zip(self.laws, self.weights, strict=True)]
         return torch.logsumexp(torch.stack(each), dim=0)
 
+    def to(self, device: torch.device | str) -> Mixture:
+        return Mixture([moved(law, device) for law in self.laws], self.weights)
+
+
+def moved(q: NoiseLaw, device: torch.device | str) -> NoiseLaw:
+    """The law on a device; one without a `to` of its own (a user's functions) stays as it is."""
+    to: Callable[[torch.device | str], NoiseLaw] | None = getattr(q, "to", None)
+    return q if to is None else to(device)
+
 
 def defended(law: NoiseLaw, wide: NoiseLaw, *, share: float = 0.1) -> Mixture:
     """(1 - share) law + share wide: weights f - log q are bounded wherever the wide law has mass."""

@@ -83,4 +83,4 @@ def _per_problem(values: Tensor, leading: int, how: str) -> Tensor:
 
 def _onto(scale: Tensor, values: Tensor) -> Tensor:
     """scale (leading) with trailing axes of length 1, to be broadcast against `values`; kept in float64."""
-    return scale.reshape(*scale.shape, *(1,) * (values.ndim - scale.ndim))
+    return scale.reshape((*scale.shape, *(1,) * (values.ndim - scale.ndim)))

@@ -1,0 +1,338 @@
+"""The training loop of any energy with any objective: minibatches, device, mixed precision, averaging, exact resume.
+
+One step t:
+    x: a minibatch of the data (rows with replacement, so every step is an unbiased sample of E_data)
+    z: noise_batch draws of q, or what the objective draws for itself
+    theta <- optimiser(theta, grad surrogate(theta; x, z, state)),  state <- the objective's new state
+    average <- d average + (1 - d) theta,  d = min(decay, (1 + t) / (10 + t)): the first steps do not weigh for ever.
+The network may compute in bfloat16; its parameters stay float32 and everything that touches a partition function
+float64 (the objectives' door casts). Batches come from one stream and noise from another, so two objectives with the
+same seed see the same data. All state is in `state_dict`: a run that was cut and loaded goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rl_contrastive.config import require, to_dict
+from rl_contrastive.energy.base import EnergyLoss, Objective
+from rl_contrastive.energy.noise import NoiseLaw, check_points, moved
+from rl_contrastive.energy.steps import AveragedDescent
+from rl_contrastive.errors import RlcError
+from rl_contrastive.spec import State
+
+Validation = Callable[[nn.Module], float]
+"""Score of a model, lower is better; called without gradients on `Trainer.model`."""
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""(rows (n, D), generator on their device) -> changed rows (n, D)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How an energy is descended."""
+
+    steps: int = 1500
+    """Optimiser steps of the whole run (>= 1); the cosine schedule ends there."""
+    batch_size: int = 256
+    """Rows of data in a step (>= 1), drawn with replacement."""
+    noise_batch: int = 0
+    """Draws of q in a step (>= 0). 0: the objective draws as many as its own noise_per_datum says."""
+    optimiser: Literal["adam", "adamw", "sgd", "normalised"] = "adam"
+    """sgd and normalised are averaged descent (see `beta`), the latter with steps of length lr."""
+    lr: float = 2e-3
+    """Learning rate (> 0) at the start."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """cosine: lr (1 + cos(pi t / steps)) / 2."""
+    beta: float = 1.0
+    """Weight in (0, 1] of the newest gradient in the moving average that sgd and normalised follow; 1 is plain."""
+    weight_decay: float = 0.0
+    """>= 0, adamw only, on the model's parameters and not on a learned log Z."""
+    clip: float = 0.0
+    """Largest norm of the gradient of all parameters together (>= 0); 0 does not clip."""
+    average: float = 0.0
+    """Decay in [0, 1) of the moving average of the parameters that `Trainer.model` shows; 0: no average."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: the network's products in bfloat16 (autocast); parameters, partitions and states keep their precision."""
+    device: str = "auto"
+    """auto | cpu | cuda | cuda:1 ..."""
+    compile: bool = False
+    """Compile the network (torch.compile): a minute first, then faster steps on a GPU."""
+    log_every: int = 50
+    """Steps between lines of the history (>= 1)."""
+    validate_every: int = 100
+    """Steps between calls of the validation (>= 1), if one is given."""
+    patience: int = 0
+    """Stop after this many validations in a row without a new best (>= 0); 0 never stops early."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "validate_every"):
+            require(getattr(self, name) >= 1, f"train: {name} must be >= 1, got {getattr(self, name)}.")
+        for name in ("noise_batch", "weight_decay", "clip", "patience"):
+            require(getattr(self, name) >= 0, f"train: {name} must be >= 0, got {getattr(self, name)}.")
+        require(math.isfinite(self.lr) and self.lr > 0, f"train: lr must be > 0, got {self.lr}.")
+        require(0.0 < self.beta <= 1.0, f"train: beta must lie in (0, 1], got {self.beta}.")
+        require(0.0 <= self.average < 1.0, f"train: average must lie in [0, 1), got {self.average}.")
+        kinds = ("adam", "adamw", "sgd", "normalised")
+        require(self.optimiser in kinds, f"train: optimiser must be one of {', '.join(kinds)}, not {self.optimiser}.")
+        require(
+            self.schedule in ("constant", "cosine"),
+            f"train: schedule must be constant or cosine, not {self.schedule}.",
+        )
+        require(
+            self.precision in ("float32", "bf16"), f"train: precision must be float32 or bf16, not {self.precision}."
+        )
+        require(
+            self.weight_decay == 0.0 or self.optimiser == "adamw",
+            f"train: weight_decay works with adamw only, not with {self.optimiser}.",
+        )
+        require(
+            self.beta == 1.0 or self.optimiser in ("sgd", "normalised"),
+            f"train: beta works with sgd and normalised only, not with {self.optimiser}.",
+        )
+
+
+def device_of(name: str) -> torch.device:
+    """auto -> cuda if there is one; a device that torch cannot use is an error."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    known = kind in ("cpu", "cuda") and (not number or number.isdigit())
+    require(known, f"train: device must be auto, cpu, cuda or cuda:N, got {name!r}.")
+    require(kind == "cpu" or torch.cuda.is_available(), f"train: device {name} was asked for, but torch sees no GPU.")
+    return torch.device(name)
+
+
+class Trainer:
+    """Descends an objective of an energy on data.
+
+    Example:
+        f = tilted(q, MLPEnergy.for_data(x, rng=rng))
+        trainer = Trainer(f, make("meco"), x, q=q, config=TrainConfig(steps=1500), rng_seed=0)
+        trainer.run()
+        log_partition(trainer.model, Quadrature((-6, -6), (6, 6)))
+    """
+
+    def __init__(
+        self,
+        f: nn.Module,
+        objective: Objective[Any],
+        data: Tensor,
+        *,
+        q: NoiseLaw | None,
+        config: TrainConfig,
+        rng_seed: int,
+        validation: Validation | None = None,
+        augment: Augment | None = None,
+    ) -> None:
+        """data (N, D) stays where it is, batches move. f is moved to the device and trained in place; so is q, but a
+        law inside f (`tilted`) is its maker's: move it with `noise.moved(q, device_of(config.device))` first."""
+        dim = check_points("train: the data", data)
+        require(
+            q is None or q.dim == dim, f"train: the noise law has dimension {q.dim if q else 0}, the data have {dim}."
+        )
+        require(config.noise_batch == 0 or q is not None, "train: noise_batch > 0 needs a noise law q.")
+        self.config, self.objective, self.data = config, objective, data
+        self.device = device_of(config.device)
+        self.f = f.to(self.device)
+        self.q = None if q is None else moved(q, self.device)
+        self.validation, self.augment = validation, augment
+        self.step, self.best, self.stale = 0, math.inf, 0
+        self.history: dict[str, list[float]] = {n: [] for n in ("step", "nll", "ess", "gradient_norm")}
+        self.validations: dict[str, list[float]] = {"step": [], "value": []}
+        batches, noise = np.random.SeedSequence(rng_seed).generate_state(2, np.uint64)
+        self._batch_rng = torch.Generator().manual_seed(int(batches >> np.uint64(1)))
+        self._noise_rng = torch.Generator(self.device).manual_seed(int(noise >> np.uint64(1)))
+        self.state = objective.initial_state(device=self.device)
+        self._own = [p for p in self.f.parameters() if p.requires_grad]
+        require(len(self._own) > 0, "train: the energy has no parameters to train.")
+        self._optimiser = _optimiser(config, self._own, self.state.parameters())
+        self._averaged = copy.deepcopy(self.f).requires_grad_(False) if config.average > 0.0 else None
+        self._best_weights: dict[str, Tensor] = {}
+        network: nn.Module = _Autocast(self.f, self.device) if config.precision == "bf16" else self.f
+        self._network: Any = torch.compile(network) if config.compile else network
+
+    @property
+    def model(self) -> nn.Module:
+        """What to evaluate: the averaged energy where the config asks for an average, else f itself."""
+        return self.f if self._averaged is None else self._averaged
+
+    @property
+    def finished(self) -> bool:
+        """All steps done, or stopped early."""
+        out_of_patience = 0 < self.config.patience <= self.stale
+        return self.step >= self.config.steps or out_of_patience
+
+    def run(self, steps: int | None = None) -> dict[str, list[float]]:
+        """Take `steps` more steps (all that are left, when left out), stopping early if the config says so."""
+        require(steps is None or steps >= 0, f"train: steps must be >= 0, got {steps}.")
+        end = self.config.steps if steps is None else min(self.config.steps, self.step + steps)
+        while self.step < end and not self.finished:
+            self.take_step()
+            if self.validation is not None and self.step % self.config.validate_every == 0:
+                self._validate(self.validation)
+        return self.history
+
+    def take_step(self) -> EnergyLoss[Any]:
+        """One step; returns the objective's outcome before it."""
+        # 1. Data and noise of the step.
+        x = self._batch()
+        z = None
+        if self.config.noise_batch > 0:
+            assert self.q is not None  # the constructor refuses None
+            z = self.q.sample(self.config.noise_batch, rng=self._noise_rng).to(x)
+        # 2. The surrogate and its gradient.
+        self._optimiser.zero_grad(set_to_none=True)
+        out = self.objective.loss(self._network, x, q=self.q, z=z, state=self.state, rng=self._noise_rng)
+        out.surrogate.backward()  # type: ignore[no-untyped-call]
+        norm = self._clip()
+        # 3. The step, and what follows it.
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._lr()
+        self._optimiser.step()
+        self.state = out.state
+        self._average()
+        if self.step % self.config.log_every == 0 or self.step + 1 == self.config.steps:
+            line = (float(self.step), float(out.nll), float(out.ess), norm)
+            for values, value in zip(self.history.values(), line, strict=True):
+                values.append(value)
+        self.step += 1
+        return out
+
+    def load_best(self) -> None:
+        """Put the parameters of the best validation into `model` (and f); an error if nothing was validated."""
+        require(bool(self._best_weights), "train: there is no best model: no validation has been made.")
+        self.f.load_state_dict(self._best_weights)
+        self.model.load_state_dict(self._best_weights)
+
+    def state_dict(self) -> State:
+        """Everything the next step depends on, as nested dicts of numpy arrays and plain values."""
+        return {
+            "config": _identity(self.config),
+            "step": self.step,
+            "model": _arrays(self.f.state_dict()),
+            "average": {} if self._averaged is None else _arrays(self._averaged.state_dict()),
+            "optimiser": {str(k): _arrays(v) for k, v in self._optimiser.state_dict()["state"].items()},
+            "objective": _arrays(self.state.state_dict()),
+            "rng": _arrays({"batch": self._batch_rng.get_state(), "noise": self._noise_rng.get_state()}),
+            "history": {name: np.array(values) for name, values in self.history.items()},
+            "validations": {name: np.array(values) for name, values in self.validations.items()},
+            "best": {"value": np.array(self.best), "stale": self.stale, "weights": _arrays(self._best_weights)},
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over what `state_dict` gave: same config (device apart), same energy, same objective, same data."""
+        require(
+            state["config"] == _identity(self.config), "train: the saved state is of a run with another configuration."
+        )
+        try:
+            self.f.load_state_dict(self._tensors(state["model"]))
+            if self._averaged is not None:
+                self._averaged.load_state_dict(self._tensors(state["average"]))
+        except RuntimeError as error:
+            raise RlcError(f"train: the saved state is of another energy: {' '.join(str(error).split())}.") from error
+        self.state.load_state_dict(self._tensors(state["objective"]))
+        # As CPU tensors: the optimiser moves what belongs to a parameter and leaves its step counters there.
+        saved = {int(k): {n: torch.tensor(a) for n, a in v.items()} for k, v in state["optimiser"].items()}
+        groups = self._optimiser.state_dict()["param_groups"]
+        self._optimiser.load_state_dict({"state": saved, "param_groups": groups})
+        self._batch_rng.set_state(torch.from_numpy(state["rng"]["batch"].copy()))
+        self._noise_rng.set_state(torch.from_numpy(state["rng"]["noise"].copy()))
+        self.step = int(state["step"])
+        self.history = {name: values.tolist() for name, values in state["history"].items()}
+        self.validations = {name: values.tolist() for name, values in state["validations"].items()}
+        self.best, self.stale = float(state["best"]["value"]), int(state["best"]["stale"])
+        self._best_weights = self._tensors(state["best"]["weights"])
+
+    def _batch(self) -> Tensor:
+        index = torch.randint(len(self.data), (self.config.batch_size,), generator=self._batch_rng)
+        x = self.data[index.to(self.data.device)].to(self.device, non_blocking=True)
+        return x if self.augment is None else self.augment(x, self._noise_rng)
+
+    def _lr(self) -> float:
+        if self.config.schedule == "constant":
+            return self.config.lr
+        return 0.5 * self.config.lr * (1.0 + math.cos(math.pi * self.step / self.config.steps))
+
+    def _clip(self) -> float:
+        """Norm of the whole gradient, which is scaled down to `clip`; NaN and infinite ones are errors."""
+        gradients = [p.grad for p in (*self._own, *self.state.parameters()) if p.grad is not None]
+        # float64: a float32 sum of squares overflows at entries of 1e19.
+        norm = float(torch.stack([g.to(torch.float64).square().sum() for g in gradients]).sum().sqrt())
+        require(
+            math.isfinite(norm),
+            f"train ({self.objective.name}): the gradient is NaN or infinite at step {self.step}; "
+            "lower the learning rate, standardise the data or bound the energy.",
+        )
+        if 0.0 < self.config.clip < norm:
+            for gradient in gradients:
+                gradient.mul_(self.config.clip / norm)
+        return norm
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        if self._averaged is None:
+            return
+        decay = min(self.config.average, (1.0 + self.step) / (10.0 + self.step))
+        for mean, new in zip(self._averaged.parameters(), self.f.parameters(), strict=True):
+            mean.lerp_(new, 1.0 - decay)
+        for kept, now in zip(self._averaged.buffers(), self.f.buffers(), strict=True):
+            kept.copy_(now)
+
+    @torch.no_grad()
+    def _validate(self, validation: Validation) -> None:
+        value = float(validation(self.model))
+        require(not math.isnan(value), f"train: the validation is NaN at step {self.step}.")
+        self.validations["step"].append(float(self.step))
+        self.validations["value"].append(value)
+        if value < self.best:
+            self.best, self.stale = value, 0
+            self._best_weights = {name: v.detach().clone() for name, v in self.model.state_dict().items()}
+        else:
+            self.stale += 1
+
+    def _tensors(self, arrays: dict[str, Any]) -> dict[str, Tensor]:
+        return {name: torch.tensor(value, device=self.device) for name, value in arrays.items()}
+
+
+class _Autocast(nn.Module):
+    """f with its products in bfloat16; scores come back as float32 at least, so sums over them keep their digits."""
+
+    def __init__(self, f: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.f, self.kind = f, device.type
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(self.kind, torch.bfloat16):
+            out: Tensor = self.f(x)
+        return out if out.dtype == torch.float64 else out.float()
+
+
+def _optimiser(config: TrainConfig, own: list[nn.Parameter], log_z: list[nn.Parameter]) -> torch.optim.Optimizer:
+    groups: list[dict[str, Any]] = [{"params": own}]
+    if log_z:
+        groups.append({"params": log_z})
+    if config.optimiser in ("sgd", "normalised"):
+        normalise = config.optimiser == "normalised"
+        return AveragedDescent(groups, config.lr, beta=config.beta, normalise=normalise)
+    if config.optimiser == "adam":
+        return torch.optim.Adam(groups, config.lr)
+    groups[1:] = [{**group, "weight_decay": 0.0} for group in groups[1:]]
+    return torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay)
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    """What must agree for a resume; where the run computes is free."""
+    return {name: value for name, value in to_dict(config).items() if name not in ("device", "compile")}
+
+
+def _arrays(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Copies as numpy arrays; names keep their order."""
+    return {name: value.detach().cpu().numpy().copy() for name, value in tensors.items()}
