@@ -57,6 +57,22 @@ def log_mean_by_key(values: Tensor, weight: Tensor, keys: Tensor, num_keys: int)
     return peak + total.log() - mass.log()
 
 
+def vector_partition(
+    log_phi: Tensor, log_psi: Tensor, law: Tensor, log_u: Tensor, gamma: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Zhat_i / sg[Zu_i] (..., N), log Zu (..., N) and the new log u (..., d); leading axes are separate problems.
+
+    log_phi (..., N, d), noise log_psi (..., M, d) with weights law (..., M), log_u (..., d) float64 (NaN: not set):
+    lp_k = log sum_j v_j psi_k(z_j);  log u_k <- average_log(log u_k, lp_k);  Zhat = <phi, e^lp>,  Zu = <phi, u>.
+    """
+    log_phi, log_psi = log_phi.to(torch.float64), log_psi.to(torch.float64)
+    lp = torch.logsumexp(log_psi + law.to(torch.float64).log().unsqueeze(-1), dim=-2)  # (..., d)
+    log_u = average_log(log_u, lp.detach(), gamma)
+    log_zu = torch.logsumexp(log_phi.detach() + log_u.unsqueeze(-2), dim=-1)  # (..., N)
+    # u_k >= gamma e^{lp_k} bounds the ratio by 1/gamma.
+    return torch.exp(torch.logsumexp(log_phi + lp.unsqueeze(-2), dim=-1) - log_zu), log_zu, log_u
+
+
 class KeyedMECO:
     """One moving average log u[key] for each context; keys are the integers 0 .. num_keys - 1.
 
@@ -165,10 +181,7 @@ class LowRankMECO:
         check_finite(log_phi, objective=self.name, step=state.step, what="entries of log phi")
         check_finite(log_psi, objective=self.name, step=state.step, what="entries of log psi")
         log_phi, log_psi = log_phi.to(torch.float64), log_psi.to(torch.float64)
-        lp = torch.logsumexp(log_psi + law.log().unsqueeze(-1), dim=0)  # (d,)
-        log_u = average_log(state.log_u, lp.detach(), self.config.gamma)  # (d,)
-        log_zu = torch.logsumexp(log_phi.detach() + log_u, dim=-1)  # (N,)
-        ratio = torch.exp(torch.logsumexp(log_phi + lp, dim=-1) - log_zu)  # (N,): Zhat / Zu, <= 1/gamma
+        ratio, log_zu, log_u = vector_partition(log_phi, log_psi, law, state.log_u, self.config.gamma)
         log_w = _log_inner(log_phi.detach(), log_psi.detach()) + law.log()  # (N, M)
         return EnergyLoss(
             surrogate=(row_weight * ratio).sum() - (weight * pos).sum(),

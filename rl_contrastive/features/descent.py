@@ -17,8 +17,8 @@ from torch import Tensor
 
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.batches import Batch, Sampler
-from rl_contrastive.features.networks import Factors, TensorBatch, contrastive_loss
-from rl_contrastive.features.objectives.base import Objective
+from rl_contrastive.features.networks import Factors, TensorBatch, compositional_loss, contrastive_loss
+from rl_contrastive.features.objectives.base import Compositional, Objective
 from rl_contrastive.spec import FloatArray, IntArray
 
 
@@ -63,6 +63,7 @@ def descend(
     """
     optimiser = torch.optim.AdamW(factors.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     loss_of = _loss_function(factors, objective, config)
+    state = _initial_state(factors, objective)
     watch = _Watch(factors, objective, stop_on, stop_at, config)
     previous: Batch | None = None
     for step in range(1, watch.last + 1):
@@ -70,7 +71,8 @@ def descend(
         if batch is not previous:  # an exact sampler hands out the same batch each time: convert it once
             tensors, previous = TensorBatch.of(batch, factors.parameters[0]), batch
         optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss_of(tensors).sum())
+        loss, state = loss_of(tensors, state)
+        torch.autograd.backward(loss.sum())
         optimiser.step()
         watch.average()
         if watch.finished(step):
@@ -78,14 +80,27 @@ def descend(
     return watch.result()
 
 
-def _loss_function(factors: Factors, objective: Objective, config: DescentConfig) -> Callable[[TensorBatch], Tensor]:
-    def loss(batch: TensorBatch) -> Tensor:
+def _loss_function(
+    factors: Factors, objective: Objective, config: DescentConfig
+) -> Callable[[TensorBatch, Tensor], tuple[Tensor, Tensor]]:
+    """(batch, state) -> (loss (H,), new state); only compositional objectives have a state."""
+
+    def loss(batch: TensorBatch, state: Tensor) -> tuple[Tensor, Tensor]:
         device = factors.parameters[0].device.type
         with torch.autocast(device, torch.bfloat16) if config.bf16 else nullcontext():
-            return contrastive_loss(factors, objective, batch).loss
+            if isinstance(objective, Compositional):
+                return compositional_loss(factors, objective, batch, state)
+            return contrastive_loss(factors, objective, batch).loss, state
 
     compiled: Any = torch.compile(loss) if config.compile else loss
     return compiled  # type: ignore[no-any-return]
+
+
+def _initial_state(factors: Factors, objective: Objective) -> Tensor:
+    like = factors.parameters[0]
+    if not isinstance(objective, Compositional):
+        return torch.zeros(0, device=like.device)
+    return objective.initial(like.shape[0], factors.num_anchors, like.shape[-1]).to(like.device)
 
 
 class _Watch:

@@ -36,6 +36,8 @@ class LearnerConfig:
     transitions."""
     objective: str = "nce"
     """Registered objective of the gradient stage (`rlc list objectives`)."""
+    objective_options: dict[str, float] = field(default_factory=dict)
+    """Its hyperparameters (docs/objectives.md), e.g. gamma of meco; on the command line NAME VALUE ..."""
     dim: int = 3
     """d, dimension of phi and psi (>= 1; >= 2 for vector observations, where one is the constant)."""
     model: Literal["auto", "tabular", "linear", "neural"] = "auto"
@@ -121,6 +123,10 @@ class FeatureLearner:
             tabular or config.law == "marginal",
             f"learner: the law of negatives '{config.law}' needs a finite state space; vectors allow 'marginal' only.",
         )
+        if config.method != "spectral":
+            from rl_contrastive.features.objectives import make
+
+            make(config.objective, config.objective_options)  # a wrong name or option is noticed here, not at a fit
         self.config = config
         self.horizon, self.num_actions, self.num_states = horizon, num_actions, num_states
 

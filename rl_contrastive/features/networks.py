@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from rl_contrastive.features.batches import Batch
-from rl_contrastive.features.objectives.base import Objective, ObjectiveResult
+from rl_contrastive.features.objectives.base import Compositional, Objective, ObjectiveResult
 from rl_contrastive.spec import FloatArray, IntArray
 
 Named = dict[str, FloatArray]
@@ -27,6 +27,8 @@ class Factors(Protocol):
 
     beta: float
     parameters: list[Tensor]
+    num_anchors: int
+    """Anchors of a step h: pairs (s, a) of a table, or stored rows."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,6 +48,7 @@ class TableFactors:
         self.beta: float = beta
         self.names: tuple[str, ...] = ("phi", "psi")
         self.parameters = _leaves([phi, psi], dtype, device)
+        self.num_anchors: int = phi.shape[1]
 
     def anchors(self, index: Tensor | None) -> Tensor:
         return _take(self.parameters[0], index)
@@ -76,6 +79,7 @@ class RowFactors:
         self.beta, self.names = beta, tuple(weights)
         self.here, self.there = (torch.as_tensor(x, dtype=dtype, device=device) for x in (here, there))
         self.action = torch.as_tensor(action, device=device)
+        self.num_anchors: int = action.shape[1]
         self.parameters = _leaves(list(weights.values()), dtype, device)
         self.layers = sum(name.startswith("phi_W") for name in self.names)
 
@@ -160,9 +164,32 @@ class TensorBatch:
 
 def contrastive_loss(factors: Factors, objective: Objective, batch: TensorBatch) -> ObjectiveResult:
     """The objective on one batch: loss (H,). Positives and negatives that are both "all" share one score matrix."""
-    log = objective.space == "log"
-    u = factors.anchors(batch.anchors)  # (H, N, d)
-    v = factors.successors(batch.negatives)  # (H, M, d)
+    _, _, pos, neg = _scores(factors, batch, log=objective.space == "log")
+    return objective(pos, neg, batch.pos_weight, batch.neg_weight[:, None, :].expand_as(neg))
+
+
+def compositional_loss(
+    factors: Factors, objective: Compositional, batch: TensorBatch, log_u: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Surrogate loss (H,) of a descent that follows the partition function, and the new log u; see `Compositional`."""
+    u, v, pos, neg = _scores(factors, batch, log=True)
+    weight = batch.pos_weight.sum(-1)  # (H, N)
+    step = objective.partition(
+        log_softplus(u, factors.beta),
+        log_softplus(v, factors.beta),
+        neg,
+        law=batch.neg_weight,
+        row_weight=weight,
+        anchors=batch.anchors,
+        log_u=log_u,
+    )
+    return (weight * step.ratio).sum(-1) - (batch.pos_weight * pos).sum((-1, -2)), step.log_u
+
+
+def _scores(factors: Factors, batch: TensorBatch, *, log: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """u (H, N, d) of the anchors, v (H, M, d) of the negatives, scores of positives (H, N, K) and negatives."""
+    u = factors.anchors(batch.anchors)
+    v = factors.successors(batch.negatives)
     neg = pair_scores(u, v, factors.beta, log=log)  # (H, N, M)
     if batch.positives is not None:
         pos = row_scores(u, factors.successors(batch.positives), factors.beta, log=log)[..., None]  # (H, N, 1)
@@ -170,7 +197,7 @@ def contrastive_loss(factors: Factors, objective: Objective, batch: TensorBatch)
         pos = neg
     else:
         pos = pair_scores(u, factors.successors(None), factors.beta, log=log)  # (H, N, S)
-    return objective(pos, neg, batch.pos_weight, batch.neg_weight[:, None, :].expand_as(neg))
+    return u, v, pos, neg
 
 
 def log_softplus(u: Tensor, beta: float) -> Tensor:

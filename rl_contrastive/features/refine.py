@@ -49,7 +49,7 @@ class Problem(Protocol):
 
 def refine(problem: Problem, config: LearnerConfig, *, rng: np.random.Generator) -> tuple[Any, dict[str, FloatArray]]:
     """Features of all steps and the report described at `learner.Fit`."""
-    objective, device = make(config.objective), resolve_device(config.device)
+    objective, device = make(config.objective, config.objective_options), resolve_device(config.device)
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     settings = DescentConfig(
         config.steps,

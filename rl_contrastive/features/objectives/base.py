@@ -10,6 +10,7 @@ ratio itself (the spectral one: f may be <= 0 there) sets `space = "ratio"` and 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -40,6 +41,49 @@ class Objective(Protocol):
 
     def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         """See the module's first lines for shapes."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One step of a moving average of Z(s,a): ratio (H, N) = Zhat / sg[Z of the average], log_z (H, N), new state."""
+
+    ratio: Tensor
+    log_z: Tensor
+    log_u: Tensor
+
+
+class Compositional(ABC):
+    """An objective log Z(s,a) - s+ whose partition function is followed by a moving average u over the descent.
+
+    A call without state (`__call__`) is the likelihood itself with the partition of the batch: what stops and judges a
+    fit. `partition` is what the descent uses; log u is float64 whatever the precision of the scores.
+    """
+
+    space: Space = "log"
+
+    @abstractmethod
+    def initial(self, levels: int, anchors: int, dim: int) -> Tensor:
+        """log u before the first step, NaN everywhere: (H, d) or (H, anchors)."""
+
+    @abstractmethod
+    def partition(
+        self,
+        log_phi: Tensor,
+        log_psi: Tensor,
+        scores: Tensor,
+        *,
+        law: Tensor,
+        row_weight: Tensor,
+        anchors: Tensor | None,
+        log_u: Tensor,
+    ) -> Partition:
+        """log_phi (H, N, d), log_psi (H, M, d), scores of all pairs (H, N, M), law (H, M), row_weight (H, N),
+        anchors (H, N) or None for all in order, log_u as from `initial`."""
+
+    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+        """-s+ + log E_{P^-} e^s."""
+        log_partition = log_expectation(neg, neg_weight)  # (..., N)
+        return ObjectiveResult(*reduce_rows(-pos, log_partition, pos_weight))
 
 
 def reduce_rows(pos_terms: Tensor, row_terms: Tensor, pos_weight: Tensor) -> tuple[Tensor, Tensor]:
