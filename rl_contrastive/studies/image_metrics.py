@@ -75,4 +75,5 @@ def _moments(points: Tensor) -> tuple[Tensor, Tensor]:
 
 def _root(C: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(C)
-    return (vectors * values.clamp_min(0.0).sqrt()) @ vectors.T  # rounding may put an eigenvalue of 0 below it
+    root: Tensor = (vectors * values.clamp_min(0.0).sqrt()) @ vectors.T  # rounding may put a 0 below 0
+    return root
