@@ -56,7 +56,7 @@ class GaussianMeanConfig:
     """Steps of a sampled descent."""
     data: int = 2_000
     """N, size of a data set."""
-    rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
     """Candidate step sizes of every sampled method, chosen on the tuning seeds."""
     tolerance: float = 0.1
     """Largest error of the mean that counts as right."""

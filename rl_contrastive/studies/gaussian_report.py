@@ -1,4 +1,4 @@
-"""Tables, bars, plots and the answer of the study gaussian-mean, all built from its measured cells."""
+"""Tables, bars and the answer of the study gaussian-mean, each sentence built from the measured cells."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rl_contrastive.experiment.panels import colour, draw, plain, ticks_at
+from rl_contrastive.experiment.panels import plain
 from rl_contrastive.experiment.statistics import Interval
-from rl_contrastive.spec import FloatArray
+from rl_contrastive.studies import gaussian_plots
 from rl_contrastive.studies.base import Bar, Report, Table
 from rl_contrastive.studies.gaussian_sampled import METHODS, Setting
 from rl_contrastive.studies.grid import Cell, all_failures, interval, paired
@@ -39,7 +39,7 @@ def report(config: GaussianMeanConfig, out: Path, exact: Cells, sampled: dict[st
         answer=_answer(config, exact, covering, narrow),
         tables=tables,
         bars=[*_exact_bars(config, exact), *_sampled_bars(config, covering), *_narrow_bars(narrow)],
-        plots=[_plot_exact(config, out, exact), _plot_sampled(config, out, sampled)],
+        plots=[gaussian_plots.exact(config, out, exact), gaussian_plots.sampled(config, out, sampled)],
         numbers={part: {f"{s}, {m}": plain(_numbers(cell)) for (s, m), cell in c.items()} for part, c in cells.items()},
     )
 
@@ -182,7 +182,7 @@ def _narrow_bars(narrow: Cells) -> list[Bar]:
     return [bar] if runs else []
 
 
-# --- answer and plots ------------------------------------------------------------------------------------------------
+# --- answer ----------------------------------------------------------------------------------------------------------
 
 
 def _answer(config: GaussianMeanConfig, exact: Cells, covering: Cells, narrow: Cells) -> str:
@@ -200,6 +200,9 @@ def _answer(config: GaussianMeanConfig, exact: Cells, covering: Cells, narrow: C
     if narrow:
         solved, runs = _solved_far(narrow)
         text.append(f"Minibatches, noise N(0, 1), R >= 8: {solved} of {runs} runs of all methods are right for good.")
+        nearest = min(config.settings["narrow"], key=lambda setting: setting.distance)
+        each = ", ".join(f"{m} {_reached(narrow[nearest.name, m])}/{len(config.seeds)}" for m in METHODS)
+        text.append(f"With that noise at R = {nearest.distance:g}, seeds right for good: {each}.")
     failures = all_failures([*covering.values(), *narrow.values()])
     text.append(f"Failed fits: {'; '.join(failures)}." if failures else "No fit failed numerically.")
     return " ".join(text)
@@ -238,70 +241,3 @@ def _solved_far(narrow: Cells) -> tuple[int, int]:
 
 def _reached(cell: Cell) -> int:
     return int(np.isfinite(cell.metrics["iterations"]).sum())
-
-
-def _plot_exact(config: GaussianMeanConfig, out: Path, exact: Cells) -> str:
-    largest, distances = max(config.exact_distances), config.exact_distances
-
-    def sizes(axis: Any) -> None:
-        for i, method in enumerate(DESCENTS):
-            counts = np.array([exact[f"R={R:g}", method].metrics["iterations"][0] for R in distances])
-            shown = np.where(np.isfinite(counts), counts, config.budget)
-            axis.loglog(distances, shown, color=colour(i), marker="o", markersize=4)
-            lost = ~np.isfinite(counts)
-            axis.plot(np.array(distances)[lost], shown[lost], "o", color=colour(i), markersize=9, fillstyle="none")
-        axis.set(xlabel="distance R", ylabel="iterations (ring: fails)")
-        ticks_at(axis.xaxis, distances)
-
-    def errors(axis: Any) -> None:
-        for i, method in enumerate(DESCENTS):
-            iteration, error = _curve(exact[f"R={largest:g}", method])
-            axis.loglog(iteration, np.maximum(error, 1e-3), color=colour(i), label=method)
-        axis.axhline(config.tolerance, color="#8a8a8a", linewidth=0.9, linestyle=":")
-        axis.set(xlabel="iteration", ylabel="|mean - R|")
-
-    caption = (
-        f"Exact expectations by quadrature, so one run and no interval; best of {len(config.exact_rates)} step sizes "
-        f"for every method, budget {config.budget}. Dotted: the error that counts as right. Errors below 0.001 are "
-        "drawn there."
-    )
-    return draw(out, "gaussian-exact", {"Iterations": sizes, f"Error, R = {largest:g}": errors}, caption, aside=True)
-
-
-def _plot_sampled(config: GaussianMeanConfig, out: Path, sampled: dict[str, Cells]) -> str:
-    far = max(config.distances)
-    shown = [Setting(far, config.batch, "mix", "centred"), Setting(far, config.batch, "mix", "raw")]
-    if config.small_distances:
-        shown.append(Setting(max(config.small_distances), config.small_batch, "mix", "centred"))
-    narrow = [s for s in config.settings["narrow"] if s.distance >= 8.0]
-    shown += narrow[:1]
-    cells = {key: cell for part in sampled.values() for key, cell in part.items()}
-
-    def painter(setting: Setting, labelled: bool) -> Any:
-        def paint(axis: Any) -> None:
-            for i, method in enumerate(METHODS):
-                iteration, error = _curve(cells[setting.name, method])  # (K,), (K, S)
-                error = np.maximum(error, 1e-3)
-                axis.loglog(iteration, np.median(error, axis=1), color=colour(i), label=method if labelled else None)
-                axis.fill_between(iteration, error.min(1), error.max(1), color=colour(i), alpha=0.13, linewidth=0)
-            axis.axhline(config.tolerance, color="#8a8a8a", linewidth=0.9, linestyle=":")
-            axis.set(xlabel="iteration", ylabel="|suffix average - R|")
-
-        return paint
-
-    panels = {_title(s): painter(s, i == 1) for i, s in enumerate(shown)}
-    caption = (
-        f"Median and range over n = {len(config.seeds)} seeds, each method at the step size chosen on other seeds. "
-        "Dotted: the error that counts as right. Errors below 0.001 are drawn there."
-    )
-    return draw(out, "gaussian-sampled", panels, caption, aside=True)
-
-
-def _title(setting: Setting) -> str:
-    noise = "noise N(0, 1)" if setting.noise == "narrow" else "covering noise"
-    return f"R = {setting.distance:g}, B = {setting.batch}, {noise}, {setting.form}"
-
-
-def _curve(cell: Cell) -> tuple[FloatArray, FloatArray]:
-    with np.load(cell.folders[cell.seeds[0]] / "curve.npz") as arrays:
-        return arrays["iteration"].astype(np.float64), arrays["error"]
