@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,11 @@ BULK = 0.999
 """Share of a Gaussian noise law's mass in the ellipse that counts as its bulk."""
 VIEW = 10.0
 """Half side of the square of which pictures are kept."""
-Metrics = dict[str, list[float]]
+NETWORKS = {"sharp": (2, 2.0), "deep": (3, 1.0)}
+"""Hidden layers, standard deviation of the first one's initial weights."""
+PIXELS = 301
+"""Points of a picture an axis."""
+Metrics = dict[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -45,16 +50,16 @@ class Density2DConfig:
     """Toy laws of the comparison under narrow noise."""
     points: int = 10_000
     """Training points, and as many again for validation and for the test (>= 100)."""
-    steps: int = 1000
+    steps: int = 1300
     """Optimiser steps of a fit (>= 1); cosine schedule, Adam."""
     batch: int = 256
     """Data and noise points in a step (>= 1)."""
-    rates: tuple[float, ...] = (5e-3, 2e-3)
-    """Adam's learning rates that every method chooses from on the tuning seeds."""
-    hidden: tuple[int, ...] = (128, 128, 128)
-    """Widths of the network."""
-    first_scale: float = 1.0
-    """Standard deviation of the first layer's initial weights (> 0), see `MLPConfig`."""
+    rate: float = 5e-3
+    """Adam's learning rate under covering noise, where every method chooses its network on the tuning seeds."""
+    narrow_rates: tuple[float, ...] = (5e-3, 2e-3)
+    """Learning rates that every method chooses from under narrow noise, where both networks are reported."""
+    width: int = 128
+    """Units of every hidden layer (>= 1)."""
     covering: float = 1.2
     """Covering noise: a Gaussian with the data's mean and this times their standard deviations (> 0)."""
     narrowness: float = 0.6
@@ -79,7 +84,7 @@ class Density2DConfig:
         """Seconds; far from trained."""
         return cls(
             densities=("8gaussians", "checkerboard"), narrow=("spirals",), points=500, steps=60, batch=64,
-            hidden=(32, 32), nodes=121, seeds=(10, 11), tune_seeds=(0,),
+            width=32, nodes=121, seeds=(10, 11), tune_seeds=(0,),
         )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -88,12 +93,18 @@ class Density2DConfig:
         require(len(self.densities) >= 1 and len(self.narrow) >= 1, "density-2d: name at least one density each.")
         for field, least in (("points", 100), ("steps", 1), ("batch", 1)):
             require(getattr(self, field) >= least, f"density-2d: {field} must be >= {least}.")
-        require(len(self.rates) >= 1 and min(self.rates) > 0, "density-2d: rates must be > 0, at least one.")
-        for field in ("covering", "narrowness", "wide", "base", "box"):
+        require(len(self.narrow_rates) >= 1 and min(self.narrow_rates) > 0, "density-2d: narrow_rates must be > 0.")
+        for field in ("rate", "covering", "narrowness", "wide", "base", "box"):
             require(getattr(self, field) > 0, f"density-2d: {field} must be > 0, got {getattr(self, field)}.")
         require(0.0 < self.share < 1.0, f"density-2d: share must lie in (0, 1), got {self.share}.")
-        MLPConfig(hidden=self.hidden, first_scale=self.first_scale)
+        network("deep", self)
         Quadrature((-self.box,) * 2, (self.box,) * 2, self.nodes)
+
+
+def network(name: str, config: Density2DConfig) -> MLPConfig:
+    """deep: three layers, moderate initial slopes; sharp: two layers, steep ones, which reach far beyond the data."""
+    layers, scale = NETWORKS[name]
+    return MLPConfig(hidden=(config.width,) * layers, first_scale=scale)
 
 
 @dataclass(frozen=True)
@@ -136,9 +147,9 @@ def noise_law(kind: str, config: Density2DConfig, train: Tensor) -> NoiseLaw:
 
 
 def fit_energy(config: Density2DConfig, task: Task) -> Metrics:
-    """options: objective, its options, lr, noise -> metrics of the one seed of the task."""
+    """Options: objective, its options `of`, noise, network (or the setting's: "density, network"), lr -> metrics."""
     (seed,), options = task.seeds, task.options
-    data = data_of(task.setting, seed, config.points)
+    data = data_of(density_of(task), seed, config.points)
     start = time.process_time()
     model = _trained(config, options, data, task, seed)
     seconds = time.process_time() - start
@@ -153,6 +164,11 @@ def fit_energy(config: Density2DConfig, task: Task) -> Metrics:
     return {name: [value] for name, value in scores.items()}
 
 
+def density_of(task: Task) -> str:
+    """The toy law of a setting."""
+    return task.setting.partition(", ")[0]
+
+
 def square(config: Density2DConfig) -> Quadrature:
     """The large box."""
     return Quadrature((-config.box,) * 2, (config.box,) * 2, config.nodes)
@@ -160,15 +176,15 @@ def square(config: Density2DConfig) -> Quadrature:
 
 def _trained(config: Density2DConfig, options: Options, data: Data, task: Task, seed: int) -> nn.Module:
     device = device_of(task.device)
-    net = MLPConfig(hidden=config.hidden, first_scale=config.first_scale)
+    density, net = density_of(task), network(options.get("network") or task.setting.partition(", ")[2], config)
     b = Gaussian.fit(data.train, inflate=config.base**2).to(device)
-    f = tilted(b, MLPEnergy.for_data(data.train, net, rng=_rng(task.setting, seed, 3)))
+    f = tilted(b, MLPEnergy.for_data(data.train, net, rng=_rng(density, seed, 3)))
     train = TrainConfig(
         steps=config.steps, batch_size=config.batch, noise_batch=config.batch, lr=options["lr"], device=task.device
     )
     objective = make(options["objective"], options["of"])
     law = noise_law(options["noise"], config, data.train)
-    trainer = Trainer(f, objective, data.train, q=law, config=train, rng_seed=_seed(task.setting, seed, 4))
+    trainer = Trainer(f, objective, data.train, q=law, config=train, rng_seed=_seed(density, seed, 4))
     trainer.run()
     return trainer.model
 
@@ -220,9 +236,9 @@ def _above(law: Gaussian, edge: Tensor, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _keep_picture(task: Task, model: nn.Module, log_z: float, like: Tensor) -> None:
-    axis = torch.linspace(-VIEW, VIEW, 301)
+    axis = torch.linspace(-VIEW, VIEW, PIXELS)
     nodes = torch.cartesian_prod(axis, axis).to(like)
-    picture = (model(nodes).to(torch.float64) - log_z).reshape(301, 301).cpu()
+    picture = (model(nodes).to(torch.float64) - log_z).reshape(PIXELS, PIXELS).cpu()
     task.folder.mkdir(parents=True, exist_ok=True)
     np.savez(task.folder / "picture.npz", log_density=picture.numpy().astype(np.float32))
 
@@ -230,14 +246,14 @@ def _keep_picture(task: Task, model: nn.Module, log_z: float, like: Tensor) -> N
 def fit_reference(config: Density2DConfig, task: Task) -> Metrics:
     """What needs no energy: the truth itself, a kernel density estimate, a mixture of 20 Gaussians."""
     (seed,) = task.seeds
-    data = data_of(task.setting, seed, config.points)
+    data = data_of(density_of(task), seed, config.points)
     start = time.process_time()
     if task.method == "truth":
         log_q = data.log_p
     elif task.method == "KDE":
         log_q = KernelDensity.fit(data.train, (0.05, 0.08, 0.12, 0.18)).log_prob(data.test)
     else:
-        rng = _rng(task.setting, seed, 5)
+        rng = _rng(density_of(task), seed, 5)
         log_q = fit_mixture(data.train, MixtureFitConfig(components=20), rng=rng).law.log_prob(data.test)
     seconds = time.process_time() - start
     nll = -float(log_q.mean())
