@@ -54,8 +54,9 @@ class Density2DConfig:
     """Optimiser steps of a fit (>= 1); cosine schedule, Adam."""
     batch: int = 256
     """Data and noise points in a step (>= 1)."""
-    rate: float = 5e-3
-    """Adam's learning rate under covering noise, where every method chooses its network on the tuning seeds."""
+    rates: tuple[float, ...] = (5e-3, 1e-2)
+    """Adam's learning rates for the deep network; with the sharp one at the first rate these are the candidates from
+    which every method chooses on the tuning seeds under covering noise."""
     narrow_rates: tuple[float, ...] = (5e-3, 2e-3)
     """Learning rates that every method chooses from under narrow noise, where both networks are reported."""
     width: int = 128
@@ -93,8 +94,10 @@ class Density2DConfig:
         require(len(self.densities) >= 1 and len(self.narrow) >= 1, "density-2d: name at least one density each.")
         for field, least in (("points", 100), ("steps", 1), ("batch", 1)):
             require(getattr(self, field) >= least, f"density-2d: {field} must be >= {least}.")
-        require(len(self.narrow_rates) >= 1 and min(self.narrow_rates) > 0, "density-2d: narrow_rates must be > 0.")
-        for field in ("rate", "covering", "narrowness", "wide", "base", "box"):
+        for field in ("rates", "narrow_rates"):
+            rates = getattr(self, field)
+            require(len(rates) >= 1 and min(rates) > 0, f"density-2d: {field} must be > 0, at least one, got {rates}.")
+        for field in ("covering", "narrowness", "wide", "base", "box"):
             require(getattr(self, field) > 0, f"density-2d: {field} must be > 0, got {getattr(self, field)}.")
         require(0.0 < self.share < 1.0, f"density-2d: share must lie in (0, 1), got {self.share}.")
         network("deep", self)

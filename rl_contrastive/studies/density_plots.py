@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rl_contrastive.experiment import plots
-from rl_contrastive.experiment.panels import colour, draw
+from rl_contrastive.experiment.panels import colour, counts_on, draw
 from rl_contrastive.spec import FloatArray
 from rl_contrastive.studies.density_fits import BULK, PIXELS, VIEW, Density2DConfig, data_of
 from rl_contrastive.studies.grid import Cell, interval
@@ -78,6 +78,7 @@ def _narrow(config: Density2DConfig, cells: Cells, out: Path) -> str:
         def paint(axis: Axes, mine: dict[str, Cell] = mine) -> None:
             _dots(axis, mine, "excess")
             axis.set_xscale("log")
+            counts_on(axis.xaxis)
             axis.set_xlabel("NLL - NLL of the truth (nats)")
 
         panels[f"{setting} network"] = paint
