@@ -64,6 +64,7 @@ ONE_DRAW: dict[str, tuple[Learner, Options]] = {
     "psi by averaged descent": (_AVERAGED, {}),
     "the same, 4x the steps": (_AVERAGED, {"longer": 4}),
     "the same, exact u": (replace(_AVERAGED, u="exact"), {}),
+    "the same, exact gradient of psi": (replace(_AVERAGED, psi_gradient="exact"), {}),
     "own outcomes as noise": (replace(_ONE, outcomes_as_noise=True), {}),
     "NCE, 1 shared": (Learner("nce", 1, shared=True), {}),
     "InfoNCE, 1 shared": (Learner("infonce", 1, shared=True), {}),

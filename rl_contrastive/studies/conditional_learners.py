@@ -122,7 +122,7 @@ class Batch:
 
 
 @dataclass
-class _Loss:
+class BatchLoss:
     """The objective of a learner with its state; call it with a batch, () to descend."""
 
     learner: Learner
@@ -225,7 +225,7 @@ def fit_tables(
         return torch.stack(parts).to(device, torch.float64).requires_grad_()
 
     log_phi, log_psi = table(sizes.contexts), table(sizes.num_states)
-    loss = _Loss(learner, options, problems.q, sizes.contexts)
+    loss = BatchLoss(learner, options, problems.q, sizes.contexts)
     optimisers = _optimisers(learner, options, log_phi, log_psi)
     schedules = [CosineAnnealingLR(optimiser, options.steps) for optimiser in optimisers]
     start = time.perf_counter()
