@@ -46,7 +46,7 @@ def density_2d(config: Density2DConfig, context: Context) -> Report:
     covering = _covering(config, context)
     references = _references(config, context)
     narrow = _narrow(config, context)
-    bars = [*_nll_bars(config, covering), *_narrow_bars(config, narrow)]
+    bars = [*nll_bars(config, covering), *narrow_bars(config, narrow)]
     cells = [*covering.values(), *references.values(), *narrow.values()]
     return Report(
         name="density-2d",
@@ -121,7 +121,7 @@ def best_method(cells: Cells, setting: str, methods: list[str]) -> str:
     return min(known, key=lambda m: known[m]) if known else methods[0]
 
 
-def _nll_bars(config: Density2DConfig, cells: Cells) -> list[Bar]:
+def nll_bars(config: Density2DConfig, cells: Cells) -> list[Bar]:
     out = []
     for density in config.densities:
         bar = BARS[density]
@@ -133,7 +133,7 @@ def _nll_bars(config: Density2DConfig, cells: Cells) -> list[Bar]:
     return out
 
 
-def _narrow_bars(config: Density2DConfig, cells: Cells) -> list[Bar]:
+def narrow_bars(config: Density2DConfig, cells: Cells) -> list[Bar]:
     out = []
     for network in NETWORKS:
         for density in config.narrow:

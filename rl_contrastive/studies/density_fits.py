@@ -73,7 +73,7 @@ class Density2DConfig:
     """The Gaussian b of f = log b + g: the same with this factor (> 0)."""
     box: float = 20.0
     """Half side of the square on which Z is computed (> 0)."""
-    nodes: int = 401
+    nodes: int = 501
     """Nodes of that square an axis (odd, >= 3)."""
     seeds: tuple[int, ...] = (10, 11, 12, 13, 14)
     """Reporting seeds: data, initial network, batches and noise."""
@@ -158,9 +158,9 @@ def fit_energy(config: Density2DConfig, task: Task) -> Metrics:
     seconds = time.process_time() - start
     like = data.train[:1].to(device_of(task.device))
     everywhere = log_partition(model, square(config), like=like)
-    scores = _scores(model, data, everywhere, like)
+    scores = scores_of(model, data, everywhere, like)
     if options["noise"] != "covering":
-        scores |= _bulk(config, model, data, everywhere, like)
+        scores |= bulk_scores(config, model, data, everywhere, like)
     if seed == config.seeds[0]:
         _keep_picture(task, model, float(everywhere.log_z), like)
     scores |= {"grid_error": float(everywhere.error), "seconds": seconds}
@@ -193,7 +193,7 @@ def _trained(config: Density2DConfig, options: Options, data: Data, task: Task, 
 
 
 @torch.no_grad()
-def _scores(model: nn.Module, data: Data, z: PartitionEstimate, like: Tensor) -> dict[str, float]:
+def scores_of(model: nn.Module, data: Data, z: PartitionEstimate, like: Tensor) -> dict[str, float]:
     log_z = float(z.log_z)
     f_test, f_valid = (model(x.to(like)).to(torch.float64).cpu() for x in (data.test, data.valid))
     return {
@@ -204,7 +204,7 @@ def _scores(model: nn.Module, data: Data, z: PartitionEstimate, like: Tensor) ->
 
 
 @torch.no_grad()
-def _bulk(
+def bulk_scores(
     config: Density2DConfig, model: nn.Module, data: Data, everywhere: PartitionEstimate, like: Tensor
 ) -> dict[str, float]:
     """Mass of the model beyond the narrow law's bulk, and the NLL of model and data both restricted to the bulk.
