@@ -69,9 +69,8 @@ class GaussianMeanConfig:
     def quick(cls) -> GaussianMeanConfig:
         """Seconds."""
         return cls(
-            exact_distances=(1.0, 2.0), exact_rates=(0.1, 1.0), budget=1_000, distances=(2.0,), small_distances=(2.0,),
-            narrow_distances=(8.0,), batch=50, small_batch=10, steps=150, data=200, rates=(0.1, 1.0), seeds=(10, 11),
-            tune_seeds=(0,),
+            exact_distances=(2.0,), exact_rates=(0.1, 1.0), budget=500, distances=(2.0,), small_distances=(),
+            narrow_distances=(8.0,), batch=50, steps=60, data=200, rates=(0.1, 1.0), seeds=(10, 11), tune_seeds=(0,),
         )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -230,10 +230,11 @@ def _answer(config: LandscapeConfig, paths: Paths) -> str:
         f"At R = {far:g} NCE's gradient falls to {_short(nce.flat)} of its size at q before p* is near, "
         f"log eNCE's to {_short(log_ence.flat)}, the likelihood's to {_short(like.flat)}, which is no more than the "
         f"distance left. The condition number of the path is {_short(nce.path_condition)} for NCE, "
-        f"{_short(ence.path_condition)} for eNCE and {_short(like.path_condition)} for the likelihood: where it "
-        "is large, plain descent is no way out on eNCE either; the normalised step is, which follows the direction and "
-        f"forgets the size. What it is left with is the skew at p*: {_short(nce.end_condition)} for NCE, "
-        f"{_short(log_ence.end_condition)} for eNCE; this number alone would not tell flat from steep. "
+        f"{_short(ence.path_condition)} for eNCE and {_short(like.path_condition)} for the likelihood: the exponential "
+        "loss alone is no cure; a normalised step on it, which follows the direction and forgets the size, meets "
+        f"{_short(log_ence.path_condition)} (gaussian-mean counts its iterations). The condition number at p* alone, "
+        f"{_short(nce.end_condition)} for NCE and {_short(log_ence.end_condition)} for eNCE, would not tell flat from "
+        "steep. "
     )
     control = f"All losses are easy (at most 10) at R = {', '.join(f'{R:g}' for R in easy)}." if easy else ""
     return words + (control or "At no distance measured are all losses easy (at most 10).")

@@ -72,16 +72,32 @@ def slices(out: Folder, distance: float, pixels: int, evaluate: Callable[[str, t
         def paint(axis: Any) -> None:
             value = evaluate(name, _mesh(theta, c), at).value
             excess = (value - evaluate(name, end, at).value).clamp(min=1e-16).log10().numpy()
-            mesh = axis.contourf(theta, c, excess, levels=_levels(excess), cmap="Greys", extend="both", alpha=0.8)
+            mesh = axis.contourf(
+                theta.numpy(), c.numpy(), excess, levels=_levels(excess), cmap="Greys", extend="both", alpha=0.8
+            )
             axis.get_figure().colorbar(mesh, ax=axis, label="log10(loss - minimum)", format="%.1f")
             g = -evaluate(name, _mesh(theta[thin], c[thin]), at).gradient
             g = (g / g.norm(dim=-1, keepdim=True).clamp(min=1e-300)).numpy()
-            axis.quiver(theta[thin], c[thin], g[..., 0], g[..., 1], angles="xy", color=colour(0), width=0.006, scale=16)
+            axis.quiver(
+                theta[thin].numpy(),
+                c[thin].numpy(),
+                g[..., 0],
+                g[..., 1],
+                angles="xy",
+                color=colour(0),
+                width=0.006,
+                scale=16,
+            )
             along = np.linspace(0.0, distance, 100)
             axis.plot(along, 0.5 * along**2, color=colour(1), linewidth=1.2)
             axis.plot([0.0], [0.0], "o", color=colour(1), markersize=5)
             axis.plot([distance], [float(end[1])], "*", color=colour(1), markersize=10)
-            axis.set(xlabel="mean", ylabel="log Z", xlim=(theta[0], theta[-1]), ylim=(c[0], c[-1]))
+            axis.set(
+                xlabel="mean",
+                ylabel="log Z",
+                xlim=(float(theta[0]), float(theta[-1])),
+                ylim=(float(c[0]), float(c[-1])),
+            )
 
         return paint
 
