@@ -13,11 +13,11 @@ from torch import Tensor
 from rl_contrastive.config import require
 
 
-def two_sample_accuracy(a: Tensor, b: Tensor) -> float:
-    """How often the nearest neighbour of a point of a or b (n, D each) among all others is of its own sample.
+def two_sample_halves(a: Tensor, b: Tensor) -> tuple[float, float]:
+    """How often the nearest neighbour, among all others, of a point of a (n, D) is of a; and the same of b (n, D).
 
-    1/2 where both are of one law (Lopez-Paz & Oquab 2017), 1 where they lie apart; below 1/2 where points of one are
-    copies of the other's. Ties, which grey values can have, count by shares.
+    Both are about 1/2 where a and b are of one law. A wide a fools their mean: its points lie nearer to b's than to
+    each other, so the first share falls as the second rises. Ties, which grey values can have, count by shares.
     """
     require(len(a) == len(b) >= 2 and a.shape == b.shape, f"two samples: got {tuple(a.shape)} and {tuple(b.shape)}.")
     both = torch.cat([a, b]).to(torch.float64)
@@ -25,8 +25,16 @@ def two_sample_accuracy(a: Tensor, b: Tensor) -> float:
     distance = torch.cdist(both, both, compute_mode="donot_use_mm_for_euclid_dist")
     distance.fill_diagonal_(float("inf"))
     nearest = distance == distance.amin(1, keepdim=True)  # (2n, 2n)
-    same = nearest & (own[:, None] == own[None])
-    return float((same.sum(1) / nearest.sum(1)).mean())
+    same = (nearest & (own[:, None] == own[None])).sum(1) / nearest.sum(1)
+    return float(same[: len(a)].mean()), float(same[len(a) :].mean())
+
+
+def two_sample_accuracy(a: Tensor, b: Tensor) -> float:
+    """Mean of `two_sample_halves`: accuracy of the 1-NN classifier of the two samples (Lopez-Paz & Oquab 2017).
+
+    1/2 where both are of one law, 1 where they lie apart; below 1/2 where points of one are copies of the other's.
+    """
+    return sum(two_sample_halves(a, b)) / 2.0
 
 
 def principal_axes(x: Tensor, count: int) -> tuple[Tensor, Tensor]:

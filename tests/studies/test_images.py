@@ -14,7 +14,7 @@ from rl_contrastive.experiment.statistics import Interval
 from rl_contrastive.studies import images_report
 from rl_contrastive.studies.base import Context
 from rl_contrastive.studies.grid import Cell
-from rl_contrastive.studies.image_data import ImageSet, generator
+from rl_contrastive.studies.image_data import generator
 from rl_contrastive.studies.image_energies import ImageEnergy
 from rl_contrastive.studies.image_metrics import (
     copies,
@@ -22,6 +22,7 @@ from rl_contrastive.studies.image_metrics import (
     nearest_distances,
     principal_axes,
     two_sample_accuracy,
+    two_sample_halves,
 )
 from rl_contrastive.studies.images import ImagesConfig, images, sample
 
@@ -36,6 +37,13 @@ def test_two_samples_of_one_law_look_alike_and_of_two_laws_do_not():
     assert two_sample_accuracy(a, b + 20.0) == 1.0
     assert two_sample_accuracy(a, a + 1e-9) == 0.0  # copies: everyone's nearest is of the other sample
     assert two_sample_accuracy(a, b) == two_sample_accuracy(b, a)
+
+
+def test_a_wide_sample_fools_the_mean_of_the_halves_and_not_the_halves():
+    own, real = two_sample_halves(2.5 * normal(200, 100, "a"), normal(200, 100, "b"))
+    assert own < 0.1
+    assert real > 0.95
+    assert abs(two_sample_accuracy(2.5 * normal(200, 100, "a"), normal(200, 100, "b")) - 0.5) < 0.05
 
 
 def test_two_sample_accuracy_by_hand_with_ties():
@@ -92,14 +100,12 @@ class Nothing(torch.nn.Module):
 
 @pytest.mark.parametrize(("g", "mean", "sd"), [(Tilt(), 0.1, 0.15), (Nothing(), 0.0, 0.3)])
 def test_samples_are_of_the_law_q_exp_g(g, mean, sd):
-    fine = ImageSet("fine", torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64), (2, 2), 2000)
     q = Gaussian(torch.zeros(4), 0.09 * torch.eye(4))
     energy = ImageEnergy(q, g, torch.device("cpu"))
     config = ImagesConfig(generated=1500, proposals=20_000, chain_steps=40)
-    made = sample(fine, energy, 1500, config, seed=0)
-    x = 2.0 * (made.values + 0.5) / 2000 - 1.0
-    assert abs(float(x.mean()) - mean) < 4 * sd / math.sqrt(6000) + 0.001
-    assert float(x.std()) == pytest.approx(sd, rel=0.05)
+    made = sample(energy, 1500, config, seed=0)
+    assert abs(float(made.x.mean()) - mean) < 4 * sd / math.sqrt(6000)
+    assert float(made.x.std()) == pytest.approx(sd, rel=0.05)
     assert 0.4 < made.acceptance < 0.75  # the adaptation aims at .574
     assert (made.ess == pytest.approx(20_000)) is isinstance(g, Nothing)
 
