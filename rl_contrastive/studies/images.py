@@ -42,7 +42,7 @@ from rl_contrastive.studies.ledger import Options, Task
 RATES: tuple[Options, ...] = ({"lr": 3e-3}, {"lr": 1e-3})
 CANDIDATES: dict[str, tuple[Options, ...]] = {
     "real train": ({},),
-    "GMM": ({"components": 20, "ridge": 0.02}, {"components": 100, "ridge": 0.1}),
+    "GMM": ({"components": 40, "ridge": 0.02}, {"components": 120, "ridge": 0.1}),
     "KDE": ({"bandwidth": 0.1}, {"bandwidth": 0.2}),
     "q: Gaussian": ({},),
     "q: GMM": ({},),
@@ -70,14 +70,14 @@ class ImagesConfig:
     """Images made and compared with as many test images (fewer where the test set is smaller), >= 50."""
     proposals: int = 40_000
     """Draws of q that are resampled, >= generated."""
-    chain_steps: int = 40
+    chain_steps: int = 60
     """MALA steps after that, >= 2; the first half adapts the step size."""
     axes: int = 20
     """Principal axes of the Frechet distance, >= 1."""
     most: int = 5000
     """Images used of a set, at most."""
     energy: EnergyConfig = field(
-        default_factory=lambda: EnergyConfig(network="conv", steps=800, components=100, ridge=0.1, inflate=1.0)
+        default_factory=lambda: EnergyConfig(network="conv", steps=1000, components=40, ridge=0.02, inflate=1.0)
     )
     """Where options do not say otherwise. A network without convolutions learned the training images by heart."""
     seeds: tuple[int, ...] = (10, 11, 12, 13, 14)

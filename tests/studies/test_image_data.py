@@ -14,9 +14,7 @@ from rl_contrastive.studies.images import cells_of
 def numbered(count: int = 200, shape: tuple[int, int] = (3, 4), levels: int = 1000) -> ImageSet:
     """Image i is filled with the grey value i, its class is i mod 10."""
     i = torch.arange(count)
-    return ImageSet(
-        "numbered", i[:, None].expand(count, shape[0] * shape[1]).to(torch.float32), i % 10, shape, levels
-    )
+    return ImageSet("numbered", i[:, None].expand(count, shape[0] * shape[1]).to(torch.float32), i % 10, shape, levels)
 
 
 def picture(*lit: tuple[int, int], shape: tuple[int, int] = (5, 6), value: float = 8.0) -> torch.Tensor:
