@@ -231,8 +231,8 @@ def _answer(config: LandscapeConfig, paths: Paths) -> str:
         f"log eNCE's to {_short(log_ence.flat)}, the likelihood's to {_short(like.flat)}, which is no more than the "
         f"distance left. The condition number of the path is {_short(nce.path_condition)} for NCE, "
         f"{_short(ence.path_condition)} for eNCE and {_short(like.path_condition)} for the likelihood: the exponential "
-        "loss alone is no cure; a normalised step on it, which follows the direction and forgets the size, meets "
-        f"{_short(log_ence.path_condition)} (gaussian-mean counts its iterations). The condition number at p* alone, "
+        f"loss alone is no cure. Its logarithm has {_short(log_ence.path_condition)}, and the normalised step follows "
+        "the logarithm's direction (gaussian-mean counts its iterations). The condition number at p* alone, "
         f"{_short(nce.end_condition)} for NCE and {_short(log_ence.end_condition)} for eNCE, would not tell flat from "
         "steep. "
     )

@@ -66,38 +66,24 @@ def slices(out: Folder, distance: float, pixels: int, evaluate: Callable[[str, t
     at, end = line(distance), truth(distance)
     theta = torch.linspace(-0.15 * distance, 1.15 * distance, pixels, dtype=torch.float64)
     c = torch.linspace(-0.25 * float(end[1]), 1.25 * float(end[1]), pixels, dtype=torch.float64)
-    thin = torch.linspace(0, pixels - 1, ARROWS + 2).round().to(torch.int64)[1:-1]  # not on the frame
 
-    def painter(name: str) -> Callable[[Any], None]:
+    thin = np.linspace(0, pixels - 1, ARROWS + 2).round().astype(int)[1:-1]  # not on the frame
+    x, y = theta.numpy(), c.numpy()
+
+    def painter(name: str) -> Callable[[Axes], None]:
         def paint(axis: Any) -> None:
-            value = evaluate(name, _mesh(theta, c), at).value
-            excess = (value - evaluate(name, end, at).value).clamp(min=1e-16).log10().numpy()
-            mesh = axis.contourf(
-                theta.numpy(), c.numpy(), excess, levels=_levels(excess), cmap="Greys", extend="both", alpha=0.8
-            )
+            found = evaluate(name, _mesh(theta, c), at)
+            excess = (found.value - evaluate(name, end, at).value).clamp(min=1e-16).log10().numpy()
+            mesh = axis.contourf(x, y, excess, levels=_levels(excess), cmap="Greys", extend="both", alpha=0.8)
             axis.get_figure().colorbar(mesh, ax=axis, label="log10(loss - minimum)", format="%.1f")
-            g = -evaluate(name, _mesh(theta[thin], c[thin]), at).gradient
-            g = (g / g.norm(dim=-1, keepdim=True).clamp(min=1e-300)).numpy()
-            axis.quiver(
-                theta[thin].numpy(),
-                c[thin].numpy(),
-                g[..., 0],
-                g[..., 1],
-                angles="xy",
-                color=colour(0),
-                width=0.006,
-                scale=16,
-            )
+            g = found.gradient.numpy()[np.ix_(thin, thin)]
+            u, v = np.moveaxis(-g / np.maximum(np.linalg.norm(g, axis=-1, keepdims=True), 1e-300), -1, 0)
+            axis.quiver(x[thin], y[thin], u, v, angles="xy", color=colour(0), width=0.006, scale=16)
             along = np.linspace(0.0, distance, 100)
             axis.plot(along, 0.5 * along**2, color=colour(1), linewidth=1.2)
             axis.plot([0.0], [0.0], "o", color=colour(1), markersize=5)
             axis.plot([distance], [float(end[1])], "*", color=colour(1), markersize=10)
-            axis.set(
-                xlabel="mean",
-                ylabel="log Z",
-                xlim=(float(theta[0]), float(theta[-1])),
-                ylim=(float(c[0]), float(c[-1])),
-            )
+            axis.set(xlabel="mean", ylabel="log Z", xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
 
         return paint
 
