@@ -58,13 +58,14 @@ ONE_DRAW: dict[str, tuple[Learner, Options]] = {
     "gamma .5": (_ONE, {"gamma": 0.5}),
     "gamma .02": (_ONE, {"gamma": 0.02}),
     "momentum .99": (_ONE, {"momentum": 0.99}),
-    "step .003": (_ONE, {"lr": 0.003}),
+    "step .01": (_ONE, {"lr": 0.01}),
+    "step .01, 4x the steps": (_ONE, {"lr": 0.01, "longer": 4}),
     "oracle: exact u": (replace(_ONE, u="exact"), {}),
     "oracle: exact gradient of psi": (replace(_ONE, psi_gradient="exact"), {}),
     "psi by averaged descent": (_AVERAGED, {}),
-    "the same, 4x the steps": (_AVERAGED, {"longer": 4}),
-    "the same, exact u": (replace(_AVERAGED, u="exact"), {}),
-    "the same, exact gradient of psi": (replace(_AVERAGED, psi_gradient="exact"), {}),
+    "averaged, 4x the steps": (_AVERAGED, {"longer": 4}),
+    "averaged, exact u": (replace(_AVERAGED, u="exact"), {}),
+    "averaged, exact gradient of psi": (replace(_AVERAGED, psi_gradient="exact"), {}),
     "own outcomes as noise": (replace(_ONE, outcomes_as_noise=True), {}),
     "NCE, 1 shared": (Learner("nce", 1, shared=True), {}),
     "InfoNCE, 1 shared": (Learner("infonce", 1, shared=True), {}),
@@ -89,7 +90,7 @@ class ConditionalConfig:
     """N with (s,a) by Zipf's law in a random order."""
     held_out: int = 2000
     """Transitions of the tuning seeds that choose the options."""
-    steps: int = 1500
+    steps: int = 2000
     """Minibatches of a fit."""
     batch: int = 256
     """Transitions to a minibatch."""
@@ -196,10 +197,10 @@ def measure(config: ConditionalConfig, context: Context) -> Cells:
 
 
 def candidates(learner: Learner, config: ConditionalConfig) -> list[Options]:
-    """Three for each method: steps for those without gamma, steps and gamma for MECO, both steps for averaged psi."""
+    """Three a method: steps where there is no gamma, steps and gamma for MECO, psi's step where it is averaged."""
     low, middle, high = config.lrs
     if learner.psi_steps == "averaged":
-        return [{"lr": low, "lr_psi": 0.3}, {"lr": middle, "lr_psi": 0.1}, {"lr": middle, "lr_psi": 0.3}]
+        return [{"lr": middle, "lr_psi": step} for step in (0.3, 1.0, 3.0)]
     if learner.kind in ("table", "one-u", "vector"):
         return [{"lr": low, "gamma": 0.1}, {"lr": middle, "gamma": 0.1}, {"lr": middle, "gamma": 0.5}]
     return [{"lr": low}, {"lr": middle}, {"lr": high}]

@@ -164,7 +164,7 @@ def _judge(
     *,
     rng: np.random.Generator,
 ) -> dict[str, float]:
-    """tv, held_nll: renormalised by quadrature; tv_own, log_z_error: with the method's own Z, where it has one."""
+    """tv, held_nll: Z by quadrature; tv_draws: by 1000 draws; tv_own, log_z_error: the method's own Z."""
     grid, law = quadrature(q)
     p = torch.exp(truth.log_prob(new, grid.squeeze(-1)))
     width = float(grid[1, 0] - grid[0, 0])
@@ -177,6 +177,10 @@ def _judge(
         "tv": float(0.5 * (torch.exp(log_q + f - log_z.unsqueeze(-1)) - p).abs().sum(-1).mean()) * width,
         "held_nll": float((log_z - model.rows(new, y_new) - q.log_prob(y_new)).mean()),
     }
+    # One d-vector from fresh draws normalises every context, whatever the objective was: no sum and no table.
+    log_u_draws = model.log_mean_psi(q.sample(1000, rng=torch.Generator().manual_seed(options.steps)))
+    P_draws = torch.exp(log_q + f - model.log_partition(new, log_u_draws).unsqueeze(-1))
+    metrics["tv_draws"] = float(0.5 * (P_draws - p).abs().sum(-1).mean()) * width
     own = {"vector": lambda: model.log_partition(new, state.log_u), "nce": lambda: torch.zeros_like(log_z)}
     if method in own:
         log_own = own[method]()

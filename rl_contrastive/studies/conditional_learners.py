@@ -57,7 +57,7 @@ class Descent:
     """Adam's step (nats), to 0 by a cosine."""
     gamma: float = 0.1
     """Weight of the newest batch in u."""
-    lr_psi: float = 0.3
+    lr_psi: float = 1.0
     """Step of psi under averaged descent."""
     momentum: float = 0.9
     """Adam's first moment."""

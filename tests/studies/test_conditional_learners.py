@@ -28,9 +28,7 @@ SHORT = Descent(steps=25, batch=32)
 
 
 def problems(seeds, transitions=400):
-    return draw_problems(
-        seeds, SIZES, transitions=transitions, held_out=100, law="uniform", device=torch.device("cpu")
-    )
+    return draw_problems(seeds, SIZES, transitions=transitions, held_out=100, law="uniform", device=torch.device("cpu"))
 
 
 def tables(B=2, seed=0):
