@@ -140,7 +140,10 @@ def picture(config: ImagesConfig, cells: Cells, context: Context, images: str, b
             with np.load(cell.folders[good[0]] / "images.npz", allow_pickle=False) as kept:
                 shown[method] = kept["values"]
     panels = {title: _tiles(values, shape, load(images).levels) for title, values in shown.items()}
-    caption = f"{images}: the first {SHOWN**2} images of the first seed, none picked; {best} is what tuning chose."
+    caption = (
+        f"{images}: the first {SHOWN**2} images of the first of n = {len(config.seeds)} seeds, none picked; {best} is "
+        "what tuning chose."
+    )
     return draw(context.out, f"images-{images}", panels, caption)
 
 

@@ -45,8 +45,8 @@ class OodConfig:
     """Detectors; at least one simple one and one other."""
     candidates: int = 3
     """Options tried for each detector, in 1..3."""
-    most: int = 5000
-    """Images used of a set, at most."""
+    most: int = 3000
+    """Images used of a set, at most: the first of the seed's shuffle."""
     energy: EnergyConfig = field(default_factory=lambda: EnergyConfig(steps=600))
     """Where the energies' options do not say otherwise."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
