@@ -156,8 +156,9 @@ class Trainer:
         self._optimiser = _optimiser(config, self._own, self.state.parameters())
         self._averaged = copy.deepcopy(self.f).requires_grad_(False) if config.average > 0.0 else None
         self._best_weights: dict[str, Tensor] = {}
-        network: nn.Module = _Autocast(self.f, self.device) if config.precision == "bf16" else self.f
-        self._network: Any = torch.compile(network) if config.compile else network
+        self._network = _Network(self.f, self.device, bf16=config.precision == "bf16")
+        if config.compile:
+            self._network.compile()  # in place, so that parameters keep their names in an objective's state
 
     @property
     def model(self) -> nn.Module:
@@ -302,15 +303,15 @@ class Trainer:
         return {name: torch.tensor(value, device=self.device) for name, value in arrays.items()}
 
 
-class _Autocast(nn.Module):
-    """f with its products in bfloat16; scores come back as float32 at least, so sums over them keep their digits."""
+class _Network(nn.Module):
+    """f as a step sees it; in bf16 its scores come back as float32 at least, so sums over them keep their digits."""
 
-    def __init__(self, f: nn.Module, device: torch.device) -> None:
+    def __init__(self, f: nn.Module, device: torch.device, *, bf16: bool) -> None:
         super().__init__()
-        self.f, self.kind = f, device.type
+        self.f, self.kind, self.bf16 = f, device.type, bf16
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(self.kind, torch.bfloat16):
+        with torch.autocast(self.kind, torch.bfloat16, enabled=self.bf16):
             out: Tensor = self.f(x)
         return out if out.dtype == torch.float64 else out.float()
 

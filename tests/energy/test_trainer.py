@@ -61,7 +61,8 @@ class Constant:
         from rl_contrastive.energy.base import EnergyLoss
 
         nan = torch.tensor(math.nan)
-        surrogate = (f.theta * torch.tensor([3.0, 4.0])).sum()
+        (theta,) = f.parameters()
+        surrogate = (theta * torch.tensor([3.0, 4.0])).sum()
         return EnergyLoss(surrogate, nan, nan, state)
 
 
@@ -311,3 +312,15 @@ def test_another_config_or_energy_is_refused_on_load() -> None:
     other = Trainer(f, make("meco"), x, q=Gaussian.fit(x), config=trainer().config, rng_seed=0)
     with pytest.raises(RlcError, match="another energy"):
         other.load_state_dict(saved)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"gamma": 0.5, "correction": "ratio"}])
+def test_a_compiled_network_takes_the_same_steps_and_resumes_without(options: dict[str, Any]) -> None:
+    compiled, plain = trainer("meco", options, compile=True), trainer("meco", options)
+    compiled.run(20)
+    plain.run()
+    resumed = trainer("meco", options)
+    resumed.load_state_dict(compiled.state_dict())
+    resumed.run()
+    assert torch.allclose(weights(resumed.f), weights(plain.f), atol=1e-5)
