@@ -142,11 +142,15 @@ def exact_fit(config: GaussianMeanConfig, task: Task) -> dict[str, Sequence[floa
         done=lambda so_far: bool(np.isfinite(arrivals(so_far)).any()),
     )  # fmt: skip
     found = arrivals(history)
-    error = np.abs(history[..., 0] - distance)  # (t+1, L)
-    best = int(found.argmin()) if np.isfinite(found).any() else int(error[-1].argmin())
+    error = np.abs(history - population.truth(distance).numpy())  # (t+1, L, 2) of the mean and of log Z
+    if descent.loss == "likelihood":
+        error[..., 1] = 0.0  # log Z is computed
+    # Where no step size arrives the closest one is shown.
+    best = int(found.argmin()) if np.isfinite(found).any() else int(np.hypot(*error[-1].T).argmin())
     marks = _marks(len(history))
-    _keep(task, iteration=marks, error=error[marks, best])
-    outcome = {"iterations": found[best], "rate": config.exact_rates[best], "error": error[-1, best]}
+    _keep(task, iteration=marks, error=error[marks, best, 0])
+    left, left_log_z = error[-1, best]
+    outcome = {"iterations": found[best], "rate": config.exact_rates[best], "error": left, "log_z_error": left_log_z}
     later = {f"rate {rate:g}": value for rate, value in zip(config.exact_rates, found, strict=True)}
     return {name: [float(value)] for name, value in {**outcome, **later}.items()}
 

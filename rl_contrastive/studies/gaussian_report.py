@@ -53,8 +53,8 @@ def _numbers(cell: Cell) -> dict[str, Any]:
 
 def _exact_table(config: GaussianMeanConfig, exact: Cells) -> Table:
     def words(cell: Cell) -> str:
-        count, error, rate = (float(cell.metrics[name][0]) for name in ("iterations", "error", "rate"))
-        return f"{count:.0f} (step {rate:g})" if np.isfinite(count) else f"fails (error {error:.2f})"
+        count, rate = (float(cell.metrics[name][0]) for name in ("iterations", "rate"))
+        return f"{count:.0f} (step {rate:g})" if np.isfinite(count) else f"fails ({_left(cell)})"
 
     rows = [(f"{R:g}", *(words(exact[f"R={R:g}", m]) for m in DESCENTS)) for R in config.exact_distances]
     note = (
@@ -64,6 +64,12 @@ def _exact_table(config: GaussianMeanConfig, exact: Cells) -> Table:
         "expectations: nothing is random, so there is no interval. Step 1 of likelihood-GD is Newton's step."
     )
     return Table("Exact expectations, noise N(0, 1)", ("R", *DESCENTS), rows, note)
+
+
+def _left(cell: Cell) -> str:
+    """What is missing at the end of the budget."""
+    mean, log_z = (float(cell.metrics[name][0]) for name in ("error", "log_z_error"))
+    return f"mean off {mean:.2f}, log Z off {log_z:.2f}"
 
 
 def _exact_bars(config: GaussianMeanConfig, exact: Cells) -> list[Bar]:
@@ -79,9 +85,10 @@ def _exact_bars(config: GaussianMeanConfig, exact: Cells) -> list[Bar]:
     for R in config.exact_distances:
         if R < 8.0:
             continue
-        arrival, error = (float(exact[f"R={R:g}", "NCE-GD"].metrics[name][0]) for name in ("iterations", "error"))
+        nce = exact[f"R={R:g}", "NCE-GD"]
+        arrival = float(nce.metrics["iterations"][0])
         failed = not np.isfinite(arrival)
-        words = f"error {error:.2f}" if failed else f"arrives after {arrival:.0f}"
+        words = f"at the closest step size {_left(nce)}" if failed else f"arrives after {arrival:.0f}"
         bars.append(Bar(f"exact, NCE-GD, R = {R:g}", f"fails within {config.budget} at any step size", words, failed))
         count, order = float(exact[f"R={R:g}", "eNCE-NGD"].metrics["iterations"][0]), ORDERS.get(R)
         if order is not None:

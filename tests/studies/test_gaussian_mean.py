@@ -16,7 +16,7 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import get
 from rl_contrastive.studies import gaussian_report
 from rl_contrastive.studies.base import Context, Report
-from rl_contrastive.studies.gaussian_mean import GaussianMeanConfig, gaussian_mean
+from rl_contrastive.studies.gaussian_mean import GaussianMeanConfig, exact_fit, gaussian_mean
 from rl_contrastive.studies.gaussian_sampled import (
     METHODS,
     Mean,
@@ -29,6 +29,7 @@ from rl_contrastive.studies.gaussian_sampled import (
     sustained,
 )
 from rl_contrastive.studies.grid import Cell
+from rl_contrastive.studies.ledger import Task
 
 CPU = torch.device("cpu")
 
@@ -194,7 +195,8 @@ def test_bars_and_answer_follow_the_numbers(tmp_path: Path, monkeypatch: pytest.
 
     def made(arrives: float, meco: float) -> Report:
         exact = {
-            ("R=8", m): Cell("R=8", m, {}, (0,), cells(arrives, 0.5, (0,), rate=0.1)) for m in gaussian_report.DESCENTS
+            ("R=8", m): Cell("R=8", m, {}, (0,), cells(arrives, 0.5, (0,), rate=0.1, log_z_error=3.0))
+            for m in gaussian_report.DESCENTS
         }
         parts = {
             part: {
@@ -208,6 +210,7 @@ def test_bars_and_answer_follow_the_numbers(tmp_path: Path, monkeypatch: pytest.
 
     met = {bar.what: bar.met for bar in made(np.inf, 300.0).bars}
     assert met["exact, NCE-GD, R = 8"]
+    assert "fails (mean off 0.50, log Z off 3.00)" in made(np.inf, 300.0).tables[0].rows[0]
     assert not met["exact, eNCE-NGD, R = 8"]
     assert not met["exact, likelihood-GD, R = 8"]
     assert not met["sampled, R=16 B=100 mix centred, SNIS"]  # 100 > 50
@@ -231,3 +234,18 @@ def test_bad_configurations_are_sentences() -> None:
         GaussianMeanConfig(budget=50)
     with pytest.raises(RlcError, match="step sizes must be > 0"):
         GaussianMeanConfig(rates=(0.1, -1.0))
+
+
+def test_exact_fit_reports_what_is_missing(tmp_path: Path) -> None:
+    config = replace(GaussianMeanConfig(), exact_rates=(0.01, 0.1), budget=150)
+    task = Task("R=8", "eNCE-NGD", {}, (0,), "cpu", tmp_path / "fit")
+    found = exact_fit(config, task)
+    assert found["iterations"] == [np.inf]
+    assert found["rate"] == [0.1]  # the closest
+    # 150 steps of length 0.1 go 15 along a curve to (8, 32).
+    assert 32.0 - found["log_z_error"][0] <= 15.0
+    with np.load(task.folder / "curve.npz") as curve:
+        assert curve["iteration"][-1] == 150
+        assert curve["error"][-1] == pytest.approx(found["error"][0])
+    likelihood = exact_fit(config, replace(task, method="likelihood-GD"))
+    assert (likelihood["iterations"], likelihood["log_z_error"]) == ([42.0], [0.0])  # 8 * 0.9^42 < 0.1
