@@ -125,7 +125,7 @@ class ConditionalConfig:
             sizes=(300,),
             zipf_sizes=(300,),
             held_out=200,
-            steps=20,
+            steps=8,
             batch=64,
             draws=50,
             continuous_steps=10,
