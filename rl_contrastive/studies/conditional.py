@@ -164,36 +164,30 @@ def conditional(config: ConditionalConfig, context: Context) -> Report:
 
 def measure(config: ConditionalConfig, context: Context) -> Cells:
     """All fits of the three parts."""
+    return Cells(
+        run_grid(fit_main, config, main_grid(config), replace(context, out=context.out / "tables")),
+        run_grid(fit_one_draw, config, one_draw_grid(config), replace(context, out=context.out / "one-draw")),
+        run_grid(fit_on_continuum, config, continuum_grid(config), replace(context, out=context.out / "continuous")),
+    )
+
+
+def main_grid(config: ConditionalConfig) -> Grid:
+    """All learners in all settings, tuned, all seeds of a fit side by side."""
     methods: dict[str, list[Options]] = {COUNTS: [{}]}
     methods |= {name: candidates(learner, config) for name, learner in LEARNERS.items()}
-    main = Grid(
-        settings=config.settings,
-        methods=methods,
-        select="held_nll",
-        tune_seeds=config.tune_seeds,
-        seeds=config.seeds,
-        together=True,
-    )
-    one = Grid(
-        settings=[config.central],
-        methods={name: [options] for name, (_, options) in ONE_DRAW.items()},
-        select="held_nll",
-        tune_seeds=(),
-        seeds=config.seeds,
-        together=True,
-    )
-    continuous = Grid(
-        settings=["continuous"],
-        methods={name: [{"lr": lr} for lr in config.continuous_lrs] for name in CONTINUOUS},
-        select="held_nll",
-        tune_seeds=config.tune_seeds,
-        seeds=config.seeds,
-    )
-    return Cells(
-        run_grid(fit_main, config, main, replace(context, out=context.out / "tables")),
-        run_grid(fit_one_draw, config, one, replace(context, out=context.out / "one-draw")),
-        run_grid(fit_on_continuum, config, continuous, replace(context, out=context.out / "continuous")),
-    )
+    return Grid(config.settings, methods, "held_nll", config.tune_seeds, config.seeds, together=True)
+
+
+def one_draw_grid(config: ConditionalConfig) -> Grid:
+    """The variants with one shared draw, in the central setting, with fixed options."""
+    methods = {name: [options] for name, (_, options) in ONE_DRAW.items()}
+    return Grid([config.central], methods, "held_nll", (), config.seeds, together=True)
+
+
+def continuum_grid(config: ConditionalConfig) -> Grid:
+    """Networks on continuous contexts, two steps of Adam to choose from."""
+    methods: dict[str, list[Options]] = {name: [{"lr": lr} for lr in config.continuous_lrs] for name in CONTINUOUS}
+    return Grid(["continuous"], methods, "held_nll", config.tune_seeds, config.seeds)
 
 
 def candidates(learner: Learner, config: ConditionalConfig) -> list[Options]:
