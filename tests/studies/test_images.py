@@ -137,6 +137,9 @@ def test_the_quick_study(tmp_path):
     assert max(seen["real train"]["to_train"]) == 0.0
     assert min(seen["real train"]["near"]) == 1.0
     assert max(seen["real train"]["accuracy"]) < min(seen["q: GMM"]["accuracy"])
+    wide = seen[images_report.WIDE]
+    assert all(own < 0.35 < 0.8 < real for own, real in zip(wide["own"], wide["real"], strict=True))
+    assert "hole" in report.answer
     assert all(len(row) == len(t.columns) for t in report.tables for row in t.rows)
     assert (tmp_path / report.plots[0]).read_bytes().startswith(b"\x89PNG")
     assert "noise law" in report.answer
