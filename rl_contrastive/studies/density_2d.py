@@ -47,7 +47,6 @@ def density_2d(config: Density2DConfig, context: Context) -> Report:
     references = _references(config, context)
     narrow = _narrow(config, context)
     bars = [*nll_bars(config, covering), *narrow_bars(config, narrow)]
-    cells = [*covering.values(), *references.values(), *narrow.values()]
     return Report(
         name="density-2d",
         question="Which objective fits a two-dimensional density best, and does MECO survive noise too narrow for NCE?",
@@ -55,7 +54,7 @@ def density_2d(config: Density2DConfig, context: Context) -> Report:
         tables=[
             _nll_table(config, covering, references),
             _difference_table(config, covering),
-            _narrow_table(config, narrow, cells),
+            _narrow_table(config, narrow),
             _cost_table(config, covering),
         ],
         bars=bars,
@@ -183,7 +182,7 @@ def _difference_table(config: Density2DConfig, cells: Cells) -> Table:
     return Table("Against NCE", ("Method", *config.densities), rows, note)
 
 
-def _narrow_table(config: Density2DConfig, cells: Cells, everything: list[Cell]) -> Table:
+def _narrow_table(config: Density2DConfig, cells: Cells) -> Table:
     names = ("nll", "excess", "nll_bulk", "mass_beyond", "data_beyond")
     rows = [
         (setting, method, *(figure(_of(cell, name)) for name in names)) for (setting, method), cell in cells.items()
