@@ -67,7 +67,7 @@ def noise_law(x: Tensor, config: EnergyConfig, *, seed: int) -> NoiseLaw:
         return KernelDensity(x, config.bandwidth)
     if config.law == "gauss":
         return Gaussian.fit(x, inflate=config.inflate, ridge=1e-3)
-    mixture = MixtureFitConfig(components=config.components, ridge=config.ridge, iterations=15)
+    mixture = MixtureFitConfig(components=config.components, ridge=config.ridge, iterations=12)
     return fitted_noise(x, mixture, inflate=config.inflate, share=0.05, rng=generator(seed, "noise law"))
 
 

@@ -144,10 +144,6 @@ def _smooth(problem: Problem) -> Score:
     return _kernel(problem, {"bandwidth": 0.4})
 
 
-def _meco_kde(problem: Problem) -> Score:
-    return _energy("meco", "kde")(problem, {"bandwidth": 0.4})
-
-
 MIXTURES: tuple[Options, ...] = (
     {"components": 10, "ridge": 0.02},
     {"components": 20, "ridge": 0.02},
@@ -174,7 +170,6 @@ METHODS: dict[str, Method] = {
     "KDE + (NCE, GMM)": Method("attempt", NETWORKS, _joined(_smooth, _energy("nce", "gmm"))),
     "features": Method("attempt", TEMPERATURES, _features),
     "1-NN + features": Method("attempt", TEMPERATURES, _joined(_pixels, _features)),
-    "(MECO, KDE) + features": Method("attempt", TEMPERATURES, _joined(_meco_kde, _features)),
     "1-NN + class energies": Method("attempt", RATES, _joined(_pixels, _classes), labels=True),
 }
 """Objective and noise law of an energy f = log q + g; 'attempt': what goes beyond the usual recipe. `KDE + GMM` joins
