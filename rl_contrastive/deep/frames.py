@@ -1,0 +1,40 @@
+"""Several frames as one observation, for environments that hand out the newest frame only.
+
+Oldest first; before an episode's start its first frame repeats. The replay stores single frames and stacks what it
+draws; while acting, a `FrameStack` per batch of rows does the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.spec import Array
+
+
+def stacked_shape(obs_shape: tuple[int, ...], stack: int) -> tuple[int, ...]:
+    """Shape of `stack` observations as one: planes (C, H, W) give (stack * C, H, W), others (stack, *obs_shape)."""
+    if stack == 1:
+        return obs_shape
+    return (stack * obs_shape[0], *obs_shape[1:]) if len(obs_shape) == 3 else (stack, *obs_shape)
+
+
+class FrameStack:
+    """The newest `stack` observations of B rows, for acting: what `Replay.observations` gives of the same entries."""
+
+    def __init__(self, obs_shape: tuple[int, ...], obs_dtype: str, stack: int) -> None:
+        require(stack >= 1, f"frames: stack must be >= 1, got {stack}.")
+        self.obs_shape, self.dtype, self.stack = tuple(obs_shape), np.dtype(obs_dtype), stack
+        self._frames: Array = np.zeros((0, stack, *self.obs_shape), dtype=self.dtype)
+
+    def push(self, obs: Array, h: int) -> Array:
+        """Observations (B, *obs_shape) of step h -> (B, *stacked_shape); at h = 0 the first one fills the stack."""
+        obs = np.asarray(obs)
+        require(obs.shape[1:] == self.obs_shape, f"frames: expected {self.obs_shape} a row, got {obs.shape[1:]}.")
+        if h == 0:
+            self._frames = np.repeat(obs[:, None], self.stack, axis=1).astype(self.dtype)
+        else:
+            rows = len(self._frames)
+            require(rows == len(obs), f"frames: {len(obs)} rows at step {h}, but {rows} before.")
+            self._frames = np.concatenate([self._frames[:, 1:], obs[:, None].astype(self.dtype)], axis=1)
+        return self._frames.reshape(len(obs), *stacked_shape(self.obs_shape, self.stack))

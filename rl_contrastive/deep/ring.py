@@ -1,0 +1,286 @@
+"""Episodes in a ring: single observations, linked within their episode, the oldest overwritten first.
+
+The entry with serial number t (0, 1, 2, ... in order of arrival) lies in slot t mod capacity. It holds an observation
+and, once the agent acted there, action, reward and discount. B episodes arrive interleaved: entry t's predecessor is
+`back[t]` entries before it (0 at an episode's start), its successor is in slot `next[t]` (itself where there is none).
+So walking past either end of an episode stays there: stacks repeat the first frame, n-step sums meet no action.
+
+An episode of T steps takes T + 1 entries; its final observation, of a true terminal too, is an entry without action.
+
+    whole   the `stack` frames that end here are all still in the ring
+    ready   whole, acted, and n steps follow or the episode ended before: may be sampled
+
+Successors are newer than their predecessors, so what overwriting can take from an entry is its stack, never its future.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
+from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, State
+
+NO_ACTION = -1
+FIELDS = ("obs", "action", "reward", "discount", "back")
+"""What is stored of an entry; `next`, `whole` and `ready` follow from it."""
+
+
+class Ring:
+    """The newest `capacity` entries. Slots are what other classes call an index; it is valid until the next `add`."""
+
+    def __init__(
+        self,
+        capacity: int,
+        obs_shape: tuple[int, ...],
+        obs_dtype: str,
+        *,
+        n_step: int = 1,
+        stack: int = 1,
+        storage: Path | None = None,
+    ) -> None:
+        require(capacity >= 2, f"replay: capacity must be >= 2, got {capacity}.")
+        require(n_step >= 1 and stack >= 1, f"replay: n_step and stack must be >= 1, got {n_step} and {stack}.")
+        self.capacity, self.n_step, self.stack = capacity, n_step, stack
+        self.obs_shape = tuple(int(size) for size in obs_shape)
+        self.total = 0  # entries ever written
+        self.count_ready = 0
+        self.obs = _observations((capacity, *self.obs_shape), np.dtype(obs_dtype), storage)
+        self.action = np.full(capacity, NO_ACTION, dtype=np.int32)
+        self.reward: FloatArray = np.zeros(capacity)
+        self.discount: BoolArray = np.ones(capacity, dtype=np.bool_)  # False: a true terminal
+        self.back = np.zeros(capacity, dtype=np.int32)
+        self.next: IntArray = np.arange(capacity)
+        self.whole: BoolArray = np.zeros(capacity, dtype=np.bool_)
+        self.ready: BoolArray = np.zeros(capacity, dtype=np.bool_)
+        self.begin(0)
+
+    @property
+    def oldest(self) -> int:
+        """Serial number of the oldest entry still there."""
+        return max(self.total - self.capacity, 0)
+
+    def begin(self, num_envs: int) -> IntArray:
+        """`num_envs` new episodes start; ones still open end here like truncated ones. Returns slots now ready."""
+        needed = num_envs * (self.n_step + self.stack)
+        # A row's next entry is at most B later, so no entry loses its stack before its n steps are there.
+        require(
+            self.capacity > needed,
+            f"replay: capacity must be > rows * (n_step + stack) = {needed}, got {self.capacity}.",
+        )
+        cut = self._close(np.flatnonzero(self.open >= 0)) if self.total else np.zeros(0, dtype=np.int64)
+        self.step = 0
+        self.open: IntArray = np.full(num_envs, -1)  # (B,) slot of each row's newest observation, -1: over
+        self.recent: IntArray = np.full((num_envs, self.n_step), -1)  # (B, n) slots acted in, step t in column t mod n
+        self.started = False
+        return cut
+
+    def add(
+        self,
+        obs: Array,
+        action: IntArray,
+        reward: FloatArray,
+        next_obs: Array,
+        discount: FloatArray,
+        boundary: BoolArray,
+        alive: BoolArray,
+    ) -> tuple[IntArray, IntArray]:
+        """One step of all rows; returns (slots now ready, slots no longer ready). Only rows `alive` are stored.
+
+        `obs` is read at the first step only: afterwards it is the `next_obs` of the step before.
+        """
+        rows = np.flatnonzero(alive)
+        obs, next_obs = self._checked(obs, action, reward, next_obs, discount, alive)
+        lost = [np.zeros(0, dtype=np.int64)]
+        if not self.started:
+            self.started = True
+            self.open[rows], gone = self._write(obs[rows], None)
+            lost.append(gone)
+        current = self.open[rows]
+        if len(current) and current.min() < 0:
+            raise RlcError(f"replay: row {rows[current < 0][0]} is alive, but its episode is over: call begin() first.")
+        self.action[current] = action[rows]
+        self.reward[current] = reward[rows]
+        self.discount[current] = discount[rows] > 0
+        fresh, gone = self._write(next_obs[rows], current)
+        lost.append(gone)
+        self.open[rows] = fresh
+        self.recent[rows, self.step % self.n_step] = current
+        ends = boundary[rows]
+        ready = self._mark(self._due(rows[~ends]))
+        if ends.any():
+            ready = np.concatenate([ready, self._close(rows[ends])])
+        self.step += 1
+        return ready, np.concatenate(lost)
+
+    def walk(self, slots: IntArray, length: int) -> tuple[IntArray, BoolArray]:
+        """Successors (N, length + 1), itself first, and which steps (N, length) are real.
+
+        Step k is real if the agent acted there and no earlier step of the walk was a true terminal.
+        """
+        steps = np.empty((len(slots), length + 1), dtype=np.int64)
+        steps[:, 0] = slots
+        for k in range(length):
+            self.next.take(steps[:, k], out=steps[:, k + 1], mode="clip")  # "clip": numpy then needs no buffer
+        real: BoolArray = self.action[steps[:, :-1]] >= 0
+        if length > 1:
+            real[:, 1:] &= np.logical_and.accumulate(self.discount[steps[:, :-2]], axis=1)
+        return steps, real
+
+    def frames(self, slots: IntArray) -> IntArray:
+        """Slots of the `stack` frames that end at each of `slots` (...) -> (..., stack), oldest first."""
+        out = np.empty((*slots.shape, self.stack), dtype=np.int64)
+        out[..., -1] = slots
+        for k in range(self.stack - 2, -1, -1):
+            out[..., k] = (out[..., k + 1] - self.back[out[..., k + 1]]) % self.capacity
+        return out
+
+    def held(self) -> IntArray:
+        """All occupied slots, oldest first."""
+        return np.arange(self.oldest, self.total) % self.capacity
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def _write(self, obs: Array, before: IntArray | None) -> tuple[IntArray, IntArray]:
+        """New entries behind the slots `before` (None: first of their episodes); returns their slots and lost ones."""
+        k = len(obs)
+        slots = np.arange(self.total, self.total + k) % self.capacity
+        lost = self._evict(slots) if self.total + k > self.capacity else np.zeros(0, dtype=np.int64)
+        self.obs[slots] = obs
+        self.action[slots] = NO_ACTION
+        self.reward[slots] = 0.0
+        self.discount[slots] = True
+        self.back[slots] = 0 if before is None else (slots - before) % self.capacity
+        self.next[slots] = slots
+        if before is not None:
+            self.next[before] = slots
+        self.whole[slots] = True
+        self.total += k
+        return slots, lost
+
+    def _evict(self, slots: IntArray) -> IntArray:
+        """Take the entries in `slots` out, and what needed them for its stack; returns those that were ready."""
+        touched = [slots]
+        for _ in range(self.stack - 1):
+            touched.append(self.next[touched[-1]])
+        gone = np.unique(np.concatenate(touched)) if self.stack > 1 else slots
+        self.whole[gone] = False
+        lost = gone[self.ready[gone]]
+        self.ready[lost] = False
+        self.count_ready -= len(lost)
+        return lost
+
+    def _due(self, rows: IntArray) -> IntArray:
+        """Entries of going episodes whose n-th step was just made."""
+        if self.step < self.n_step - 1:
+            return np.zeros(0, dtype=np.int64)
+        return np.asarray(self.recent[rows, (self.step + 1) % self.n_step])
+
+    def _close(self, rows: IntArray) -> IntArray:
+        """The episodes of `rows` are over: their last entries need no further steps."""
+        last = self.recent[rows].ravel()
+        last = last[last >= 0]
+        self.open[rows] = -1
+        return self._mark(last[~self.ready[last]])
+
+    def _mark(self, slots: IntArray) -> IntArray:
+        self.ready[slots] = True
+        self.count_ready += len(slots)
+        return slots
+
+    def _checked(
+        self, obs: Array, action: IntArray, reward: FloatArray, next_obs: Array, discount: FloatArray, alive: BoolArray
+    ) -> tuple[Array, Array]:
+        """The observations as arrays; RlcError on wrong shapes, lossy dtypes and values that are not allowed."""
+        B = len(self.open)
+        obs, next_obs = np.asarray(obs), np.asarray(next_obs)
+        for name, array in (("obs", obs), ("next_obs", next_obs)):
+            if array.shape != (B, *self.obs_shape) or not np.can_cast(array.dtype, self.obs.dtype, "same_kind"):
+                raise RlcError(
+                    f"replay: {name} must be {self.obs.dtype} of shape {(B, *self.obs_shape)}, "
+                    f"got {array.dtype} of shape {array.shape}."
+                )
+        if not (np.isfinite(reward) | ~alive).all():
+            raise RlcError(f"replay: the rewards {reward[alive]} must be finite.")
+        if not ((action >= 0) | ~alive).all():
+            raise RlcError(f"replay: the actions {action[alive]} must be >= 0.")
+        if not ((discount == 0) | (discount == 1) | ~alive).all():
+            raise RlcError(f"replay: the discounts {discount[alive]} must be 0 (true terminal) or 1.")
+        return obs, next_obs
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def layout(self) -> State:
+        """What a saved state must agree on to be loaded here."""
+        return {
+            "capacity": self.capacity,
+            "obs_shape": list(self.obs_shape),
+            "obs_dtype": self.obs.dtype.name,
+            "n_step": self.n_step,
+            "stack": self.stack,
+        }
+
+    def live(self) -> State:
+        """Where the going episodes stand."""
+        return {"step": self.step, "started": self.started, "open": self.open.copy(), "recent": self.recent.copy()}
+
+    def entries(self, start: int, stop: int) -> dict[str, Array]:
+        """Copies of the FIELDS of the entries with serial numbers start..stop-1."""
+        slots = np.arange(start, stop) % self.capacity
+        return {name: getattr(self, name)[slots] for name in FIELDS}
+
+    def put(self, start: int, fields: dict[str, Array]) -> None:
+        """Inverse of `entries`; `link` must follow when all are put."""
+        slots = np.arange(start, start + len(fields["action"])) % self.capacity
+        for name in FIELDS:
+            mine: Array = getattr(self, name)
+            saved = np.asarray(fields[name])
+            require(
+                saved.shape == (len(slots), *mine.shape[1:]) and saved.dtype == mine.dtype,
+                f"replay: the saved {name} is {saved.dtype} {saved.shape}, not {mine.dtype} of {len(slots)} entries.",
+            )
+            mine[slots] = saved
+
+    def link(self, total: int, live: dict[str, Any]) -> None:
+        """Derive `next`, `whole` and `ready` of the entries that were put, up to serial number `total`."""
+        self.total = int(total)
+        self.step, self.started = int(live["step"]), bool(live["started"])
+        self.open = np.array(live["open"], dtype=np.int64)
+        self.recent = np.array(live["recent"], dtype=np.int64).reshape(len(self.open), self.n_step)
+        serial = np.arange(self.oldest, self.total)
+        slots = serial % self.capacity
+        self.next = np.arange(self.capacity)
+        linked = (self.back[slots] > 0) & (serial - self.back[slots] >= self.oldest)
+        self.next[(slots - self.back[slots])[linked] % self.capacity] = slots[linked]
+        whole, at = np.ones(len(serial), dtype=np.bool_), serial
+        for _ in range(self.stack - 1):
+            at = at - self.back[at % self.capacity]
+            whole &= at >= self.oldest
+            at = np.maximum(at, self.oldest)
+        going = np.zeros(self.capacity, dtype=np.bool_)
+        going[self.open[self.open >= 0]] = True
+        acted, end = self.action >= 0, slots
+        full = acted[slots]
+        for _ in range(self.n_step - 1):
+            end = self.next[end]
+            full &= acted[end]
+        self.whole[:] = self.ready[:] = False
+        self.whole[slots] = whole
+        self.ready[slots] = whole & acted[slots] & (full | ~(acted[end] | going[end]))
+        self.count_ready = int(np.count_nonzero(self.ready))
+
+
+def _observations(shape: tuple[int, ...], dtype: np.dtype[Any], storage: Path | None) -> Array:
+    """Room for the observations: memory that the system fills on first use, or a file of the folder `storage`."""
+    if storage is None:
+        return np.zeros(shape, dtype=dtype)
+    path = storage / "observations.npy"
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        mapped = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape, version=(1, 0))
+    except OSError as error:
+        raise RlcError(f"replay: cannot map {path}: {error.strerror}.") from error
+    return np.asarray(mapped)
