@@ -34,6 +34,7 @@ NARROW: dict[str, tuple[str, Options, str]] = {
     "MECO": ("meco", {"gamma": 0.1}, "narrow"),
     "NCE + wide": ("nce", {}, "mixed"),
 }
+NARROW_NETWORKS = ("sharp", "deep")
 REFERENCES = ("truth", "KDE", "20 Gaussians")
 BARS = {"8gaussians": 2.87, "spirals": 2.75, "pinwheel": 2.41, "checkerboard": 3.60}
 NOTHING = Interval(math.nan, math.nan, math.nan)
@@ -68,9 +69,8 @@ def _part(context: Context, name: str) -> Context:
 
 
 def _covering(config: Density2DConfig, context: Context) -> Cells:
-    choices = [("sharp", config.rates[0]), *(("deep", rate) for rate in config.rates)]
     methods = {
-        name: [{"objective": o, "of": of, "noise": "covering", "network": n, "lr": lr} for n, lr in choices]
+        name: [{"objective": o, "of": of, "noise": "covering", "network": n, "lr": config.rate} for n in NETWORKS]
         for name, (o, of) in COVERING.items()
     }
     grid = Grid(config.densities, methods, "validation", config.tune_seeds, config.seeds)
@@ -82,7 +82,7 @@ def _narrow(config: Density2DConfig, context: Context) -> Cells:
         name: [{"objective": o, "of": of, "noise": noise, "lr": lr} for lr in config.narrow_rates]
         for name, (o, of, noise) in NARROW.items()
     }
-    settings = [f"{density}, {network}" for network in NETWORKS for density in config.narrow]
+    settings = [f"{density}, {network}" for network in NARROW_NETWORKS for density in config.narrow]
     grid = Grid(settings, methods, "validation", config.tune_seeds, config.seeds)
     return run_grid(fit_energy, config, grid, _part(context, "narrow"))
 
@@ -134,7 +134,7 @@ def nll_bars(config: Density2DConfig, cells: Cells) -> list[Bar]:
 
 def narrow_bars(config: Density2DConfig, cells: Cells) -> list[Bar]:
     out = []
-    for network in NETWORKS:
+    for network in NARROW_NETWORKS:
         for density in config.narrow:
             setting = f"{density}, {network}"
             gap = _gap(cells[setting, "NCE"], cells[setting, "MECO"], "nll")
@@ -202,11 +202,11 @@ def _cost_table(config: Density2DConfig, cells: Cells) -> Table:
     for method in COVERING:
         mine = [cells[d, method] for d in config.densities]
         seconds = np.concatenate([c.metrics["seconds"] for c in mine if "seconds" in c.metrics])
-        networks = (f"{c.options['network']}, {c.options['lr']:g}" for c in mine)
+        networks = (c.options["network"] for c in mine)
         rows.append((method, f"{np.nanmedian(seconds):.1f}" if len(seconds) else "failed", *networks))
     note = (
         f"Median processor seconds of a fit of {config.steps} steps; for each density the network chosen on tuning "
-        f"seeds: sharp (2 layers, steep initial slopes) or deep (3, moderate), with its learning rate."
+        "seeds: sharp (2 layers, steep initial slopes), deep (3, moderate) or deep sharp (3, steep)."
     )
     return Table("Cost and chosen networks", ("Method", "Seconds", *config.densities), rows, note)
 
@@ -234,7 +234,7 @@ def _covering_answer(config: Density2DConfig, cells: Cells) -> str:
 
 def _narrow_answer(config: Density2DConfig, cells: Cells) -> str:
     parts = []
-    for network in NETWORKS:
+    for network in NARROW_NETWORKS:
         for d in config.narrow:
             nce, meco, wide = (cells[f"{d}, {network}", m] for m in NARROW)
             gap, repaired = _gap(nce, meco, "nll"), _gap(nce, wide, "nll")
