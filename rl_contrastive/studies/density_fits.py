@@ -50,7 +50,7 @@ class Density2DConfig:
     """Toy laws of the comparison under narrow noise."""
     points: int = 10_000
     """Training points, and as many again for validation and for the test (>= 100)."""
-    steps: int = 1200
+    steps: int = 1000
     """Optimiser steps of a fit (>= 1); cosine schedule, Adam."""
     batch: int = 256
     """Data and noise points in a step (>= 1)."""
