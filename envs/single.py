@@ -30,6 +30,7 @@ NATIVE = (
     "probe-observation",
     "probe-terminal",
     "probe-truncation",
+    "swingup",
     "variable-lock",
 )
 """Names registered with gymnasium; a test holds this list against the registry."""

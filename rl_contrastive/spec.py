@@ -49,6 +49,9 @@ class EnvSpec:
     Nash value."""
     stationary: bool = False
     """P_h and r_h are the same at every step h."""
+    frame_stack: int = 1
+    """How many of the newest observations in a row make up a state. Above 1 (Atari) the environment returns single
+    frames, which an agent stacks itself along a new first axis."""
 
     @property
     def game(self) -> tuple[int, int]:
@@ -62,7 +65,8 @@ class Transition:
     """One step of B environments: (o_h, a_h, r_h, o_{h+1}) and how the episode goes on.
 
     Leading axis B everywhere. `discount` is 0.0 at a true terminal and 1.0 otherwise (a truncation keeps 1.0 and
-    `next_obs` is the final observation); `boundary` marks the last step of an episode of either kind;
+    `next_obs` is the final observation); `boundary` marks the last step of an episode of either kind. Where losing a
+    life counts as an end for learning only (Atari's training), `discount` is 0.0 and `boundary` False: play goes on;
     `alive` is False for rows whose episode was over before this step: they carry no information.
     """
 
@@ -163,7 +167,8 @@ class Env(Protocol):
 
     `reset(seed=[...])` takes one seed per sub-environment and makes everything that follows a function of these
     seeds and the actions; `step(actions)` returns (obs, reward, terminated, truncated, info), with the final
-    observation of an ended episode under `metadata["autoreset_mode"]`'s rule. `exact()` returns the true model or None.
+    observation of an ended episode under `metadata["autoreset_mode"]`'s rule. `info["life_lost"]` (B,) bool, where it
+    is given, marks steps whose discount is 0 although the episode goes on. `exact()` returns the true model or None.
     """
 
     num_envs: int

@@ -35,7 +35,8 @@ def play(env: Env, seeds: Sequence[int], act: Callable[[Array, int], IntArray]) 
             boundary = alive.copy()  # the horizon ends what the environment did not
         else:
             boundary = alive & ended
-        discount = np.where(terminated, 0.0, 1.0)
+        cut = terminated | info["life_lost"] if "life_lost" in info else terminated
+        discount = np.where(cut, 0.0, 1.0)
         yield Transition(h, obs, action, reward, next_obs, discount, boundary, alive)
         alive = alive & ~ended
         if not alive.any():

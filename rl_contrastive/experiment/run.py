@@ -62,7 +62,17 @@ def build(config: RunConfig) -> tuple[Agent, Env, Env]:
     env: Env = env_entry.factory(env_config, agent_config.batch)
     agent: Agent = agent_entry.factory(env, agent_config, seed=config.seed)
     check_fit(agent, env, config.budget)
-    return agent, env, env_entry.factory(env_config, min(config.budget.eval_episodes, MOST_ROWS))
+    eval_env: Env = env_entry.factory(for_evaluation(env_config), min(config.budget.eval_episodes, MOST_ROWS))
+    return agent, env, eval_env
+
+
+def for_evaluation(env_config: Any) -> Any:
+    """The config under which a policy is measured: the training one, unless it says otherwise itself.
+
+    Atari trains on clipped rewards with lives as ends, and is measured by the score of whole games.
+    """
+    change: Callable[[], Any] | None = getattr(env_config, "for_evaluation", None)
+    return env_config if change is None else change()
 
 
 def run(

@@ -20,7 +20,7 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.checkpoint import has_state, load_state
 from rl_contrastive.experiment.evaluate import checked_policy
 from rl_contrastive.experiment.record import CHECKPOINT, CONFIG
-from rl_contrastive.experiment.run import build, read_summary
+from rl_contrastive.experiment.run import build, for_evaluation, read_summary
 from rl_contrastive.experiment.run_config import RunConfig, read_config, resolve
 from rl_contrastive.spec import Agent, Array, Env, EnvSpec, FloatArray, marginals, product
 
@@ -77,16 +77,19 @@ def load_trained(path: Path) -> Trained:
 
 
 def make_env(config: RunConfig, rows: int, *, drawn: bool = False) -> Env:
-    """The environment of a run with `rows` rows.
+    """The environment of a run with `rows` rows, as the run's policy is evaluated on it.
 
-    drawn: environments made by other libraries, whose configs hold JSON `kwargs`, are asked for render_mode rgb_array.
+    drawn: environments made by other libraries, whose configs hold JSON `kwargs`, are asked for render_mode rgb_array;
+    those with a field `render` are told to be ready to draw.
     """
     entry, _ = registry.get("env", config.env)
     fields = dict(config.env_config)
     if drawn and isinstance(fields.get("kwargs"), str):
         fields["kwargs"] = json.dumps({**json.loads(fields["kwargs"]), "render_mode": "rgb_array"})
+    if drawn and isinstance(fields.get("render"), bool):
+        fields["render"] = True
     values: Any = from_dict(entry.config, fields, "env.")
-    env: Env = entry.factory(values, rows)
+    env: Env = entry.factory(for_evaluation(values), rows)
     return env
 
 
