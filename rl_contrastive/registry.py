@@ -1,4 +1,4 @@
-"""Names -> factories: one decorated class or function per file makes an agent, environment, objective, experiment or study.
+"""Names -> factories: one decorated class or function per file makes an agent, an environment, a study, ...
 
 Discovery imports the modules of the library's own packages once, then entry points of the group
 `rl_contrastive.plugins`; `import_file` adds a user's file. Registered modules therefore stay light at import:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require, to_dict
+from rl_contrastive.device import resolve_device
 from rl_contrastive.energy.base import EnergyLoss, Objective
 from rl_contrastive.energy.noise import NoiseLaw, check_points, moved
 from rl_contrastive.energy.steps import AveragedDescent
@@ -99,17 +100,6 @@ class TrainConfig:
         )
 
 
-def device_of(name: str) -> torch.device:
-    """auto -> cuda if there is one; a device that torch cannot use is an error."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    known = kind in ("cpu", "cuda") and (not number or number.isdigit())
-    require(known, f"train: device must be auto, cpu, cuda or cuda:N, got {name!r}.")
-    require(kind == "cpu" or torch.cuda.is_available(), f"train: device {name} was asked for, but torch sees no GPU.")
-    return torch.device(name)
-
-
 class Trainer:
     """Descends an objective of an energy on data.
 
@@ -133,14 +123,14 @@ class Trainer:
         augment: Augment | None = None,
     ) -> None:
         """data (N, D) stays where it is, batches move. f is moved to the device and trained in place; so is q, but a
-        law inside f (`tilted`) is its maker's: move it with `noise.moved(q, device_of(config.device))` first."""
+        law inside f (`tilted`) is its maker's: move it with `noise.moved(q, resolve_device(config.device))` first."""
         dim = check_points("train: the data", data)
         require(
             q is None or q.dim == dim, f"train: the noise law has dimension {q.dim if q else 0}, the data have {dim}."
         )
         require(config.noise_batch == 0 or q is not None, "train: noise_batch > 0 needs a noise law q.")
         self.config, self.objective, self.data = config, objective, data
-        self.device = device_of(config.device)
+        self.device = resolve_device(config.device)
         self.f = f.to(self.device)
         self.q = None if q is None else moved(q, self.device)
         self.validation, self.augment = validation, augment

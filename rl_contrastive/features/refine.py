@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from rl_contrastive.config import require
+from rl_contrastive.device import resolve_device
 from rl_contrastive.features.batches import Batch, Sampler
 from rl_contrastive.features.descent import DescentConfig, descend
 from rl_contrastive.features.learner import LearnerConfig
@@ -49,7 +49,7 @@ class Problem(Protocol):
 
 def refine(problem: Problem, config: LearnerConfig, *, rng: np.random.Generator) -> tuple[Any, dict[str, FloatArray]]:
     """Features of all steps and the report described at `learner.Fit`."""
-    objective, device = make(config.objective, config.objective_options), resolve_device(config.device)
+    objective, device = make(config.objective, config.objective_options), str(resolve_device(config.device))
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     settings = DescentConfig(
         config.steps,
@@ -129,18 +129,6 @@ def standard_errors(gain: FloatArray, batch: Batch) -> FloatArray:
     error = np.sqrt(variance / np.maximum(n - 1, 1))
     ratio = mean / np.where(error > 0, error, 1.0)
     return np.where(n >= LEAST_JUDGES, np.where(error > 0, ratio, np.where(mean > 0, np.inf, -np.inf)), -np.inf)
-
-
-def resolve_device(name: str) -> str:
-    """auto -> cuda if there is one; a device that torch cannot use is an RlcError."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    require(
-        name == "cpu" or name == "cuda" or name.startswith("cuda:"),
-        f"learner: device must be auto, cpu, cuda or cuda:N, got {name!r}.",
-    )
-    require(name == "cpu" or torch.cuda.is_available(), f"learner: device {name} was asked for, but torch sees no GPU.")
-    return name
 
 
 def _mean(batch: Batch, rows: FloatArray) -> FloatArray:

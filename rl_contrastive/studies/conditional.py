@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from rl_contrastive.config import require
-from rl_contrastive.features.refine import resolve_device
+from rl_contrastive.device import resolve_device
 from rl_contrastive.registry import register
 from rl_contrastive.studies.base import Context, Report
 from rl_contrastive.studies.conditional_continuous import METHODS as CONTINUOUS
@@ -238,7 +238,7 @@ def problems_of(config: ConditionalConfig, task: Task) -> Problems:
         transitions=int(size),
         held_out=config.held_out,
         law=law,
-        device=torch.device(resolve_device(task.device)),
+        device=resolve_device(task.device),
     )
 
 

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require
+from rl_contrastive.device import resolve_device
 from rl_contrastive.energy.energies import MLPConfig, MLPEnergy, tilted
 from rl_contrastive.energy.gaussian_mixture import MixtureFitConfig, fit_mixture
 from rl_contrastive.energy.kernel_density import KernelDensity
 from rl_contrastive.energy.noise import Gaussian, NoiseLaw, defended
 from rl_contrastive.energy.objectives import make
 from rl_contrastive.energy.partition import PartitionEstimate, Quadrature, log_partition
-from rl_contrastive.energy.trainer import TrainConfig, Trainer, device_of
+from rl_contrastive.energy.trainer import TrainConfig, Trainer
 from rl_contrastive.studies.ledger import Options, Task
 from rl_contrastive.studies.toy_densities import make_density
 
@@ -154,7 +155,7 @@ def fit_energy(config: Density2DConfig, task: Task) -> Metrics:
     start = time.process_time()
     model = _trained(config, options, data, task, seed)
     seconds = time.process_time() - start
-    like = data.train[:1].to(device_of(task.device))
+    like = data.train[:1].to(resolve_device(task.device))
     everywhere = log_partition(model, square(config), like=like)
     scores = scores_of(model, data, everywhere, like)
     if options["noise"] != "covering":
@@ -176,7 +177,7 @@ def square(config: Density2DConfig) -> Quadrature:
 
 
 def _trained(config: Density2DConfig, options: Options, data: Data, task: Task, seed: int) -> nn.Module:
-    device = device_of(task.device)
+    device = resolve_device(task.device)
     density, net = density_of(task), network(options.get("network") or task.setting.partition(", ")[2], config)
     b = Gaussian.fit(data.train, inflate=config.base**2).to(device)
     f = tilted(b, MLPEnergy.for_data(data.train, net, rng=_rng(density, seed, 3)))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.energy.trainer import device_of
+from rl_contrastive.device import resolve_device
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 from rl_contrastive.studies import gaussian_report, gaussian_sampled, population
@@ -183,7 +183,7 @@ def _averages(
     """Suffix averages (T, L, S) and the median ESS over the last quarter (L, S)."""
     trace = gaussian_sampled.estimate(
         Setting.parse(setting), gaussian_sampled.METHODS[method], rates=rates, seeds=seeds, steps=config.steps,
-        data=config.data, device=device_of(device),
+        data=config.data, device=resolve_device(device),
     )  # fmt: skip
     return gaussian_sampled.suffix_average(trace.theta), np.median(trace.ess[-(config.steps // 4) :], axis=0)
 

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require
+from rl_contrastive.device import resolve_device
 from rl_contrastive.energy.base import log_mean_exp
 from rl_contrastive.energy.energies import ConvConfig, ConvEnergy, MLPConfig, MLPEnergy
 from rl_contrastive.energy.gaussian_mixture import MixtureFitConfig, fitted_noise
 from rl_contrastive.energy.kernel_density import KernelDensity
 from rl_contrastive.energy.noise import Gaussian, NoiseLaw, UserLaw, moved
 from rl_contrastive.energy.objectives import make
-from rl_contrastive.energy.trainer import Augment, TrainConfig, Trainer, device_of
+from rl_contrastive.energy.trainer import Augment, TrainConfig, Trainer
 from rl_contrastive.studies.image_data import ImageSet, generator
 
 Law = Literal["gauss", "gmm", "kde"]
@@ -116,7 +117,7 @@ def train_energy(
     The NCE loss is the one criterion all objectives share whose value is bounded: a likelihood would need log Z, which
     a handful of heavy weights decides in these dimensions. The constant that MECO leaves free in g is set by log Z.
     """
-    where = device_of(device)
+    where = resolve_device(device)
     q = moved(noise_law(x, config, seed=seed), where)  # fitted here: the same law on every device
     rng = generator(seed, "network")
     if config.network == "mlp":

@@ -12,11 +12,12 @@ import torch
 from energy_laws import GaussianLaw, QuadraticEnergy
 from torch import Tensor, nn
 
+from rl_contrastive.device import resolve_device
 from rl_contrastive.energy.energies import MLPConfig, MLPEnergy, tilted
 from rl_contrastive.energy.noise import Gaussian, Mixture, UserLaw, defended, moved
 from rl_contrastive.energy.objectives import OBJECTIVES, make
 from rl_contrastive.energy.partition import Quadrature, log_partition
-from rl_contrastive.energy.trainer import TrainConfig, Trainer, device_of
+from rl_contrastive.energy.trainer import TrainConfig, Trainer
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.checkpoint import load_state, save_state, write_state
 
@@ -270,7 +271,7 @@ def test_what_is_refused() -> None:
             TrainConfig(**values)  # type: ignore[arg-type]
     for name in ("tpu", "cuda:x", "cpu:-1"):
         with pytest.raises(RlcError, match="device"):
-            device_of(name)
+            resolve_device(name)
     x = data()
     f = MLPEnergy.for_data(x, rng=gen(0))
     config = TrainConfig(steps=2, device="cpu")

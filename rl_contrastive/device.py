@@ -1,0 +1,23 @@
+"""Which torch device a name means: the same words wherever a network is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rl_contrastive.config import require
+
+if TYPE_CHECKING:
+    import torch
+
+
+def resolve_device(name: str) -> torch.device:
+    """auto -> cuda if there is one, else cpu; RlcError for a name that is none or that torch cannot use."""
+    import torch  # runs of closed forms never get here
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    known = name in ("cpu", "cuda") or (kind == "cuda" and number.isdigit())
+    require(known, f"device must be auto, cpu, cuda or cuda:N, got {name!r}.")
+    require(kind == "cpu" or torch.cuda.is_available(), f"device {name} was asked for, but torch sees no GPU.")
+    return torch.device(name)
