@@ -1,0 +1,293 @@
+"""The networks of the deep agent: encoders of every kind of observation, a value head, both drawn from a generator.
+
+An encoder takes raw observations (N, *obs_shape) as the replay stores them and gives vectors (N, width):
+
+    mlp       floats (standardised), bytes / 255, state indices as one-hot vectors; then linear layers
+    minatar   10 x 10 planes: one 3 x 3 convolution, as MinAtar's own DQN (Young and Tian 2019)
+    minigrid  7 x 7 codes, one-hot here, or planes: 3 x 3 convolutions without padding, so that places stay apart
+    nature    84 x 84 frames: the convolutions 8/4, 4/2, 3/1 of Mnih et al. 2015
+    impala    frames: the residual towers of Espeholt et al. 2018 (Figure 3, right)
+
+Layers are made empty and filled from the given generator on its device: torch's global one is never used.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
+
+Init = Literal["orthogonal", "he"]
+RELU_GAIN = math.sqrt(2.0)
+CODES = (11, 6, 3, 4)
+"""Values of MiniGrid's codes: objects, colours, states, and the direction, one plane each."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Raw observations -> vectors."""
+
+    kind: Literal["auto", "mlp", "minatar", "minigrid", "nature", "impala"] = "auto"
+    """auto, by the shape of an observation: (C, 10, 10) bool planes minatar; other small bool planes, and (4 k, H, W)
+    bytes, minigrid; frames of 36 x 36 bytes or more nature; all else mlp."""
+    hidden: tuple[int, ...] | None = None
+    """Widths of the linear layers, behind the convolutions if there are any; () for none there. Default: mlp
+    (256, 256), minatar (128,), minigrid (256,), nature (512,), impala (256,)."""
+    channels: tuple[int, ...] | None = None
+    """Output channels of the convolutions. Default: minatar (16,), minigrid (32, 64), nature (32, 64, 64) and impala
+    (16, 32, 32)."""
+    init: Init = "orthogonal"
+    """orthogonal: rows or columns of a random rotation, times sqrt 2; he: N(0, 2 / inputs). Biases start at 0."""
+    layer_norm: bool = False
+    """Normalise before the activation of each linear layer: keeps features bounded at high replay ratios."""
+
+    def __post_init__(self) -> None:
+        hidden, channels = self.hidden, self.channels
+        require(hidden is None or all(w >= 1 for w in hidden), f"encoder: hidden must be widths >= 1, got {hidden}.")
+        require(hidden != () or self.kind != "mlp", "encoder: an mlp needs at least one hidden layer.")
+        if channels is not None:
+            good = len(channels) >= 1 and min(channels) >= 1
+            require(good, f"encoder: channels must be numbers >= 1, got {channels}.")
+            need = {"minatar": 1, "nature": 3}.get(self.kind, len(channels))
+            require(len(channels) == need, f"encoder: {self.kind} has {need} convolutions, but channels {channels}.")
+
+
+HIDDEN = {"mlp": (256, 256), "minatar": (128,), "minigrid": (256,), "nature": (512,), "impala": (256,)}
+CHANNELS = {"minatar": (16,), "minigrid": (32, 64), "nature": (32, 64, 64), "impala": (16, 32, 32)}
+
+
+def encoder(
+    config: EncoderConfig,
+    obs_shape: tuple[int, ...],
+    obs_dtype: str,
+    *,
+    rng: torch.Generator,
+    num_states: int | None = None,
+) -> Encoder:
+    """The encoder of observations of this shape (after stacking) and dtype; `num_states` for tabular indices."""
+    kind = choose_kind(obs_shape, obs_dtype) if config.kind == "auto" else config.kind
+    inputs = Inputs(kind, obs_shape, obs_dtype, num_states, device=rng.device)
+    body: list[nn.Module] = []
+    shape = inputs.out_shape
+    if kind != "mlp":
+        require(len(shape) == 3, f"encoder {kind}: observations must have 2 or 3 axes, got shape {obs_shape}.")
+        channels = config.channels or CHANNELS[kind]
+        layers, shape = _convolutions(kind, shape, channels, config.init, rng)
+        body += layers
+    body.append(nn.Flatten())
+    widths = (math.prod(shape), *(HIDDEN[kind] if config.hidden is None else config.hidden))
+    require(len(widths) > 1 or kind != "mlp", "encoder: an mlp needs at least one hidden layer.")
+    for a, b in itertools.pairwise(widths):
+        body.append(linear(a, b, gain=RELU_GAIN, init=config.init, rng=rng))
+        if config.layer_norm:
+            body.append(nn.LayerNorm(b, device=rng.device))
+        body.append(nn.ReLU())
+    return Encoder(kind, inputs, nn.Sequential(*body), widths[-1])
+
+
+def choose_kind(obs_shape: tuple[int, ...], obs_dtype: str) -> str:
+    """What `kind = "auto"` means, see `EncoderConfig`."""
+    if len(obs_shape) not in (2, 3) or obs_dtype not in ("bool", "uint8"):
+        return "mlp"
+    rows, columns = obs_shape[-2:]
+    planes = obs_shape[0] if len(obs_shape) == 3 else 1
+    if min(rows, columns) >= 36:
+        return "nature"
+    if obs_dtype == "bool" and len(obs_shape) == 3 and min(rows, columns) >= 5:
+        return "minatar" if (rows, columns) == (10, 10) else "minigrid"
+    if obs_dtype == "uint8" and planes % len(CODES) == 0 and min(rows, columns) >= 5:
+        return "minigrid"
+    return "mlp"
+
+
+class Inputs(nn.Module):
+    """Raw observations (N, *obs_shape) -> numbers (N, *out_shape) in the precision of the buffers.
+
+    Bytes are divided by 255, MiniGrid's codes and state indices become one-hot. Floats are standardised by the centre
+    and spread that `standardise` was last given: 0 and 1 before.
+    """
+
+    centre: Tensor
+    factor: Tensor
+    plane: Tensor
+    value: Tensor
+
+    def __init__(
+        self, kind: str, obs_shape: tuple[int, ...], obs_dtype: str, num_states: int | None, *, device: torch.device
+    ) -> None:
+        super().__init__()
+        dtype = np.dtype(obs_dtype)
+        self.obs_shape = tuple(obs_shape)
+        if num_states is not None:
+            require(kind == "mlp", f"encoder: state indices need the kind mlp, not {kind}.")
+            require(dtype.kind in "iu", f"encoder: {num_states} states, but observations of dtype {obs_dtype}.")
+            self.rule, self.out_shape = "states", (*self.obs_shape, num_states)
+        elif kind == "minigrid" and dtype.kind == "u":
+            planes = obs_shape[0] if len(obs_shape) == 3 else 1
+            require(planes % len(CODES) == 0, f"encoder minigrid: bytes must be 4 code planes a frame, got {planes}.")
+            self.rule = "codes"
+            self.out_shape = (planes // len(CODES) * sum(CODES), *obs_shape[1:])
+        else:
+            self.rule = {"b": "flags", "u": "bytes"}.get(dtype.kind, "floats")
+            require(dtype != np.int64 or obs_shape != (), "encoder: state indices need num_states.")
+            image = kind != "mlp" and len(obs_shape) == 2  # one frame is one plane
+            self.out_shape = (1, *self.obs_shape) if image else self.obs_shape
+        per_code = [(p, v) for p in range(obs_shape[0]) for v in range(CODES[p % 4])] if self.rule == "codes" else []
+        floats = self.rule == "floats"
+        shape = self.obs_shape if floats else ()
+        self.register_buffer("centre", torch.zeros(shape, device=device))
+        self.register_buffer("factor", torch.full(shape, 1 / 255 if self.rule == "bytes" else 1.0, device=device))
+        codes = torch.tensor(per_code, dtype=torch.int64, device=device).reshape(-1, 2)
+        values = torch.arange(num_states, device=device) if num_states is not None else codes[:, 1]
+        # Not saved: they follow from the shape.
+        self.register_buffer("plane", codes[:, 0].contiguous(), persistent=False)
+        self.register_buffer("value", values.contiguous(), persistent=False)
+
+    def standardise(self, obs: np.ndarray | Tensor) -> None:
+        """Centre and spread from observations (N, *obs_shape): a constant coordinate keeps the factor 1.
+
+        For floats only, nothing happens to other kinds. It changes the function at once, so call it before training
+        (after the first random steps, say) and keep targets and features of before out of use.
+        """
+        if self.rule != "floats":
+            return
+        x = torch.as_tensor(obs, device=self.centre.device).to(torch.float64)
+        require(x.shape[1:] == self.obs_shape and len(x) > 0, f"encoder: cannot standardise shape {tuple(x.shape)}.")
+        if not bool(torch.isfinite(x).all()):
+            raise RlcError("encoder: an observation to standardise by is NaN or infinite.")
+        spread = x.std(0, correction=0)
+        self.centre.copy_(x.mean(0))
+        self.factor.copy_(torch.where(spread > 0, 1 / spread, 1.0))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """(N, *obs_shape) -> (N, *out_shape)."""
+        dtype = self.centre.dtype
+        if self.rule == "states":
+            return (obs[..., None] == self.value).to(dtype)
+        if self.rule == "codes":  # one gather, one comparison: (N, 24 k, H, W)
+            return (obs[:, self.plane] == self.value.to(obs.dtype)[:, None, None]).to(dtype)
+        x = obs.to(dtype)
+        if self.rule == "floats":
+            x = (x - self.centre) * self.factor
+        elif self.rule == "bytes":
+            x = x * self.factor
+        return x.reshape(len(obs), *self.out_shape)
+
+
+class Encoder(nn.Module):
+    """Observations (N, *obs_shape) -> (N, width), each coordinate >= 0 (the last layer is a ReLU)."""
+
+    def __init__(self, kind: str, inputs: Inputs, body: nn.Sequential, width: int) -> None:
+        super().__init__()
+        self.kind, self.inputs, self.body, self.width = kind, inputs, body, width
+
+    def forward(self, obs: Tensor) -> Tensor:
+        out: Tensor = self.body(self.inputs(obs))
+        return out
+
+
+class QHead(nn.Module):
+    """Values of all actions: (N, width) -> Q (N, A), or logits (N, A, atoms) of return distributions for atoms > 1.
+
+    dueling: Q = V + Adv - mean_a Adv (Wang et al. 2016, eq. (9)), for logits atom by atom. Its output layer starts
+    small: all values begin near 0, so that differences come from rewards and bonuses alone.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_actions: int,
+        *,
+        rng: torch.Generator,
+        dueling: bool = False,
+        atoms: int = 1,
+        hidden: int = 0,
+        init: Init = "orthogonal",
+        gain: float = 0.01,
+    ) -> None:
+        """hidden: width of one ReLU layer of each stream, 0 for none. gain: scale of the output layer (>= 0)."""
+        super().__init__()
+        require(min(width, num_actions, atoms) >= 1, "q head: width, num_actions and atoms must be >= 1.")
+        require(hidden >= 0 and gain >= 0, f"q head: hidden and gain must be >= 0, got {hidden} and {gain}.")
+        self.num_actions, self.atoms = num_actions, atoms
+
+        def stream(outputs: int) -> nn.Sequential:
+            first = [linear(width, hidden, gain=RELU_GAIN, init=init, rng=rng), nn.ReLU()] if hidden else []
+            return nn.Sequential(*first, linear(hidden or width, outputs, gain=gain, init=init, rng=rng))
+
+        self.advantage = stream(num_actions * atoms)
+        self.value = stream(atoms) if dueling else None
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z (N, width) -> (N, A) or (N, A, atoms)."""
+        out: Tensor = self.advantage(z).reshape(len(z), self.num_actions, self.atoms)
+        if self.value is not None:
+            out = out - out.mean(1, keepdim=True) + self.value(z)[:, None, :]
+        return out.squeeze(-1) if self.atoms == 1 else out
+
+
+class Residual(nn.Module):
+    """x + conv(relu(conv(relu(x)))): (N, C, H, W) of the same shape."""
+
+    def __init__(self, channels: int, init: Init, rng: torch.Generator) -> None:
+        super().__init__()
+        self.first, self.second = (conv(channels, channels, 3, 1, 1, init=init, rng=rng) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.second(torch.relu(self.first(torch.relu(x))))
+        return out
+
+
+def linear(inputs: int, outputs: int, *, gain: float, init: Init, rng: torch.Generator) -> nn.Linear:
+    """A linear layer: orthogonal times `gain`, or N(0, gain^2 / inputs); bias 0."""
+    # Made without values: a constructor that fills a layer draws from the global generator.
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device=rng.device)
+    _fill(layer, inputs, gain, init, rng)
+    return layer
+
+
+def conv(
+    inputs: int, outputs: int, kernel: int, stride: int, padding: int = 0, *, init: Init, rng: torch.Generator
+) -> nn.Conv2d:
+    """A convolution before a ReLU, filled like `linear` with gain sqrt 2."""
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding, device="meta").to_empty(device=rng.device)
+    _fill(layer, inputs * kernel * kernel, RELU_GAIN, init, rng)
+    return layer
+
+
+def _fill(layer: nn.Linear | nn.Conv2d, fan_in: int, gain: float, init: Init, rng: torch.Generator) -> None:
+    with torch.no_grad():
+        if init == "orthogonal":
+            nn.init.orthogonal_(layer.weight, gain, generator=rng)
+        else:
+            layer.weight.normal_(0.0, gain / math.sqrt(fan_in), generator=rng)
+        assert layer.bias is not None
+        layer.bias.zero_()
+
+
+def _convolutions(
+    kind: str, shape: tuple[int, ...], channels: tuple[int, ...], init: Init, rng: torch.Generator
+) -> tuple[list[nn.Module], tuple[int, ...]]:
+    """The kind's convolutional part for images (C, H, W), and the shape of what it gives."""
+    planes, rows, columns = shape
+    layers: list[nn.Module] = []
+    if kind == "impala":
+        for width in channels:
+            layers += [conv(planes, width, 3, 1, 1, init=init, rng=rng), nn.MaxPool2d(3, stride=2, padding=1)]
+            layers += [Residual(width, init, rng), Residual(width, init, rng)]
+            planes, rows, columns = width, (rows + 1) // 2, (columns + 1) // 2
+        return [*layers, nn.ReLU()], (planes, rows, columns)
+    geometry = ((8, 4), (4, 2), (3, 1)) if kind == "nature" else ((3, 1),) * len(channels)
+    for width, (kernel, stride) in zip(channels, geometry, strict=True):
+        layers += [conv(planes, width, kernel, stride, init=init, rng=rng), nn.ReLU()]
+        planes, rows, columns = width, (rows - kernel) // stride + 1, (columns - kernel) // stride + 1
+        require(min(rows, columns) >= 1, f"encoder {kind}: observations of shape {shape} are too small for it.")
+    return layers, (planes, rows, columns)

@@ -1,0 +1,82 @@
+"""Target networks, and networks and optimisers as plain arrays: what a checkpoint of the deep agent holds.
+
+A target follows its online network, theta' <- (1 - tau) theta' + tau theta; tau = 1 is a copy, to the last bit.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
+from rl_contrastive.spec import State
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def frozen_copy(online: Net) -> Net:
+    """A copy without gradients: the target network of `online`."""
+    return copy.deepcopy(online).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(target: nn.Module, online: nn.Module, tau: float) -> None:
+    """theta' <- theta' + tau (theta - theta'), 0 <= tau <= 1; buffers are copied."""
+    require(0.0 <= tau <= 1.0, f"target network: tau must lie in [0, 1], got {tau}.")
+    # One fused call for all parameters, and lerp at weight 1 is exact: end - (end - start) * 0.
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+    for mine, its in zip(target.buffers(), online.buffers(), strict=True):
+        mine.copy_(its)
+
+
+def weights(module: nn.Module) -> State:
+    """Parameters and buffers by name, copied to arrays."""
+    return {name: _array(tensor) for name, tensor in module.state_dict().items()}
+
+
+def load_weights(module: nn.Module, state: dict[str, Any], where: str) -> None:
+    """Inverse of `weights`; RlcError names what is missing, unknown or of another shape. In place: devices stay."""
+    own = module.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        require(name in state, f"{where}: the saved weights lack '{name}'.")
+        require(name in own, f"{where}: the saved weights hold '{name}', which this network has not.")
+        shape = np.shape(state[name])
+        require(shape == tuple(own[name].shape), f"{where}: '{name}' has shape {shape}, not {tuple(own[name].shape)}.")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(torch.as_tensor(np.asarray(state[name])))
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
+    """Moments and step counts of every parameter by its number; {} for those that have none yet."""
+    saved = optimizer.state_dict()["state"]
+    return {
+        str(number): {name: _array(x) if isinstance(x, Tensor) else x for name, x in entry.items()}
+        for number, entry in saved.items()
+    }
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], where: str) -> None:
+    """Inverse of `optimizer_state`, for an optimiser of the same parameters and options."""
+    template = optimizer.state_dict()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    loaded: dict[int, dict[str, Any]] = {}
+    for key, entry in state.items():
+        number = int(key)
+        require(0 <= number < len(parameters), f"{where}: the saved optimiser has more parameters than this one.")
+        loaded[number] = {}
+        for name, value in entry.items():
+            array = np.asarray(value)
+            if array.ndim and array.shape != tuple(parameters[number].shape):
+                raise RlcError(f"{where}: '{name}' of parameter {number} has shape {array.shape}, which does not fit.")
+            loaded[number][name] = torch.as_tensor(array.copy()) if isinstance(value, np.ndarray) else value
+    optimizer.load_state_dict({"state": loaded, "param_groups": template["param_groups"]})
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().to("cpu", copy=True).numpy()
