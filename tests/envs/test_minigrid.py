@@ -1,0 +1,169 @@
+"""MiniGrid: the fast view is the package's, planes say what the codes say, and worlds pay and end as published."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from rl_contrastive.envs.minigrid_rooms import PLANES, MiniGridConfig, make_minigrid
+from rl_contrastive.envs.minigrid_view import PartialView, lit
+from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.rollout import play
+
+LEFT, RIGHT, FORWARD = 0, 1, 2
+WORLDS = (
+    "DoorKey-8x8-v0",
+    "KeyCorridorS3R2-v0",
+    "MultiRoom-N4-S5-v1",
+    "ObstructedMaze-2Dlhb-v1",
+    "LavaCrossingS9N3-v0",
+    "Dynamic-Obstacles-6x6-v0",
+    "MemoryS9-v0",
+    "Fetch-8x8-N3-v0",
+    "Playground-v0",
+    "Empty-5x5-v0",
+)
+
+
+@pytest.fixture(autouse=True)
+def _minigrid():
+    pytest.importorskip("minigrid")
+
+
+def package_world(name, **arguments):
+    import minigrid
+
+    assert minigrid.__name__  # imported for the worlds that it registers
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return gym.make(f"MiniGrid-{name}", **arguments).unwrapped
+
+
+@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("see_through_walls", [False, True])
+def test_the_view_is_the_packages_in_every_state_of_random_play(name, see_through_walls):
+    world = package_world(name)
+    world.see_through_walls = see_through_walls
+    view = PartialView(world.agent_view_size)
+    rng = np.random.default_rng(0)
+    carried = 0
+    world.reset(seed=0)
+    for t in range(150):
+        # Objects are met rarely by chance: pick up, drop and toggle what lies ahead more often than one would.
+        action = int(rng.choice(world.action_space.n, p=weights(world.action_space.n)))
+        _, _, terminated, truncated, _ = world.step(action)
+        seen = world.gen_obs()["image"]
+        np.testing.assert_array_equal(view.image(world), seen, err_msg=f"step {t}")
+        carried += world.carrying is not None
+        if terminated or truncated:
+            world.reset(seed=t)
+    if name == "Playground-v0":
+        assert carried > 0
+
+
+def weights(n):
+    p = np.array([1.0, 1.0, 3.0, 1.5, 0.3, 1.5, 0.1])[:n]
+    return p / p.sum()
+
+
+@pytest.mark.parametrize("size", [3, 5, 9])
+def test_views_of_other_sizes(size):
+    world = package_world("DoorKey-8x8-v0", agent_view_size=size)
+    world.reset(seed=3)
+    view = PartialView(size)
+    for action in (FORWARD, RIGHT, FORWARD, LEFT, LEFT, FORWARD, RIGHT, RIGHT, FORWARD):
+        world.step(action)
+        np.testing.assert_array_equal(view.image(world), world.gen_obs()["image"])
+
+
+def test_light_is_the_packages_for_random_walls():
+    from minigrid.core.grid import Grid
+    from minigrid.core.world_object import Wall
+
+    rng = np.random.default_rng(2)
+    for _ in range(100):
+        opaque = rng.random((7, 7)) < rng.random()
+        grid = Grid(7, 7)
+        for i, j in np.argwhere(opaque):
+            grid.set(i, j, Wall())
+        expected = grid.process_vis(agent_pos=(3, 6))
+        np.testing.assert_array_equal(lit(opaque.astype(np.uint8).tobytes(), 7).reshape(7, 7), expected)
+
+
+def made(name="Empty-5x5-v0", n=2, **fields):
+    return make_minigrid(MiniGridConfig(id=f"MiniGrid-{name}", **fields), n)
+
+
+def test_observations_are_the_packages_image_and_the_direction():
+    env = made("KeyCorridorS3R2-v0", 3)
+    obs, _ = env.reset(seed=5)
+    for action in np.random.default_rng(0).integers(7, size=(40, 3)):
+        for row, world in enumerate(env.worlds):
+            np.testing.assert_array_equal(obs[row, :3], np.moveaxis(type(world).gen_obs(world)["image"], 2, 0))
+            assert (obs[row, 3] == world.agent_dir).all()
+        obs = env.step(action)[0]
+
+
+def test_one_hot_planes_say_what_the_codes_say():
+    codes, planes = made("DoorKey-8x8-v0", 4), made("DoorKey-8x8-v0", 4, observation="onehot")
+    assert planes.env_spec.obs_shape == (sum(PLANES), 7, 7)
+    x, y = codes.reset(seed=1)[0], planes.reset(seed=1)[0]
+    starts = np.cumsum([0, *PLANES])
+    for action in np.random.default_rng(0).integers(7, size=(50, 4)):
+        for c in range(4):
+            block = y[:, starts[c] : starts[c + 1]]
+            assert (block.sum(axis=1) == 1).all()
+            np.testing.assert_array_equal(block.argmax(axis=1), x[:, c])
+        x, y = codes.step(action)[0], planes.step(action)[0]
+
+
+def test_worlds_differ_between_seeds_and_repeat_for_the_same_one():
+    env = made("MultiRoom-N4-S5-v1", 4)
+    env.reset(seed=0)
+    grids = [world.grid.encode().tobytes() for world in env.worlds]
+    assert len(set(grids)) == 4
+    env.step(np.full(4, FORWARD))
+    env.reset(seed=0)
+    assert [world.grid.encode().tobytes() for world in env.worlds] == grids
+
+
+def test_the_goal_pays_as_published_and_is_a_terminal():
+    """Empty-5x5: two steps ahead, a turn to the right, two steps ahead; max_steps = 4 * 25."""
+    env = made()
+    way = [FORWARD, FORWARD, RIGHT, FORWARD, FORWARD]
+    (*before, last) = play(env, [0, 1], lambda obs, h: np.full(2, way[h]))
+    assert all((step.reward == 0.0).all() for step in before)
+    np.testing.assert_allclose(last.reward, 1 - 0.9 * 5 / 100)
+    assert (last.h, last.discount.tolist(), last.boundary.tolist()) == (4, [0.0, 0.0], [True, True])
+
+
+@pytest.mark.parametrize(("horizon", "length"), [(None, 100), (30, 30), (5000, 100)])
+def test_time_truncates(horizon, length):
+    env = made(horizon=horizon)
+    assert env.env_spec.horizon == length
+    (*_, last) = play(env, [0, 1], lambda obs, h: np.full(2, LEFT))
+    assert (last.h, last.discount.tolist(), last.boundary.tolist()) == (length - 1, [1.0, 1.0], [True, True])
+
+
+def test_pictures_and_action_names():
+    env = made("DoorKey-8x8-v0")
+    env.reset(seed=0)
+    first = env.render()
+    assert first.shape == (8 * 16, 8 * 16, 3)
+    env.step(np.full(2, LEFT))
+    assert (env.render() != first).any()
+    assert env.action_names == ("left", "right", "forward", "pickup", "drop", "toggle", "done")
+
+
+def test_what_cannot_be_is_one_sentence(monkeypatch):
+    with pytest.raises(RlcError, match="did you mean 'MiniGrid-DoorKey-8x8-v0'"):
+        made("DoorKey-8x8-v00")
+    with pytest.raises(RlcError, match="horizon"):
+        MiniGridConfig(horizon=0)
+    monkeypatch.setitem(sys.modules, "minigrid", None)
+    with pytest.raises(RlcError, match=r"needs minigrid: install rl-contrastive\[bench\]\.$"):
+        made()
