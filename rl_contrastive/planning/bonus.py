@@ -99,6 +99,15 @@ class EllipticalBonus:
         self.Sigma = self.lam * np.eye(self.dim) + np.swapaxes(phi, 1, 2) @ phi  # (H, d, d)
         self.inverse = spd_inverse(self.Sigma)
 
+    def reset(self, gram: FloatArray) -> None:
+        """Sigma_h = lambda I + gram (d, d) of every step h: a sum of phi phi' that the caller has made in pieces."""
+        require(
+            gram.shape == (self.dim, self.dim) and bool(np.isfinite(gram).all()),
+            f"bonus: expected a finite ({self.dim}, {self.dim}) sum of phi phi', got shape {gram.shape}.",
+        )
+        self.Sigma = np.tile(self.lam * np.eye(self.dim) + gram, (self.horizon, 1, 1))
+        self.inverse = spd_inverse(self.Sigma)
+
     def state_dict(self) -> State:
         """Arrays and numbers from which `load_state_dict` restores the same bytes."""
         return {"lam": self.lam, "Sigma": self.Sigma.copy(), "inverse": self.inverse.copy()}

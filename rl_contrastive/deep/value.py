@@ -1,0 +1,129 @@
+"""Two value functions on one encoder, and their targets: Q of rewards (judged), G of rewards and bonuses (explores).
+
+    Q(s,a)  of rewards alone; its greedy policy is what is evaluated.
+    G(s,a)  of everything but the bonus at (s,a) itself, which is known exactly from today's counts:
+            optimistic value = b(s,a) + G(s,a),   r + b + P V as in the backward pass of Algorithm 1
+
+n-step targets, m <= n real steps, both by double Q-learning (van Hasselt et al. 2016: the online network chooses, the
+target network rates):
+    y_Q = sum_{k<m} gamma^k r_k + discount Q'(s_m, argmax_a Q(s_m, a))
+    y_G = sum_{k<m} gamma^k r_k + sum_{1<=k<m} gamma^k b_k + discount [b + G'](s_m, argmax_a [b + G](s_m, a))
+Optimism thus enters the targets and, through b + G, acting. Returns may be distributions over fixed atoms (Bellemare et
+al. 2017); then Q and G are their means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, smooth_l1_loss
+
+from rl_contrastive.config import require
+from rl_contrastive.deep.networks import Encoder, QHead
+
+
+@dataclass(frozen=True)
+class ValueConfig:
+    """Heads and targets of both value functions."""
+
+    dueling: bool = True
+    """V + advantages (Wang et al. 2016)."""
+    double: bool = True
+    """The online network chooses the next action, the target network rates it; else the target does both."""
+    atoms: int = 1
+    """Atoms of the return distributions (>= 1); 1: plain values. Data-efficient Rainbow has 51."""
+    low: float = -10.0
+    """Smallest atom."""
+    high: float = 10.0
+    """Largest atom (> low)."""
+    hidden: int = 0
+    """Width of one hidden layer of each head (>= 0; 0: none)."""
+
+    def __post_init__(self) -> None:
+        require(self.atoms >= 1, f"value: atoms must be >= 1, got {self.atoms}.")
+        require(self.low < self.high, f"value: low must be < high, got {self.low} and {self.high}.")
+        require(self.hidden >= 0, f"value: hidden must be >= 0, got {self.hidden}.")
+
+
+class Values(nn.Module):
+    """Encoder and the heads of Q and G."""
+
+    atoms: Tensor
+
+    def __init__(self, encoder: Encoder, num_actions: int, config: ValueConfig, *, rng: torch.Generator) -> None:
+        super().__init__()
+        self.encoder, self.config = encoder, config
+
+        def head() -> QHead:
+            return QHead(
+                encoder.width, num_actions, rng=rng, dueling=config.dueling, atoms=config.atoms, hidden=config.hidden
+            )
+
+        self.reward_head, self.optimistic_head = head(), head()
+        self.register_buffer(
+            "atoms", torch.linspace(config.low, config.high, config.atoms, device=rng.device), persistent=False
+        )
+
+    def means(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Q and G (N, A) of encoded observations z (N, width)."""
+        return self.mean(self.reward_head(z)), self.mean(self.optimistic_head(z))
+
+    def mean(self, out: Tensor) -> Tensor:
+        """Values (N, A) of a head's output: itself, or the mean of its distribution."""
+        return out if self.config.atoms == 1 else (out.softmax(-1) * self.atoms).sum(-1)
+
+
+def chosen(out: Tensor, action: Tensor) -> Tensor:
+    """out (N, A, ...) at action (N,) -> (N, ...)."""
+    return out[torch.arange(len(out), device=out.device), action]
+
+
+def head_loss(
+    values: Values,
+    out: Tensor,
+    action: Tensor,
+    *,
+    reward: Tensor,
+    discount: Tensor,
+    online_next: Tensor,
+    target_next: Tensor,
+    extra_next: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Losses (N,) and absolute errors (N,) of one head.
+
+    out: the head at s (N, A[, atoms]), with gradient. reward (N,): what is collected on the way. online_next,
+    target_next: the head's outputs at s_m. extra_next (N, A): known values there (bonuses), added to both.
+    """
+    with torch.no_grad():
+        extra = torch.zeros_like(values.mean(target_next)) if extra_next is None else extra_next
+        rates = values.mean(online_next if values.config.double else target_next) + extra
+        best = rates.argmax(-1)
+        known = reward + discount * chosen(extra, best)
+        following = chosen(target_next, best)
+        if values.config.atoms > 1:
+            goal = project(following.softmax(-1), known, discount, values.atoms)
+        else:
+            goal = known + discount * following
+    if values.config.atoms == 1:
+        now = chosen(out, action)
+        return smooth_l1_loss(now, goal, reduction="none"), (now - goal).abs().detach()
+    loss = -(goal * log_softmax(chosen(out, action), -1)).sum(-1)
+    return loss, loss.detach()
+
+
+def project(p: Tensor, reward: Tensor, discount: Tensor, atoms: Tensor) -> Tensor:
+    """The law of reward + discount X, X ~ p (N, K) on `atoms` (K,), put back on the atoms (Bellemare et al. 2017).
+
+    Mass between two atoms is shared linearly, which keeps the mean; mass beyond an end goes to the end.
+    """
+    K = len(atoms)
+    step = (atoms[-1] - atoms[0]) / (K - 1)
+    moved = (reward[:, None] + discount[:, None] * atoms).clamp(float(atoms[0]), float(atoms[-1]))
+    place = ((moved - atoms[0]) / step).clamp(0, K - 1)  # (N, K), in units of atoms
+    lower = place.floor()
+    share = place - lower
+    out = torch.zeros_like(p)
+    out.scatter_add_(1, lower.long(), p * (1 - share))
+    return out.scatter_add_(1, (lower + 1).clamp(max=K - 1).long(), p * share)
