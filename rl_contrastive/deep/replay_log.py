@@ -106,14 +106,12 @@ def read(folder: Path, ring: Ring, at: Position) -> Iterator[tuple[IntArray, Flo
         path = folder / _name(number)
         arrays = _read(path, checksum)
         require(len(arrays["action"]) == stop - start, f"replay log: {path} does not hold {stop - start} entries.")
-        first = max(start, oldest)
-        ring.put(first, {name: arrays[name][first - start :] for name in FIELDS})
-        late = arrays["late_serial"] >= oldest
+        # What this says of entries that left the ring by now is overwritten by the segments that follow.
+        ring.put(start, {name: arrays[name] for name in FIELDS})
         for name in LATE:
             mine: Array = getattr(ring, name)
-            mine[arrays["late_serial"][late] % ring.capacity] = arrays[f"late_{name}"][late]
-        kept = arrays["leaf_serial"] >= oldest
-        yield arrays["leaf_serial"][kept], arrays["leaf"][kept]
+            mine[arrays["late_serial"] % ring.capacity] = arrays[f"late_{name}"]
+        yield arrays["leaf_serial"], arrays["leaf"]
 
 
 def _cuts(ring: Ring, begin: int) -> list[tuple[int, int]]:

@@ -92,29 +92,34 @@ class Ring:
 
         `obs` is read at the first step only: afterwards it is the `next_obs` of the step before.
         """
-        rows = np.flatnonzero(alive)
-        obs, next_obs = self._checked(obs, action, reward, next_obs, discount, alive)
-        lost = [np.zeros(0, dtype=np.int64)]
+        obs, next_obs = np.asarray(obs), np.asarray(next_obs)
+        self._check_observations(obs, next_obs)
+        # A slice is no copy: most steps have all rows alive.
+        rows: Any = slice(None) if np.count_nonzero(alive) == len(alive) else np.flatnonzero(alive)
+        action, reward, discount, boundary = action[rows], reward[rows], discount[rows], boundary[rows]
+        goes_on = discount == 1
+        _check_values(action, reward, discount, goes_on)
+        lost: list[IntArray] = []
         if not self.started:
             self.started = True
-            self.open[rows], gone = self._write(obs[rows], None)
-            lost.append(gone)
-        current = self.open[rows]
-        if len(current) and current.min() < 0:
-            raise RlcError(f"replay: row {rows[current < 0][0]} is alive, but its episode is over: call begin() first.")
-        self.action[current] = action[rows]
-        self.reward[current] = reward[rows]
-        self.discount[current] = discount[rows] > 0
-        fresh, gone = self._write(next_obs[rows], current)
-        lost.append(gone)
-        self.open[rows] = fresh
+            self.open[rows] = self._write(obs[rows], None, lost)
+        current = self.open[rows].copy()
+        if len(current) and np.minimum.reduce(current) < 0:
+            row = np.flatnonzero(alive & (self.open < 0))[0]
+            raise RlcError(f"replay: row {row} is alive, but its episode is over: call begin() first.")
+        self.action[current] = action
+        self.reward[current] = reward
+        self.discount[current] = goes_on
+        self.open[rows] = self._write(next_obs[rows], current, lost)
         self.recent[rows, self.step % self.n_step] = current
-        ends = boundary[rows]
-        ready = self._mark(self._due(rows[~ends]))
-        if ends.any():
-            ready = np.concatenate([ready, self._close(rows[ends])])
+        due = self.recent[rows, (self.step + 1) % self.n_step] if self.step >= self.n_step - 1 else current[:0]
+        if np.count_nonzero(boundary):
+            due = due[~boundary] if len(due) else due
+            ready = np.concatenate([self._mark(due), self._close(np.flatnonzero(alive)[boundary])])
+        else:
+            ready = self._mark(due)
         self.step += 1
-        return ready, np.concatenate(lost)
+        return ready, np.concatenate(lost) if lost else current[:0]
 
     def walk(self, slots: IntArray, length: int) -> tuple[IntArray, BoolArray]:
         """Successors (N, length + 1), itself first, and which steps (N, length) are real.
@@ -144,40 +149,43 @@ class Ring:
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def _write(self, obs: Array, before: IntArray | None) -> tuple[IntArray, IntArray]:
-        """New entries behind the slots `before` (None: first of their episodes); returns their slots and lost ones."""
-        k = len(obs)
-        slots = np.arange(self.total, self.total + k) % self.capacity
-        lost = self._evict(slots) if self.total + k > self.capacity else np.zeros(0, dtype=np.int64)
-        self.obs[slots] = obs
-        self.action[slots] = NO_ACTION
-        self.reward[slots] = 0.0
-        self.discount[slots] = True
-        self.back[slots] = 0 if before is None else (slots - before) % self.capacity
-        self.next[slots] = slots
-        if before is not None:
+    def _write(self, obs: Array, before: IntArray | None, lost: list[IntArray]) -> IntArray:
+        """New entries behind the slots `before` (None: first of their episodes); returns their slots.
+
+        Appends to `lost` the slots of entries that may no longer be sampled.
+        """
+        k, start = len(obs), self.total % self.capacity
+        slots = np.arange(start, start + k)
+        here: Any = slice(start, start + k)
+        if start + k > self.capacity:
+            here = slots = slots % self.capacity
+        if self.total + k > self.capacity:
+            self._evict(slots, lost)
+        self.obs[here] = obs
+        self.action[here] = NO_ACTION
+        self.reward[here] = 0.0
+        self.discount[here] = True
+        self.next[here] = slots
+        self.whole[here] = True
+        if before is None:
+            self.back[here] = 0
+        else:
+            self.back[here] = (slots - before) % self.capacity
             self.next[before] = slots
-        self.whole[slots] = True
         self.total += k
-        return slots, lost
+        return slots
 
-    def _evict(self, slots: IntArray) -> IntArray:
-        """Take the entries in `slots` out, and what needed them for its stack; returns those that were ready."""
-        touched = [slots]
-        for _ in range(self.stack - 1):
-            touched.append(self.next[touched[-1]])
-        gone = np.unique(np.concatenate(touched)) if self.stack > 1 else slots
-        self.whole[gone] = False
-        lost = gone[self.ready[gone]]
-        self.ready[lost] = False
-        self.count_ready -= len(lost)
-        return lost
-
-    def _due(self, rows: IntArray) -> IntArray:
-        """Entries of going episodes whose n-th step was just made."""
-        if self.step < self.n_step - 1:
-            return np.zeros(0, dtype=np.int64)
-        return np.asarray(self.recent[rows, (self.step + 1) % self.n_step])
+    def _evict(self, slots: IntArray, lost: list[IntArray]) -> None:
+        """Take the entries in `slots` out, and what needed them for its stack."""
+        for depth in range(self.stack):
+            if depth:
+                slots = self.next[slots]
+                self.whole[slots] = False
+            # A slot is met twice only if it is the final observation of an episode, which is never ready.
+            gone = slots[self.ready[slots]]
+            self.ready[gone] = False
+            self.count_ready -= len(gone)
+            lost.append(gone)
 
     def _close(self, rows: IntArray) -> IntArray:
         """The episodes of `rows` are over: their last entries need no further steps."""
@@ -191,25 +199,17 @@ class Ring:
         self.count_ready += len(slots)
         return slots
 
-    def _checked(
-        self, obs: Array, action: IntArray, reward: FloatArray, next_obs: Array, discount: FloatArray, alive: BoolArray
-    ) -> tuple[Array, Array]:
-        """The observations as arrays; RlcError on wrong shapes, lossy dtypes and values that are not allowed."""
-        B = len(self.open)
-        obs, next_obs = np.asarray(obs), np.asarray(next_obs)
-        for name, array in (("obs", obs), ("next_obs", next_obs)):
-            if array.shape != (B, *self.obs_shape) or not np.can_cast(array.dtype, self.obs.dtype, "same_kind"):
+    def _check_observations(self, *arrays: Array) -> None:
+        """RlcError on wrong shapes and on dtypes that would lose something."""
+        for array in arrays:
+            fits = array.shape == (len(self.open), *self.obs_shape)
+            if not fits or (
+                array.dtype != self.obs.dtype and not np.can_cast(array.dtype, self.obs.dtype, "same_kind")
+            ):
                 raise RlcError(
-                    f"replay: {name} must be {self.obs.dtype} of shape {(B, *self.obs_shape)}, "
+                    f"replay: observations must be {self.obs.dtype} of shape {(len(self.open), *self.obs_shape)}, "
                     f"got {array.dtype} of shape {array.shape}."
                 )
-        if not (np.isfinite(reward) | ~alive).all():
-            raise RlcError(f"replay: the rewards {reward[alive]} must be finite.")
-        if not ((action >= 0) | ~alive).all():
-            raise RlcError(f"replay: the actions {action[alive]} must be >= 0.")
-        if not ((discount == 0) | (discount == 1) | ~alive).all():
-            raise RlcError(f"replay: the discounts {discount[alive]} must be 0 (true terminal) or 1.")
-        return obs, next_obs
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -284,3 +284,14 @@ def _observations(shape: tuple[int, ...], dtype: np.dtype[Any], storage: Path | 
     except OSError as error:
         raise RlcError(f"replay: cannot map {path}: {error.strerror}.") from error
     return np.asarray(mapped)
+
+
+def _check_values(action: IntArray, reward: FloatArray, discount: FloatArray, goes_on: BoolArray) -> None:
+    """RlcError on values of living rows that are not allowed."""
+    n = len(action)
+    if np.count_nonzero(np.isfinite(reward)) != n:
+        raise RlcError(f"replay: the rewards {reward} must be finite.")
+    if n and np.minimum.reduce(action) < 0:
+        raise RlcError(f"replay: the actions {action} must be >= 0.")
+    if np.count_nonzero(goes_on) + np.count_nonzero(discount == 0) != n:
+        raise RlcError(f"replay: the discounts {discount} must be 0 (true terminal) or 1.")

@@ -270,7 +270,7 @@ def test_observations_are_stored_as_they_are():
     batch = replay.sample(2, rng=np.random.default_rng(0))
     assert batch.obs.dtype == batch.next_obs.dtype == np.bool_
     replay.begin(1)
-    with pytest.raises(RlcError, match=r"obs must be bool of shape \(1, 3\), got float64"):
+    with pytest.raises(RlcError, match=r"observations must be bool of shape \(1, 3\), got float64"):
         replay.add(np.eye(3)[:1], np.array([1]), one, np.eye(3)[1:2], one, yes, yes)
 
 
