@@ -1,7 +1,7 @@
 """Several frames as one observation, for environments that hand out the newest frame only.
 
 Oldest first; before an episode's start its first frame repeats. The replay stores single frames and stacks what it
-draws; while acting, a `FrameStack` per batch of rows does the same.
+draws; while acting, `Frames` of a batch of rows does the same.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ def stacked_shape(obs_shape: tuple[int, ...], stack: int) -> tuple[int, ...]:
     return (stack * obs_shape[0], *obs_shape[1:]) if len(obs_shape) == 3 else (stack, *obs_shape)
 
 
-class FrameStack:
+class Frames:
     """The newest `stack` observations of B rows, for acting: what `Replay.observations` gives of the same entries."""
 
-    def __init__(self, obs_shape: tuple[int, ...], obs_dtype: str, stack: int) -> None:
+    def __init__(self, stack: int) -> None:
         require(stack >= 1, f"frames: stack must be >= 1, got {stack}.")
-        self.obs_shape, self.dtype, self.stack = tuple(obs_shape), np.dtype(obs_dtype), stack
-        self._frames: Array = np.zeros((0, stack, *self.obs_shape), dtype=self.dtype)
+        self.stack = stack
+        self._frames: Array = np.zeros((0, stack))  # (B, stack, ...)
 
     def push(self, obs: Array, h: int) -> Array:
-        """Observations (B, *obs_shape) of step h -> (B, *stacked_shape); at h = 0 the first one fills the stack."""
+        """Observations (B, ...) of step h -> (B, *stacked_shape); at h = 0 the first one fills the stack."""
         obs = np.asarray(obs)
-        require(obs.shape[1:] == self.obs_shape, f"frames: expected {self.obs_shape} a row, got {obs.shape[1:]}.")
+        if self.stack == 1:
+            return obs
         if h == 0:
-            self._frames = np.repeat(obs[:, None], self.stack, axis=1).astype(self.dtype)
+            self._frames = np.repeat(obs[:, None], self.stack, axis=1)
         else:
-            rows = len(self._frames)
-            require(rows == len(obs), f"frames: {len(obs)} rows at step {h}, but {rows} before.")
-            self._frames = np.concatenate([self._frames[:, 1:], obs[:, None].astype(self.dtype)], axis=1)
-        return self._frames.reshape(len(obs), *stacked_shape(self.obs_shape, self.stack))
+            before = (len(self._frames), *self._frames.shape[2:])
+            require(before == obs.shape, f"frames: observations of shape {obs.shape} at step {h}, {before} before.")
+            self._frames = np.concatenate([self._frames[:, 1:], obs[:, None]], axis=1)
+        return self._frames.reshape(len(obs), *stacked_shape(obs.shape[1:], self.stack))

@@ -203,7 +203,10 @@ class Replay:
             yield index, self.observations(index), self.actions(index), self.observations(self.ring.next[index])
 
     def last(self, count: int) -> IntArray:
-        """Indices of the newest `count` visits (fewer if there are not so many), oldest first."""
+        """Indices of the newest `count` visits (fewer if there are not so many), oldest first.
+
+        After an `add` with k living rows, `last(k)` are the entries they acted in, in the order of the rows.
+        """
         window, found = count + len(self.ring.open), np.zeros(0, dtype=np.int64)
         while len(found) < count:
             start = max(self.ring.total - window, self.ring.oldest)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_reference import Reference, scripts
 
-from rl_contrastive.deep.frames import FrameStack
+from rl_contrastive.deep.frames import Frames
 from rl_contrastive.deep.replay import Replay
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.rollout import play
@@ -209,11 +209,35 @@ def test_each_autoreset_mode_fills_it_alike(mode):
     assert -1 not in replay.ring.obs[: replay.ring.total]  # first observations of later episodes never enter
 
 
+def test_the_last_visits_are_those_of_the_newest_step():
+    """Row by row, also where other rows ended and the ring wrapped: a bonus per row can be kept with them."""
+    replay, rng = small(capacity=30), np.random.default_rng(0)
+    for _ in range(5):
+        replay.begin(3)
+        obs = rng.integers(1000, size=3)
+        for h in range(6):
+            alive = h < np.array([2, 6, 4])
+            following = rng.integers(1000, size=3)
+            boundary = alive & (h + 1 >= np.array([2, 6, 4]))
+            replay.add(obs, np.array([0, 1, 2]), np.zeros(3), following, np.ones(3), boundary, alive)
+            newest = replay.last(np.count_nonzero(alive))
+            np.testing.assert_array_equal(replay.actions(newest), np.flatnonzero(alive))
+            np.testing.assert_array_equal(replay.observations(newest), obs[alive])
+            obs = following
+
+
+def test_frames_of_other_rows_are_refused():
+    frames = Frames(2)
+    frames.push(np.zeros((3, 2)), 0)
+    with pytest.raises(RlcError, match=r"shape \(2, 2\) at step 1, \(3, 2\) before"):
+        frames.push(np.zeros((2, 2)), 1)
+
+
 @pytest.mark.parametrize("shape", [(), (2,), (2, 3, 3)])
 def test_frames_for_acting_equal_those_of_the_replay(shape):
     rng = np.random.default_rng(0)
     replay = Replay(60, shape, "uint8", gamma=0.9, n_step=1, stack=4)
-    frames, acted = FrameStack(shape, "uint8", 4), []
+    frames, acted = Frames(4), []
     for _ in range(2):
         replay.begin(2)
         obs = rng.integers(256, size=(2, *shape), dtype=np.uint8)
