@@ -1,14 +1,16 @@
-"""A trained policy as moving pictures: an animated GIF of whole episodes, or a PNG strip of the first one.
+"""A trained policy as moving pictures: whole episodes as an animated GIF or an MP4, or a PNG strip of the first one.
 
 Frames come from the environment's own `render()`: (height, width, 3) uint8 of row 0. Under each stands a caption with
 the step, the actions that were chosen in the state shown, and what they paid. The first frame of an episode is its
-first state and the last one its final state, so an episode of T steps has T + 1 frames.
+first state and the last one its final state, so an episode of T steps has T + 1 frames; with `every` = k only each k-th
+state is shown, with what the steps up to the next one paid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,17 +61,22 @@ def replay(
     seed: int = 0,
     against: Path | None = None,
     frame_seconds: float = 0.6,
+    every: int = 1,
 ) -> list[float]:
-    """Play the bonus-free policy of a run and write `out` (GIF) and `strip` (PNG); the returns of the episodes.
+    """Play the bonus-free policy of a run and write `out` (GIF or MP4) and `strip` (PNG); the returns of the episodes.
 
     against: a run of the same game whose minimiser plays instead of the run's own. RlcError where the environment has
     no picture, before anything is written.
     """
     require(episodes >= 1, f"replay: episodes must be >= 1, got {episodes}.")
+    require(every >= 1, f"replay: every must be >= 1, got {every}.")
     require(frame_seconds > 0, f"replay: frame_seconds must be > 0, got {frame_seconds}.")
     require(out is not None or strip is not None, "replay: give a GIF, a strip, or both.")
-    for file, ending in ((out, ".gif"), (strip, ".png")):
-        require(file is None or file.suffix.lower() == ending, f"replay: {file} must end in {ending}.")
+    for file, endings in ((out, WRITERS), (strip, (".png",))):
+        known = file is None or file.suffix.lower() in endings
+        require(known, f"replay: {file} must end in {' or '.join(endings)}.")
+    if out is not None and out.suffix.lower() == ".mp4":
+        ffmpeg()  # a missing encoder is known before anything is played
     run = load_trained(path)
     policy: Any = run.agent
     names = [run.label]
@@ -78,11 +85,12 @@ def replay(
         require_same_env([run, other])
         policy = Versus(run.agent, other.agent, require_game(run))
         names = [run.label, other.label]
-    shown = list(_episodes(run, policy, episodes, seed))
+    shown = list(_episodes(run, policy, episodes, seed, every))
     title = f"{run.config.shown_env}: {' against '.join(names)}"
     try:
         if out is not None:
-            write_gif([frame for frames, _ in shown for frame in frames], out, title, frame_seconds)
+            write = WRITERS[out.suffix.lower()]
+            write([frame for frames, _ in shown for frame in frames], out, title, frame_seconds)
         if strip is not None:
             write_strip(shown[0][0], strip, title)
     except OSError as error:
@@ -90,39 +98,48 @@ def replay(
     return [value for _, value in shown]
 
 
-def _episodes(run: Trained, policy: Any, episodes: int, seed: int) -> Iterator[tuple[list[Frame], float]]:
+def _episodes(run: Trained, policy: Any, episodes: int, seed: int, every: int) -> Iterator[tuple[list[Frame], float]]:
     """Frames and return of each episode, one row played on the seeds of a stream of its own."""
     env, tree = run.make_env(1, drawn=True), SeedTree(seed)
     seeds, rng = tree.env_seeds("evaluation", 0, episodes), tree.generator("evaluation", 0, 1)
     try:
         for number in range(episodes):
             where = f"episode {number + 1}, " if episodes > 1 else ""
-            yield film(env, policy, seeds[number], rng=rng, prefix=where)
+            yield film(env, policy, seeds[number], rng=rng, prefix=where, every=every)
     finally:
         env.close()
 
 
-def film(env: Env, policy: Any, seed: int, *, rng: np.random.Generator, prefix: str = "") -> tuple[list[Frame], float]:
-    """One episode of a single row: its frames and its return."""
-    spec, frames, total = env.env_spec, list[Frame](), 0.0
-    pictures: list[Pixels] = []
+def film(
+    env: Env, policy: Any, seed: int, *, rng: np.random.Generator, prefix: str = "", every: int = 1
+) -> tuple[list[Frame], float]:
+    """One episode of a single row: the frames of each `every`-th state and of the last one, and the return."""
+    spec, total, h = env.env_spec, 0.0, 0
+    # An environment that resets in the same step shows the next episode at the end: its last state is drawn before.
+    hasty = autoreset_mode(env).value == "SameStep"
+    pictures, chosen, paid = list[Pixels](), list[int](), list[float]()
+    last: Pixels = np.zeros((1, 1, 3), dtype=np.uint8)
 
     def act(obs: Array, h: int) -> IntArray:
-        pictures.append(picture(env))  # the state that the action is chosen in
+        nonlocal last
+        if h % every == 0 or hasty:
+            last = picture(env)  # the state that the action is chosen in
+        if h % every == 0:
+            pictures.append(last)
         return sample(checked_policy(policy, obs, h, spec.num_actions, explore=False), rng=rng)
 
-    h = 0
     for step in play(env, [seed], act):
         h, reward = step.h, float(step.reward[0])
         total += reward
-        paid = f", reward {reward:g}" if reward else ""
-        frames.append(
-            Frame(pictures[-1], f"{prefix}step {h + 1}", f"{action_words(env, int(step.action[0]))}{paid}", False)
-        )
-    if autoreset_mode(env).value == "SameStep":  # it shows the next episode already
-        end = pictures[-1]
-    else:
-        end = picture(env)
+        if h % every == 0:
+            chosen.append(int(step.action[0]))
+            paid.append(0.0)
+        paid[-1] += reward
+    frames = [
+        Frame(pixels, f"{prefix}step {k * every + 1}", action_words(env, a) + (f", reward {r:g}" if r else ""), False)
+        for k, (pixels, a, r) in enumerate(zip(pictures, chosen, paid, strict=True))
+    ]
+    end = last if hasty else picture(env)
     frames.append(Frame(end, f"{prefix}end after {h + 1} steps", f"return {total:g}", True))
     return frames, total
 
@@ -168,6 +185,46 @@ def write_gif(frames: list[Frame], path: Path, title: str, frame_seconds: float)
     images = [canvas.quantize(palette=palette, dither=_no_dither()) for canvas in canvases]
     path.parent.mkdir(parents=True, exist_ok=True)
     images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0, disposal=1)
+
+
+def write_mp4(frames: list[Frame], path: Path, title: str, frame_seconds: float) -> None:
+    """All frames, H.264; of the same bytes for the same frames and encoder."""
+    from PIL import Image as Pillow
+
+    canvases = [_canvas(frame, title) for frame in frames]
+    width, height = (side + side % 2 for side in canvases[0].size)  # the codec halves the colours' resolution
+    path.parent.mkdir(parents=True, exist_ok=True)
+    movie = ffmpeg().write_frames(
+        str(path),
+        (width, height),
+        fps=1.0 / frame_seconds,
+        codec="libx264",
+        macro_block_size=1,  # the size is even already
+        ffmpeg_log_level="error",
+        # One thread and no date or version in the file, so that it depends on the frames alone.
+        output_params=["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-movflags", "+faststart"],
+    )
+    movie.send(None)  # starts the encoder
+    for frame, canvas in zip(frames, canvases, strict=True):
+        padded = Pillow.new("RGB", (width, height), PAPER)
+        padded.paste(canvas)
+        for _ in range(LAST if frame.last else 1):
+            movie.send(padded.tobytes())
+    movie.close()
+
+
+def ffmpeg() -> Any:
+    """The module imageio_ffmpeg with an encoder it has found; RlcError without one."""
+    try:
+        imageio_ffmpeg: Any = import_module("imageio_ffmpeg")
+        imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        raise RlcError("replay: an MP4 needs imageio-ffmpeg: install rl-contrastive[video], or give a .gif.") from error
+    return imageio_ffmpeg
+
+
+WRITERS = {".gif": write_gif, ".mp4": write_mp4}
+"""Ending of a file -> what writes it."""
 
 
 def _common_palette(canvases: list[Image]) -> Image:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from games_common import fixed_run
@@ -81,7 +83,8 @@ def test_same_seed_same_bytes(tmp_path):
     [
         ({"episodes": 0}, "episodes must be >= 1"),
         ({"frame_seconds": 0.0}, "frame_seconds must be > 0"),
-        ({"out": "a.png"}, "must end in .gif"),
+        ({"every": 0}, "every must be >= 1"),
+        ({"out": "a.png"}, "must end in .gif or .mp4"),
         ({"strip": "a.gif"}, "must end in .png"),
         ({"out": None}, "give a GIF, a strip, or both"),
     ],
@@ -109,6 +112,65 @@ def test_gymnasiums_environments_draw_themselves(tmp_path):
     with Image.open(tmp_path / "a.gif") as gif:
         assert gif.n_frames == 6
         assert gif.width == 600
+
+
+def test_an_mp4_has_the_frames_and_lasts_of_a_gif(tmp_path):
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    run = drawn(tmp_path, "a", mu=(1, 1, 1), nu=(1, 1, 1))
+    for name in ("a.mp4", "b.mp4"):
+        returns = replay(run, tmp_path / "deep" / name, episodes=2, frame_seconds=0.5)
+    assert returns == replay(run, tmp_path / "a.gif", episodes=2, frame_seconds=0.5)
+    assert (tmp_path / "deep" / "a.mp4").read_bytes() == (tmp_path / "deep" / "b.mp4").read_bytes()
+    reader = imageio_ffmpeg.read_frames(str(tmp_path / "deep" / "a.mp4"))
+    facts = next(reader)
+    frames = [np.frombuffer(frame, np.uint8).reshape(facts["size"][1], facts["size"][0], 3) for frame in reader]
+    assert (facts["fps"], facts["size"]) == (2.0, (300, 190))
+    assert len(frames) == 2 * (3 + LAST)
+    # The bar of the picture is as long as the step is far, as in the GIF; the codec blurs its end a little.
+    wide = [int((np.abs(frame[95].astype(int) - BLUE).max(axis=1) < 40).sum()) for frame in frames]
+    assert np.abs(np.array(wide) - [0, 30, 60, 90, 90, 90] * 2).max() <= 3
+
+
+def test_every_shows_each_kth_state_and_what_was_paid_until_the_next(tmp_path):
+    run = load_trained(drawn(tmp_path, "a", mu=PAPER, nu=SCISSORS, horizon=5))
+    frames, total = film(run.make_env(1), run.agent, 7, rng=np.random.default_rng(0), every=2)
+    assert total == -5.0
+    assert [(frame.where, frame.what) for frame in frames] == [
+        ("step 1", "max 1, min 2, reward -2"),
+        ("step 3", "max 1, min 2, reward -2"),
+        ("step 5", "max 1, min 2, reward -1"),
+        ("end after 5 steps", "return -5"),
+    ]
+    whole, _ = film(run.make_env(1), run.agent, 7, rng=np.random.default_rng(0))
+    for shown, same in zip(frames, [*whole[:5:2], whole[-1]], strict=True):
+        np.testing.assert_array_equal(shown.pixels, same.pixels)
+
+
+@pytest.mark.parametrize(
+    ("env", "library", "states"),
+    [
+        ("minatar:Breakout", "minatar", 6),
+        ("minigrid:MiniGrid-Empty-5x5-v0", "minigrid", 6),
+        ("swingup", "numpy", 6),
+        ("atari:Pong", "ale_py", 6),
+    ],
+)
+def test_the_deep_agents_environments_are_drawn(tmp_path, env, library, states):
+    pytest.importorskip(library)
+    run = fixed_run(tmp_path, "u", env=env, agent="uniform", horizon=5)
+    replay(run, tmp_path / "a.gif", episodes=1)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == states
+        last = [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)][-1]
+    assert len(np.unique(last[24:-45].reshape(-1, 3), axis=0)) >= 3  # a picture, not a blank one
+
+
+def test_an_mp4_without_an_encoder_is_one_sentence_and_no_file(tmp_path, monkeypatch):
+    run = drawn(tmp_path, "a")
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(RlcError, match=r"needs imageio-ffmpeg: install rl-contrastive\[video\], or give a .gif"):
+        replay(run, tmp_path / "a.mp4")
+    assert not (tmp_path / "a.mp4").exists()
 
 
 def test_huge_pictures_are_made_smaller(tmp_path):

@@ -116,3 +116,23 @@ def test_same_step_without_final_observations_is_an_error(monkeypatch):
     env.step = lambda actions: (*step(actions)[:4], {})
     with pytest.raises(RlcError, match="no final_obs"):
         list(play(env, [0, 0, 0], lambda obs, h: np.zeros(3, dtype=int)))
+
+
+class Lives(Scripted):
+    """Row 1 loses a life at h=0, row 2 at h=1; row 0 says so together with its end, which changes nothing."""
+
+    def step(self, actions):
+        lost = np.array([self.t[0] == 0, self.t[1] == 0, self.t[2] == 1])
+        obs, reward, terminated, truncated, info = super().step(actions)
+        return obs, reward, terminated, truncated, {**info, "life_lost": lost}
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_a_lost_life_cuts_the_discount_and_nothing_else(mode):
+    cut, plain = ([*play(env(mode), [1, 2, 3], lambda obs, h: np.zeros(3, np.int64))] for env in (Lives, Scripted))
+    assert [step.discount.tolist() for step in cut][:2] == [[0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
+    assert [step.discount.tolist() for step in plain][:2] == [[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    for x, y in zip(cut, plain, strict=True):
+        for name in ("obs", "reward", "next_obs", "boundary", "alive"):
+            np.testing.assert_array_equal(getattr(x, name), getattr(y, name))
+    assert [step.discount.tolist() for step in cut[2:]] == [step.discount.tolist() for step in plain[2:]]
