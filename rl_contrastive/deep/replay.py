@@ -58,7 +58,7 @@ class Replay:
 
     `alpha` > 0 switches prioritised sampling on: new entries get the largest priority seen so far (1 at first).
     `storage`: a folder for a memory-mapped file of the observations, which is scratch and not part of the saved state.
-    Memory: an observation, 33 bytes and, with priorities, 9 more per entry.
+    Memory: an observation, 27 bytes and, with priorities, 9 more per entry.
     """
 
     def __init__(

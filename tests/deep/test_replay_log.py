@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +133,49 @@ def test_a_kill_after_a_later_save_goes_back_to_the_cursor_and_on_with_the_same_
         same(again, whole)
         names = {f"segment-{number:08d}.npz" for number, *_ in cursor["log"]["segments"]}
         assert {path.name for path in folder.iterdir()} == names
+
+
+class Killed(BaseException):
+    """Nothing catches this on the way."""
+
+
+@pytest.mark.parametrize("count", range(12))
+def test_killed_within_a_save_it_goes_back_to_the_last_cursors(tmp_path, monkeypatch, count):
+    """The process dies at the `count`-th sync, rename or removal of a save of three segments that drops others."""
+    monkeypatch.setattr(replay_log, "SEGMENT_BYTES", 64)
+    batches = steps_of((3, 5), 8)
+    replay, rng, saves = replay_of(capacity=20), np.random.default_rng(7), []
+    for part in (batches[:2], batches[2:4], batches[4:6]):
+        play(replay, part, rng)
+        saves.append((replay.save_log(tmp_path), replay.state_dict(), rng.bit_generator.state))
+    play(replay, batches[6:], rng)
+    calls = [0]
+
+    def dying(real):
+        def call(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] > count:
+                raise Killed
+            return real(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for owner, name in ((os, "fsync"), (os, "replace"), (Path, "unlink")):
+            patch.setattr(owner, name, dying(getattr(owner, name)))
+        with pytest.raises(Killed):
+            replay.save_log(tmp_path)
+    for cursor, state, _ in saves[-2:]:
+        back = replay_of(capacity=20)
+        back.load_log(tmp_path, cursor)
+        assert fingerprint(back.state_dict()) == fingerprint(state)
+    rng.bit_generator.state = saves[-1][2]
+    play(back, batches[6:], rng)
+    same(back, replay)
+    again = replay_of(capacity=20)
+    again.load_log(tmp_path, back.save_log(tmp_path))
+    same(again, replay)
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_the_last_two_cursors_stay_loadable_and_older_files_go(tmp_path):
