@@ -63,6 +63,11 @@ class VisitBonus:
         require(stored <= self.visits, f"bonus: {stored} stored visits, but only {self.visits} were counted.")
         self.confidence.reset(total * (self.visits / stored) if stored else total)
 
+    def restore(self, chunks: Iterable[tuple[IntArray, FloatArray]]) -> None:
+        """Features of the stored visits again, after a load: Sigma is as it was saved."""
+        for index, phi in chunks:
+            self.phi[index] = phi
+
     def state_dict(self) -> State:
         """Sigma and the count; the features of the entries follow from the network and the replay."""
         return {"visits": self.visits, "confidence": self.confidence.state_dict()}

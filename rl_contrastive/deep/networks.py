@@ -15,49 +15,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require
+from rl_contrastive.deep.config import EncoderConfig, Init
 from rl_contrastive.errors import RlcError
 
-Init = Literal["orthogonal", "he"]
 RELU_GAIN = math.sqrt(2.0)
 CODES = (11, 6, 3, 4)
 """Values of MiniGrid's codes: objects, colours, states, and the direction, one plane each."""
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """Raw observations -> vectors."""
-
-    kind: Literal["auto", "mlp", "minatar", "minigrid", "nature", "impala"] = "auto"
-    """auto, by the shape of an observation: (C, 10, 10) bool planes minatar; other small bool planes, and (4 k, H, W)
-    bytes, minigrid; frames of 36 x 36 bytes or more nature; all else mlp."""
-    hidden: tuple[int, ...] | None = None
-    """Widths of the linear layers, behind the convolutions if there are any; () for none there. Default: mlp
-    (256, 256), minatar (128,), minigrid (256,), nature (512,), impala (256,)."""
-    channels: tuple[int, ...] | None = None
-    """Output channels of the convolutions. Default: minatar (16,), minigrid (32, 64), nature (32, 64, 64) and impala
-    (16, 32, 32)."""
-    init: Init = "orthogonal"
-    """orthogonal: rows or columns of a random rotation, times sqrt 2; he: N(0, 2 / inputs). Biases start at 0."""
-    layer_norm: bool = False
-    """Normalise before the activation of each linear layer: keeps features bounded at high replay ratios."""
-
-    def __post_init__(self) -> None:
-        hidden, channels = self.hidden, self.channels
-        require(hidden is None or all(w >= 1 for w in hidden), f"encoder: hidden must be widths >= 1, got {hidden}.")
-        require(hidden != () or self.kind != "mlp", "encoder: an mlp needs at least one hidden layer.")
-        if channels is not None:
-            good = len(channels) >= 1 and min(channels) >= 1
-            require(good, f"encoder: channels must be numbers >= 1, got {channels}.")
-            need = {"minatar": 1, "nature": 3}.get(self.kind, len(channels))
-            require(len(channels) == need, f"encoder: {self.kind} has {need} convolutions, but channels {channels}.")
 
 
 HIDDEN = {"mlp": (256, 256), "minatar": (128,), "minigrid": (256,), "nature": (512,), "impala": (256,)}

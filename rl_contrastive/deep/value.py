@@ -14,37 +14,12 @@ al. 2017); then Q and G are their means.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, smooth_l1_loss
 
-from rl_contrastive.config import require
+from rl_contrastive.deep.config import ValueConfig
 from rl_contrastive.deep.networks import Encoder, QHead
-
-
-@dataclass(frozen=True)
-class ValueConfig:
-    """Heads and targets of both value functions."""
-
-    dueling: bool = True
-    """V + advantages (Wang et al. 2016)."""
-    double: bool = True
-    """The online network chooses the next action, the target network rates it; else the target does both."""
-    atoms: int = 1
-    """Atoms of the return distributions (>= 1); 1: plain values. Data-efficient Rainbow has 51."""
-    low: float = -10.0
-    """Smallest atom."""
-    high: float = 10.0
-    """Largest atom (> low)."""
-    hidden: int = 0
-    """Width of one hidden layer of each head (>= 0; 0: none)."""
-
-    def __post_init__(self) -> None:
-        require(self.atoms >= 1, f"value: atoms must be >= 1, got {self.atoms}.")
-        require(self.low < self.high, f"value: low must be < high, got {self.low} and {self.high}.")
-        require(self.hidden >= 0, f"value: hidden must be >= 0, got {self.hidden}.")
 
 
 class Values(nn.Module):

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl_contrastive.deep.networks import EncoderConfig, encoder
-from rl_contrastive.deep.value import ValueConfig, Values, head_loss, project
+from rl_contrastive.deep.config import EncoderConfig, ValueConfig
+from rl_contrastive.deep.networks import encoder
+from rl_contrastive.deep.value import Values, head_loss, project
 from rl_contrastive.errors import RlcError
 
 

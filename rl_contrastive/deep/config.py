@@ -1,0 +1,159 @@
+"""Every choice of the deep agent's networks and losses, apart from them: a config can be read without torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from rl_contrastive.config import require
+
+Init = Literal["orthogonal", "he"]
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Raw observations -> vectors."""
+
+    kind: Literal["auto", "mlp", "minatar", "minigrid", "nature", "impala"] = "auto"
+    """auto, by the shape of an observation: (C, 10, 10) bool planes minatar; other small bool planes, and (4 k, H, W)
+    bytes, minigrid; frames of 36 x 36 bytes or more nature; all else mlp."""
+    hidden: tuple[int, ...] | None = None
+    """Widths of the linear layers, behind the convolutions if there are any; () for none there. Default: mlp
+    (256, 256), minatar (128,), minigrid (256,), nature (512,), impala (256,)."""
+    channels: tuple[int, ...] | None = None
+    """Output channels of the convolutions. Default: minatar (16,), minigrid (32, 64), nature (32, 64, 64) and impala
+    (16, 32, 32)."""
+    init: Init = "orthogonal"
+    """orthogonal: rows or columns of a random rotation, times sqrt 2; he: N(0, 2 / inputs). Biases start at 0."""
+    layer_norm: bool = False
+    """Normalise before the activation of each linear layer: keeps features bounded at high replay ratios."""
+
+    def __post_init__(self) -> None:
+        hidden, channels = self.hidden, self.channels
+        require(hidden is None or all(w >= 1 for w in hidden), f"encoder: hidden must be widths >= 1, got {hidden}.")
+        require(hidden != () or self.kind != "mlp", "encoder: an mlp needs at least one hidden layer.")
+        if channels is not None:
+            good = len(channels) >= 1 and min(channels) >= 1
+            require(good, f"encoder: channels must be numbers >= 1, got {channels}.")
+            need = {"minatar": 1, "nature": 3}.get(self.kind, len(channels))
+            require(len(channels) == need, f"encoder: {self.kind} has {need} convolutions, but channels {channels}.")
+
+
+@dataclass(frozen=True)
+class ValueConfig:
+    """Heads and targets of both value functions."""
+
+    dueling: bool = True
+    """V + advantages (Wang et al. 2016)."""
+    double: bool = True
+    """The online network chooses the next action, the target network rates it; else the target does both."""
+    atoms: int = 1
+    """Atoms of the return distributions (>= 1); 1: plain values. Data-efficient Rainbow has 51."""
+    low: float = -10.0
+    """Smallest atom."""
+    high: float = 10.0
+    """Largest atom (> low)."""
+    hidden: int = 0
+    """Width of one hidden layer of each head (>= 0; 0: none)."""
+
+    def __post_init__(self) -> None:
+        require(self.atoms >= 1, f"value: atoms must be >= 1, got {self.atoms}.")
+        require(self.low < self.high, f"value: low must be < high, got {self.low} and {self.high}.")
+        require(self.hidden >= 0, f"value: hidden must be >= 0, got {self.hidden}.")
+
+
+@dataclass(frozen=True)
+class RepresentationConfig:
+    """phi(s,a) and psi(s')."""
+
+    dim: int = 64
+    """d (>= 1)."""
+    objective: str = "nce"
+    """A registered objective: nce (the paper's), logistic, infonce, mle, meco, spectral."""
+    objective_options: dict[str, float] = field(default_factory=dict)
+    """Fields of the objective's own config, e.g. {"temperature": 0.5}."""
+    hidden: int = 256
+    """Width of the ReLU layer of each head; 0: linear heads on the encoder's vector."""
+    beta: float = 1.0
+    """Sharpness of the softplus (> 0)."""
+    features: Literal["simplex", "unit", "raw"] = "simplex"
+    """What the bonus counts: the mixture weights w, |w|_1 = 1; or phi scaled to length 1; or phi itself."""
+    law_rate: float = 0.01
+    """Weight in (0, 1] of the newest batch in the moving average u of psi over P^-."""
+    mask_identical: bool = False
+    """Leave out negatives that equal the row's own successor. Off, because they belong to P^-: without them nothing
+    holds f(s,a,s') down where s' is certain, and it grows without bound; with them it stops at 1 / P^-(s')."""
+
+    def __post_init__(self) -> None:
+        require(self.dim >= 1 and self.hidden >= 0, "representation: dim must be >= 1 and hidden >= 0.")
+        require(0.0 < self.beta < math.inf, f"representation: beta must be > 0, got {self.beta}.")
+        require(0.0 < self.law_rate <= 1.0, f"representation: law_rate must lie in (0, 1], got {self.law_rate}.")
+        kinds = ("simplex", "unit", "raw")
+        require(self.features in kinds, f"representation: features must be one of {', '.join(kinds)}.")
+
+
+@dataclass(frozen=True)
+class SelfPredictionConfig:
+    """Self-prediction beside, or in place of, the contrastive loss."""
+
+    weight: float = 0.0
+    """Weight of the loss (>= 0); 0 switches self-prediction off. The official agent has 5."""
+    steps: int = 5
+    """K, steps predicted (>= 1)."""
+    hidden: int = 256
+    """Width of the transition's hidden layer (>= 1)."""
+    dim: int = 128
+    """Dimension in which vectors are compared (>= 1)."""
+    tau: float = 0.01
+    """Share of the online projection that its target takes over at each `follow`, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        require(0.0 <= self.weight < float("inf"), f"self-prediction: weight must be >= 0, got {self.weight}.")
+        for name in ("steps", "hidden", "dim"):
+            require(getattr(self, name) >= 1, f"self-prediction: {name} must be >= 1, got {getattr(self, name)}.")
+        require(0.0 < self.tau <= 1.0, f"self-prediction: tau must lie in (0, 1], got {self.tau}.")
+
+
+@dataclass(frozen=True)
+class DeepLearnerConfig:
+    """Networks, losses and the optimiser."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """Observations -> vectors."""
+    value: ValueConfig = field(default_factory=ValueConfig)
+    """Q of rewards and G of rewards and bonuses."""
+    representation: RepresentationConfig = field(default_factory=RepresentationConfig)
+    """phi(s,a) and psi(s')."""
+    self_prediction: SelfPredictionConfig = field(default_factory=SelfPredictionConfig)
+    """SPR's loss, off by default."""
+    contrast_weight: float = 1.0
+    """Weight of the contrastive loss (>= 0); 0 leaves the features as they were drawn, a control."""
+    batch_size: int = 32
+    """Entries of the replay in a step (>= 2)."""
+    lr: float = 3e-4
+    """Adam's step size (> 0)."""
+    adam_eps: float = 1e-5
+    """Adam's epsilon (> 0); large values, as 1.5e-4 on Atari, damp rare gradients."""
+    clip: float = 10.0
+    """Largest norm of the whole gradient (> 0)."""
+    tau: float = 0.005
+    """Share of the online network that its target takes over after each step, in (0, 1]."""
+    clip_rewards: bool = False
+    """Learn from the sign of rewards, as is usual on Atari; evaluation is not touched."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: matrix products in bfloat16 (autocast); losses, features and bonuses keep their precision."""
+    device: str = "auto"
+    """auto (cuda if there is one, else cpu), cpu, cuda or cuda:N."""
+    compile: bool = False
+    """torch.compile the losses (on a GPU with CUDA graphs): a minute first, then faster steps."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 2, f"deep: batch_size must be >= 2, got {self.batch_size}.")
+        for name in ("lr", "adam_eps", "clip"):
+            value = getattr(self, name)
+            require(0 < value < np.inf, f"deep: {name} must be > 0 and finite, got {value}.")
+        require(0.0 < self.tau <= 1.0, f"deep: tau must lie in (0, 1], got {self.tau}.")
+        require(0 <= self.contrast_weight < np.inf, f"deep: contrast_weight must be >= 0, got {self.contrast_weight}.")

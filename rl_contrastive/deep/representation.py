@@ -1,0 +1,227 @@
+"""Contrastive transition features of a deep encoder: phi(s,a) and psi(s') told apart by the negatives of the batch.
+
+On the encoder's vectors z, two heads u_phi(z, a) and u_psi(z') give phi, psi = softplus(beta u)/beta > 0 in R^d and
+
+    f(s,a,s') = psi(s')'phi(s,a) -> P(s'|s,a) / P^-(s')        (`nce`: Qiu et al. 2022, eq. (3); others up to c(s,a))
+
+Row i's negatives are the successors of the other rows, N - 1 draws of the batch's law P^- of s' that do not depend on
+row i: no second batch and no further pass through the encoder. Every registered objective runs on these scores.
+
+With u_k = E_{P^-} psi_k the fitted model is a mixture, P-hat(s'|s,a) = sum_k w_k(s,a) p_k(s') with p_k = P^- psi_k/u_k:
+
+    w(s,a) = u * phi(s,a) / <u, phi(s,a)>, the posterior of d latent successors: what the bonus counts ("simplex").
+
+w does not depend on how phi and psi share their scale, coordinate by coordinate, and |w| <= 1 as the theory asks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rl_contrastive.config import require
+from rl_contrastive.deep.config import RepresentationConfig
+from rl_contrastive.deep.networks import RELU_GAIN, linear
+from rl_contrastive.energy.compositional import average_log
+from rl_contrastive.errors import RlcError
+from rl_contrastive.features.diagnostics import effective_rank
+from rl_contrastive.features.networks import log_softplus, pair_scores, row_scores
+from rl_contrastive.features.objectives import make
+from rl_contrastive.features.objectives.base import Compositional
+from rl_contrastive.spec import Array, BoolArray
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The loss of one batch, and the accuracies of telling successors apart (detached, on the device)."""
+
+    loss: Tensor
+    top1: Tensor
+    """Share of rows whose own successor has the highest score in the batch, ties not counted; 1/N by chance."""
+    binary: Tensor
+    """Mean of the shares of own successors with f > 1 and of negatives with f < 1; .5 by chance."""
+
+
+class Representation(nn.Module):
+    """The two heads, for vectors of an encoder of this width.
+
+    Buffers: `log_u` (d,) the moving average log u, `log_state` what a compositional objective follows; NaN at first.
+    """
+
+    log_u: Tensor
+    log_state: Tensor
+
+    def __init__(self, width: int, num_actions: int, config: RepresentationConfig, *, rng: torch.Generator) -> None:
+        super().__init__()
+        self.config, self.num_actions = config, num_actions
+        self.objective = make(config.objective, config.objective_options)
+        if isinstance(self.objective, Compositional):
+            # One number for each stored row, as in `meco-keyed`, has no place in a replay that forgets.
+            fits = self.objective.initial(1, 0, config.dim).shape == (1, config.dim)
+            require(fits, f"representation: {config.objective} keeps a table of all anchors; use meco.")
+            require(not config.mask_identical, f"representation: {config.objective} cannot leave out negatives.")
+
+        def head(outputs: int) -> nn.Sequential:
+            inputs, layers = width, list[nn.Module]()
+            if config.hidden:
+                layers = [linear(width, config.hidden, gain=RELU_GAIN, init="orthogonal", rng=rng), nn.ReLU()]
+                inputs = config.hidden
+            return nn.Sequential(*layers, linear(inputs, outputs, gain=1.0, init="orthogonal", rng=rng))
+
+        self.phi_head, self.psi_head = head(num_actions * config.dim), head(config.dim)
+        unset = torch.full((config.dim,), math.nan, dtype=torch.float64, device=rng.device)
+        self.register_buffer("log_u", unset.clone())
+        self.register_buffer("log_state", unset[None].clone())
+
+    def anchors(self, z: Tensor) -> Tensor:
+        """u_phi of all actions: z (N, width) -> (N, A, d)."""
+        out: Tensor = self.phi_head(z).reshape(len(z), self.num_actions, self.config.dim)
+        return out
+
+    def successors(self, z_next: Tensor) -> Tensor:
+        """u_psi: z' (N, width) -> (N, d)."""
+        out: Tensor = self.psi_head(z_next)
+        return out
+
+    @torch.no_grad()
+    def features(self, z: Tensor, action: Tensor | None = None) -> Tensor:
+        """What the bonus counts (`config.features`): z (N, width) -> (N, A, d), or (N, d) of the given actions (N,)."""
+        u = self.anchors(z)
+        if action is not None:
+            u = u[torch.arange(len(u), device=u.device), action]
+        log_phi = log_softplus(u, self.config.beta)
+        if self.config.features == "raw":
+            return log_phi.exp()
+        if self.config.features == "unit":
+            return torch.exp(log_phi - 0.5 * torch.logsumexp(2.0 * log_phi, dim=-1, keepdim=True))
+        log_u = torch.where(torch.isnan(self.log_u), 0.0, self.log_u)  # before the first batch
+        return torch.softmax(log_phi + log_u.to(log_phi.dtype), dim=-1)
+
+    def contrast(
+        self,
+        z: Tensor,
+        action: Tensor,
+        z_next: Tensor,
+        *,
+        weight: Tensor | None = None,
+        same: Tensor | None = None,
+    ) -> Contrast:
+        """The objective on a batch of N >= 2 transitions; moves `log_u` and `log_state` in training mode.
+
+        Of a compositional objective the loss is its surrogate: the gradient counts, the value says little.
+
+        z, z' (N, width) of s and of the next observation (one step on, whatever n the returns have), action (N,).
+        weight (N,) > 0: importance weights, of rows and of their successors as negatives. same (N, N): pairs of
+        identical successors (`identical`), needed if `mask_identical`.
+        """
+        N = len(z)
+        require(N >= 2, f"representation: a batch needs two rows or more for negatives, got {N}.")
+        require((same is not None) or not self.config.mask_identical, "representation: mask_identical needs `same`.")
+        # Scores are sums of exponentials: in bfloat16 the logarithm of a rare f would be noise.
+        with torch.autocast(z.device.type, enabled=False):
+            dtype = next(self.parameters()).dtype
+            u = self.anchors(z.to(dtype))[torch.arange(N, device=z.device), action]  # (N, d)
+            v = self.successors(z_next.to(dtype))  # (N, d)
+            w = torch.ones(N, dtype=dtype, device=z.device) if weight is None else weight.to(dtype)
+            w = w / w.sum()
+            if self.training:
+                self._average(v, w)
+            if isinstance(self.objective, Compositional):
+                loss = self._compositional(self.objective, u, v, w)
+            else:
+                loss = self._pairwise(u, v, w, same if self.config.mask_identical else None)
+            return Contrast(loss, *self._accuracies(u.detach(), v.detach()))
+
+    def _pairwise(self, u: Tensor, v: Tensor, w: Tensor, same: Tensor | None) -> Tensor:
+        log = self.objective.space == "log"
+        pos = row_scores(u[None], v[None], self.config.beta, log=log)[..., None]  # (1, N, 1)
+        neg = off_diagonal(pair_scores(u[None], v[None], self.config.beta, log=log)[0])  # (N, N-1)
+        law = off_diagonal(w.expand(len(w), -1))
+        if same is not None:
+            law = torch.where(off_diagonal(same), 0.0, law)
+            # A row all of whose negatives are masked teaches nothing: its weight is 0, its law any.
+            lone = law.sum(-1) == 0
+            w = torch.where(lone, 0.0, w)
+            w = w / torch.where(w.sum() > 0, w.sum(), 1.0)
+            law = torch.where(lone[:, None], 1.0, law)
+        law = law / law.sum(-1, keepdim=True)
+        return self.objective(pos, neg[None], w[None, :, None], law[None]).loss[0]
+
+    def _compositional(self, objective: Compositional, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        """Log Z of each half of the rows by the successors of the other half: a row's own is no draw of P^-."""
+        halves = (slice(0, len(u) // 2), slice(len(u) // 2, None))
+        beta, state, loss = self.config.beta, self.log_state, u.new_zeros(())
+        log_phi, log_psi = log_softplus(u, beta)[None], log_softplus(v, beta)[None]
+        for mine, others in (halves, halves[::-1]):
+            step = objective.partition(
+                log_phi[:, mine],
+                log_psi[:, others],
+                pair_scores(u[None, mine], v[None, others], beta, log=True),
+                law=(w[others] / w[others].sum())[None],
+                row_weight=w[None, mine],
+                anchors=None,
+                log_u=state,
+            )
+            state = step.log_u
+            own = row_scores(u[None, mine], v[None, mine], beta, log=True)[0]
+            loss = loss + (w[mine] * (step.ratio[0].to(w.dtype) - own)).sum()
+        if self.training:
+            self.log_state.copy_(state)
+        return loss
+
+    @torch.no_grad()
+    def _average(self, v: Tensor, w: Tensor) -> None:
+        log_mean = torch.logsumexp(log_softplus(v.double(), self.config.beta) + w.double().log()[:, None], dim=0)
+        self.log_u.copy_(average_log(self.log_u, log_mean, self.config.law_rate))
+
+    @torch.no_grad()
+    def _accuracies(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        scores = pair_scores(u[None], v[None], self.config.beta, log=True)[0]  # (N, N)
+        own, others = scores.diagonal(), off_diagonal(scores)
+        top1 = (own > others.amax(-1)).to(scores.dtype).mean()
+        return top1, 0.5 * ((own > 0).to(scores.dtype).mean() + (others < 0).to(scores.dtype).mean())
+
+    @torch.no_grad()
+    def diagnose(self, z: Tensor, action: Tensor, z_next: Tensor) -> dict[str, float]:
+        """Numbers to log now and then, on a batch: what collapse and a missed normaliser look like.
+
+        top1, binary   as in `Contrast`
+        normaliser     mean over rows of <u, phi>, 1 for a fitted ratio of probabilities
+        rank           effective rank of the features, centred, in [0, d]
+        spread         1 - |mean feature|^2 / mean |feature|^2, in [0, 1]; 0: all rows are equal
+        """
+        u, v = self.anchors(z)[torch.arange(len(z), device=z.device), action], self.successors(z_next)
+        top1, binary = self._accuracies(u, v)
+        x = self.features(z, action).double().cpu().numpy()
+        if not np.isfinite(x).all():
+            raise RlcError("representation: features are NaN or infinite; the fit diverged.")
+        log_z = torch.logsumexp(log_softplus(u, self.config.beta).double() + self.log_u, dim=-1)
+        square = float(np.square(x).sum(axis=1).mean())
+        spread = 1.0 - float(np.square(x.mean(axis=0)).sum()) / square if square > 0 else 0.0
+        return {
+            "top1": float(top1),
+            "binary": float(binary),
+            "normaliser": float(log_z.exp().mean()),
+            # Centring leaves rounding of equal rows, which can look like full rank: that is collapse.
+            "rank": effective_rank(x, centred=True) if spread > 1e-10 else 0.0,
+            "spread": spread,
+        }
+
+
+def off_diagonal(square: Tensor) -> Tensor:
+    """(N, N) -> (N, N-1): row i without its column i, in order."""
+    N = len(square)
+    # Behind the first entry, each N + 1 entries end with one of the diagonal.
+    return square.reshape(-1)[1:].reshape(N - 1, N + 1)[:, :-1].reshape(N, N - 1)
+
+
+def identical(next_obs: Array) -> BoolArray:
+    """(N, N) pairs of rows that are the same observation byte by byte: next_obs (N, ...)."""
+    flat = np.ascontiguousarray(next_obs).reshape(len(next_obs), -1)
+    rows = flat.view(np.dtype((np.void, flat.dtype.itemsize * flat.shape[1]))).reshape(-1)
+    _, group = np.unique(rows, return_inverse=True)
+    return np.asarray(group[:, None] == group)
