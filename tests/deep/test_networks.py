@@ -1,0 +1,278 @@
+"""Encoders of every kind of observation, heads, targets, and their states as arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rl_contrastive.config import from_dict, to_dict
+from rl_contrastive.deep.config import EncoderConfig
+from rl_contrastive.deep.networks import QHead, choose_kind, conv, encoder, linear
+from rl_contrastive.deep.weights import (
+    follow,
+    frozen_copy,
+    load_optimizer_state,
+    load_weights,
+    optimizer_state,
+    weights,
+)
+from rl_contrastive.errors import RlcError
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+CASES = [
+    ((4,), "float32", None, "mlp"),
+    ((2, 3), "float64", None, "mlp"),
+    ((), "int64", 6, "mlp"),
+    ((4,), "int64", 6, "mlp"),
+    ((4, 7, 7), "uint8", None, "minigrid"),
+    ((8, 7, 7), "uint8", None, "minigrid"),
+    ((24, 7, 7), "bool", None, "minigrid"),
+    ((6, 10, 10), "bool", None, "minatar"),
+    ((4, 84, 84), "uint8", None, "nature"),
+    ((84, 84), "uint8", None, "nature"),
+    ((3, 3), "uint8", None, "mlp"),
+]
+
+
+def observations(shape: tuple[int, ...], dtype: str, states: int | None, n: int, seed: int = 0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    if dtype.startswith("float"):
+        return torch.as_tensor(rng.normal(size=(n, *shape)).astype(dtype))
+    return torch.as_tensor(rng.integers(states or 2, size=(n, *shape)).astype(dtype))
+
+
+@pytest.mark.parametrize(("shape", "dtype", "states", "kind"), CASES)
+def test_auto_chooses_a_kind_whose_rows_are_independent_and_repeatable(
+    shape: tuple[int, ...], dtype: str, states: int | None, kind: str
+) -> None:
+    assert choose_kind(shape, dtype) == kind
+    before = torch.get_rng_state()
+    net, twin, other = (encoder(EncoderConfig(), shape, dtype, rng=generator(s), num_states=states) for s in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)  # nothing was drawn from the global generator
+    obs = observations(shape, dtype, states, 3)
+    with torch.no_grad():
+        z = net(obs)
+        assert z.shape == (3, net.width)
+        assert bool((z >= 0).all())
+        assert torch.equal(z, twin(obs))
+        assert not torch.equal(z, other(obs))
+        assert z[1:2].numpy() == pytest.approx(net(obs[1:2]).numpy(), abs=1e-5)
+        if len(obs.unique(dim=0)) == 3:  # different observations stay different
+            assert float(torch.pdist(z).min()) > 1e-6
+
+
+@pytest.mark.parametrize("kind", ["minatar", "minigrid", "nature", "impala"])
+def test_every_convolutional_kind_learns_where_something_is(kind: str) -> None:
+    """A dot in one of nine places of a frame: the place must be readable from the vector, by gradient steps on all."""
+    size = {"minatar": 10, "minigrid": 7}.get(kind, 44)
+    step = size // 3
+    frames = torch.zeros((9, 1, size, size), dtype=torch.bool)
+    for place in range(9):
+        x, y = step * (place // 3), step * (place % 3)
+        frames[place, 0, x : x + step, y : y + step] = True
+    channels = {"nature": (8, 8, 8), "impala": (4, 8)}.get(kind)
+    net = encoder(EncoderConfig(kind, hidden=(32,), channels=channels), (1, size, size), "bool", rng=generator())  # type: ignore[arg-type]
+    head = QHead(net.width, 9, rng=generator(1))
+    optimizer = torch.optim.Adam([*net.parameters(), *head.parameters()], lr=3e-3)
+    losses = []
+    for _ in range(60):
+        loss = nn.functional.cross_entropy(head(net(frames)), torch.arange(9))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(np.log(9), rel=0.05)  # the head starts near 0
+    assert losses[-1] < 0.1
+
+
+def test_inputs_by_hand() -> None:
+    def inputs(shape: tuple[int, ...], dtype: str, kind: Any = "auto", states: int | None = None) -> nn.Module:
+        return encoder(EncoderConfig(kind), shape, dtype, rng=generator(), num_states=states).inputs
+
+    assert inputs((), "int64", states=3)(torch.tensor([2, 0])).tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert inputs((2,), "uint8")(torch.tensor([[255, 51]], dtype=torch.uint8))[0].tolist() == pytest.approx([1, 0.2])
+    frame = torch.full((1, 84, 84), 255, dtype=torch.uint8)
+    assert inputs((84, 84), "uint8")(frame).shape == (1, 1, 84, 84)
+    codes = torch.zeros((1, 8, 7, 7), dtype=torch.uint8)  # two stacked frames of four code planes
+    codes[0, 0, 2, 3], codes[0, 5], codes[0, 7] = 10, 4, 3
+    planes = inputs((8, 7, 7), "uint8")(codes)[0]
+    assert planes.shape == (48, 7, 7)
+    assert planes.sum(0).unique().tolist() == [8.0]  # one of each code's values, in each of 8 planes
+    assert planes[10, 2, 3] == 1
+    assert planes[10].sum() == 1
+    assert bool((planes[24 + 11 + 4] == 1).all())  # colour 4 everywhere in the newer frame
+    assert bool((planes[47] == 1).all())  # direction 3
+
+
+def test_floats_are_standardised_on_request_only() -> None:
+    obs = np.array([[1.0, 5.0], [3.0, 5.0]])
+    net = encoder(EncoderConfig(), (2,), "float64", rng=generator())
+    before = net(torch.as_tensor(obs))
+    net.inputs.standardise(obs)
+    assert net.inputs(torch.as_tensor(obs)).tolist() == [[-1.0, 0.0], [1.0, 0.0]]  # a constant column is only centred
+    assert not torch.equal(net(torch.as_tensor(obs)), before)
+    twin = encoder(EncoderConfig(), (2,), "float64", rng=generator(5))
+    load_weights(twin, weights(net), "test")
+    assert torch.equal(twin(torch.as_tensor(obs)), net(torch.as_tensor(obs)))  # centre and spread are in the state
+    with pytest.raises(RlcError, match="NaN or infinite"):
+        net.inputs.standardise(np.array([[np.nan, 0.0]]))
+    with pytest.raises(RlcError, match="cannot standardise"):
+        net.inputs.standardise(np.zeros((0, 2)))
+
+
+def test_initial_layers() -> None:
+    wide = linear(40, 10, gain=2.0, init="orthogonal", rng=generator())
+    assert (wide.weight @ wide.weight.T).detach().numpy() == pytest.approx(4 * np.eye(10), abs=1e-5)
+    tall = linear(10, 40, gain=1.0, init="orthogonal", rng=generator())
+    assert (tall.weight.T @ tall.weight).detach().numpy() == pytest.approx(np.eye(10), abs=1e-5)
+    he = conv(8, 400, 3, 1, init="he", rng=generator())
+    assert float(he.weight.detach().std()) == pytest.approx(np.sqrt(2 / 72), rel=0.02)
+    assert float(he.weight.detach().mean()) == pytest.approx(0.0, abs=0.003)
+    for layer in (wide, tall, he):
+        assert layer.bias is not None
+        assert not layer.bias.any()
+
+
+def test_dueling_head_by_hand() -> None:
+    head = QHead(2, 3, rng=generator(), dueling=True, gain=1.0)
+    z = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
+    assert head.value is not None
+    with torch.no_grad():
+        advantage, value = head.advantage(z), head.value(z)
+        expected = value + advantage - advantage.mean(1, keepdim=True)
+        assert head(z).numpy() == pytest.approx(expected.numpy(), abs=1e-6)
+        assert head(z).mean(1).numpy() == pytest.approx(value[:, 0].numpy(), abs=1e-6)
+        plain = QHead(2, 3, rng=generator(), gain=1.0)
+        assert torch.equal(plain(z), plain.advantage(z))
+        atoms = QHead(2, 3, rng=generator(), dueling=True, atoms=5, hidden=4, gain=1.0)
+        assert atoms(z).shape == (2, 3, 5)
+        assert atoms.value is not None
+        assert atoms(z).mean(1).numpy() == pytest.approx(atoms.value(z).numpy(), abs=1e-6)
+        assert not QHead(2, 3, rng=generator(), gain=0.0)(z).any()
+
+
+def test_target_follows_and_copies_exactly() -> None:
+    online = encoder(EncoderConfig(), (3,), "float32", rng=generator(1))
+    target = frozen_copy(online)
+    assert not any(p.requires_grad for p in target.parameters())
+    start = weights(target)
+    with torch.no_grad():
+        for p in online.parameters():
+            p.mul_(3.0).add_(0.1)
+    online.inputs.standardise(np.random.default_rng(0).normal(size=(9, 3)))
+    follow(target, online, 0.25)
+    for name, value in weights(target).items():
+        if name.startswith("body"):
+            assert value == pytest.approx(0.75 * start[name] + 0.25 * weights(online)[name], abs=1e-6)
+        else:
+            assert np.array_equal(value, weights(online)[name])  # buffers are copied
+    follow(target, online, 1.0)
+    assert all(np.array_equal(value, weights(online)[name]) for name, value in weights(target).items())
+    follow(target, online, 0.0)
+    with pytest.raises(RlcError, match="tau"):
+        follow(target, online, 1.5)
+
+
+def train(net: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    optimizer.zero_grad()
+    net(torch.randn((8, 3), generator=generator(seed))).square().sum().backward()
+    optimizer.step()
+
+
+def test_training_goes_on_from_saved_arrays_to_the_same_bytes() -> None:
+    def fresh(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+        net = encoder(EncoderConfig(hidden=(5, 4)), (3,), "float32", rng=generator(seed))
+        return net, torch.optim.Adam(net.parameters(), lr=0.01)
+
+    net, optimizer = fresh(0)
+    assert optimizer_state(optimizer) == {}
+    for step in range(3):
+        train(net, optimizer, step)
+    saved, moments = weights(net), optimizer_state(optimizer)
+    for step in range(3, 6):
+        train(net, optimizer, step)
+    other, second = fresh(1)
+    load_weights(other, saved, "test")
+    load_optimizer_state(second, moments, "test")
+    for step in range(3, 6):
+        train(other, second, step)
+    assert all(np.array_equal(value, weights(net)[name]) for name, value in weights(other).items())
+    cold, third = fresh(1)  # without the moments the bytes differ: the comparison can fail
+    load_weights(cold, saved, "test")
+    for step in range(3, 6):
+        train(cold, third, step)
+    assert not all(np.array_equal(value, weights(net)[name]) for name, value in weights(cold).items())
+
+
+def test_bad_states_are_refused_with_the_name_of_what_is_wrong() -> None:
+    net = encoder(EncoderConfig(hidden=(5,)), (3,), "float32", rng=generator())
+    saved = weights(net)
+    with pytest.raises(RlcError, match=r"test: the saved weights lack 'body\.1\.weight'"):
+        load_weights(net, {k: v for k, v in saved.items() if k != "body.1.weight"}, "test")
+    with pytest.raises(RlcError, match="hold 'extra'"):
+        load_weights(net, {**saved, "extra": np.zeros(1)}, "test")
+    with pytest.raises(RlcError, match=r"'body\.1\.bias' has shape \(6,\), not \(5,\)"):
+        load_weights(net, {**saved, "body.1.bias": np.zeros(6)}, "test")
+    optimizer = torch.optim.Adam(net.parameters())
+    train(net, optimizer, 0)
+    state = optimizer_state(optimizer)
+    with pytest.raises(RlcError, match="more parameters"):
+        load_optimizer_state(optimizer, {**state, "9": state["0"]}, "test")
+    with pytest.raises(RlcError, match="does not fit"):
+        load_optimizer_state(optimizer, {**state, "0": {**state["0"], "exp_avg": np.zeros((1, 1))}}, "test")
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape", "dtype", "sentence"),
+    [
+        ({"kind": "nature"}, (4, 20, 20), "uint8", "too small"),
+        ({"kind": "minigrid"}, (3, 7, 7), "uint8", "4 code planes"),
+        ({"kind": "minatar"}, (5,), "float32", "2 or 3 axes"),
+        ({"kind": "mlp", "hidden": ()}, (5,), "float32", "at least one hidden layer"),
+        ({"hidden": ()}, (5,), "float32", "at least one hidden layer"),
+        ({"hidden": (0,)}, (5,), "float32", "widths >= 1"),
+        ({"kind": "nature", "channels": (8, 8)}, (4, 84, 84), "uint8", "3 convolutions"),
+        ({}, (), "int64", "num_states"),
+    ],
+)
+def test_what_fits_nothing_is_refused(
+    fields: dict[str, Any], shape: tuple[int, ...], dtype: str, sentence: str
+) -> None:
+    with pytest.raises(RlcError, match=sentence):
+        encoder(from_dict(EncoderConfig, fields), shape, dtype, rng=generator())
+
+
+def test_config_survives_json() -> None:
+    config = EncoderConfig("impala", hidden=(8,), channels=(4, 4), init="he", layer_norm=True)
+    assert from_dict(EncoderConfig, to_dict(config)) == config
+
+
+def test_layer_norm_bounds_what_follows() -> None:
+    net = encoder(EncoderConfig(hidden=(16,), layer_norm=True), (3,), "float32", rng=generator())
+    z = net(1e6 * observations((3,), "float32", None, 4))
+    assert float(z.detach().square().sum(1).max()) <= 16 + 1e-3  # a normalised vector of 16 has squared length 16
+
+
+@pytest.mark.parametrize("kind", ["mlp", "minigrid"])
+def test_double_precision_and_gradients(kind: str) -> None:
+    shape, dtype = ((3,), "float64") if kind == "mlp" else ((4, 5, 5), "uint8")
+    net = encoder(EncoderConfig(kind, hidden=(4,)), shape, dtype, rng=generator()).double()  # type: ignore[arg-type]
+    obs = observations(shape, dtype, 3, 3)
+    z = net(obs)
+    assert z.dtype == torch.float64
+    parameter = next(p for p in net.parameters())
+    (gradient,) = torch.autograd.grad(z.square().sum(), parameter)
+    flat, place = parameter.detach().reshape(-1), int(gradient.abs().argmax())
+    old, values = float(flat[place]), []
+    for shift in (1e-6, -1e-6):
+        flat[place] = old + shift
+        values.append(float(net(obs).square().sum().detach()))
+    assert float(gradient.reshape(-1)[place]) == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-4)
