@@ -5,8 +5,10 @@ and stacks `EnvSpec.frame_stack` of them itself, so that a replay keeps each fra
 
 The protocol of SPR and its family (mila-iqia/spr, rlpyt_atari_env.py): no sticky actions, up to 30 idle frames at the
 start, no fire action, at most 27000 steps (108000 frames). In training only, rewards are reduced to their signs and a
-lost life is an end for learning: its discount is 0, and play goes on (`info["life_lost"]`). Every game of row i starts
-from a seed of the stream of row i.
+lost life is an end for learning: its discount is 0, and play goes on (`info["life_lost"]`).
+
+`reset` gives the emulator of row i a seed from the stream of row i, and all that follows is a function of it and of the
+row's actions. Later games go on with the emulator's own generator, because seeding one takes as long as 150 steps.
 """
 
 from __future__ import annotations
@@ -135,6 +137,7 @@ class AtariEnv(BatchEnv):
         self._taken = np.zeros(n, dtype=np.int64)
         self._lives = np.zeros(n, dtype=np.int64)
         self._life_lost = np.zeros(n, dtype=np.bool_)
+        self._cut = np.zeros(n, dtype=np.bool_)  # rows whose last game was ended by the horizon
 
     def step(self, actions: Any) -> tuple[Array, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
         """One step of every row; in training `info["life_lost"]` (n,) marks the lives just lost."""
@@ -148,31 +151,48 @@ class AtariEnv(BatchEnv):
 
     def _start(self, slot: int, rows: BoolArray | None) -> None:
         mask = np.ones(self.num_envs, dtype=np.bool_) if rows is None else rows
-        again = {"seed": self._seeds[slot, mask], "options": {"reset_mask": mask}}
-        obs, info = self._ale.reset(**again)
-        self._see(obs)
-        if self._screens is not None:
-            self._picture = self._screens.reset(**again)[0][:, 0]
-        self._lives = np.array(info["lives"], dtype=np.int64)
+        if self._seeding:
+            self._begin(mask, self._seeds[slot])
+        else:
+            if rows is None:  # in a batch with rows that go on, `_advance` has done this
+                self._play(np.zeros(self.num_envs, dtype=np.int64))
+            # That step began new games where the old ones were over; of the horizon the emulators know nothing.
+            if (cut := mask & self._cut).any():
+                self._begin(cut, None)
         self._life_lost = self._life_lost & ~mask
         self._taken[mask] = 0
 
     def _advance(self, action: IntArray, slot: int) -> Outcome:
-        obs, reward, terminated, _, info = self._ale.step(action)
-        self._see(obs)
-        if self._screens is not None:
-            self._picture = self._screens.step(action)[0][:, 0]
+        over, before = self._over, self._lives
+        if over is not None:
+            action = np.where(over, 0, action)
+        reward, terminated = self._play(action)
         self._taken += 1
-        lives = np.array(info["lives"], dtype=np.int64)
-        self._life_lost, self._lives = (lives < self._lives) & ~terminated, lives
-        reward = np.array(reward, dtype=np.float64)
+        self._life_lost = (self._lives < before) & ~terminated
+        truncated = (self._taken >= self.config.horizon) & ~terminated
+        self._cut = truncated if over is None else np.where(over, self._cut, truncated)
         if self.config.clip_rewards:
             reward = np.sign(reward)
-        terminated = np.array(terminated, dtype=np.bool_)
-        return reward, terminated, (self._taken >= self.config.horizon) & ~terminated
+        return reward, terminated, truncated
 
-    def _see(self, obs: Array) -> None:
+    def _play(self, action: IntArray) -> tuple[FloatArray, BoolArray]:
+        """One step of the emulators; scores and ends."""
+        obs, reward, terminated, _, info = self._ale.step(action)
+        self._see(obs, info)
+        if self._screens is not None:
+            self._picture = self._screens.step(action)[0][:, 0]
+        return np.array(reward, dtype=np.float64), np.array(terminated, dtype=np.bool_)
+
+    def _begin(self, mask: BoolArray, seeds: IntArray | None) -> None:
+        """New games in the masked rows; without seeds the generators go on."""
+        arguments = {"seed": None if seeds is None else seeds[mask], "options": {"reset_mask": mask}}
+        self._see(*self._ale.reset(**arguments))
+        if self._screens is not None:
+            self._picture = self._screens.reset(**arguments)[0][:, 0]
+
+    def _see(self, obs: Array, info: dict[str, Any]) -> None:
         self._obs = obs if self.config.stacked else obs[:, 0]
+        self._lives = np.array(info["lives"], dtype=np.int64)
 
     def _observe(self, slot: int) -> Array:
         return self._obs.copy()

@@ -62,6 +62,7 @@ class BatchEnv(VectorEnv[Array, IntArray, Array]):
         self._words_per_step = words_per_step
         self._slot = self._block = 0  # next unused slot of the current block, and the block's length
         self._over: BoolArray | None = None  # rows whose episode ended at the last step (None: no row)
+        self._seeding = False  # `_start` is called by `reset`: generators of other libraries are seeded now
 
     # What a subclass implements.
 
@@ -109,7 +110,9 @@ class BatchEnv(VectorEnv[Array, IntArray, Array]):
             self._streams = Streams(self._seed_list(seed))
             self._slot = self._block = 0
         slot = self._tick()
+        self._seeding = True
         self._begin_all(slot)
+        self._seeding = False
         return self._observe(slot), {}
 
     def step(self, actions: Any) -> tuple[Array, FloatArray, BoolArray, BoolArray, dict[str, Any]]:

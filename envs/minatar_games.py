@@ -1,9 +1,9 @@
 """MinAtar's five games side by side: `minatar:Breakout`, boolean planes, sticky actions and ramps as the package plays.
 
 An observation is (C, 10, 10) bool: the package's (10, 10, C) with its channels first, as torch's convolutions take
-them. The games themselves are the package's own (Young and Tian 2019); here they are only seeded and batched. Every
-episode of row i is the package's game with a seed drawn from the stream of row i, from no earlier action on, so it is
-a function of (seed_i, actions): the package itself lets the first sticky action reach back into the episode before.
+them. The games themselves are the package's own (Young and Tian 2019); here they are only seeded and batched. `reset`
+gives the game of row i a seed from the stream of row i, and all that follows is a function of it and of that row's
+actions. One thing differs: a sticky first action repeats the last one of the episode before there, and "stay" here.
 """
 
 from __future__ import annotations
@@ -95,17 +95,20 @@ class MinAtarEnv(BatchEnv):
     def _start(self, slot: int, rows: BoolArray | None) -> None:
         for row in range(self.num_envs) if rows is None else np.flatnonzero(rows).tolist():
             game = self.games[row]
-            game.seed(int(self._seeds[slot, row]))
+            if self._seeding:
+                game.seed(int(self._seeds[slot, row]))
             game.last_action = 0
             game.reset()
             self._taken[row] = 0
 
     def _advance(self, action: IntArray, slot: int) -> Outcome:
-        played = [game.act(a) for game, a in zip(self.games, self._actions[action].tolist(), strict=True)]
-        reward, terminated = (np.array(column) for column in zip(*played, strict=True))
+        n, over = self.num_envs, self._over
+        reward, terminated = np.zeros(n), np.zeros(n, dtype=np.bool_)
+        for row, (game, a) in enumerate(zip(self.games, self._actions[action].tolist(), strict=True)):
+            if over is None or not over[row]:  # an ended game draws no numbers: its next one begins like a single's
+                reward[row], terminated[row] = game.act(a)
         self._taken += 1
-        terminated = terminated.astype(np.bool_)
-        return reward.astype(np.float64), terminated, (self._taken >= self.config.horizon) & ~terminated
+        return reward, terminated, (self._taken >= self.config.horizon) & ~terminated
 
     def _observe(self, slot: int) -> Array:
         out = np.empty((self.num_envs, *self.env_spec.obs_shape), dtype=np.bool_)

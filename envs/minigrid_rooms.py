@@ -111,6 +111,8 @@ class MiniGridEnv(BatchEnv):
         reward, terminated, truncated = np.zeros(n), np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self._taken += 1
         for row, (world, a) in enumerate(zip(self.worlds, action.tolist(), strict=True)):
+            if self._over is not None and self._over[row]:
+                continue  # a new world begins at once, in `_start`
             seen, reward[row], terminated[row], truncated[row], _ = world.step(a)
             self._note(row, seen)
         return reward, terminated, (truncated | (self._taken >= self._length)) & ~terminated

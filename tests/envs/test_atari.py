@@ -31,7 +31,7 @@ def made(game="Breakout", n=2, **fields) -> AtariEnv:
 def test_a_batch_equals_singles_also_over_ends_and_with_sticky_actions():
     fields = {"horizon": 5, "sticky": 0.25}
     batch, singles = made(n=2, **fields), [made(n=1, **fields) for _ in range(2)]
-    actions = np.random.default_rng(0).integers(4, size=(8, 2))  # the sixth step begins a new game
+    actions = np.random.default_rng(0).integers(4, size=(20, 2))  # each sixth step begins a new game
     many = [(batch.reset(seed=[3, 2**31 - 1])[0], None, None, None), *[batch.step(a)[:4] for a in actions]]
     for row, seed in enumerate((3, 2**31 - 1)):
         one = [(singles[row].reset(seed=[seed])[0], None, None, None)]
@@ -40,7 +40,23 @@ def test_a_batch_equals_singles_also_over_ends_and_with_sticky_actions():
             for left, right in zip(x, y, strict=True):
                 if left is not None:
                     np.testing.assert_array_equal(left[row], right[0], err_msg=f"row {row} step {t}")
-    assert [x[3].tolist() for x in many[1:]] == [[t == 5] * 2 for t in range(1, 9)]
+    assert [x[3].tolist() for x in many[1:]] == [[t % 6 == 5] * 2 for t in range(1, 21)]
+
+
+def test_a_batch_equals_singles_where_games_end_at_different_steps_and_by_both_causes():
+    fields = {"horizon": 190, "sticky": 0.25}
+    batch, singles = made(n=3, **fields), [made(n=1, **fields) for _ in range(3)]
+    actions = np.random.default_rng(0).integers(4, size=(420, 3))
+    batch.reset(seed=[0, 1, 2])
+    many = [batch.step(a)[:4] for a in actions]
+    for row, single in enumerate(singles):
+        single.reset(seed=[row])
+        for t, action in enumerate(actions):
+            for left, right in zip(many[t], single.step(action[row : row + 1])[:4], strict=True):
+                np.testing.assert_array_equal(left[row], right[0], err_msg=f"row {row} step {t}")
+    ends = np.array([[terminated, truncated] for _, _, terminated, truncated in many])  # (T, 2, 3)
+    assert ends.any(axis=(0, 2)).all()  # some games are lost, some are cut
+    assert (ends.any(axis=1).sum(axis=1) == 1).any()  # while others go on
 
 
 def test_the_same_seed_repeats_another_one_differs_and_what_is_handed_out_is_a_copy():
