@@ -113,11 +113,9 @@ class Ring:
         self.open[rows] = self._write(next_obs[rows], current, lost)
         self.recent[rows, self.step % self.n_step] = current
         due = self.recent[rows, (self.step + 1) % self.n_step] if self.step >= self.n_step - 1 else current[:0]
+        ready = self._mark(due)
         if np.count_nonzero(boundary):
-            due = due[~boundary] if len(due) else due
-            ready = np.concatenate([self._mark(due), self._close(np.flatnonzero(alive)[boundary])])
-        else:
-            ready = self._mark(due)
+            ready = np.concatenate([ready, self._close(np.flatnonzero(alive)[boundary])])
         self.step += 1
         return ready, np.concatenate(lost) if lost else current[:0]
 
@@ -259,7 +257,6 @@ class Ring:
         for _ in range(self.stack - 1):
             at = at - self.back[at % self.capacity]
             whole &= at >= self.oldest
-            at = np.maximum(at, self.oldest)
         going = np.zeros(self.capacity, dtype=np.bool_)
         going[self.open[self.open >= 0]] = True
         acted, end = self.action >= 0, slots
