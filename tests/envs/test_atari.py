@@ -75,6 +75,14 @@ def test_the_same_seed_repeats_another_one_differs_and_what_is_handed_out_is_a_c
     assert any((env.reset(seed=seed)[0] != first).any() for seed in (50, 60, 70))
 
 
+def test_threads_change_nothing():
+    one, two = made(n=3, sticky=0.25), made(n=3, sticky=0.25, threads=2)
+    np.testing.assert_array_equal(one.reset(seed=2)[0], two.reset(seed=2)[0])
+    for action in np.random.default_rng(0).integers(4, size=(30, 3)):
+        for x, y in zip(one.step(action)[:4], two.step(action)[:4], strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
 def test_gymnasiums_checker_accepts_it():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

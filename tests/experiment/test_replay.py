@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from games_common import fixed_run
+from gymnasium.vector import AutoresetMode
 from PIL import Image, ImageSequence
 
 from rl_contrastive.errors import RlcError
@@ -144,6 +145,40 @@ def test_every_shows_each_kth_state_and_what_was_paid_until_the_next(tmp_path):
     whole, _ = film(run.make_env(1), run.agent, 7, rng=np.random.default_rng(0))
     for shown, same in zip(frames, [*whole[:5:2], whole[-1]], strict=True):
         np.testing.assert_array_equal(shown.pixels, same.pixels)
+
+
+class Hasty:
+    """Three steps in SAME_STEP mode; the picture is as bright as the observation, and 200 once the next one began."""
+
+    num_envs = 1
+    env_spec = EnvSpec("hasty", 2, 5, (), "int64")
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def reset(self, *, seed=None, options=None):
+        self.t, self.shown = 0, 0
+        return np.array([0]), {}
+
+    def step(self, actions):
+        self.t += 1
+        over = self.t == 3
+        self.shown = 200 if over else self.t
+        info = {"final_obs": np.array([3])} if over else {}
+        return np.array([self.shown]), np.ones(1), np.array([over]), np.array([False]), info
+
+    def render(self):
+        return np.full((4, 4, 3), self.shown, np.uint8)
+
+
+class Lazy:
+    def policy(self, obs, h, *, explore=False):
+        return np.array([[1.0, 0.0]])
+
+
+@pytest.mark.parametrize(("every", "shades"), [(1, [0, 1, 2, 2]), (2, [0, 2, 2]), (3, [0, 2])])
+def test_an_environment_that_resets_at_once_never_shows_its_next_episode(every, shades):
+    frames, total = film(Hasty(), Lazy(), 0, rng=np.random.default_rng(0), every=every)
+    assert total == 3.0
+    assert [int(frame.pixels[0, 0, 0]) for frame in frames] == shades
 
 
 @pytest.mark.parametrize(
