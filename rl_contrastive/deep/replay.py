@@ -152,15 +152,15 @@ class Replay:
         """The batch of given entries, which must be ready."""
         ring, N = self.ring, len(index)
         steps, mask = ring.walk(index, ring.n_step)  # (N, n+1), (N, n)
-        m = np.count_nonzero(mask, axis=1)
+        m = np.add.reduce(mask, axis=1, dtype=np.int64)
         row = np.arange(N)
-        first, end, last = steps[:, 0], steps[row, m], steps[row, m - 1]
+        end, last = steps[row, m], steps[row, m - 1]
         # One gather for both ends: the agent can bring them to its device in one copy, too.
-        both = self.observations(np.concatenate([first, end]))
+        both = self.observations(np.concatenate([index, end]))
         return ReplayBatch(
             index=index,
             obs=both[:N],
-            action=ring.action[first].astype(np.int64),
+            action=ring.action[index].astype(np.int64),
             reward=self.discounted(ring.reward[steps[:, :-1]], mask),
             next_obs=both[N:],
             discount=self._powers[m] * ring.discount[last],

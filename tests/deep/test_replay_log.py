@@ -237,6 +237,16 @@ def test_large_saves_are_cut_into_segments(tmp_path, monkeypatch):
     same(back, replay)
 
 
+def test_a_save_after_more_than_a_ring_writes_one_ring(tmp_path):
+    replay = replay_of(capacity=20)
+    play(replay, steps_of((3, 5), 5), np.random.default_rng(2))  # 50 entries
+    cursor = replay.save_log(tmp_path)
+    assert cursor["log"]["segments"][:, 1:3].tolist() == [[30, 50]]
+    back = replay_of(capacity=20)
+    back.load_log(tmp_path, cursor)
+    same(back, replay)
+
+
 def test_the_cursor_and_the_state_go_through_a_checkpoint(tmp_path):
     replay = replay_of()
     play(replay, steps_of((3, 5), 5), np.random.default_rng(2))
