@@ -81,7 +81,7 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def __init__(self, env: Env, config: ContrastiveUCBDeepConfig, *, seed: int = 0) -> None:
         from rl_contrastive.deep.bonus import VisitBonus
-        from rl_contrastive.deep.frames import FrameStack
+        from rl_contrastive.deep.frames import Frames
         from rl_contrastive.deep.learner import DeepLearner
         from rl_contrastive.deep.replay import Replay
 
@@ -101,7 +101,7 @@ class ContrastiveUCBDeep(BaseAgent):
         self.bonus = VisitBonus(config.capacity, config.learner.representation.dim, lam=config.lam, beta=config.beta)
         self.rng, self.fit_rng = self.seeds.generator("act"), self.seeds.generator("fit")
         self.steps, self.rebuilt_at = 0, 0
-        self._frames, self._shown = (FrameStack(spec.obs_shape, spec.obs_dtype, stack) for _ in range(2))
+        self._frames, self._shown = (Frames(stack) for _ in range(2))
         self._phi: FloatArray | None = None
         self._report: dict[str, Any] = {}
 
