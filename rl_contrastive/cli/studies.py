@@ -69,7 +69,18 @@ def energy(args: list[str]) -> int:
         print(f"studies: {known}") if name is None else None
         return 0
     assert name is not None
-    return _run(name, parsed, "rlc energy " + shlex.join(args))
+    return _run(name, parsed, "rlc energy " + shlex.join(_what(args)))
+
+
+def _what(args: list[str]) -> list[str]:
+    """The words that decide numbers: a page may lie anywhere and be made by any number of workers."""
+    out, skip = [], False
+    for word in args:
+        where = word in ("--out", "--workers")
+        if not (skip or where or word.startswith(("--out=", "--workers="))):
+            out.append(word)
+        skip = where
+    return out
 
 
 def _run(name: str, parsed: Any, command: str) -> int:

@@ -214,7 +214,8 @@ class DeepLearner:
             targets = self.target.encoder(ahead).reshape(N, K, -1)
         with self._autocast():
             loss, _ = head(self.values.encoder(self._put(obs[:, 0])), self._put(actions), targets, self._put(mask))
-        return loss.float()
+        out: Tensor = loss.float()
+        return out
 
     @staticmethod
     def _bonus(phi: Tensor, scaled_inverse: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def draw(out: Path, name: str, panels: dict[str, Callable[[Axes], None]], captio
         for axis, (title, paint) in zip(axes, panels.items(), strict=False):
             paint(axis)
             axis.set_title(title)
-            if axis.get_legend_handles_labels()[1]:
+            if axis.get_legend() is None and axis.get_legend_handles_labels()[1]:  # a panel may place its own
                 axis.legend(fontsize=8, handlelength=1.6, **where)
         plots.caption(figure, caption)
         plots.save(figure, out / name)
