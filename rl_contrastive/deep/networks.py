@@ -99,13 +99,13 @@ class Inputs(nn.Module):
             require(kind == "mlp", f"encoder: state indices need the kind mlp, not {kind}.")
             require(dtype.kind in "iu", f"encoder: {num_states} states, but observations of dtype {obs_dtype}.")
             self.rule, self.out_shape = "states", (*self.obs_shape, num_states)
-        elif kind == "minigrid" and dtype.kind == "u":
+        elif kind == "minigrid" and dtype == np.uint8:
             planes = obs_shape[0] if len(obs_shape) == 3 else 1
             require(planes % len(CODES) == 0, f"encoder minigrid: bytes must be 4 code planes a frame, got {planes}.")
             self.rule = "codes"
             self.out_shape = (planes // len(CODES) * sum(CODES), *obs_shape[1:])
         else:
-            self.rule = {"b": "flags", "u": "bytes"}.get(dtype.kind, "floats")
+            self.rule = {"bool": "flags", "uint8": "bytes"}.get(dtype.name, "floats")
             require(dtype != np.int64 or obs_shape != (), "encoder: state indices need num_states.")
             image = kind != "mlp" and len(obs_shape) == 2  # one frame is one plane
             self.out_shape = (1, *self.obs_shape) if image else self.obs_shape
