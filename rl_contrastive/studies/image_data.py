@@ -41,12 +41,17 @@ class ImageSet:
 
     def dequantised(self, values: Tensor, *, rng: torch.Generator) -> Tensor:
         """Grey values (n, D) -> 2 (v + u)/L - 1 in [-1, 1], float32."""
-        u = torch.rand(values.shape, generator=rng, dtype=torch.float32)
+        u = torch.rand(values.shape, generator=rng, dtype=torch.float32, device=values.device)
         return 2.0 * (values + u) / self.levels - 1.0
 
     def rounded(self, values: Tensor) -> Tensor:
         """The nearest grey levels."""
         return values.round().clamp(0.0, self.levels - 1.0)
+
+
+def cells_of(images: ImageSet, x: Tensor) -> Tensor:
+    """The grey value whose cell a point lies in, the nearest one outside [-1, 1]: the inverse of dequantising."""
+    return (0.5 * images.levels * (x + 1.0)).floor().clamp(0.0, images.levels - 1.0).to(torch.float32)
 
 
 @lru_cache(maxsize=2)  # unpacking text takes seconds, and a study loads a set for every fit
@@ -200,18 +205,27 @@ def augmented(
     require(copies >= 0, f"augmented: copies must be >= 0, got {copies}.")
     if copies == 0:
         return values
-    H, W = images.shape
-    grid = values.repeat(copies, 1).reshape(-1, 1, H, W)
-    n = len(grid)
+    n = copies * len(values)
 
     def uniform(bound: float, *size: int) -> Tensor:
         return bound * (2.0 * torch.rand(n, *size, generator=rng) - 1.0)
 
     angle, scale = uniform(math.radians(turn)), 1.0 + uniform(stretch, 2)
-    theta = torch.empty(n, 2, 3)
+    return torch.cat([values, warped(images, values.repeat(copies, 1), angle, scale, uniform(move, 2))])
+
+
+def warped(images: ImageSet, values: Tensor, angle: Tensor, scale: Tensor, move: Tensor) -> Tensor:
+    """Grey values (n, D) turned by angle (n,) radians, stretched by scale (n, 2), moved by move (n, 2) pixels, rounded.
+
+    Bilinear, background moving in; 0, 1 and 0 change nothing.
+    """
+    H, W = images.shape
+    n = len(values)
+    theta = torch.empty(n, 2, 3, device=values.device)
     theta[:, 0, 0], theta[:, 0, 1] = angle.cos() * scale[:, 0], -angle.sin() * scale[:, 0] * H / W
     theta[:, 1, 0], theta[:, 1, 1] = angle.sin() * scale[:, 1] * W / H, angle.cos() * scale[:, 1]
-    theta[:, :, 2] = uniform(move, 2) * torch.tensor([2.0 / W, 2.0 / H])  # grid units: the image is 2 wide
+    theta[:, :, 2] = move * torch.tensor([2.0 / W, 2.0 / H], device=values.device)  # grid units: the image is 2 wide
     where = torch.nn.functional.affine_grid(theta, [n, 1, H, W], align_corners=False)
-    moved = torch.nn.functional.grid_sample(grid, where, padding_mode="zeros", align_corners=False)
-    return torch.cat([values, images.rounded(moved.reshape(n, -1))])
+    grid = values.reshape(-1, 1, H, W)
+    turned = torch.nn.functional.grid_sample(grid, where, padding_mode="zeros", align_corners=False)
+    return images.rounded(turned.reshape(n, -1))

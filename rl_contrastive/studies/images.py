@@ -2,8 +2,9 @@
 
 The model is p = q exp(g)/Z with q a fitted law (`image_energies`). A sample starts as a draw of q resampled with
 weights exp(g) and is then moved by MALA, which leaves p invariant; its grey value is the cell that it lies in.
-The same is done for q itself, so what the energy adds is the paired difference of two rows. Real training images have
-a row too: no generator should look closer to the test images than they do.
+`DSM, Gaussian` is another kind: an energy of every noise level that corrects one blurred Gaussian, sampled from noise
+down the levels (`image_levels`). q itself has a row, so what the energy adds is the paired difference of two rows. Real
+training images have a row too: no generator should look closer to the test images than they do.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from rl_contrastive.energy.gaussian_mixture import MixtureFitConfig, fit_mixture
 from rl_contrastive.energy.kernel_density import KernelDensity
 from rl_contrastive.energy.noise import NoiseLaw
 from rl_contrastive.energy.samplers import ChainConfig, resample, run_chains
+from rl_contrastive.energy.score import NoiseLadder
 from rl_contrastive.energy.trainer import Augment
 from rl_contrastive.experiment.panels import plain
 from rl_contrastive.registry import register
 from rl_contrastive.studies import images_report as report
 from rl_contrastive.studies.base import Context, Report
 from rl_contrastive.studies.grid import Grid, paired, run_grid
-from rl_contrastive.studies.image_data import LOADERS, ImageSet, Split, generator, load, split
+from rl_contrastive.studies.image_data import LOADERS, ImageSet, Split, cells_of, generator, load, split
 from rl_contrastive.studies.image_energies import EnergyConfig, ImageEnergy, noise_law, relative, train_energy
+from rl_contrastive.studies.image_levels import LevelsConfig, sample_levels, train_levels
 from rl_contrastive.studies.image_metrics import (
     copies,
     frechet_distance,
@@ -52,6 +55,7 @@ CANDIDATES: dict[str, tuple[Options, ...]] = {
     "NCE, GMM": RATES,
     "MECO, GMM": RATES,
     "SNIS, GMM": RATES,
+    report.LEVELS: ({"altered": 0.5}, {"altered": 0.8}),
 }
 """Rows of the comparison with the options tried for each; `NCE, GMM` is the objective and the noise law. The wide GMM
 is a control of the measure: samples too wide to be digits, which the mean of the two-sample halves should not like."""
@@ -82,6 +86,8 @@ class ImagesConfig:
         default_factory=lambda: EnergyConfig(network="conv", steps=1000, components=40, ridge=0.02, inflate=1.0)
     )
     """Where options do not say otherwise. A network without convolutions learned the training images by heart."""
+    noise_levels: LevelsConfig = field(default_factory=LevelsConfig)
+    """Of the energy of all noise levels."""
     seeds: tuple[int, ...] = (10, 11, 12, 13, 14)
     """Reported on."""
     tune_seeds: tuple[int, ...] = (0, 1)
@@ -92,13 +98,14 @@ class ImagesConfig:
         """Seconds."""
         return cls(
             image_sets=("digits",),
-            methods=("real train", "KDE", report.WIDE, "q: GMM", "MECO, GMM"),
+            methods=("real train", "KDE", report.WIDE, "q: Gaussian", "q: GMM", "MECO, GMM", report.LEVELS),
             candidates=1,
             generated=80,
             proposals=500,
             chain_steps=4,
             most=600,
             energy=EnergyConfig(network="conv", steps=60, components=5),
+            noise_levels=LevelsConfig(steps=60, batch_size=64, ladder=NoiseLadder(low=0.05, high=1.5, count=20)),
             seeds=(10, 11),
         )
 
@@ -165,6 +172,10 @@ def generate(config: ImagesConfig, task: Task, images: ImageSet, parts: Split, s
         return Made(x[:n])
     if not is_energy(task.method):
         return Made(_law(config, task, x, seed).sample(n, rng=rng))
+    if task.method == report.LEVELS:
+        levels = replace(config.noise_levels, **task.options)
+        f = train_levels(images, x, levels, seed=seed, device=task.device)
+        return Made(sample_levels(f, n, levels, seed=seed, device=task.device))
     objective, _, law = task.method.partition(", ")
     energy = train_energy(
         images, x, objective.lower(), {}, replace(config.energy, **{"law": LAWS[law], **task.options}),
@@ -201,11 +212,6 @@ def sample(energy: ImageEnergy, n: int, config: ImagesConfig, *, seed: int) -> M
     return Made(chains.x.cpu(), float(start.ess), float(chains.acceptance))
 
 
-def cells_of(images: ImageSet, x: Tensor) -> Tensor:
-    """The grey value whose cell a point lies in, the nearest one outside [-1, 1]: the inverse of dequantising."""
-    return (0.5 * images.levels * (x + 1.0)).floor().clamp(0.0, images.levels - 1.0).to(torch.float32)
-
-
 def measure(config: ImagesConfig, images: ImageSet, parts: Split, x: Tensor, seed: int) -> dict[str, float]:
     """All distances of generated points x (n, D) to real ones; `error` looks at validation images only.
 
@@ -216,7 +222,9 @@ def measure(config: ImagesConfig, images: ImageSet, parts: Split, x: Tensor, see
     few = min(len(x), len(parts.validation))
     mean, axes = principal_axes(parts.train, min(config.axes, parts.train.shape[1]))
     own, real = two_sample_halves(x, images.dequantised(unseen, rng=generator(seed, "unseen")))
-    halves = two_sample_halves(made[:few], parts.validation[:few])
+    # All generated images, as many at a time as there are validation images.
+    shares = [two_sample_halves(part, parts.validation[:few]) for part in torch.split(made, few) if len(part) == few]
+    halves = [sum(half) / len(shares) for half in zip(*shares, strict=True)]
     ratio, near = copies(made, parts.train, unseen)
     return {
         "accuracy": (own + real) / 2.0,

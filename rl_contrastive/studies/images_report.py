@@ -22,6 +22,8 @@ NOT_COPIES = 0.9
 """Generated images may lie at most a tenth nearer to the training images than unseen real ones do."""
 WIDE = "wide GMM"
 """The control: a mixture 1.5 times as wide as the data."""
+LEVELS = "DSM, Gaussian"
+"""Denoising score matching at many noise levels, a correction of one blurred Gaussian."""
 METRICS = {
     "accuracy": "two-sample accuracy",
     "grey": "of grey values",
@@ -102,7 +104,7 @@ def bars(images: str, best: str, cells: Cells) -> list[Bar]:
         Bar(
             what=f"{images}: two-sample accuracy, {best}",
             bar=f"<= {BAR} over >= 3 seeds",
-            measured=f"{digits3(accuracy)}, n = {n}",
+            measured=f"{digits3(accuracy)}, n = {n}; own / real {_halves(cell)}; of grey values {_cell(cell, 'grey')}",
             met=accuracy.estimate <= BAR and n >= 3,
         ),
         Bar(
@@ -143,7 +145,7 @@ def picture(config: ImagesConfig, cells: Cells, context: Context, images: str, b
     shown: dict[str, FloatArray] = {}
     real = split(load(images), config.seeds[0], most=config.most).test
     shown["real test images"] = real[: SHOWN**2].numpy()
-    for method in dict.fromkeys(["GMM", "KDE", "q: GMM", "q: Gaussian", best]):
+    for method in dict.fromkeys(["GMM", "KDE", "q: GMM", "q: Gaussian", LEVELS, best]):
         if (images, method) not in cells:
             continue
         cell = cells[images, method]

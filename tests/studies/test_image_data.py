@@ -7,8 +7,7 @@ import torch
 
 from rl_contrastive.errors import RlcError
 from rl_contrastive.studies import image_data
-from rl_contrastive.studies.image_data import ImageSet, augmented, generator, load, shifted, split
-from rl_contrastive.studies.images import cells_of
+from rl_contrastive.studies.image_data import ImageSet, augmented, cells_of, generator, load, shifted, split
 
 
 def numbered(count: int = 200, shape: tuple[int, int] = (3, 4), levels: int = 1000) -> ImageSet:
