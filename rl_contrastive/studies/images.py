@@ -55,7 +55,7 @@ CANDIDATES: dict[str, tuple[Options, ...]] = {
     "NCE, GMM": RATES,
     "MECO, GMM": RATES,
     "SNIS, GMM": RATES,
-    report.LEVELS: ({"altered": 0.5}, {"altered": 0.8}),
+    report.LEVELS: ({"altered": 0.7}, {"altered": 0.5}),
 }
 """Rows of the comparison with the options tried for each; `NCE, GMM` is the objective and the noise law. The wide GMM
 is a control of the measure: samples too wide to be digits, which the mean of the two-sample halves should not like."""
