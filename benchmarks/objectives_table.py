@@ -1,0 +1,54 @@
+"""The feature objectives side by side, pooled over MDPs or games: TV, angle, last gap, regret, each with its interval.
+
+Run `python benchmarks/objectives_table.py runs/objectives-low-rank` (or runs/objectives-games) after the sweep of that
+name. Prints a markdown table of the last evaluations; one MDP or game is one sample, and the last column is the paired
+difference of TV to the first label given by `--against` (default: the label that ends in "mle, exact", or "mle").
+Exit code 1 if a run did not finish.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from rl_contrastive.experiment import statistics as st
+from rl_contrastive.experiment.report.runs import Run, find_runs, read_run
+
+COLUMNS = {"tv": 3, "sin_angle": 3, "gap": 4, "regret": 0}
+"""Metric -> decimals."""
+
+
+def main(folders: list[str], against: str | None) -> int:
+    runs = [read_run(folder) for folder in find_runs([Path(f) for f in folders])]
+    groups: dict[str, dict[str, Run]] = defaultdict(dict)
+    for run in runs:
+        if run.finished:
+            groups[run.agent][str(run.env_config)] = run
+    base = against or next(label for label in ("mle, exact", "mle") if label in groups)
+    print("| objective | n | TV | largest angle (sin) | last gap | regret | TV minus that of " + base + " |")
+    print("|---|---|---|---|---|---|---|")
+    for label, members in groups.items():
+        cells = [cell(np.array([run.series[name][-1] for run in members.values()]), d) for name, d in COLUMNS.items()]
+        shared = sorted(set(members) & set(groups[base]))
+        difference = np.array([members[t].series["tv"][-1] - groups[base][t].series["tv"][-1] for t in shared])
+        cells.append("-" if label == base else cell(difference, 3))
+        print(f"| {label} | {len(members)} | " + " | ".join(cells) + " |")
+    return int(any(not run.finished for run in runs))
+
+
+def cell(values: np.ndarray, decimals: int) -> str:
+    """Mean and 95% bootstrap."""
+    got = st.bootstrap([values], st.mean, rng=np.random.Generator(np.random.PCG64(0)))
+    return f"{got.estimate:.{decimals}f} [{got.low:.{decimals}f}, {got.high:.{decimals}f}]"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+")
+    parser.add_argument("--against")
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.folders, arguments.against))
