@@ -45,7 +45,7 @@ def digits3(value: Interval) -> str:
 
 
 def best_energy(cells: Cells, images: str, energies: list[str]) -> str:
-    """The energy of the lowest error on the tuning seeds (validation images); the first where nothing was tuned."""
+    """The energy of the lowest error on the tuning seeds; the first where nothing was tuned."""
 
     def tuned(method: str) -> float:
         scores = [score for _, score in cells[images, method].tuning if np.isfinite(score)]
