@@ -79,8 +79,11 @@ class RepresentationConfig:
     """Width of the ReLU layer of each head; 0: linear heads on the encoder's vector."""
     beta: float = 1.0
     """Sharpness of the softplus (> 0)."""
-    features: Literal["simplex", "unit", "raw"] = "simplex"
-    """What the bonus counts: the mixture weights w, |w|_1 = 1; or phi scaled to length 1; or phi itself."""
+    features: Literal["simplex", "unit", "raw"] = "unit"
+    """What the bonus counts: phi scaled to length 1; the mixture weights w, |w|_1 = 1; or phi itself. Measured on Deep
+    Sea (N = 10, 3000 random visits, linear heads, lambda = .01): the bonus of pairs never seen is 11 times that of
+    pairs seen 20 times or more for unit, 3 times for raw and the same for simplex, whose few large weights take in
+    pairs of all counts."""
     law_rate: float = 0.01
     """Weight in (0, 1] of the newest batch in the moving average u of psi over P^-."""
     mask_identical: bool = False

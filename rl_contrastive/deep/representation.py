@@ -9,9 +9,10 @@ row i: no second batch and no further pass through the encoder. Every registered
 
 With u_k = E_{P^-} psi_k the fitted model is a mixture, P-hat(s'|s,a) = sum_k w_k(s,a) p_k(s') with p_k = P^- psi_k/u_k:
 
-    w(s,a) = u * phi(s,a) / <u, phi(s,a)>, the posterior of d latent successors: what the bonus counts ("simplex").
+    w(s,a) = u * phi(s,a) / <u, phi(s,a)>, the posterior of d latent successors.
 
-w does not depend on how phi and psi share their scale, coordinate by coordinate, and |w| <= 1 as the theory asks.
+The bonus counts phi / |phi| ("unit", the default), w ("simplex") or phi ("raw"). w does not depend on how phi and psi
+share their scale, coordinate by coordinate; |phi| <= 1, which the theory asks for, holds for the first two.
 """
 
 from __future__ import annotations

@@ -100,10 +100,11 @@ def extractor_kwargs(
 class EllipticalBonusConfig:
     """The bonus and the learning of its features."""
 
-    beta: float = 0.1
-    """Scale of the bonus, in units of reward (>= 0)."""
-    lam: float = 0.01
-    """lambda, ridge of Sigma (> 0)."""
+    beta: float = 0.05
+    """Scale of the bonus, in units of reward (>= 0); a first visit gets at most beta / sqrt(lambda)."""
+    lam: float = 0.001
+    """lambda, ridge of Sigma (> 0). Features of length 1 differ in directions of little length: a large lambda hides
+    them."""
     growth: float = 0.2
     """Freeze the features anew and rebuild Sigma when the visits grew by this fraction (> 0)."""
     warm_start: int = 500

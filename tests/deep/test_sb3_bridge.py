@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -268,7 +270,7 @@ def test_phi_of_all_actions_as_features() -> None:
     assert extractor.features_dim == 2 * 6
     out = extractor(torch.eye(5))
     assert torch.equal(out.reshape(5, 2, 6), features(torch.arange(5)))
-    assert out.reshape(5, 2, 6).sum(-1).numpy() == pytest.approx(1.0, abs=1e-5)
+    assert out.reshape(5, 2, 6).square().sum(-1).numpy() == pytest.approx(1.0, abs=1e-5)
     assert not any(p.requires_grad for p in extractor.parameters())
 
 
@@ -334,3 +336,26 @@ def test_standardising_comes_before_the_first_step() -> None:
         learner.standardise()
     with pytest.raises(RlcError, match="expected"):
         learner.store(np.ones((3, 4)), np.zeros(3, dtype=np.int64), np.zeros((3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "lines"),
+    [
+        ("sb3_bonus.py", ["--size", "4", "--steps", "320", "--seeds", "1"], ("PPO ", "PPO + bonus")),
+        ("sb3_features.py", ["--play", "160", "--steps", "512"], ("features after", "PPO, frozen", "PPO, fine-tuned")),
+    ],
+)
+def test_examples_run(
+    script: str,
+    options: list[str],
+    lines: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = Path(__file__).parents[2] / "examples" / script
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("sys.argv", [str(path), *options])
+    runpy.run_path(str(path), run_name="__main__")
+    torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert all(line in printed for line in lines)
