@@ -36,22 +36,31 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	for script in benchmarks/vector_env.py benchmarks/feature_learning.py benchmarks/equilibrium.py; do $(BIN)/python $$script || exit 1; done
+	for script in benchmarks/vector_env.py benchmarks/feature_learning.py benchmarks/equilibrium.py benchmarks/replay.py; do $(BIN)/python $$script || exit 1; done
 
 # Runs every sweep of docs/results (finished runs are skipped; hours in all) and keeps its table and plot beside it;
-# pages and all plots stay in runs/NAME/compare.
+# pages and all plots stay in runs/NAME/compare. Then the studies of energy models, whose measured fits are kept too.
 docs-results: $(STAMP)
 	for sweep in docs/results/*.toml; do \
 		name=$$(basename $$sweep .toml); \
 		$(BIN)/rlc sweep $$sweep --out runs/$$name --workers $(WORKERS) || exit 1; \
 		mkdir -p docs/results/$$name || exit 1; \
 		plot=sample-efficiency.png; test -f runs/$$name/compare/$$plot || plot=gap.png; \
+		case $$name in objectives-lock*) plot=episodes-to-solve.png;; esac; \
 		cp runs/$$name/compare/table.md runs/$$name/compare/$$plot docs/results/$$name/ || exit 1; \
 	done
 	$(BIN)/rlc matches runs/soccer --out runs/soccer/matches
 	cp runs/soccer/matches/table.md docs/results/soccer/matches.md
 	cp runs/soccer/matches/matches.png docs/results/soccer/
 	$(BIN)/python benchmarks/low_rank_table.py runs/low-rank > docs/results/low-rank/pooled.md
+	for name in objectives-low-rank objectives-games; do \
+		$(BIN)/python benchmarks/objectives_table.py runs/$$name > docs/results/$$name/pooled.md || exit 1; \
+	done
+	for study in gaussian-mean landscape density-2d conditional ood images; do \
+		$(BIN)/rlc energy $$study --out runs/energy --workers $(WORKERS) || exit 1; \
+		mkdir -p docs/results/energy/$$study || exit 1; \
+		cp runs/energy/$$study/report.md runs/energy/$$study/*.png docs/results/energy/$$study/ || exit 1; \
+	done
 
 # Keeps run folders and the virtual environment.
 clean:

@@ -12,7 +12,7 @@ import pytest
 from rl_contrastive import registry
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/theory.md", "docs/objectives.md", "runs/README.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/theory.md", "docs/objectives.md", "docs/energy.md", "runs/README.md")
 PATH = re.compile(r"`((?:rl_contrastive|agents|envs|features|planning|tests|docs|benchmarks)/[\w./-]+)(:{1,2}[\w.]+)?`")
 
 
@@ -41,6 +41,7 @@ def test_paths_and_functions_exist(document):
         ("README.md", "## Agents\n", "agent"),
         ("docs/objectives.md", "# Objectives\n", "objective"),
         ("docs/theory.md", "## Claims, measured\n", "experiment"),
+        ("docs/energy.md", "## Studies\n", "study"),
     ],
 )
 def test_tables_hold_every_registered_name(document, heading, kind):
@@ -79,3 +80,16 @@ def test_the_example_run_is_small_finished_and_made_by_the_command_that_its_read
     assert (summary["status"], summary["episodes"]) == ("finished", 500)
     assert (copy / "metrics.jsonl").read_bytes() == before
     assert read_config(copy) == read_config(folder)
+
+
+def test_the_energy_page_s_code_runs(tmp_path, capsys):
+    text = (ROOT / "docs" / "energy.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(code, {"folder": tmp_path})
+    assert "PartitionEstimate" in capsys.readouterr().out
+
+
+def test_the_energy_page_names_every_objective():
+    from rl_contrastive.energy.objectives import OBJECTIVES
+
+    assert set(OBJECTIVES) <= first_column("docs/energy.md", "## What there is\n") | {"snis"}

@@ -73,7 +73,7 @@ class DeepLearner:
             )
         self.target = frozen_copy(self.values)
         self.frozen = frozen_copy(nn.ModuleList([self.values.encoder, self.representation])).eval()
-        self._optimiser = torch.optim.Adam(self._trained(), lr=config.lr, eps=config.adam_eps)
+        self._optimiser = torch.optim.Adam(self._trained(), lr=config.lr, eps=config.adam_eps, fused=True)
         losses: Any = self._losses
         mode = "reduce-overhead" if self.device.type == "cuda" else "default"
         self._losses_of = torch.compile(losses, mode=mode) if config.compile else losses
