@@ -30,7 +30,7 @@ from rl_contrastive.deep.networks import RELU_GAIN, linear
 from rl_contrastive.energy.compositional import average_log
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.diagnostics import effective_rank
-from rl_contrastive.features.networks import log_softplus, pair_scores, row_scores
+from rl_contrastive.features.networks import log_softplus
 from rl_contrastive.features.objectives import make
 from rl_contrastive.features.objectives.base import Compositional
 from rl_contrastive.spec import Array, BoolArray
@@ -129,18 +129,21 @@ class Representation(nn.Module):
             v = self.successors(z_next.to(dtype))  # (N, d)
             w = torch.ones(N, dtype=dtype, device=z.device) if weight is None else weight.to(dtype)
             w = w / w.sum()
+            log_phi, log_psi = log_softplus(u, self.config.beta), log_softplus(v, self.config.beta)
+            own = torch.logsumexp(log_phi + log_psi, dim=-1)  # (N,) log f of each row and its successor
+            scores = log_products(log_phi, log_psi)  # (N, N) log f of all pairs
             if self.training:
-                self._average(v, w)
+                self._average(log_psi.detach(), w)
             if isinstance(self.objective, Compositional):
-                loss = self._compositional(self.objective, u, v, w)
+                loss = self._compositional(self.objective, log_phi, log_psi, own, scores, w)
             else:
-                loss = self._pairwise(u, v, w, same if self.config.mask_identical else None)
-            return Contrast(loss, *self._accuracies(u.detach(), v.detach()))
+                loss = self._pairwise(own, scores, w, same if self.config.mask_identical else None)
+            return Contrast(loss, *accuracies(own.detach(), scores.detach()))
 
-    def _pairwise(self, u: Tensor, v: Tensor, w: Tensor, same: Tensor | None) -> Tensor:
-        log = self.objective.space == "log"
-        pos = row_scores(u[None], v[None], self.config.beta, log=log)[..., None]  # (1, N, 1)
-        neg = off_diagonal(pair_scores(u[None], v[None], self.config.beta, log=log)[0])  # (N, N-1)
+    def _pairwise(self, own: Tensor, scores: Tensor, w: Tensor, same: Tensor | None) -> Tensor:
+        pos, neg = own[:, None], off_diagonal(scores)  # (N, 1), (N, N-1)
+        if self.objective.space == "ratio":
+            pos, neg = pos.exp(), neg.exp()
         law = off_diagonal(w.expand(len(w), -1))
         if same is not None:
             law = torch.where(off_diagonal(same), 0.0, law)
@@ -150,41 +153,34 @@ class Representation(nn.Module):
             w = w / torch.where(w.sum() > 0, w.sum(), 1.0)
             law = torch.where(lone[:, None], 1.0, law)
         law = law / law.sum(-1, keepdim=True)
-        return self.objective(pos, neg[None], w[None, :, None], law[None]).loss[0]
+        return self.objective(pos, neg, w[:, None], law).loss
 
-    def _compositional(self, objective: Compositional, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+    def _compositional(
+        self, objective: Compositional, log_phi: Tensor, log_psi: Tensor, own: Tensor, scores: Tensor, w: Tensor
+    ) -> Tensor:
         """Log Z of each half of the rows by the successors of the other half: a row's own is no draw of P^-."""
-        halves = (slice(0, len(u) // 2), slice(len(u) // 2, None))
-        beta, state, loss = self.config.beta, self.log_state, u.new_zeros(())
-        log_phi, log_psi = log_softplus(u, beta)[None], log_softplus(v, beta)[None]
+        halves = (slice(0, len(own) // 2), slice(len(own) // 2, None))
+        state, loss = self.log_state, -(w * own).sum()
         for mine, others in (halves, halves[::-1]):
             step = objective.partition(
-                log_phi[:, mine],
-                log_psi[:, others],
-                pair_scores(u[None, mine], v[None, others], beta, log=True),
+                log_phi[None, mine],
+                log_psi[None, others],
+                scores[None, mine, others],
                 law=(w[others] / w[others].sum())[None],
                 row_weight=w[None, mine],
                 anchors=None,
                 log_u=state,
             )
             state = step.log_u
-            own = row_scores(u[None, mine], v[None, mine], beta, log=True)[0]
-            loss = loss + (w[mine] * (step.ratio[0].to(w.dtype) - own)).sum()
+            loss = loss + (w[mine] * step.ratio[0].to(w.dtype)).sum()
         if self.training:
             self.log_state.copy_(state)
         return loss
 
     @torch.no_grad()
-    def _average(self, v: Tensor, w: Tensor) -> None:
-        log_mean = torch.logsumexp(log_softplus(v.double(), self.config.beta) + w.double().log()[:, None], dim=0)
+    def _average(self, log_psi: Tensor, w: Tensor) -> None:
+        log_mean = torch.logsumexp(log_psi.double() + w.double().log()[:, None], dim=0)
         self.log_u.copy_(average_log(self.log_u, log_mean, self.config.law_rate))
-
-    @torch.no_grad()
-    def _accuracies(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        scores = pair_scores(u[None], v[None], self.config.beta, log=True)[0]  # (N, N)
-        own, others = scores.diagonal(), off_diagonal(scores)
-        top1 = (own > others.amax(-1)).to(scores.dtype).mean()
-        return top1, 0.5 * ((own > 0).to(scores.dtype).mean() + (others < 0).to(scores.dtype).mean())
 
     @torch.no_grad()
     def diagnose(self, z: Tensor, action: Tensor, z_next: Tensor) -> dict[str, float]:
@@ -196,11 +192,12 @@ class Representation(nn.Module):
         spread         1 - |mean feature|^2 / mean |feature|^2, in [0, 1]; 0: all rows are equal
         """
         u, v = self.anchors(z)[torch.arange(len(z), device=z.device), action], self.successors(z_next)
-        top1, binary = self._accuracies(u, v)
+        log_phi, log_psi = log_softplus(u, self.config.beta), log_softplus(v, self.config.beta)
+        top1, binary = accuracies(torch.logsumexp(log_phi + log_psi, dim=-1), log_products(log_phi, log_psi))
         x = self.features(z, action).double().cpu().numpy()
         if not np.isfinite(x).all():
             raise RlcError("representation: features are NaN or infinite; the fit diverged.")
-        log_z = torch.logsumexp(log_softplus(u, self.config.beta).double() + self.log_u, dim=-1)
+        log_z = torch.logsumexp(log_phi.double() + self.log_u, dim=-1)
         square = float(np.square(x).sum(axis=1).mean())
         spread = 1.0 - float(np.square(x.mean(axis=0)).sum()) / square if square > 0 else 0.0
         return {
@@ -211,6 +208,24 @@ class Representation(nn.Module):
             "rank": effective_rank(x, centred=True) if spread > 1e-10 else 0.0,
             "spread": spread,
         }
+
+
+def log_products(a: Tensor, b: Tensor) -> Tensor:
+    """log sum_k e^{a_ik + b_jk} of all pairs: (N, d), (M, d) -> (N, M), as `features.networks.pair_scores`.
+
+    With the largest factor of each row taken out this is a matrix product that cannot overflow; it underflows only
+    where the two supports are disjoint to 1e-30, and is clamped there.
+    """
+    m, n = a.amax(-1, keepdim=True).detach(), b.amax(-1, keepdim=True).detach()
+    product = (a - m).exp() @ (b - n).exp().T
+    return product.clamp_min(1e-30).log() + m + n.T
+
+
+def accuracies(own: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """`Contrast.top1` and `binary` of log f: own (N,), all pairs (N, N)."""
+    others = off_diagonal(scores)
+    top1 = (own > others.amax(-1)).to(scores.dtype).mean()
+    return top1, 0.5 * ((own > 0).to(scores.dtype).mean() + (others < 0).to(scores.dtype).mean())
 
 
 def off_diagonal(square: Tensor) -> Tensor:
