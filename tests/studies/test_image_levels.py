@@ -71,7 +71,7 @@ def test_samples_are_both_bars_unmoved():
 
     trained, first = share(train_levels(images, points(images), config, seed=0))
     untrained, _ = share(train_levels(images, points(images), replace(config, steps=1), seed=0))
-    assert trained > 0.6
+    assert trained > 0.5
     assert 0.3 < first / trained < 0.7
     assert untrained < 0.3  # one Gaussian along the line between the two: .23
     again = train_levels(images, points(images), replace(config, steps=3), seed=0)
