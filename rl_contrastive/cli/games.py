@@ -81,12 +81,12 @@ def exploit(args: list[str]) -> int:
 
 @dataclass(frozen=True)
 class ReplayCommand:
-    """Draw episodes of a run's bonus-free policy as a GIF, or as a strip of pictures."""
+    """Draw episodes of a run's bonus-free policy as a GIF or MP4, or as a strip of pictures."""
 
     run: tyro.conf.Positional[Path]
     """A finished run's folder."""
     out: Path | None = None
-    """The GIF; default: RUN/replay.gif unless --strip is given."""
+    """The film, .gif or (extra `video`) .mp4; default: RUN/replay.gif unless --strip is given."""
     strip: Path | None = None
     """A PNG of the first episode's frames side by side."""
     episodes: int = 3
@@ -96,7 +96,9 @@ class ReplayCommand:
     against: Path | None = None
     """Games: a run of the same game that plays the minimiser."""
     frame_seconds: float = 0.6
-    """How long a frame stays (> 0); the last one of an episode stays three times as long."""
+    """How long a frame stays (> 0; .05 suits MinAtar and Atari); the last one of an episode stays three times as long."""
+    every: int = 1
+    """Show each k-th state only (>= 1), for long episodes."""
 
 
 def replay(args: list[str]) -> int:
@@ -108,7 +110,7 @@ def replay(args: list[str]) -> int:
     from rl_contrastive.experiment.replay import replay as draw
 
     gif = parsed.out if parsed.out is not None or parsed.strip is not None else parsed.run / "replay.gif"
-    names = ("strip", "episodes", "seed", "against", "frame_seconds")
+    names = ("strip", "episodes", "seed", "against", "frame_seconds", "every")
     returns = draw(parsed.run, gif, **{name: getattr(parsed, name) for name in names})
     for number, value in enumerate(returns, start=1):
         print(f"episode {number}: return {value:g}")
