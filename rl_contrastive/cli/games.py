@@ -96,7 +96,7 @@ class ReplayCommand:
     against: Path | None = None
     """Games: a run of the same game that plays the minimiser."""
     frame_seconds: float = 0.6
-    """How long a frame stays (> 0; .05 suits MinAtar and Atari); the last one of an episode stays three times as long."""
+    """How long a frame stays (> 0; .05 suits MinAtar and Atari), the last one of an episode three times as long."""
     every: int = 1
     """Show each k-th state only (>= 1), for long episodes."""
 
