@@ -342,7 +342,11 @@ def test_standardising_comes_before_the_first_step() -> None:
     ("script", "options", "lines"),
     [
         ("sb3_bonus.py", ["--size", "4", "--steps", "320", "--seeds", "1"], ("PPO ", "PPO + bonus")),
-        ("sb3_features.py", ["--play", "160", "--steps", "512"], ("features after", "PPO, frozen", "PPO, fine-tuned")),
+        (
+            "sb3_features.py",
+            ["--noise", "3", "--play", "160", "--steps", "512"],
+            ("features after", "PPO, frozen", "PPO, fine-tuned"),
+        ),
     ],
 )
 def test_examples_run(
