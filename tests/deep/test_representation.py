@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.deep.config import RepresentationConfig, SelfPredictionConfig
-from rl_contrastive.deep.representation import Representation, identical, off_diagonal
+from rl_contrastive.deep.representation import Representation, identical, log_products, off_diagonal
 from rl_contrastive.deep.self_prediction import SelfPrediction
 from rl_contrastive.deep.weights import load_weights, weights
 from rl_contrastive.errors import RlcError
+from rl_contrastive.features.networks import log_softplus, pair_scores
 
 S, A, D = 4, 2, 6
 EYE = torch.eye(S)
@@ -190,6 +191,18 @@ def test_identical_compares_bytes() -> None:
     assert identical(np.array([7, 8, 7])).tolist() == expected
     assert identical(obs.astype(np.float32)).tolist() == expected
     assert identical(obs == 2).tolist() == expected
+
+
+def test_products_in_logarithms_are_the_librarys_scores_and_survive_extremes() -> None:
+    u, v = (3 * torch.randn((n, D), generator=generator(n)) for n in (5, 7))
+    expected = pair_scores(u[None], v[None], 2.0, log=True)[0]
+    assert torch.allclose(log_products(log_softplus(u, 2.0), log_softplus(v, 2.0)), expected, atol=1e-6)
+    low = torch.full((2, 3), -200.0, requires_grad=True)  # e^-400 is 0 in float32
+    score = log_products(low, low)
+    assert score.detach().numpy() == pytest.approx(-400 + np.log(3))
+    (gradient,) = torch.autograd.grad(score.sum(), low)
+    assert bool(torch.isfinite(gradient).all())
+    assert gradient.numpy() == pytest.approx(4 / 3, rel=1e-5)  # each entry is in four products of three terms
 
 
 def test_off_diagonal_keeps_the_order() -> None:
