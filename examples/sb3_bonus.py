@@ -3,8 +3,10 @@
     python examples/sb3_bonus.py --steps 12000 --seeds 3
 
 Deep Sea of N cells pays only after N right decisions in a row and charges for each of them, so undirected exploration
-needs about 2^N episodes. The environment is plain gymnasium; `EllipticalBonusVecEnv` wraps any VecEnv like this. Seen with
-N = 10, 12000 steps and two seeds: PPO found the treasure in 0 and 0 of 1200 episodes, with the bonus in 738 and 800.
+needs about 2^N episodes. The environment is plain gymnasium; `EllipticalBonusVecEnv` wraps any VecEnv like this.
+
+Seen with N = 10, 12000 steps and two seeds: PPO found the treasure in 0 and 0 of 1200 episodes, with the bonus in 738
+and 800.
 """
 
 from __future__ import annotations
