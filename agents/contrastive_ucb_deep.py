@@ -42,10 +42,12 @@ class ContrastiveUCBDeepConfig:
     """Discount per step, in [0, 1]."""
     n_step: int = 3
     """n of the n-step returns (>= 1)."""
-    beta: float = 0.1
-    """Scale of the bonus, in units of reward (>= 0); 0 is the control without optimism."""
-    lam: float = 1.0
-    """lambda, ridge of Sigma (> 0)."""
+    beta: float = 0.01
+    """Scale of the bonus (>= 0): the first visit of a direction is worth beta / sqrt(lam) in units of reward. 0 is the
+    control without optimism."""
+    lam: float = 0.01
+    """lambda, ridge of Sigma (> 0). Features of unit length share much of it, so that with lam = 1 a pair never seen
+    looks as if its relatives had been it (`RepresentationConfig.features`)."""
     growth: float = 0.2
     """Freeze the features anew and rebuild Sigma when the visits grew by this fraction (> 0)."""
     epsilon: float = 0.01
@@ -189,8 +191,6 @@ class ContrastiveUCBDeep(BaseAgent):
         self._report = dict(state["report"])
         restore_generator(self.rng, state["rng"])
         restore_generator(self.fit_rng, state["fit_rng"])
-        if self.rebuilt_at:
-            self.bonus.restore(self.learner.visits(self.replay))
 
 
 def greedy(values: FloatArray) -> FloatArray:

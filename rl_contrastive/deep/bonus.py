@@ -63,18 +63,23 @@ class VisitBonus:
         require(stored <= self.visits, f"bonus: {stored} stored visits, but only {self.visits} were counted.")
         self.confidence.reset(total * (self.visits / stored) if stored else total)
 
-    def restore(self, chunks: Iterable[tuple[IntArray, FloatArray]]) -> None:
-        """Features of the stored visits again, after a load: Sigma is as it was saved."""
-        for index, phi in chunks:
-            self.phi[index] = phi
-
     def state_dict(self) -> State:
-        """Sigma and the count; the features of the entries follow from the network and the replay."""
-        return {"visits": self.visits, "confidence": self.confidence.state_dict()}
+        """Sigma, the count, and the features of the entries used so far.
+
+        Features could be computed again from the frozen network, but in batches of another size, and so not to the bit.
+        """
+        used = np.flatnonzero(self.phi.any(axis=1))
+        last = int(used[-1]) + 1 if len(used) else 0
+        return {"visits": self.visits, "confidence": self.confidence.state_dict(), "phi": self.phi[:last].copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`; `restore` must follow where entries are used."""
-        for key in ("visits", "confidence"):
+        """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
+        for key in ("visits", "confidence", "phi"):
             require(key in state, f"bonus: the saved state lacks '{key}'.")
+        phi = np.asarray(state["phi"])
+        fits = phi.ndim == 2 and len(phi) <= len(self.phi) and phi.shape[1] == self.phi.shape[1]
+        require(fits, f"bonus: the saved features have shape {phi.shape}, there is room for {self.phi.shape}.")
+        self.phi[:] = 0.0
+        self.phi[: len(phi)] = phi
         self.visits = int(state["visits"])
         self.confidence.load_state_dict(state["confidence"])

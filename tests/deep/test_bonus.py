@@ -106,5 +106,6 @@ def test_state_survives() -> None:
     probe = unit(rng, 5, 3)
     np.testing.assert_array_equal(other.of(probe), bonus.of(probe))
     assert other.visits == 4
+    np.testing.assert_array_equal(other.phi, bonus.phi)
     with pytest.raises(RlcError, match="lacks 'visits'"):
         other.load_state_dict({})

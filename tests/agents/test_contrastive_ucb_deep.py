@@ -1,0 +1,178 @@
+"""Deep Contrastive-UCB: counts are visits, evaluation is bonus-free, bonuses end with their episode, seeds are used."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from agents_common import batches, same
+
+from rl_contrastive import registry
+from rl_contrastive.config import from_dict
+from rl_contrastive.errors import RlcError
+
+SMALL = {
+    "warm_start": 30,
+    "capacity": 500,
+    "learner": {"batch_size": 8, "encoder": {"hidden": [16]}, "representation": {"dim": 8, "hidden": 16}},
+}
+
+
+def make(env: str = "deep-sea", env_options: dict | None = None, *, seed: int = 0, batch: int = 2, **options):
+    env_entry, fixed = registry.get("env", env)
+    agent_entry, _ = registry.get("agent", "contrastive-ucb-deep")
+    learner = {**SMALL["learner"], **options.pop("learner", {})}
+    config = from_dict(agent_entry.config, {**SMALL, "batch": batch, **options, "learner": learner})
+    rows = env_entry.factory(from_dict(env_entry.config, {**(env_options or {}), **fixed}), batch)
+    return agent_entry.factory(rows, config, seed=seed)
+
+
+def sea(**options):
+    return make(env_options={"size": 6}, **options)
+
+
+@pytest.mark.parametrize("train_every", [1, 7])
+def test_counts_are_visits_whatever_the_number_of_gradient_steps(train_every: int) -> None:
+    agent = sea(train_every=train_every)
+    batches(agent, 0, 10)
+    assert agent.bonus.visits == agent.steps == 120
+    assert agent.version == pytest.approx(90 / train_every, abs=2.0)
+    # Features of unit length: each visit adds exactly 1 to the trace.
+    trace = float(np.trace(agent.bonus.confidence.Sigma[0])) - agent.config.lam * 8
+    assert trace == pytest.approx(120.0, rel=1e-5)
+    before = agent.bonus.confidence.Sigma.copy()
+    for _ in range(20):  # gradient steps alone
+        agent.learner.step(agent.replay, agent.bonus, rng=agent.fit_rng)
+    np.testing.assert_array_equal(agent.bonus.confidence.Sigma, before)
+
+
+def test_the_evaluated_policy_has_no_bonus_and_no_noise() -> None:
+    agent = sea(epsilon=1.0)
+    batches(agent, 0, 10)
+    obs = np.arange(4)
+    plain, optimistic = agent.policy(obs, 0), agent.policy(obs, 0, explore=True)
+    agent.bonus.beta = 1e6
+    np.testing.assert_array_equal(agent.policy(obs, 0), plain)
+    b = agent.bonus.of(agent.learner.features(obs))
+    np.testing.assert_array_equal(agent.policy(obs, 0, explore=True).argmax(1), b.argmax(1))
+    assert optimistic.shape == plain.shape == (4, 2)
+    np.testing.assert_allclose(plain.sum(1), 1.0)
+
+
+def test_bonuses_on_the_way_end_with_the_episode_and_leave_out_the_first() -> None:
+    agent = sea(n_step=4)
+    batches(agent, 0, 12)
+    agent.bonus.phi[~agent.bonus.phi.any(axis=1)] = (
+        1.0  # final observations too, which have no bonus: a leak would show
+    )
+    batch = agent.replay.sample(64, rng=np.random.default_rng(0))
+    inputs = agent.learner._inputs(batch, agent.replay, agent.bonus)
+    b = agent.bonus.of_entries(batch.steps)
+    expected = [sum(0.99**k * b[i, k] for k in range(1, int(batch.mask[i].sum()))) for i in range(64)]
+    np.testing.assert_allclose(inputs.numbers[:, 1].numpy(), expected, rtol=1e-5, atol=1e-9)
+    assert (batch.mask.sum(1) < 4).any()  # some episodes end within n steps, or this test says nothing
+    leaky = (0.99 ** np.arange(4) * b)[:, 1:].sum(1)
+    assert np.abs(leaky - np.array(expected)).max() > 1e-4
+
+
+def test_the_seed_given_is_the_seed_used() -> None:
+    states = []
+    for seed in (3, 3, 4):
+        agent = sea(seed=seed)
+        batches(agent, 0, 6)
+        states.append(agent.state_dict())
+    assert same(states[0], states[1])
+    assert not same(states[0]["learner"], states[2]["learner"])
+
+
+def test_global_generators_are_left_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    batches(sea(), 0, 6)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"alpha": 0.5},
+        {"learner": {"value": {"atoms": 11, "low": -1.0, "high": 3.0}}},
+        {"learner": {"self_prediction": {"weight": 1.0, "steps": 2}}},
+        {"learner": {"representation": {"dim": 8, "hidden": 0, "objective": "meco"}}},
+        {"learner": {"representation": {"dim": 8, "objective": "infonce", "mask_identical": True}}},
+        {"learner": {"precision": "bf16"}},
+        {"learner": {"value": {"dueling": False, "double": False, "hidden": 8}}},
+    ],
+    ids=["priorities", "atoms", "self-prediction", "meco", "masked", "bf16", "plain"],
+)
+def test_every_option_learns_and_resumes_to_the_bit(options) -> None:
+    straight, first = sea(**options), sea(**options)
+    batches(straight, 0, 8)
+    batches(first, 0, 4)
+    resumed = sea(**options)
+    resumed.load_state_dict(first.state_dict())
+    batches(resumed, 4, 4)
+    assert same(straight.state_dict(), resumed.state_dict())
+    report = straight.update()
+    assert all(np.isfinite(value) for value in report.values())
+
+
+def test_a_stack_of_frames_and_vectors_are_seen() -> None:
+    agent = make("gym:CartPole-v1", batch=1, n_step=2)
+    batches(agent, 0, 8)
+    centre = agent.learner.values.encoder.inputs.centre
+    assert float(centre.abs().max()) > 0  # standardised by the warm start
+    assert torch.equal(centre, agent.learner.frozen[0].inputs.centre)
+    assert torch.equal(centre, agent.learner.target.encoder.inputs.centre)
+
+
+def test_features_move_only_at_a_rebuild() -> None:
+    agent = sea(growth=1e6)
+    batches(agent, 0, 4)
+    probe = np.arange(6)
+    frozen = agent.learner.features(probe)
+    batches(agent, 4, 4)
+    np.testing.assert_array_equal(agent.learner.features(probe), frozen)
+    agent.learner.freeze()
+    assert np.abs(agent.learner.features(probe) - frozen).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"beta": -1.0}, "beta must be >= 0"),
+        ({"n_step": 0}, "n_step must be >= 1"),
+        ({"gamma": 1.5}, "gamma must lie in"),
+        ({"learner": {"batch_size": 1}}, "batch_size must be >= 2"),
+        ({"learner": {"representation": {"objective": "meco-keyed"}}}, "use meco"),
+        ({"learner": {"representation": {"objective": "nceee"}}}, "nce"),
+    ],
+)
+def test_bad_options_are_sentences(options, words) -> None:
+    with pytest.raises(RlcError, match=words):
+        sea(**options)
+
+
+def test_missing_state_is_a_sentence() -> None:
+    with pytest.raises(RlcError, match="lacks 'learner'"):
+        sea().load_state_dict({})
+
+
+@pytest.mark.slow
+def test_the_bonus_finds_what_no_dithering_finds() -> None:
+    """Deep Sea N = 12: about 2^12 episodes of uniform play to see the treasure once; with beta = 0 it stays unseen."""
+
+    def found(beta: float, seed: int) -> bool:
+        agent = make(env_options={"size": 12}, beta=beta, seed=seed, batch=1, warm_start=100, capacity=20_000,
+                     learner={"encoder": {"hidden": [64]}, "representation": {"dim": 32, "hidden": 64}})  # fmt: skip
+        best = -1.0
+
+        def note(step) -> None:
+            nonlocal best
+            best = max(best, float(step.reward.max()))
+
+        batches(agent, 0, 500, note)
+        return best > 0.5
+
+    assert sum(found(0.01, seed) for seed in range(3)) >= 2
+    assert not any(found(0.0, seed) for seed in range(3))
