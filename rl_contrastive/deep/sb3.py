@@ -215,5 +215,4 @@ class EllipticalBonusVecEnv(VecEnvWrapper):
         self.counts.load_state_dict(state["counts"])
         self.rebuilt_at = int(state["rebuilt_at"])
         restore_generator(self.rng, state["rng"])
-        self.counts.restore(self.learner.visits())
         self._obs = None
