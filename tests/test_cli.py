@@ -233,7 +233,7 @@ def test_replay_a_run(game_runs, tmp_path, capsys):
     assert (tmp_path / "a.gif").read_bytes()[:6] == b"GIF89a"
     assert main(["replay", str(paper)]) == 0
     assert (paper / "replay.gif").is_file()
-    assert "must end in .gif" in complaint(capsys, ["replay", str(paper), "--out", "a.mp4"])
+    assert "must end in .gif" in complaint(capsys, ["replay", str(paper), "--out", "a.avi"])
 
 
 def test_list_names_everything_registered(capsys):

@@ -156,23 +156,3 @@ def test_bad_options_are_sentences(options, words) -> None:
 def test_missing_state_is_a_sentence() -> None:
     with pytest.raises(RlcError, match="lacks 'learner'"):
         sea().load_state_dict({})
-
-
-@pytest.mark.slow
-def test_the_bonus_finds_what_no_dithering_finds() -> None:
-    """Deep Sea N = 12: about 2^12 episodes of uniform play to see the treasure once; with beta = 0 it stays unseen."""
-
-    def found(beta: float, seed: int) -> bool:
-        agent = make(env_options={"size": 12}, beta=beta, seed=seed, batch=1, warm_start=100, capacity=20_000,
-                     learner={"encoder": {"hidden": [64]}, "representation": {"dim": 32, "hidden": 64}})  # fmt: skip
-        best = -1.0
-
-        def note(step) -> None:
-            nonlocal best
-            best = max(best, float(step.reward.max()))
-
-        batches(agent, 0, 500, note)
-        return best > 0.5
-
-    assert sum(found(0.01, seed) for seed in range(3)) >= 2
-    assert not any(found(0.0, seed) for seed in range(3))

@@ -49,7 +49,9 @@ def suitable(agent: str) -> RunConfig:
     """A short run of `agent` on the first small environment it accepts; skips agents with a loop of their own."""
     entry, _ = registry.get("agent", agent)
     config = entry.config()
-    if hasattr(config, "learner"):  # a short gradient stage, where there is one, is cut as well as a long one
+    if agent == "contrastive-ucb-deep":
+        config = replace(config, warm_start=6)  # gradient steps on both sides of every cut
+    elif hasattr(config, "learner"):  # a short gradient stage, where there is one, is cut as well as a long one
         config = replace(config, learner=replace(config.learner, steps=20))
     for env, fields in ENVS.items():
         env_entry, _ = registry.get("env", env)

