@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from rl_contrastive.errors import RlcError
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import Env, EnvSpec, ExactModel, FloatArray, IntArray, State, Transition
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
 def due(seen: float, planned_at: float, growth: float) -> bool:
     """Lazy planning: only when the data grew by the fraction `growth` since the last plan (0: whenever it grew)."""
     return seen > planned_at and seen >= (1.0 + growth) * planned_at
+
+
+def greedy(values: FloatArray) -> FloatArray:
+    """argmax_a of values (N, A) as probabilities, uniform over exact ties."""
+    best = (values.max(axis=1, keepdims=True) == values).astype(np.float64)
+    return np.asarray(best / best.sum(axis=1, keepdims=True))
 
 
 def true_reward(env: Env) -> FloatArray:

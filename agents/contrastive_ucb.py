@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent, due
+from rl_contrastive.agents.base import BaseAgent, due, greedy
 from rl_contrastive.agents.ucb_models import Model, TableModel, VectorModel
 from rl_contrastive.config import require
 from rl_contrastive.experiment.evaluate import sample
@@ -125,9 +125,7 @@ class ContrastiveUCB(BaseAgent):
         """Greedy in Q with the bonus (explore) or without; uniform over exact ties, and before the first plan."""
         if self.version == 0:
             return np.full((len(obs), self.env_spec.num_actions), 1.0 / self.env_spec.num_actions)
-        Q = self.model.q(h, obs, explore=explore)  # (N, A)
-        best = (Q.max(axis=1, keepdims=True) == Q).astype(np.float64)
-        return np.asarray(best / best.sum(axis=1, keepdims=True))
+        return greedy(self.model.q(h, obs, explore=explore))
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         """TV of P-hat, largest principal angle of phi, optimism V^UCB_0 - V*_0; where observations are states."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent
+from rl_contrastive.agents.base import BaseAgent, greedy
 from rl_contrastive.config import require
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.experiment.evaluate import sample
@@ -191,9 +191,3 @@ class ContrastiveUCBDeep(BaseAgent):
         self._report = dict(state["report"])
         restore_generator(self.rng, state["rng"])
         restore_generator(self.fit_rng, state["fit_rng"])
-
-
-def greedy(values: FloatArray) -> FloatArray:
-    """Probabilities (N, A): uniform over the largest values of each row."""
-    best = (values == values.max(axis=1, keepdims=True)).astype(np.float64)
-    return np.asarray(best / best.sum(axis=1, keepdims=True))

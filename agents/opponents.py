@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from rl_contrastive import registry
-from rl_contrastive.agents.baselines.independent_q import greedy, mixed
+from rl_contrastive.agents.base import greedy
+from rl_contrastive.agents.baselines.independent_q import mixed
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, StepSize
 from rl_contrastive.config import from_dict, require
 from rl_contrastive.errors import RlcError

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent
+from rl_contrastive.agents.base import BaseAgent, greedy
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, StepSize
 from rl_contrastive.config import require
 from rl_contrastive.experiment.evaluate import sample
@@ -121,12 +121,6 @@ class IndependentQ(BaseAgent):
 def pools(spec: EnvSpec, wanted: bool) -> bool:
     """Whether one table serves all steps; decoders are fitted step by step, so only where states are observed."""
     return wanted and spec.stationary and spec.num_states is not None
-
-
-def greedy(Q: FloatArray) -> FloatArray:
-    """argmax_a Q (N, A) as probabilities, uniform over exact ties."""
-    best = (Q.max(axis=1, keepdims=True) == Q).astype(np.float64)
-    return np.asarray(best / best.sum(axis=1, keepdims=True))
 
 
 def mixed(policy: FloatArray, epsilon: float) -> FloatArray:

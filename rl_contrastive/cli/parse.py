@@ -21,6 +21,11 @@ class Done(Exception):  # noqa: N818 - not an error
     """The command line asked for help, which has been printed."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    """Options that appear once every name is given."""
+
+
 def parse(command: Any, args: list[str], *, prog: str, flags: set[str], default: Any = None) -> Any:
     """Parse `args` into the dataclass `command`; RlcError on bad input, Done after --help.
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from rl_contrastive import registry
-from rl_contrastive.cli.parse import Done, flags_of, parse
+from rl_contrastive.cli.parse import Done, Nothing, flags_of, parse
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.experiment.budget import Budget, Limits
 
@@ -62,11 +62,6 @@ class RunCommand(Generic[AgentConfig, EnvConfig]):
     run: tyro.conf.OmitArgPrefixes[RunFlags]
     agent: AgentConfig
     env: EnvConfig
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """Options that appear once both names are given."""
 
 
 def run(args: list[str]) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import tyro
 
 from rl_contrastive import registry
-from rl_contrastive.cli.parse import Done, flags_of, parse
+from rl_contrastive.cli.parse import Done, Nothing, flags_of, parse
 from rl_contrastive.config import require
 
 Config = TypeVar("Config")
@@ -41,11 +41,6 @@ class StudyCommand(Generic[Config]):
 
     run: tyro.conf.OmitArgPrefixes[StudyFlags]
     study: Config
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """Options that appear once the name is given."""
 
 
 def energy(args: list[str]) -> int:

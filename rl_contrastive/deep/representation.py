@@ -28,6 +28,7 @@ from rl_contrastive.config import require
 from rl_contrastive.deep.config import RepresentationConfig
 from rl_contrastive.deep.networks import RELU_GAIN, linear
 from rl_contrastive.energy.compositional import average_log
+from rl_contrastive.energy.low_rank import log_products
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.diagnostics import effective_rank
 from rl_contrastive.features.networks import log_softplus
@@ -135,7 +136,7 @@ class Representation(nn.Module):
             if self.training:
                 self._average(log_psi.detach(), w)
             if isinstance(self.objective, Compositional):
-                loss = self._compositional(self.objective, log_phi, log_psi, own, scores, w)
+                loss = self._compositional(self.objective, log_phi, log_psi, own, w)
             else:
                 loss = self._pairwise(own, scores, w, same if self.config.mask_identical else None)
             return Contrast(loss, *accuracies(own.detach(), scores.detach()))
@@ -156,7 +157,7 @@ class Representation(nn.Module):
         return self.objective(pos, neg, w[:, None], law).loss
 
     def _compositional(
-        self, objective: Compositional, log_phi: Tensor, log_psi: Tensor, own: Tensor, scores: Tensor, w: Tensor
+        self, objective: Compositional, log_phi: Tensor, log_psi: Tensor, own: Tensor, w: Tensor
     ) -> Tensor:
         """Log Z of each half of the rows by the successors of the other half: a row's own is no draw of P^-."""
         halves = (slice(0, len(own) // 2), slice(len(own) // 2, None))
@@ -165,7 +166,6 @@ class Representation(nn.Module):
             step = objective.partition(
                 log_phi[None, mine],
                 log_psi[None, others],
-                scores[None, mine, others],
                 law=(w[others] / w[others].sum())[None],
                 row_weight=w[None, mine],
                 anchors=None,
@@ -208,17 +208,6 @@ class Representation(nn.Module):
             "rank": effective_rank(x, centred=True) if spread > 1e-10 else 0.0,
             "spread": spread,
         }
-
-
-def log_products(a: Tensor, b: Tensor) -> Tensor:
-    """log sum_k e^{a_ik + b_jk} of all pairs: (N, d), (M, d) -> (N, M), as `features.networks.pair_scores`.
-
-    With the largest factor of each row taken out this is a matrix product that cannot overflow; it underflows only
-    where the two supports are disjoint to 1e-30, and is clamped there.
-    """
-    m, n = a.amax(-1, keepdim=True).detach(), b.amax(-1, keepdim=True).detach()
-    product = (a - m).exp() @ (b - n).exp().T
-    return product.clamp_min(1e-30).log() + m + n.T
 
 
 def accuracies(own: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:

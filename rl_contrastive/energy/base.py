@@ -124,6 +124,15 @@ class Objective(Protocol[S]):
         """x (..., n, D) data, z (..., m, D) draws of q (drawn here with rng when left out) -> the step's outcome."""
 
 
+class Stateless:
+    """Base of the objectives that remember nothing but the step."""
+
+    def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> ObjectiveState:
+        """Step 0."""
+        del shape, device
+        return ObjectiveState()
+
+
 def log_mean_exp(values: Tensor) -> Tensor:
     """log (1/m) sum_j e^{v_j} over the last axis."""
     return torch.logsumexp(values, dim=-1) - math.log(values.shape[-1])

@@ -22,6 +22,7 @@ from torch import Tensor
 from rl_contrastive.config import require
 from rl_contrastive.energy.base import EnergyLoss, ObjectiveState, check_finite, effective_sample_size
 from rl_contrastive.energy.compositional import average_log, require_gamma
+from rl_contrastive.energy.low_rank import log_mean_psi, log_products
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ def vector_partition(
     log_phi (..., N, d), noise log_psi (..., M, d) with weights law (..., M), log_u (..., d) float64 (NaN: not set):
     lp_k = log sum_j v_j psi_k(z_j);  log u_k <- average_log(log u_k, lp_k);  Zhat = <phi, e^lp>,  Zu = <phi, u>.
     """
-    log_phi, log_psi = log_phi.to(torch.float64), log_psi.to(torch.float64)
-    lp = torch.logsumexp(log_psi + law.to(torch.float64).log().unsqueeze(-1), dim=-2)  # (..., d)
+    log_phi = log_phi.to(torch.float64)
+    lp = log_mean_psi(log_psi, law)  # (..., d)
     log_u = average_log(log_u, lp.detach(), gamma)
     log_zu = torch.logsumexp(log_phi.detach() + log_u.unsqueeze(-2), dim=-1)  # (..., N)
     # u_k >= gamma e^{lp_k} bounds the ratio by 1/gamma.
@@ -182,7 +183,7 @@ class LowRankMECO:
         check_finite(log_psi, objective=self.name, step=state.step, what="entries of log psi")
         log_phi, log_psi = log_phi.to(torch.float64), log_psi.to(torch.float64)
         ratio, log_zu, log_u = vector_partition(log_phi, log_psi, law, state.log_u, self.config.gamma)
-        log_w = _log_inner(log_phi.detach(), log_psi.detach()) + law.log()  # (N, M)
+        log_w = log_products(log_phi.detach(), log_psi.detach(), floor=0.0) + law.log()  # (N, M)
         return EnergyLoss(
             surrogate=(row_weight * ratio).sum() - (weight * pos).sum(),
             nll=(row_weight * log_zu).sum() - (weight * pos.detach()).sum(),
@@ -196,13 +197,6 @@ class LowRankMECO:
         require(log_phi.shape[-1] == self.dim, f"{self.name}: log_phi must be (..., {self.dim}).")
         require(state.step > 0, f"{self.name}: log Z is not known before the first step.")
         return torch.logsumexp(log_phi.to(torch.float64) + state.log_u, dim=-1)
-
-
-def _log_inner(log_phi: Tensor, log_psi: Tensor) -> Tensor:
-    """log <phi_i, psi_j> (N, M) from (N, d) and (M, d), by a matrix product in place of an (N, M, d) array."""
-    top_phi, top_psi = log_phi.amax(-1, keepdim=True), log_psi.amax(-1, keepdim=True)
-    inner = torch.exp(log_phi - top_phi) @ torch.exp(log_psi - top_psi).T
-    return inner.log() + top_phi + top_psi.T
 
 
 def _positives(name: str, pos: Tensor, weight: Tensor | None, step: int) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.config import require
-from rl_contrastive.energy.base import Energy, EnergyLoss, ObjectiveState, energies, monitor
+from rl_contrastive.energy.base import Energy, EnergyLoss, ObjectiveState, Stateless, energies, monitor
 from rl_contrastive.energy.samplers import ChainConfig, Chains, run_chains
 from rl_contrastive.errors import RlcError
 
@@ -36,7 +36,7 @@ class CDConfig:
         require(self.penalty >= 0.0, f"cd: penalty must be >= 0, got {self.penalty}.")
 
 
-class CD:
+class CD(Stateless):
     """-mean f(x) + mean f(x'), x' the end of chains that start at the data. Source: Hinton 2002.
 
     The truth is stationary for every k when the kernel leaves the model invariant (MALA, not plain Langevin).
@@ -46,11 +46,6 @@ class CD:
 
     def __init__(self, config: CDConfig | None = None) -> None:
         self.config = config or CDConfig()
-
-    def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> ObjectiveState:
-        """Nothing to remember but the step."""
-        del shape, device
-        return ObjectiveState()
 
     def loss(
         self,

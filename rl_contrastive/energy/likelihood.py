@@ -14,6 +14,7 @@ from rl_contrastive.energy.base import (
     Energy,
     EnergyLoss,
     ObjectiveState,
+    Stateless,
     effective_sample_size,
     energies,
     log_mean_exp,
@@ -37,7 +38,7 @@ class InfoNCEConfig:
         require(self.noise_per_datum >= 1, f"infonce: noise_per_datum must be >= 1, got {self.noise_per_datum}.")
 
 
-class InfoNCE:
+class InfoNCE(Stateless):
     """mean_i [-l(x_i) + log((e^{l(x_i)} + sum_j e^{l(z_j)}) / (m + 1))], l = f - log q.
 
     Cross-entropy of the datum among itself and m noise samples; minimiser l = log p/q + constant for every m >= 1,
@@ -48,11 +49,6 @@ class InfoNCE:
 
     def __init__(self, config: InfoNCEConfig | None = None) -> None:
         self.config = config or InfoNCEConfig()
-
-    def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> ObjectiveState:
-        """Nothing to remember but the step."""
-        del shape, device
-        return ObjectiveState()
 
     def loss(
         self,
@@ -97,7 +93,7 @@ class GridLikelihoodConfig:
         require(self.points >= 2, f"grid likelihood: points must be >= 2, got {self.points}.")
 
 
-class GridLikelihood:
+class GridLikelihood(Stateless):
     """-mean f(x) + log Z with Z the trapezoid rule on a grid: exact maximum likelihood, for D = 1 or 2.
 
     Mass outside the box does not count, so the box must hold the model's mass, not only the data. `ess` counts the
@@ -108,11 +104,6 @@ class GridLikelihood:
 
     def __init__(self, config: GridLikelihoodConfig | None = None) -> None:
         self.config = config or GridLikelihoodConfig()
-
-    def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> ObjectiveState:
-        """Nothing to remember but the step."""
-        del shape, device
-        return ObjectiveState()
 
     def loss(
         self,

@@ -15,6 +15,22 @@ from rl_contrastive.config import require
 from rl_contrastive.energy.base import Energy
 
 
+def log_products(a: Tensor, b: Tensor, *, floor: float = 1e-30) -> Tensor:
+    """log <phi_i, psi_j> of all pairs from a = log phi (..., N, d), b = log psi (..., M, d) -> (..., N, M).
+
+    With the largest factor of each row taken out this is a matrix product in place of an (N, M, d) array, which cannot
+    overflow. It underflows where two supports are disjoint, and is at least `floor` there (0: the logarithm is -inf).
+    """
+    m, n = a.amax(-1, keepdim=True).detach(), b.amax(-1, keepdim=True).detach()
+    product = ((a - m).exp() @ (b - n).exp().transpose(-1, -2)).to(a.dtype)
+    return product.clamp_min(floor).log() + m + n.transpose(-1, -2)
+
+
+def log_mean_psi(log_psi: Tensor, law: Tensor) -> Tensor:
+    """log sum_j v_j psi_k(z_j): (..., M, d), weights (..., M) -> (..., d) float64; Zhat_i = <phi_i, its exp>."""
+    return torch.logsumexp(log_psi.to(torch.float64) + law.to(torch.float64).log().unsqueeze(-1), dim=-2)
+
+
 class TableFactor(nn.Module):
     """log phi of finitely many contexts, or log psi of outcomes: index (...,) int64 -> (..., d)."""
 
@@ -75,7 +91,7 @@ class LowRankConditional(nn.Module):
             bool((weight >= 0).all()) and abs(float(weight.sum()) - 1.0) < 1e-4,
             f"low rank: weights must be >= 0 and sum to 1, got the sum {float(weight.sum()):.6g}.",
         )
-        return torch.logsumexp(b + weight.log()[:, None], dim=0)
+        return log_mean_psi(b, weight)
 
     def log_partition(self, x: Tensor, log_u: Tensor) -> Tensor:
         """log Z(x_i) = log <u, phi(x_i)>: n contexts, log_u (d,) -> (n,) float64."""

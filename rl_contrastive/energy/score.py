@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.config import require
-from rl_contrastive.energy.base import Energy, EnergyLoss, ObjectiveState, check_finite, energies, monitor
+from rl_contrastive.energy.base import Energy, EnergyLoss, ObjectiveState, Stateless, check_finite, energies, monitor
 from rl_contrastive.errors import RlcError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class DenoisingConfig:
         require(self.sigma > 0, f"denoising score matching: sigma must be > 0, got {self.sigma}.")
 
 
-class DenoisingScore:
+class DenoisingScore(Stateless):
     """1/2 mean ||sigma s(x + sigma e) + e||^2, e ~ N(0, I); minimiser f = log(p * N(0, sigma^2)) + constant.
 
     Source: Vincent 2011, multiplied by sigma^2 so that losses of different sigma have one scale.
@@ -55,11 +55,6 @@ class DenoisingScore:
 
     def __init__(self, config: DenoisingConfig | None = None) -> None:
         self.config = config or DenoisingConfig()
-
-    def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> ObjectiveState:
-        """Nothing to remember but the step."""
-        del shape, device
-        return ObjectiveState()
 
     def loss(
         self,
@@ -102,7 +97,7 @@ class NoiseLadder:
         return torch.linspace(high, low, self.count, dtype=torch.float64, device=device)
 
 
-class MultiLevelScore:
+class MultiLevelScore(Stateless):
     """Denoising score matching on a ladder: f sees rows (x, log sigma), the level as one more coordinate.
 
         1/2 mean ||sigma s(x + sigma e, sigma) + e||^2,  s the gradient in x alone, sigma a level drawn for each row
@@ -118,11 +113,6 @@ class MultiLevelScore:
         """conditions: last columns of the data that are c."""
         require(conditions >= 0, f"{self.name}: conditions must be >= 0, got {conditions}.")
         self.ladder, self.conditions = ladder or NoiseLadder(), conditions
-
-    def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> ObjectiveState:
-        """Nothing to remember but the step."""
-        del shape, device
-        return ObjectiveState()
 
     def loss(
         self,
@@ -161,7 +151,7 @@ class SlicedConfig:
         require(self.slices >= 1, f"sliced score matching: slices must be >= 1, got {self.slices}.")
 
 
-class SlicedScore:
+class SlicedScore(Stateless):
     """mean [v' H v + 1/2 ||s||^2], H the Hessian of f, v random signs; E v'Hv = tr H, so this is score matching.
 
     Its minimiser is f = log p + constant. Source: Song et al. 2019, the form with the exact ||s||^2 (less variance
@@ -172,11 +162,6 @@ class SlicedScore:
 
     def __init__(self, config: SlicedConfig | None = None) -> None:
         self.config = config or SlicedConfig()
-
-    def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> ObjectiveState:
-        """Nothing to remember but the step."""
-        del shape, device
-        return ObjectiveState()
 
     def loss(
         self,

@@ -66,11 +66,12 @@ def rng_of(seed: int, *indices: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=indices)))
 
 
-def words(value: Interval) -> str:
+def words(value: Interval, decimals: int = 2) -> str:
     """`-0.49 [-0.51, -0.47]`."""
+    d = f".{decimals}f"
     if math.isnan(value.low):
-        return f"{value.estimate:.2f} (one run, no CI)"
-    return f"{value.estimate:.2f} [{value.low:.2f}, {value.high:.2f}]"
+        return f"{value.estimate:{d}} (one run, no CI)"
+    return f"{value.estimate:{d}} [{value.low:{d}}, {value.high:{d}}]"
 
 
 def plain(value: Any) -> Any:

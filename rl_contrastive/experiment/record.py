@@ -39,12 +39,16 @@ LOCK_WAIT = 10.0
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically: the old one or the new one, never half of one."""
+    """Write a JSON file atomically; see `write_text`."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically: the old one or the new one, never half of one."""
     temporary = path.with_name(path.name + ".part")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, allow_nan=False)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from rl_contrastive.energy.low_rank import log_products
 from rl_contrastive.features.batches import Batch
 from rl_contrastive.features.objectives.base import Compositional, Objective, ObjectiveResult
 from rl_contrastive.spec import FloatArray, IntArray
@@ -164,7 +165,11 @@ class TensorBatch:
 
 def contrastive_loss(factors: Factors, objective: Objective, batch: TensorBatch) -> ObjectiveResult:
     """The objective on one batch: loss (H,). Positives and negatives that are both "all" share one score matrix."""
-    _, _, pos, neg = _scores(factors, batch, log=objective.space == "log")
+    log = objective.space == "log"
+    u = factors.anchors(batch.anchors)  # (H, N, d)
+    neg = pair_scores(u, factors.successors(batch.negatives), factors.beta, log=log)  # (H, N, M)
+    both = batch.positives is None and batch.negatives is None
+    pos = neg if both else _positives(factors, batch, u, log=log)
     return objective(pos, neg, batch.pos_weight, batch.neg_weight[:, None, :].expand_as(neg))
 
 
@@ -172,32 +177,26 @@ def compositional_loss(
     factors: Factors, objective: Compositional, batch: TensorBatch, log_u: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Surrogate loss (H,) of a descent that follows the partition function, and the new log u; see `Compositional`."""
-    u, v, pos, neg = _scores(factors, batch, log=True)
+    u, v = factors.anchors(batch.anchors), factors.successors(batch.negatives)
     weight = batch.pos_weight.sum(-1)  # (H, N)
     step = objective.partition(
         log_softplus(u, factors.beta),
         log_softplus(v, factors.beta),
-        neg,
         law=batch.neg_weight,
         row_weight=weight,
         anchors=batch.anchors,
         log_u=log_u,
     )
+    pos = _positives(factors, batch, u, log=True)
     return (weight * step.ratio).sum(-1) - (batch.pos_weight * pos).sum((-1, -2)), step.log_u
 
 
-def _scores(factors: Factors, batch: TensorBatch, *, log: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """u (H, N, d) of the anchors, v (H, M, d) of the negatives, scores of positives (H, N, K) and negatives."""
-    u = factors.anchors(batch.anchors)
-    v = factors.successors(batch.negatives)
-    neg = pair_scores(u, v, factors.beta, log=log)  # (H, N, M)
-    if batch.positives is not None:
-        pos = row_scores(u, factors.successors(batch.positives), factors.beta, log=log)[..., None]  # (H, N, 1)
-    elif batch.negatives is None:
-        pos = neg
-    else:
-        pos = pair_scores(u, factors.successors(None), factors.beta, log=log)  # (H, N, S)
-    return u, v, pos, neg
+def _positives(factors: Factors, batch: TensorBatch, u: Tensor, *, log: bool) -> Tensor:
+    """Scores of the anchors u with their positives: (H, N, 1), or (H, N, S) where every successor is one."""
+    v = factors.successors(batch.positives)
+    if batch.positives is None:
+        return pair_scores(u, v, factors.beta, log=log)
+    return row_scores(u, v, factors.beta, log=log)[..., None]
 
 
 def log_softplus(u: Tensor, beta: float) -> Tensor:
@@ -209,18 +208,10 @@ def log_softplus(u: Tensor, beta: float) -> Tensor:
 
 
 def pair_scores(u: Tensor, v: Tensor, beta: float, *, log: bool) -> Tensor:
-    """f or log f of all pairs: u (H, N, d), v (H, M, d) -> (H, N, M).
-
-    log f = m_i + n_j + log sum_k e^{log phi_ik - m_i} e^{log psi_jk - n_j}: with the largest factor of each row taken
-    out the product is a matrix multiplication that cannot overflow, and underflows only where the two supports
-    are disjoint to 1e-30; it is clamped there.
-    """
+    """f or log f of all pairs: u (H, N, d), v (H, M, d) -> (H, N, M)."""
     if not log:
         return torch.bmm(softplus(u, beta), softplus(v, beta).transpose(1, 2)).to(u.dtype)
-    a, b = log_softplus(u, beta), log_softplus(v, beta)
-    m, n = a.amax(-1, keepdim=True).detach(), b.amax(-1, keepdim=True).detach()
-    product = torch.bmm((a - m).exp(), (b - n).exp().transpose(1, 2)).to(u.dtype)
-    return product.clamp_min(1e-30).log() + m + n.transpose(1, 2)
+    return log_products(log_softplus(u, beta), log_softplus(v, beta))
 
 
 def row_scores(u: Tensor, v: Tensor, beta: float, *, log: bool) -> Tensor:

@@ -8,7 +8,7 @@ each with what was measured. A bar that is not met is shown as such and is no er
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ class Context:
     """auto | cpu | cuda | cuda:1 ..., for the networks."""
     say: Callable[[str], None] = _silent
     """Takes a line of progress."""
+
+    def part(self, name: str) -> Context:
+        """The same for one of several grids of a study: its cells go to a folder of their own."""
+        return replace(self, out=self.out / name)
 
 
 @dataclass(frozen=True)

@@ -165,9 +165,9 @@ def conditional(config: ConditionalConfig, context: Context) -> Report:
 def measure(config: ConditionalConfig, context: Context) -> Cells:
     """All fits of the three parts."""
     return Cells(
-        run_grid(fit_main, config, main_grid(config), replace(context, out=context.out / "tables")),
-        run_grid(fit_one_draw, config, one_draw_grid(config), replace(context, out=context.out / "one-draw")),
-        run_grid(fit_on_continuum, config, continuum_grid(config), replace(context, out=context.out / "continuous")),
+        run_grid(fit_main, config, main_grid(config), context.part("tables")),
+        run_grid(fit_one_draw, config, one_draw_grid(config), context.part("one-draw")),
+        run_grid(fit_on_continuum, config, continuum_grid(config), context.part("continuous")),
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rl_contrastive.experiment.panels import colour, counts_on, draw, plain, ticks_at
+from rl_contrastive.experiment.panels import colour, counts_on, draw, plain, ticks_at, words
 from rl_contrastive.experiment.statistics import Interval
 from rl_contrastive.studies.base import Bar, Context, Report, Table
 from rl_contrastive.studies.conditional import COUNTS, LIKELIHOOD, ONE_DRAW, Cells, ConditionalConfig
@@ -46,11 +46,7 @@ def report(config: ConditionalConfig, cells: Cells, context: Context) -> Report:
 
 def three(value: Interval) -> str:
     """`0.067 [0.065, 0.069]`; `failed` where no seed gave a number."""
-    if np.isnan(value.estimate):
-        return "failed"
-    if np.isnan(value.low):
-        return f"{value.estimate:.3f} (one run, no CI)"
-    return f"{value.estimate:.3f} [{value.low:.3f}, {value.high:.3f}]"
+    return "failed" if np.isnan(value.estimate) else words(value, 3)
 
 
 def _of(cells: dict[tuple[str, str], Cell], setting: str, method: str, metric: str) -> str:

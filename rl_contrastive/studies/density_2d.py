@@ -8,7 +8,6 @@ the cause is tested twice: by where the models' mass is, and by giving NCE a ten
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -64,17 +63,13 @@ def density_2d(config: Density2DConfig, context: Context) -> Report:
     )
 
 
-def _part(context: Context, name: str) -> Context:
-    return dataclasses.replace(context, out=context.out / name)
-
-
 def _covering(config: Density2DConfig, context: Context) -> Cells:
     methods = {
         name: [{"objective": o, "of": of, "noise": "covering", "network": n, "lr": config.rate} for n in NETWORKS]
         for name, (o, of) in COVERING.items()
     }
     grid = Grid(config.densities, methods, "validation", config.tune_seeds, config.seeds)
-    return run_grid(fit_energy, config, grid, _part(context, "covering"))
+    return run_grid(fit_energy, config, grid, context.part("covering"))
 
 
 def _narrow(config: Density2DConfig, context: Context) -> Cells:
@@ -84,13 +79,13 @@ def _narrow(config: Density2DConfig, context: Context) -> Cells:
     }
     settings = [f"{density}, {network}" for network in NARROW_NETWORKS for density in config.narrow]
     grid = Grid(settings, methods, "validation", config.tune_seeds, config.seeds)
-    return run_grid(fit_energy, config, grid, _part(context, "narrow"))
+    return run_grid(fit_energy, config, grid, context.part("narrow"))
 
 
 def _references(config: Density2DConfig, context: Context) -> Cells:
     methods: dict[str, list[Options]] = {name: [{}] for name in REFERENCES}
     grid = Grid(config.densities, methods, "nll", (), config.seeds)
-    return run_grid(fit_reference, config, grid, _part(context, "references"))
+    return run_grid(fit_reference, config, grid, context.part("references"))
 
 
 def figure(value: Interval) -> str:

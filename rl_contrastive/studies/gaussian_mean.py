@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -101,17 +101,13 @@ class GaussianMeanConfig:
 @register("study", "gaussian-mean", GaussianMeanConfig)
 def gaussian_mean(config: GaussianMeanConfig, context: Context) -> Report:
     """Mean of N(R, 1): likelihood, NCE and eNCE with exact expectations, and seven methods with samples."""
-    exact = run_grid(exact_fit, config, _exact_grid(config), _inside(context, "exact"))
+    exact = run_grid(exact_fit, config, _exact_grid(config), context.part("exact"))
     sampled = {
-        part: run_grid(sampled_fit, config, _sampled_grid(config, settings), _inside(context, part))
+        part: run_grid(sampled_fit, config, _sampled_grid(config, settings), context.part(part))
         for part, settings in config.settings.items()
         if settings
     }
     return gaussian_report.report(config, context.out, exact, sampled)
-
-
-def _inside(context: Context, part: str) -> Context:
-    return replace(context, out=context.out / part)
 
 
 def _exact_grid(config: GaussianMeanConfig) -> Grid:

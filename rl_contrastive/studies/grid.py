@@ -14,7 +14,7 @@ import hashlib
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,20 +96,20 @@ def paired(a: Cell, b: Cell, metric: str) -> Interval:
 
 def run_grid(fit: Fit, config: Any, grid: Grid, context: Context) -> dict[tuple[str, str], Cell]:
     """Tune, then report: {(setting, method): Cell}."""
-    with Ledger(context.out / CELLS, config) as ledger:
-        pairs = [(s, m) for s in grid.settings for m in grid.methods]
-        candidates = {
-            (s, m, i): _tasks(grid, context, s, m, options, grid.tune_seeds)
-            for s, m in pairs
-            for i, options in enumerate(grid.methods[m])
-            if len(grid.methods[m]) > 1
-        }
-        _measure(fit, config, [t for tasks in candidates.values() for t in tasks], ledger, context, "tuning")
-        tuning = {p: _tuned(grid, p, candidates, ledger) for p in pairs}
-        chosen = {p: _choose(grid.methods[p[1]], tuning[p]) for p in pairs}
-        final = {p: _tasks(grid, context, *p, chosen[p], grid.seeds) for p in pairs}
-        _measure(fit, config, [t for tasks in final.values() for t in tasks], ledger, context, "reporting")
-        return {p: _cell(p, chosen[p], final[p], tuning[p], ledger) for p in pairs}
+    ledger = Ledger(context.out / CELLS, config)
+    pairs = [(s, m) for s in grid.settings for m in grid.methods]
+    candidates = {
+        (s, m, i): _tasks(grid, context, s, m, options, grid.tune_seeds)
+        for s, m in pairs
+        for i, options in enumerate(grid.methods[m])
+        if len(grid.methods[m]) > 1
+    }
+    _measure(fit, config, [t for tasks in candidates.values() for t in tasks], ledger, context, "tuning")
+    tuning = {p: _tuned(grid, p, candidates, ledger) for p in pairs}
+    chosen = {p: _choose(grid.methods[p[1]], tuning[p]) for p in pairs}
+    final = {p: _tasks(grid, context, *p, chosen[p], grid.seeds) for p in pairs}
+    _measure(fit, config, [t for tasks in final.values() for t in tasks], ledger, context, "reporting")
+    return {p: _cell(p, chosen[p], final[p], tuning[p], ledger) for p in pairs}
 
 
 def _tasks(
@@ -120,7 +120,7 @@ def _tasks(
     for group in groups:
         task = Task(setting, method, options, group, context.device, context.out)
         name = hashlib.sha256(task.key.encode()).hexdigest()[:16]
-        out.append(Task(setting, method, options, group, context.device, context.out / "cells" / name))
+        out.append(replace(task, folder=context.out / "cells" / name))
     return out
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rl_contrastive.experiment.panels import draw
+from rl_contrastive.experiment.panels import draw, words
 from rl_contrastive.experiment.statistics import Interval
 from rl_contrastive.spec import FloatArray
 from rl_contrastive.studies.base import Bar, Context, Table
@@ -37,11 +37,6 @@ SHOWN = 8
 Cells = dict[tuple[str, str], Cell]
 Gains = dict[tuple[str, str, str], Interval]
 """(image set, energy, metric) -> energy - its noise law, paired by seed."""
-
-
-def digits3(value: Interval) -> str:
-    """`0.587 [0.571, 0.603]`."""
-    return f"{value.estimate:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 
 def best_energy(cells: Cells, images: str, energies: list[str]) -> str:
@@ -78,7 +73,7 @@ def table(config: ImagesConfig, cells: Cells, images: str) -> Table:
 
 def gains_table(config: ImagesConfig, gains: Gains) -> Table:
     """What each energy adds to its noise law."""
-    rows = [(images, method, METRICS[metric], digits3(v), verdict(v)) for (images, method, metric), v in gains.items()]
+    rows = [(images, method, METRICS[metric], words(v, 3), verdict(v)) for (images, method, metric), v in gains.items()]
     note = (
         f"Energy - its own q in the same metric, paired by seed (n = {len(config.seeds)}), 95% bootstrap, no "
         "correction for the number of rows; below 0 is better."
@@ -104,13 +99,13 @@ def bars(images: str, best: str, cells: Cells) -> list[Bar]:
         Bar(
             what=f"{images}: two-sample accuracy, {best}",
             bar=f"<= {BAR} over >= 3 seeds",
-            measured=f"{digits3(accuracy)}, n = {n}; own / real {_halves(cell)}; of grey values {_cell(cell, 'grey')}",
+            measured=f"{words(accuracy, 3)}, n = {n}; own / real {_halves(cell)}; of grey values {_cell(cell, 'grey')}",
             met=accuracy.estimate <= BAR and n >= 3,
         ),
         Bar(
             what=f"{images}: distance to train, generated / unseen real, {best}",
             bar=f">= {NOT_COPIES} (no copies)",
-            measured=digits3(ratio),
+            measured=words(ratio, 3),
             met=ratio.estimate >= NOT_COPIES,
         ),
     ]
@@ -119,17 +114,18 @@ def bars(images: str, best: str, cells: Cells) -> list[Bar]:
 def sentence(images: str, best: str, cells: Cells, gains: Gains) -> str:
     """What the intervals support about one image set."""
     found = {metric: verdict(gains[images, best, metric]) for metric in METRICS}
-    listed = "; ".join(f"{METRICS[m]} {found[m]} ({digits3(gains[images, best, m])})" for m in METRICS)
+    listed = "; ".join(f"{METRICS[m]} {found[m]} ({words(gains[images, best, m], 3)})" for m in METRICS)
     cell = cells[images, best]
     text = (
         f"On {images} the energy that tuning chose, {best}, reaches a two-sample accuracy of "
-        f"{digits3(cell.interval('accuracy'))} (halves {_halves(cell)}) and lies {digits3(cell.interval('to_train'))} "
-        f"times as far from the training images as unseen ones do. Against its own noise law: {listed}."
+        f"{words(cell.interval('accuracy'), 3)} (halves {_halves(cell)}) and lies "
+        f"{words(cell.interval('to_train'), 3)} times as far from the training images as "
+        f"unseen ones do. Against its own noise law: {listed}."
     )
     if (images, WIDE) in cells and "accuracy" in cells[images, WIDE].metrics:
         wide = cells[images, WIDE]
         text += (
-            f" The measure has a hole: a mixture 1.5 times too wide scores {digits3(wide.interval('accuracy'))} "
+            f" The measure has a hole: a mixture 1.5 times too wide scores {words(wide.interval('accuracy'), 3)} "
             f"(halves {_halves(wide)}), so an accuracy near .5 means something only if both halves are."
         )
     return text
@@ -177,7 +173,7 @@ def _tiles(values: FloatArray, shape: tuple[int, int], levels: int) -> Callable[
 
 
 def _cell(cell: Cell, metric: str) -> str:
-    return digits3(cell.interval(metric)) if metric in cell.metrics else "failed"
+    return words(cell.interval(metric), 3) if metric in cell.metrics else "failed"
 
 
 def _plain(cell: Cell, metric: str, places: int) -> str:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.record import write_text
 from rl_contrastive.spec import FloatArray
 
 Options = dict[str, Any]
@@ -67,17 +67,11 @@ class Ledger:
     def __init__(self, path: Path, config: Any) -> None:
         self.path, self._head = path, {"config": json.loads(json.dumps(to_dict(config)))}
         self._lines: dict[str, dict[str, Any]] = {}
-
-    def __enter__(self) -> Ledger:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
             self._read()
         else:
-            _append(self.path, self._head)
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        return None
+            _append(path, self._head)
 
     def __contains__(self, task: Task) -> bool:
         return task.key in self._lines
@@ -108,8 +102,7 @@ class Ledger:
         text = self.path.read_text(encoding="utf-8")
         whole, newline, cut = text.rpartition("\n")
         if cut:  # a line that a kill cut in two: what it measured is measured again
-            with _rewriting(self.path) as file:
-                file.write(whole + newline)
+            write_text(self.path, whole + newline)
         try:
             head, *lines = [json.loads(line) for line in whole.splitlines()]
         except ValueError as error:
@@ -138,14 +131,3 @@ def _append(path: Path, line: dict[str, Any]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise RlcError(f"study: cannot write {path}: {error.strerror}.") from error
-
-
-@contextmanager
-def _rewriting(path: Path) -> Iterator[Any]:
-    """A text file that takes the place of `path` when it is complete."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from rl_contrastive.config import require
-from rl_contrastive.experiment.panels import colour, draw, plain
+from rl_contrastive.experiment.panels import colour, draw, plain, words
 from rl_contrastive.experiment.statistics import Interval, improvement
 from rl_contrastive.registry import register
 from rl_contrastive.studies.base import Bar, Context, Report, Table
@@ -181,11 +181,6 @@ def _mean(cell: Cell, kind: str) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else -np.inf
 
 
-def digits3(value: Interval) -> str:
-    """`0.987 [0.981, 0.993]`."""
-    return f"{value.estimate:.3f} [{value.low:.3f}, {value.high:.3f}]"
-
-
 def verdict(difference: Interval) -> str:
     """What an interval of a difference supports."""
     if difference.low > 0.0:
@@ -199,7 +194,7 @@ def _table(config: OodConfig, cells: Cells, images: str) -> Table:
         cell = cells[images, method]
         name = f"{method} (labels)" if METHODS[method].labels else method
         options = ", ".join(f"{k} {v}" for k, v in cell.options.items())
-        numbers = [digits3(cell.interval(kind)) for kind in (*KINDS, LAST)]
+        numbers = [words(cell.interval(kind), 3) for kind in (*KINDS, LAST)]
         rows.append((name, METHODS[method].kind, options, *numbers, f"{cell.interval('seconds').estimate:.1f}"))
     failures = all_failures(cells[images, m] for m in config.methods)
     note = (
@@ -218,7 +213,7 @@ def _contests(config: OodConfig, contests: dict[tuple[str, str], Contest]) -> Ta
         for method, difference in c.differences.items():
             name = f"{method} (labels)" if METHODS[method].labels else method
             name += " *" if method == c.rival else ""
-            rows.append((images, kind, c.baseline, name, digits3(difference), verdict(difference)))
+            rows.append((images, kind, c.baseline, name, words(difference, 3), verdict(difference)))
     note = (
         f"Difference of AUROC paired by seed (n = {len(config.seeds)}), 95% bootstrap, no correction for the number of "
         "rows. The simple detector is the best one by the reported mean itself. *: the rival of the bars, the best of "
@@ -237,7 +232,7 @@ def _bars(config: OodConfig, cells: Cells, contests: dict[tuple[str, str], Conte
             Bar(
                 what=f"digits: AUROC of the held-out class, {best.rival}",
                 bar=f">= {BAR}",
-                measured=f"{digits3(rival)}; {best.baseline}: {digits3(simple)}",
+                measured=f"{words(rival, 3)}; {best.baseline}: {words(simple, 3)}",
                 met=rival.estimate >= BAR,
             )
         )
@@ -246,7 +241,7 @@ def _bars(config: OodConfig, cells: Cells, contests: dict[tuple[str, str], Conte
             Bar(
                 what=f"{images}, {kind}: {c.rival} beats {c.baseline}",
                 bar="paired difference > 0 with its interval",
-                measured=digits3(c.difference),
+                measured=words(c.difference, 3),
                 met=c.difference.low > 0.0,
             )
         )
@@ -255,18 +250,18 @@ def _bars(config: OodConfig, cells: Cells, contests: dict[tuple[str, str], Conte
 
 def _sentence(config: OodConfig, images: str, contests: dict[tuple[str, str], Contest]) -> str:
     by_class, overall = contests[images, "class"], contests[images, LAST]
-    words = {"ahead": "ahead of", "behind": "behind", "not different": "not told apart from"}
+    place = {"ahead": "ahead of", "behind": "behind", "not different": "not told apart from"}
     text = (
-        f"On {images} {by_class.rival} (chosen on other seeds) is {words[verdict(by_class.difference)]} the best "
-        f"simple detector {by_class.baseline} for the held-out class ({digits3(by_class.difference)}); over all five "
-        f"anomalies {overall.rival} is {words[verdict(overall.difference)]} {overall.baseline} "
-        f"({digits3(overall.difference)})."
+        f"On {images} {by_class.rival} (chosen on other seeds) is {place[verdict(by_class.difference)]} the best "
+        f"simple detector {by_class.baseline} for the held-out class ({words(by_class.difference, 3)}); over all five "
+        f"anomalies {overall.rival} is {place[verdict(overall.difference)]} {overall.baseline} "
+        f"({words(overall.difference, 3)})."
     )
     for method in (m for m in config.methods if METHODS[m].labels):
         difference = by_class.differences[method]
         text += (
-            f" Told the classes of the training images, {method} is {words[verdict(difference)]} {by_class.baseline} "
-            f"for the held-out class ({digits3(difference)})."
+            f" Told the classes of the training images, {method} is {place[verdict(difference)]} {by_class.baseline} "
+            f"for the held-out class ({words(difference, 3)})."
         )
     return text
 

@@ -11,7 +11,7 @@ from rl_contrastive import registry
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.panels import plain
-from rl_contrastive.experiment.record import write_json
+from rl_contrastive.experiment.record import write_json, write_text
 from rl_contrastive.studies.base import Bar, Context, Report, Table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def run_study(name: str, config: Any, context: Context, *, command: str = "", ov
     report: Report = entry.factory(config, context)
     record = {"command": command, "config": to_dict(config), **plain(dataclasses.asdict(report))}
     write_json(context.out / REPORT, record)
-    _write(context.out / "report.md", markdown(report, command))
+    write_text(context.out / "report.md", markdown(report, command))
     return report
 
 
@@ -91,12 +91,3 @@ def render(report: Report) -> list[RenderableType]:
 def _bars(bars: list[Bar]) -> Table:
     rows = [(b.what, b.bar, b.measured, "met" if b.met else "NOT met") for b in bars]
     return Table("Bars", ("What", "Bar", "Measured", "Verdict"), rows)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise RlcError(f"study: cannot write {path}: {error.strerror}.") from error

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.deep.config import RepresentationConfig, SelfPredictionConfig
-from rl_contrastive.deep.representation import Representation, identical, log_products, off_diagonal
+from rl_contrastive.deep.representation import Representation, identical, off_diagonal
 from rl_contrastive.deep.self_prediction import SelfPrediction
 from rl_contrastive.deep.weights import load_weights, weights
+from rl_contrastive.energy.low_rank import log_products
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.networks import log_softplus, pair_scores
 

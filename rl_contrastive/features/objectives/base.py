@@ -70,14 +70,13 @@ class Compositional(ABC):
         self,
         log_phi: Tensor,
         log_psi: Tensor,
-        scores: Tensor,
         *,
         law: Tensor,
         row_weight: Tensor,
         anchors: Tensor | None,
         log_u: Tensor,
     ) -> Partition:
-        """log_phi (H, N, d), log_psi (H, M, d), scores of all pairs (H, N, M), law (H, M), row_weight (H, N),
+        """log_phi (H, N, d) of the anchors, log_psi (H, M, d) of the negatives with law (H, M), row_weight (H, N),
         anchors (H, N) or None for all in order, log_u as from `initial`."""
 
     def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rl_contrastive.energy.compositional import average_log, require_gamma
 from rl_contrastive.energy.conditional import log_mean_by_key, vector_partition
+from rl_contrastive.energy.low_rank import log_mean_psi
 from rl_contrastive.features.objectives.base import Compositional, Partition
 from rl_contrastive.registry import register
 
@@ -46,7 +47,6 @@ class MECO(Compositional):
         self,
         log_phi: Tensor,
         log_psi: Tensor,
-        scores: Tensor,
         *,
         law: Tensor,
         row_weight: Tensor,
@@ -57,15 +57,12 @@ class MECO(Compositional):
 
 
 @register("objective", "meco-keyed", MECOConfig)
-class KeyedMECO(Compositional):
+class KeyedMECO(MECO):
     """The same with a moving average of its own for each (s,a): entries of a table, or stored rows of vectors.
 
     With stored rows this keeps one number a sample, as SogCLR does (Yuan et al. 2022), and a row that is drawn a few
     times in a descent has an old u; a table's pairs are seen all the time.
     """
-
-    def __init__(self, config: MECOConfig | None = None) -> None:
-        self.config = config or MECOConfig()
 
     def initial(self, levels: int, anchors: int, dim: int) -> Tensor:
         return torch.full((levels, anchors), math.nan, dtype=torch.float64)
@@ -74,15 +71,14 @@ class KeyedMECO(Compositional):
         self,
         log_phi: Tensor,
         log_psi: Tensor,
-        scores: Tensor,
         *,
         law: Tensor,
         row_weight: Tensor,
         anchors: Tensor | None,
         log_u: Tensor,
     ) -> Partition:
-        log_law = law.to(torch.float64).log().unsqueeze(-2)  # (H, 1, M)
-        log_zhat = torch.logsumexp(scores.to(torch.float64) + log_law, dim=-1)  # (H, N)
+        lp = log_mean_psi(log_psi, law).unsqueeze(-2)  # (H, 1, d): Zhat is linear in the mean of psi
+        log_zhat = torch.logsumexp(log_phi.to(torch.float64) + lp, dim=-1)  # (H, N)
         if anchors is None:  # every anchor once, in order
             log_u = average_log(log_u, log_zhat.detach(), self.config.gamma)
             log_z = log_u
