@@ -185,7 +185,12 @@ class Env(Protocol):
 
 @runtime_checkable
 class Agent(Protocol):
-    """act / observe / update / state: everything the loop, the records and the checkpoints need."""
+    """act / observe / update / state: everything the loop, the records and the checkpoints need.
+
+    Optional: `histograms() -> dict[str, Array]`, arrays of any shape whose distributions TensorBoard shows, by name.
+    It is called at evaluations where TensorBoard is on, and only there: it must draw from no generator of the run and
+    change no state.
+    """
 
     batch: int
     """B: episodes played side by side between two updates."""

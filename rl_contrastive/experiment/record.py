@@ -6,7 +6,7 @@
         timing.jsonl    {"episodes", "env_steps", "wall_s"} of the same evaluations: wall times are kept apart
         summary.json    how the run ended
         checkpoint/     state.npz and the one before it
-        tensorboard/    the same scalars over episodes; rewritten from metrics.jsonl on resume
+        tensorboard/    the same scalars over episodes, and histograms of agents that offer them (`board.py`)
 
 A checkpoint stores the length of metrics.jsonl. Resuming cuts the file back to it, and the lines behind it are made
 again, byte by byte.
@@ -28,9 +28,10 @@ from typing import Any
 
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.board import Board
 from rl_contrastive.experiment.checkpoint import has_state, load_state, save_state, sync_folder
 from rl_contrastive.experiment.loop import Progress
-from rl_contrastive.spec import State
+from rl_contrastive.spec import Array, State
 
 CONFIG, METRICS, TIMING, SUMMARY = "config.json", "metrics.jsonl", "timing.jsonl", "summary.json"
 CHECKPOINT, TENSORBOARD, LOCK = "checkpoint", "tensorboard", "lock"
@@ -198,15 +199,20 @@ class RunSink:
         tensorboard: bool,
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
+        histograms: Callable[[], dict[str, Array]] | None = None,
     ) -> None:
-        """`identity` (agent, env, seed) is stored in each checkpoint, so that no other run can load it."""
+        """`identity` (agent, env, seed) is stored in each checkpoint, so that no other run can load it.
+
+        `histograms`: the agent's, asked for at each evaluation where TensorBoard is on, and never elsewhere.
+        """
         self.folder, self.identity, self.checkpoint_seconds = folder, identity, checkpoint_seconds
         self._on_progress, self._should_stop = on_progress, should_stop
         self._earlier = folder.elapsed()
         self._started = self._saved_at = time.monotonic()
         self._metrics = _append(folder.path / METRICS)
         self._timing = _append(folder.path / TIMING)
-        self._board = _Board(folder) if tensorboard else None
+        self._board = Board(folder.path / TENSORBOARD, folder.lines()) if tensorboard else None
+        self._histograms = histograms
 
     @property
     def wall(self) -> float:
@@ -224,7 +230,9 @@ class RunSink:
         except OSError as error:
             raise RlcError(f"cannot write {self.folder.path / METRICS}: {error.strerror}.") from error
         if self._board is not None:
-            self._board.add(line)
+            self._board.scalars(line)
+            if self._histograms is not None:
+                self._board.histograms(progress.episodes, self._histograms())
         self._on_progress(progress)
 
     def iterated(self, progress: Progress, snapshot: Callable[[], State] | None) -> bool:
@@ -245,6 +253,8 @@ class RunSink:
             os.fsync(self._metrics.fileno())
         except OSError as error:
             raise RlcError(f"cannot write {self.folder.path / METRICS}: {error.strerror}.") from error
+        if self._board is not None:
+            self._board.flush()
         length = os.fstat(self._metrics.fileno()).st_size
         save_state(self.folder.checkpoint, {"run": self.identity, "metrics_bytes": length, **snapshot()})
         self._saved_at = time.monotonic()
@@ -265,38 +275,6 @@ def _append(path: Path) -> Any:
         return open(path, "a", encoding="utf-8")  # closed by RunSink.close
     except OSError as error:
         raise RlcError(f"cannot write {path}: {error.strerror}.") from error
-
-
-class _Board:
-    """TensorBoard scalars by its own event writer (`torch.utils.tensorboard` would import torch).
-
-    They are simple values, as torch writes them: `EventAccumulator.Scalars` reads all of them, while of the tensors
-    that `tensorboard.summary.Writer` makes it keeps ten. The event files are a copy of metrics.jsonl, so they are made
-    anew when a run is resumed.
-    """
-
-    def __init__(self, folder: RunFolder) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
-
-        path = folder.path / TENSORBOARD
-        shutil.rmtree(path, ignore_errors=True)
-        self._writer = EventFileWriter(str(path))
-        for line in folder.lines():
-            self.add(line)
-
-    def add(self, line: dict[str, Any]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
-        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
-
-        values = [
-            Summary.Value(tag=name if "/" in name else f"run/{name}", simple_value=float(value))
-            for name, value in line.items()
-            if name != "episodes" and value is not None
-        ]
-        self._writer.add_event(Event(wall_time=time.time(), step=line["episodes"], summary=Summary(value=values)))
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 def peak_memory_mb() -> float:

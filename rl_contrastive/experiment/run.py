@@ -177,6 +177,7 @@ def _train(
             tensorboard=config.tensorboard,
             on_progress=note,
             should_stop=should_stop,
+            histograms=getattr(agent, "histograms", None),
         )
         result = _guarded(agent, env, eval_env, config, sink, state)
         seen, status = result.progress, "aborted" if result.stopped else "finished"
