@@ -93,7 +93,8 @@ def test_a_resumed_run_keeps_what_is_before_its_checkpoint_and_makes_the_rest_ag
     board.histograms(before[-1] + 1, {"q": np.ones(3)})
     board.close()
     (old,) = (folder / "tensorboard").iterdir()
-    old.write_bytes(old.read_bytes() + b"\x07\x01\x00\x00\x00\x00\x00\x00half")
+    # Length, checksum, and the beginning of a summary of 127 bytes.
+    old.write_bytes(old.read_bytes() + b"\x90\x00\x00\x00\x00\x00\x00\x00" + b"some" + b"\x2a\x7fabc")
     resume(folder)
     events = read(folder / "tensorboard").Histograms("histograms/q")
     assert [event.step for event in events] == [8, 16, 24, 32, 40]
