@@ -121,6 +121,20 @@ class SelfPredictionConfig:
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """Distorted observations in gradient steps (`deep/augment.py`), for frames: encoders nature and impala."""
+
+    shift: int = 0
+    """Largest shift in pixels, up, down, left and right (>= 0; 0: none). The official agent has 4."""
+    intensity: float = 0.0
+    """Scale of the change in brightness, in [0, .5); 0: none. The official agent has .05."""
+
+    def __post_init__(self) -> None:
+        require(self.shift >= 0, f"augment: shift must be >= 0, got {self.shift}.")
+        require(0.0 <= self.intensity < 0.5, f"augment: intensity must lie in [0, .5), got {self.intensity}.")
+
+
+@dataclass(frozen=True)
 class DeepLearnerConfig:
     """Networks, losses and the optimiser."""
 
@@ -160,3 +174,22 @@ class DeepLearnerConfig:
             require(0 < value < np.inf, f"deep: {name} must be > 0 and finite, got {value}.")
         require(0.0 < self.tau <= 1.0, f"deep: tau must lie in (0, 1], got {self.tau}.")
         require(0 <= self.contrast_weight < np.inf, f"deep: contrast_weight must be >= 0, got {self.contrast_weight}.")
+
+
+@dataclass(frozen=True)
+class RNDConfig:
+    """Random network distillation (`deep/rnd.py`)."""
+
+    dim: int = 128
+    """k, outputs of both networks (>= 1)."""
+    hidden: int = 256
+    """Width of the ReLU layer that the predictor has beyond its target (>= 0; 0: none)."""
+    lr: float = 1e-4
+    """Adam's step size for the predictor (> 0)."""
+    batch_size: int = 32
+    """Visited observations of one step of the predictor (>= 1); each is used once."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("dim", 1), ("hidden", 0), ("batch_size", 1)):
+            require(getattr(self, name) >= least, f"rnd: {name} must be >= {least}, got {getattr(self, name)}.")
+        require(0.0 < self.lr < np.inf, f"rnd: lr must be > 0 and finite, got {self.lr}.")

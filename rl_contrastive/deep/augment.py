@@ -1,0 +1,48 @@
+"""Image augmentation of gradient steps: each observation is shifted a little and made a little brighter or darker.
+
+    x'(i, j) = (1 + scale * clip(e, -2, 2)) x(clip(i + u), clip(j + v)),   u, v uniform on {-shift..shift}, e ~ N(0, 1)
+
+one (u, v, e) for all planes of an observation: its stacked frames stay in register. Places beyond the edge repeat it.
+Sources: the shift of Kostrikov et al. 2021 (DrQ), the intensity of Schwarzer et al. 2021 (SPR), whose agent has shift 4
+and scale .05. What is drawn is kept apart from what is done with it: a compiled or captured step takes the draws as
+inputs, and they are the same on each device.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rl_contrastive.deep.config import AugmentConfig
+
+INTENSITY_CLIP = 2.0
+"""Largest |e|."""
+
+
+class Distortion(NamedTuple):
+    """What happens to each of N observations."""
+
+    offset: Tensor
+    """(N, 2) int64, u and v: rows and columns, in [-shift, shift]."""
+    factor: Tensor
+    """(N,) float32, of the intensity."""
+
+
+def draw(config: AugmentConfig, count: int, *, rng: torch.Generator) -> Distortion:
+    """Independent distortions of `count` observations, on the CPU like `rng`."""
+    s = config.shift
+    offset = torch.randint(-s, s + 1, (count, 2), generator=rng)
+    noise = torch.randn(count, generator=rng).clamp_(-INTENSITY_CLIP, INTENSITY_CLIP)
+    return Distortion(offset, 1.0 + config.intensity * noise)
+
+
+def distort(frames: Tensor, offset: Tensor, factor: Tensor) -> Tensor:
+    """x' of frames (N, C, H, W) floats, with the fields of a `Distortion` on their device: one gather."""
+    N, C, H, W = frames.shape
+    row = (torch.arange(H, device=frames.device) + offset[:, :1]).clamp_(0, H - 1)  # (N, H)
+    column = (torch.arange(W, device=frames.device) + offset[:, 1:]).clamp_(0, W - 1)  # (N, W)
+    place = (row[:, :, None] * W + column[:, None, :]).reshape(N, 1, H * W)
+    moved = frames.reshape(N, C, H * W).gather(2, place.expand(N, C, H * W)).reshape(N, C, H, W)
+    return moved * factor.to(frames.dtype)[:, None, None, None]
