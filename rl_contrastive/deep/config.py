@@ -86,16 +86,42 @@ class RepresentationConfig:
     pairs of all counts."""
     law_rate: float = 0.01
     """Weight in (0, 1] of the newest batch in the moving average u of psi over P^-."""
+    shared: bool = False
+    """One encoder for values and features. Off: bonuses are small numbers, and the contrastive loss would move the
+    encoder more than they do, so that values lag and wander. On, as the official agent: the loss helps the values."""
+    every: int = 4
+    """Gradient steps of the values to one of the contrastive loss (>= 1): features are frozen between rebuilds."""
     mask_identical: bool = False
     """Leave out negatives that equal the row's own successor. Off, because they belong to P^-: without them nothing
     holds f(s,a,s') down where s' is certain, and it grows without bound; with them it stops at 1 / P^-(s')."""
 
     def __post_init__(self) -> None:
         require(self.dim >= 1 and self.hidden >= 0, "representation: dim must be >= 1 and hidden >= 0.")
+        require(self.every >= 1, f"representation: every must be >= 1, got {self.every}.")
         require(0.0 < self.beta < math.inf, f"representation: beta must be > 0, got {self.beta}.")
         require(0.0 < self.law_rate <= 1.0, f"representation: law_rate must lie in (0, 1], got {self.law_rate}.")
         kinds = ("simplex", "unit", "raw")
         require(self.features in kinds, f"representation: features must be one of {', '.join(kinds)}.")
+
+
+@dataclass(frozen=True)
+class BonusConfig:
+    """How visits are counted (`bonus.py`)."""
+
+    kind: Literal["tiles", "elliptical"] = "tiles"
+    """tiles: visits of the cells that phi falls into; elliptical: phi itself, with a full Sigma."""
+    lam: float = 0.1
+    """lambda (> 0), visits that everything had beforehand: a first visit is worth beta / sqrt(lambda)."""
+    tilings: int = 4
+    """T (>= 1), partitions that are averaged."""
+    directions: int = 8
+    """K (>= 1), directions that cut the cells of a tiling."""
+    width: float = 0.5
+    """Width of the strips in units of the features' spread (> 0)."""
+
+    def __post_init__(self) -> None:
+        require(self.kind in ("tiles", "elliptical"), "bonus: kind must be tiles or elliptical.")
+        require(0.0 < self.lam < math.inf, f"bonus: lam must be > 0 and finite, got {self.lam}.")
 
 
 @dataclass(frozen=True)
@@ -152,8 +178,8 @@ class DeepLearnerConfig:
     """Entries of the replay in a step (>= 2)."""
     lr: float = 3e-4
     """Adam's step size (> 0)."""
-    adam_eps: float = 1e-5
-    """Adam's epsilon (> 0); large values, as 1.5e-4 on Atari, damp rare gradients."""
+    adam_eps: float = 1e-8
+    """Adam's epsilon (> 0); large values, as 1.5e-4 on Atari, damp rare gradients, those of small bonuses first."""
     clip: float = 10.0
     """Largest norm of the whole gradient (> 0)."""
     tau: float = 0.005

@@ -1,0 +1,150 @@
+"""Random network distillation (Burda et al. 2018), the bonus that the deep agent's is compared with.
+
+    error(s) = ||f_hat(s) - f(s)||^2      (Section 2.2) f: a random network that stays as it was drawn; f_hat: trained
+    bonus(s) = error(s) / spread          towards it by the mean of the errors of the observations that were visited
+
+The error falls where f_hat was trained and stays large elsewhere. The spread makes its unit the same everywhere: it is
+the standard deviation of the ERRORS so far, each taken when its observation came in and before f_hat learned from it.
+The paper divides by that of their discounted sums instead (Section 2.4), a number that depends on the discount.
+
+f_hat takes each visited observation once, in the order of arrival, in batches of `batch_size`. Learning from the
+replay's minibatches instead would let the error fall with gradient steps rather than with visits, and most for the
+oldest observations. Vector observations are standardised once, before the first visit, as those of the other networks;
+the paper keeps running moments, under which errors of the past and of today are not of the same functions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rl_contrastive.config import require
+from rl_contrastive.deep.config import EncoderConfig, RNDConfig
+from rl_contrastive.deep.networks import RELU_GAIN, Encoder, encoder, linear
+from rl_contrastive.deep.weights import load_optimizer_state, load_weights, optimizer_state, weights
+from rl_contrastive.device import resolve_device
+from rl_contrastive.errors import RlcError
+from rl_contrastive.spec import Array, EnvSpec, FloatArray, State
+
+
+class Spread:
+    """Standard deviation of all numbers seen so far: mean and M2 = sum (x - mean)^2 in float64, batches merged exactly.
+
+    n = n_a + n_b, delta = mean_b - mean_a:  mean = mean_a + delta n_b / n,  M2 = M2_a + M2_b + delta^2 n_a n_b / n
+    (Welford 1962; Chan, Golub and LeVeque 1983).
+    """
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.m2 = 0, 0.0, 0.0
+
+    def add(self, x: FloatArray) -> None:
+        """Take in x (n,), finite."""
+        if not np.isfinite(x).all():
+            raise RlcError("rnd: an error is NaN or infinite; lower lr.")
+        mean, before = float(x.mean()), self.count
+        self.count += len(x)
+        delta = mean - self.mean
+        self.mean += delta * len(x) / self.count
+        self.m2 += float(np.square(x - mean).sum()) + delta**2 * before * len(x) / self.count
+
+    @property
+    def value(self) -> float:
+        """The deviation; 1 before there is any."""
+        # Errors that hardly differ differ by rounding, which is no unit: a tenth of their mean is the least.
+        spread = max(math.sqrt(self.m2 / self.count), 0.1 * abs(self.mean)) if self.count else 0.0
+        return spread if spread > 0 else 1.0
+
+    def state_dict(self) -> State:
+        return {"count": self.count, "mean": self.mean, "m2": self.m2}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for key in ("count", "mean", "m2"):
+            require(key in state, f"rnd: the saved spread lacks '{key}'.")
+        self.count, self.mean, self.m2 = int(state["count"]), float(state["mean"]), float(state["m2"])
+
+
+class RandomDistillation:
+    """f, f_hat and the spread of their errors."""
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        obs_shape: tuple[int, ...],
+        encoders: EncoderConfig,
+        config: RNDConfig,
+        *,
+        seed: int,
+        device: str = "auto",
+    ) -> None:
+        """obs_shape: of a stacked observation. encoders: of both networks, each with a linear output layer."""
+        self.config, self.device = config, resolve_device(device)
+        rng = torch.Generator().manual_seed(seed)  # on the CPU: the same weights whatever the device
+
+        def network(hidden: int) -> nn.Sequential:
+            body = encoder(encoders, obs_shape, spec.obs_dtype, rng=rng, num_states=spec.num_states)
+            more: list[nn.Module] = []
+            if hidden:
+                more = [linear(body.width, hidden, gain=RELU_GAIN, init=encoders.init, rng=rng), nn.ReLU()]
+            last = linear(hidden or body.width, config.dim, gain=1.0, init=encoders.init, rng=rng)
+            return nn.Sequential(body, *more, last).to(self.device)
+
+        self.target = network(0).requires_grad_(False)
+        self.predictor = network(config.hidden)
+        self.spread = Spread()
+        self._optimiser = torch.optim.Adam(self.predictor.parameters(), lr=config.lr, fused=True)
+
+    @torch.no_grad()
+    def errors(self, obs: Array) -> FloatArray:
+        """||f_hat - f||^2 of stacked observations (N, ...) -> (N,)."""
+        return np.asarray(self._errors(self._put(obs)).double().cpu().numpy())
+
+    def bonus(self, obs: Array) -> FloatArray:
+        """error / spread of stacked observations (N, ...) -> (N,), >= 0."""
+        return self.errors(obs) / self.spread.value
+
+    def visit(self, obs: Array) -> None:
+        """Take in the errors of visited observations (N, ...), then descend once on them."""
+        errors = self._errors(self._put(obs))
+        self.spread.add(errors.detach().double().cpu().numpy())
+        self._optimiser.zero_grad(set_to_none=True)
+        (errors.mean() / self.config.dim).backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+
+    def standardise(self, obs: Array) -> None:
+        """Centre and scale vector observations by these; before the first visit."""
+        require(self.spread.count == 0, "rnd: standardise comes before the first visit.")
+        for network in (self.target, self.predictor):
+            body = network[0]
+            assert isinstance(body, Encoder)
+            body.inputs.standardise(obs)
+
+    def _errors(self, obs: Tensor) -> Tensor:
+        with torch.no_grad():
+            goal = self.target(obs)
+        out: Tensor = (self.predictor(obs) - goal).square().sum(-1)
+        return out
+
+    def _put(self, array: Array) -> Tensor:
+        return torch.as_tensor(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
+
+    def state_dict(self) -> State:
+        """Both networks, the optimiser and the spread."""
+        return {
+            "target": weights(self.target),
+            "predictor": weights(self.predictor),
+            "optimiser": optimizer_state(self._optimiser),
+            "spread": self.spread.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
+        for key in ("target", "predictor", "optimiser", "spread"):
+            require(key in state, f"rnd: the saved state lacks '{key}'.")
+        load_weights(self.target, state["target"], "rnd: target")
+        load_weights(self.predictor, state["predictor"], "rnd: predictor")
+        load_optimizer_state(self._optimiser, state["optimiser"], "rnd")
+        self.spread.load_state_dict(state["spread"])
