@@ -190,6 +190,11 @@ class Agent(Protocol):
     Optional: `histograms() -> dict[str, Array]`, arrays of any shape whose distributions TensorBoard shows, by name.
     It is called at evaluations where TensorBoard is on, and only there: it must draw from no generator of the run and
     change no state.
+
+    Optional: `keep_in(folder: Path) -> None`, called by a run before it loads a state or trains. Such an agent may put
+    what is large and mostly appended to into `folder` at each `state_dict`, which a run calls once a checkpoint, and
+    return only what finds it there again. It must be durable when `state_dict` returns, and what the last two
+    checkpoints need must be there whenever the process is killed. Without that call the state holds everything.
     """
 
     batch: int

@@ -13,6 +13,7 @@ episode. Entries are drawn uniformly, or by priority with the importance weights
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ from rl_contrastive.deep.ring import Ring
 from rl_contrastive.deep.sum_tree import SumTree
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, State, Transition
+
+CHECKED = 64
+"""Newest entries whose bytes a cursor answers for itself; its files have checksums of their own."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Replay:
     """The newest `capacity` observations of interleaved episodes, with their actions, rewards and ends.
 
     `alpha` > 0 switches prioritised sampling on: new entries get the largest priority seen so far (1 at first).
-    `storage`: a folder for a memory-mapped file of the observations, which is scratch and not part of the saved state.
+    `storage`: a folder on whose disk the observations lie, in a memory-mapped file that ends with the process: scratch,
+    not part of the saved state.
     Memory: an observation, 27 bytes and, with priorities, 9 more per entry.
     """
 
@@ -81,7 +86,7 @@ class Replay:
         self.max_priority = 1.0  # already to the power of alpha
         self._powers = self.gamma ** np.arange(n_step + 1)
         self._dirty: BoolArray = np.zeros(capacity if self.tree else 0, dtype=np.bool_)  # priorities not yet logged
-        self._log = replay_log.Position()
+        self._log, self._folder = replay_log.Position(), Path()
 
     def __len__(self) -> int:
         """Entries that may be sampled."""
@@ -202,6 +207,16 @@ class Replay:
             index = visits[start : start + chunk]
             yield index, self.observations(index), self.actions(index), self.observations(self.ring.next[index])
 
+    def chunks(self, size: int) -> Iterator[IntArray]:
+        """Indices of all observations still here with their whole stack, final ones included, oldest first."""
+        held = self.ring.held()
+        whole = held[self.ring.whole[held]]
+        return (whole[start : start + size] for start in range(0, len(whole), size))
+
+    def visits(self) -> IntArray:
+        """Indices of all visits still here with their whole stack, oldest first."""
+        return self._visits(self.ring.held())
+
     def last(self, count: int) -> IntArray:
         """Indices of the newest `count` visits (fewer if there are not so many), oldest first.
 
@@ -247,36 +262,56 @@ class Replay:
         require(held == total - start, f"replay: {held} entries saved, but there should be {total - start}.")
         self.ring.put(start, state["entries"])
         self._restore(state, None if self.tree is None else np.asarray(state["leaf"], dtype=np.float64))
-        # A log that was begun before no longer goes with what is here.
-        self._log = replay_log.Position()
-        self._dirty[:] = True
+        self._forget_log()  # what was logged before no longer goes with what is here
 
     def save_log(self, folder: Path) -> State:
         """Write what is new since the last call as segment files; returns the cursor to keep in the checkpoint.
 
-        A kill between this call and the writing of the checkpoint is harmless: the last two cursors stay loadable.
+        The files are durable then. A kill between this call and the writing of the checkpoint is harmless: the cursors
+        of the last two calls stay loadable too, so call it once a checkpoint. The cursor is small, and a function of
+        what is stored: how it is cut into files, which depends on when it was saved, is written down in the folder.
         """
+        if folder != self._folder:
+            self._forget_log()
+        cursor = {**self._header(), "check": self._check()}
+        mark = (self.ring.total, cursor["check"])
+        if mark == self._log.mark and not self._dirty.any():
+            return cursor
         dirty = np.zeros(0, dtype=np.int64)
         if self.tree is not None:
             held = self.ring.held()
             dirty = self.ring.oldest + np.flatnonzero(self._dirty[held])  # serial numbers
         leaf = np.zeros(0) if self.tree is None else self.tree.get(dirty % self.ring.capacity)
-        self._log = replay_log.append(folder, self.ring, self._log, dirty, leaf)
+        self._log = replay_log.append(folder, self.ring, self._log, mark[1], dirty, leaf)
+        self._folder = folder
         self._dirty[:] = False
-        return {**self._header(), "log": self._log.to_state()}
+        return cursor
 
     def load_log(self, folder: Path, cursor: dict[str, Any]) -> None:
         """Exactly the state at `cursor`, whatever was written to the folder after it; nothing is written here."""
-        require("log" in cursor, "replay: the cursor lacks 'log'.")
-        total = self._accept(cursor)
-        position = replay_log.Position.from_state(cursor["log"])
+        require("check" in cursor, "replay: the cursor lacks 'check'.")
+        total, check = self._accept(cursor), int(cursor["check"])
+        position = replay_log.find(folder, (total, check))
         leaf = np.zeros(self.ring.capacity)
-        require(position.total == total, f"replay: the cursor is at {total} entries, its log at {position.total}.")
         for serial, value in replay_log.read(folder, self.ring, position):
             leaf[serial % self.ring.capacity] = value
         self._restore(cursor, leaf[np.arange(max(total - self.ring.capacity, 0), total) % self.ring.capacity])
-        self._log = position
+        require(self._check() == check, f"replay log: {folder} does not hold what the checkpoint was saved with.")
+        self._log, self._folder = position, folder
         self._dirty[:] = False
+
+    def _forget_log(self) -> None:
+        """The next save begins a new log."""
+        self._log = replay_log.Position()
+        self._dirty[:] = True
+
+    def _check(self) -> int:
+        """CRC-32 of the newest entries, the going episodes and the sum of priorities: ties a cursor to its files."""
+        ring = self.ring
+        newest = ring.entries(max(ring.oldest, ring.total - CHECKED), ring.total)
+        sums = np.array([self.max_priority, 0.0 if self.tree is None else self.tree.total])
+        parts = (*newest.values(), ring.open, ring.recent, sums)
+        return zlib.crc32(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
 
     def _header(self) -> State:
         """What a state and a cursor share."""

@@ -2,19 +2,26 @@
 
 A segment holds the entries [start, stop) as they were at the save, and what changed in earlier ones since the save
 before: the actions of then newest observations (`late`), and priorities. So a save costs what is new, and a state is
-the surviving segments applied in order. Files are written beside, synced and renamed; a cursor names its segments with
-a checksum each, so files of a later save, or of another branch of the run, are never taken for its own.
+the surviving segments applied in order.
+
+    segment-<number>.npz            entries and changes
+    cursor-<total>-<check>.json     the segments of one save, with a checksum each
+
+A checkpoint keeps the two numbers of its cursor. They say what is stored, not when it was saved: runs that were
+interrupted at other moments have other segments, and the same checkpoints. Files are written beside, synced and
+renamed; a cursor's checksums tell its own segments from those of another branch of the run.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -30,51 +37,35 @@ LATE = ("action", "reward", "discount")
 ARRAYS = (*FIELDS, "late_serial", *(f"late_{name}" for name in LATE), "leaf_serial", "leaf")
 
 
+Mark = tuple[int, int]
+"""(total, check): entries written so far, and a checksum of what is stored. Names a save."""
+
+
 @dataclass(frozen=True)
 class Position:
     """What a log holds: where the next save goes on."""
 
-    total: int = 0
-    """Entries written so far."""
+    mark: Mark = (0, -1)
+    """Of this save; -1: none was made."""
     next_number: int = 0
     """Number of the next segment."""
     segments: tuple[tuple[int, int, int, int], ...] = ()
     """(number, start, stop, checksum) of the files kept, in order: of this state and of the two saves before."""
     open: tuple[int, ...] = ()
     """Serial numbers of entries that had no action yet but may get one."""
-    earlier: tuple[int, ...] = ()
-    """`total` of the two saves before: their checkpoints may still be the ones on disk."""
-
-    def to_state(self) -> dict[str, Any]:
-        """As a JSON-ready dict with one array."""
-        return {
-            "total": self.total,
-            "next_number": self.next_number,
-            "segments": np.array(self.segments, dtype=np.int64).reshape(-1, 4),
-            "open": list(self.open),
-            "earlier": list(self.earlier),
-        }
-
-    @staticmethod
-    def from_state(state: dict[str, Any]) -> Position:
-        """Inverse of `to_state`."""
-        for key in ("total", "next_number", "segments", "open", "earlier"):
-            require(key in state, f"replay log: the cursor lacks '{key}'.")
-        rows = np.asarray(state["segments"], dtype=np.int64).reshape(-1, 4)
-        segments = tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in rows)
-        open_, earlier = (tuple(int(n) for n in state[key]) for key in ("open", "earlier"))
-        return Position(int(state["total"]), int(state["next_number"]), segments, open_, earlier)
+    earlier: tuple[Mark, ...] = ()
+    """The two saves before: their checkpoints may still be the ones on disk."""
 
 
-def append(folder: Path, ring: Ring, last: Position, leaf_serial: IntArray, leaf: FloatArray) -> Position:
-    """Save what came since `last`; (leaf_serial, leaf) are the priorities that changed."""
+def append(folder: Path, ring: Ring, last: Position, check: int, leaf_serial: IntArray, leaf: FloatArray) -> Position:
+    """Save what came since `last`, durably; (leaf_serial, leaf) are the priorities that changed."""
     late = np.array([n for n in last.open if n >= ring.oldest], dtype=np.int64)
     late = late[ring.action[late % ring.capacity] != NO_ACTION]
     segments, number = list(last.segments), last.next_number
-    earlier = (*last.earlier[-1:], last.total)
+    earlier = (*last.earlier[-1:], last.mark)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for start, stop in _cuts(ring, max(last.total, ring.oldest)):
+        for start, stop in _cuts(ring, max(last.mark[0], ring.oldest)):
             final = stop == ring.total
             if start == stop and not len(late) and not len(leaf):
                 break
@@ -86,22 +77,46 @@ def append(folder: Path, ring: Ring, last: Position, leaf_serial: IntArray, leaf
             arrays["leaf_serial"], arrays["leaf"] = (leaf_serial, leaf) if final else (leaf_serial[:0], leaf[:0])
             segments.append((number, start, stop, _write(folder / _name(number), arrays)))
             number += 1
-        segments = [row for row in segments if row[2] > min(earlier) - ring.capacity]
-        _drop_others(folder, {_name(row[0]) for row in segments})
+        segments = [row for row in segments if row[2] > min(earlier)[0] - ring.capacity]
+        newest = ring.total - 1
+        waiting = newest - (newest - ring.open[ring.open >= 0]) % ring.capacity  # slots -> serial numbers
+        now = Position((ring.total, check), number, tuple(segments), tuple(int(n) for n in waiting), tuple(earlier))
+        _write_cursor(folder, now)
+        # Only now: a save that was killed before has taken nothing away.
+        _drop_others(folder, {_name(row[0]) for row in segments} | {_cursor(mark) for mark in (*earlier, now.mark)})
     except OSError as error:
         raise RlcError(f"cannot write the replay log in {folder}: {error.strerror or error}.") from error
-    newest = ring.total - 1
-    waiting = newest - (newest - ring.open[ring.open >= 0]) % ring.capacity  # slots -> serial numbers
-    return Position(ring.total, number, tuple(segments), tuple(int(n) for n in waiting), earlier)
+    return now
+
+
+def find(folder: Path, mark: Mark) -> Position:
+    """What the save `mark` left in the folder; RlcError if its cursor is missing or damaged."""
+    path = folder / _cursor(mark)
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        found = Position(
+            _mark(saved["mark"]),
+            int(saved["next_number"]),
+            tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in saved["segments"]),
+            tuple(int(n) for n in saved["open"]),
+            tuple(_mark(pair) for pair in saved["earlier"]),
+        )
+    except OSError as error:
+        raise RlcError(f"replay log: cannot read {path}: {error.strerror or error}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RlcError(f"replay log: {path} is corrupt or no cursor.") from error
+    require(found.mark == mark, f"replay log: {path} is the cursor of another save.")
+    return found
 
 
 def read(folder: Path, ring: Ring, at: Position) -> Iterator[tuple[IntArray, FloatArray]]:
     """Put the entries of the state `at` into the ring; yields the (serial numbers, priorities) of each segment."""
-    oldest = max(at.total - ring.capacity, 0)
+    total = at.mark[0]
+    oldest = max(total - ring.capacity, 0)
     needed = [row for row in at.segments if row[2] > oldest]
     starts, stops = [row[1] for row in needed], [row[2] for row in needed]
-    whole = (starts[0] <= oldest and stops[-1] == at.total and starts[1:] == stops[:-1]) if needed else at.total == 0
-    require(whole, f"replay log: the cursor's segments do not hold the entries {oldest} to {at.total}.")
+    whole = (starts[0] <= oldest and stops[-1] == total and starts[1:] == stops[:-1]) if needed else total == 0
+    require(whole, f"replay log: the cursor's segments do not hold the entries {oldest} to {total}.")
     for number, start, stop, checksum in needed:
         path = folder / _name(number)
         arrays = _read(path, checksum)
@@ -116,31 +131,56 @@ def read(folder: Path, ring: Ring, at: Position) -> Iterator[tuple[IntArray, Flo
 
 def _cuts(ring: Ring, begin: int) -> list[tuple[int, int]]:
     """[begin, total) in parts of at most SEGMENT_BYTES of observations; one empty part if nothing is new."""
-    size = max(1, SEGMENT_BYTES // max(ring.obs[0].nbytes, 1))
+    one = int(np.prod(ring.obs_shape)) * ring.obs.dtype.itemsize
+    size = max(1, SEGMENT_BYTES // max(one, 1))
     parts = [(start, min(start + size, ring.total)) for start in range(begin, ring.total, size)]
     return parts or [(ring.total, ring.total)]
 
 
 def _drop_others(folder: Path, kept: set[str]) -> None:
-    """Remove segments that no checkpoint on disk needs, and what a killed later save left behind."""
-    for path in folder.glob("segment-*"):
-        if path.name not in kept:
-            path.unlink(missing_ok=True)
+    """Remove files that no checkpoint on disk needs, and what a killed later save left behind."""
+    for pattern in ("segment-*", "cursor-*"):
+        for path in folder.glob(pattern):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
 
 
 def _name(number: int) -> str:
     return f"segment-{number:08d}.npz"
 
 
+def _cursor(mark: Mark) -> str:
+    return f"cursor-{mark[0]:012d}-{mark[1] & 0xFFFFFFFF:08x}.json"
+
+
+def _mark(pair: Any) -> Mark:
+    total, check = pair
+    return int(total), int(check)
+
+
+def _write_cursor(folder: Path, position: Position) -> None:
+    text = json.dumps({f.name: getattr(position, f.name) for f in fields(position)})
+    _durably(folder / _cursor(position.mark), lambda file: file.write(text.encode()))
+
+
 def _write(path: Path, arrays: dict[str, Array]) -> int:
     """One uncompressed zip of .npy arrays with a fixed date; returns the checksum of its contents."""
-    temporary = path.with_suffix(".part")
-    with open(temporary, "wb") as file:
+
+    def write(file: IO[bytes]) -> int:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name in ARRAYS:
                 with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as entry:
                     np.lib.format.write_array(entry, np.asarray(arrays[name], order="C"), (1, 0), allow_pickle=False)
-            checksum = _checksum(archive)
+            return _checksum(archive)
+
+    return _durably(path, write)
+
+
+def _durably(path: Path, write: Callable[[IO[bytes]], int]) -> int:
+    """`write` a file beside, sync it, and give it its name; returns what `write` does."""
+    temporary = path.with_suffix(".part")
+    with open(temporary, "wb") as file:
+        answer = write(file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -149,7 +189,7 @@ def _write(path: Path, arrays: dict[str, Array]) -> int:
         os.fsync(handle)
     finally:
         os.close(handle)
-    return checksum
+    return answer
 
 
 def _read(path: Path, checksum: int) -> dict[str, Array]:

@@ -15,6 +15,7 @@ Successors are newer than their predecessors, so what overwriting can take from 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,11 @@ FIELDS = ("obs", "action", "reward", "discount", "back")
 
 
 class Ring:
-    """The newest `capacity` entries. Slots are what other classes call an index; it is valid until the next `add`."""
+    """The newest `capacity` entries. Slots are what other classes call an index; it is valid until the next `add`.
+
+    Room for the observations is made when the first episodes begin or entries are put: one that is never used, as that
+    of an agent which only plays, costs nothing. Until then `storage` may still be set.
+    """
 
     def __init__(
         self,
@@ -48,7 +53,8 @@ class Ring:
         self.obs_shape = tuple(int(size) for size in obs_shape)
         self.total = 0  # entries ever written
         self.count_ready = 0
-        self.obs = _observations((capacity, *self.obs_shape), np.dtype(obs_dtype), storage)
+        self.storage = storage
+        self.obs: Array = np.empty((0, *self.obs_shape), dtype=np.dtype(obs_dtype))
         self.action = np.full(capacity, NO_ACTION, dtype=np.int32)
         self.reward: FloatArray = np.zeros(capacity)
         self.discount: BoolArray = np.ones(capacity, dtype=np.bool_)  # False: a true terminal
@@ -72,6 +78,8 @@ class Ring:
             f"replay: capacity must be > rows * (n_step + stack) = {needed}, got {self.capacity}.",
         )
         cut = self._close(np.flatnonzero(self.open >= 0)) if self.total else np.zeros(0, dtype=np.int64)
+        if num_envs:
+            self._make_room()
         self.step = 0
         self.open: IntArray = np.full(num_envs, -1)  # (B,) slot of each row's newest observation, -1: over
         self.recent: IntArray = np.full((num_envs, self.n_step), -1)  # (B, n) slots acted in, step t in column t mod n
@@ -146,6 +154,12 @@ class Ring:
         return np.arange(self.oldest, self.total) % self.capacity
 
     # -- writing -------------------------------------------------------------------------------------------------
+
+    def _make_room(self) -> None:
+        """Memory that the system fills on first use, or a mapped file."""
+        if not len(self.obs):
+            shape, dtype = (self.capacity, *self.obs_shape), self.obs.dtype
+            self.obs = np.zeros(shape, dtype=dtype) if self.storage is None else _mapped(shape, dtype, self.storage)
 
     def _write(self, obs: Array, before: IntArray | None, lost: list[IntArray]) -> IntArray:
         """New entries behind the slots `before` (None: first of their episodes); returns their slots.
@@ -232,6 +246,7 @@ class Ring:
 
     def put(self, start: int, fields: dict[str, Array]) -> None:
         """Inverse of `entries`; `link` must follow when all are put."""
+        self._make_room()
         slots = np.arange(start, start + len(fields["action"])) % self.capacity
         for name in FIELDS:
             mine: Array = getattr(self, name)
@@ -270,17 +285,22 @@ class Ring:
         self.count_ready = int(np.count_nonzero(self.ready))
 
 
-def _observations(shape: tuple[int, ...], dtype: np.dtype[Any], storage: Path | None) -> Array:
-    """Room for the observations: memory that the system fills on first use, or a file of the folder `storage`."""
-    if storage is None:
-        return np.zeros(shape, dtype=dtype)
-    path = storage / "observations.npy"
+def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any], folder: Path) -> Array:
+    """Zeros in a file of `folder` that has lost its name: the system takes it back when the process ends, even killed.
+
+    So it never outlives its process or meets another one's. Its blocks are reserved here, where a full disk is a
+    sentence; later it would be a bus error.
+    """
+    path, size = folder / "observations.scratch", max(int(np.prod(shape)) * dtype.itemsize, 1)
     try:
-        storage.mkdir(parents=True, exist_ok=True)
-        mapped = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape, version=(1, 0))
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(path, "w+b") as file:
+            path.unlink()
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.asarray(np.memmap(file, dtype=dtype, mode="w+", shape=shape))
     except OSError as error:
-        raise RlcError(f"replay: cannot map {path}: {error.strerror}.") from error
-    return np.asarray(mapped)
+        raise RlcError(f"replay: cannot map {size} bytes to a file in {folder}: {error.strerror}.") from error
 
 
 def _check_values(action: IntArray, reward: FloatArray, discount: FloatArray, goes_on: BoolArray) -> None:

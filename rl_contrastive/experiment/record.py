@@ -6,6 +6,7 @@
         timing.jsonl    {"episodes", "env_steps", "wall_s"} of the same evaluations: wall times are kept apart
         summary.json    how the run ended
         checkpoint/     state.npz and the one before it
+        replay/         what agents with `keep_in` wrote, if any: the checkpoints name what they need of it
         tensorboard/    the same scalars over episodes, and histograms of agents that offer them (`board.py`)
 
 A checkpoint stores the length of metrics.jsonl. Resuming cuts the file back to it, and the lines behind it are made
@@ -34,7 +35,7 @@ from rl_contrastive.experiment.loop import Progress
 from rl_contrastive.spec import Array, State
 
 CONFIG, METRICS, TIMING, SUMMARY = "config.json", "metrics.jsonl", "timing.jsonl", "summary.json"
-CHECKPOINT, TENSORBOARD, LOCK = "checkpoint", "tensorboard", "lock"
+CHECKPOINT, REPLAY, TENSORBOARD, LOCK = "checkpoint", "replay", "tensorboard", "lock"
 LOCK_WAIT = 10.0
 """Seconds to wait for a process that is still closing the same folder."""
 
@@ -87,6 +88,10 @@ class RunFolder:
     def checkpoint(self) -> Path:
         return self.path / CHECKPOINT
 
+    @property
+    def replay(self) -> Path:
+        return self.path / REPLAY
+
     def create(self, config: dict[str, Any]) -> None:
         """Make the folder with nothing but its config.json, and take the lock."""
         try:
@@ -126,7 +131,7 @@ class RunFolder:
         """Remove what an earlier run left, except the config and the lock."""
         for name in (METRICS, TIMING, SUMMARY):
             (self.path / name).unlink(missing_ok=True)
-        for name in (CHECKPOINT, TENSORBOARD):
+        for name in (CHECKPOINT, REPLAY, TENSORBOARD):  # in this order: no checkpoint ever lacks its replay
             shutil.rmtree(self.path / name, ignore_errors=True)
 
     def discard(self) -> None:
@@ -248,7 +253,10 @@ class RunSink:
             self.save(snapshot)
 
     def save(self, snapshot: Callable[[], State]) -> None:
-        """First the lines to the disk, then the checkpoint that counts them."""
+        """First the lines to the disk, then the checkpoint that counts them.
+
+        `snapshot` is called once, and before: what an agent wrote to its own folder is durable by then.
+        """
         try:
             os.fsync(self._metrics.fileno())
         except OSError as error:

@@ -169,7 +169,10 @@ def _train(
     sink: RunSink | None = None
     status, error = "failed", None
     started = time.monotonic()
+    keep_in: Callable[[Path], None] | None = getattr(agent, "keep_in", None)
     try:
+        if keep_in is not None:
+            keep_in(folder.replay)
         sink = RunSink(
             folder,
             identity=_identity(config),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zipfile
@@ -92,6 +93,11 @@ def test_saved_at_any_step_it_goes_on_alike(tmp_path_factory, batches, n, stack,
     same(plain, logged)
 
 
+def position(folder, cursor):
+    """The files of a cursor."""
+    return replay_log.find(folder, (cursor["total"], cursor["check"]))
+
+
 def steps_of(lengths, count):
     """`count` batches of one going shape, as (B, transitions)."""
     script = Script(lengths, (True,) * len(lengths), (-1,) * len(lengths), 99)
@@ -131,15 +137,16 @@ def test_a_kill_after_a_later_save_goes_back_to_the_cursor_and_on_with_the_same_
         again = replay_of()
         again.load_log(folder, cursor)
         same(again, whole)
-        names = {f"segment-{number:08d}.npz" for number, *_ in cursor["log"]["segments"]}
-        assert {path.name for path in folder.iterdir()} == names
+        names = {f"segment-{number:08d}.npz" for number, *_ in position(folder, cursor).segments}
+        assert {path.name for path in folder.glob("segment*")} == names
+        assert len(list(folder.glob("cursor*"))) == 3 - (kept == 0)  # this save and the two before it
 
 
 class Killed(BaseException):
     """Nothing catches this on the way."""
 
 
-@pytest.mark.parametrize("count", range(12))
+@pytest.mark.parametrize("count", range(15))
 def test_killed_within_a_save_it_goes_back_to_the_last_cursors(tmp_path, monkeypatch, count):
     """The process dies at the `count`-th sync, rename or removal of a save of three segments that drops others."""
     monkeypatch.setattr(replay_log, "SEGMENT_BYTES", 64)
@@ -190,10 +197,10 @@ def test_the_last_two_cursors_stay_loadable_and_older_files_go(tmp_path):
             back.load_log(tmp_path, cursor)
             assert fingerprint(back.state_dict()) == fingerprint(state)
         files.append(len(list(tmp_path.iterdir())))
-    # 15 entries a save and a ring of 40: three to four segments hold it, two more the states before.
-    assert max(files) <= 7
+    # 15 entries a save and a ring of 40: three to four segments hold it, two more the states before; three cursors.
+    assert max(files) <= 10
     assert files[-1] == files[-2]
-    with pytest.raises(RlcError, match=r"segment-00000000\.npz"):
+    with pytest.raises(RlcError, match=r"cannot read .*cursor-000000000015"):
         replay_of(capacity=40).load_log(tmp_path, history[0][0])
 
 
@@ -218,12 +225,15 @@ def test_a_save_costs_what_is_new(tmp_path):
     assert [(path.stat().st_mtime_ns, path.stat().st_size) for path in first] == [
         (s.st_mtime_ns, s.st_size) for s in first.values()
     ]
-    assert len(new) == 1
-    assert 10 * 100 < new[0].stat().st_size < 10 * 130 + 3000
-    assert len(json.dumps({k: np.asarray(v).tolist() for k, v in cursor["log"].items()})) < 300
-    again = replay.save_log(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
-    assert again["log"]["next_number"] == cursor["log"]["next_number"]
+    (segment,) = (path for path in new if path.name.startswith("segment"))
+    (written,) = (path for path in new if path.name.startswith("cursor"))
+    assert 10 * 100 < segment.stat().st_size < 10 * 130 + 3000
+    assert written.stat().st_size < 400
+    save_state(tmp_path / "state", cursor)
+    assert (tmp_path / "state" / "state.npz").stat().st_size < 1500
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert fingerprint(replay.save_log(tmp_path)) == fingerprint(cursor)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
 def test_large_saves_are_cut_into_segments(tmp_path, monkeypatch):
@@ -231,7 +241,7 @@ def test_large_saves_are_cut_into_segments(tmp_path, monkeypatch):
     replay = replay_of(capacity=60)
     play(replay, steps_of((3, 5), 4), np.random.default_rng(2))  # 40 entries
     cursor = replay.save_log(tmp_path)
-    assert [row[1:3].tolist() for row in cursor["log"]["segments"]] == [[k, k + 8] for k in range(0, 40, 8)]
+    assert [row[1:3] for row in position(tmp_path, cursor).segments] == [(k, k + 8) for k in range(0, 40, 8)]
     back = replay_of(capacity=60)
     back.load_log(tmp_path, cursor)
     same(back, replay)
@@ -241,7 +251,7 @@ def test_a_save_after_more_than_a_ring_writes_one_ring(tmp_path):
     replay = replay_of(capacity=20)
     play(replay, steps_of((3, 5), 5), np.random.default_rng(2))  # 50 entries
     cursor = replay.save_log(tmp_path)
-    assert cursor["log"]["segments"][:, 1:3].tolist() == [[30, 50]]
+    assert [row[1:3] for row in position(tmp_path, cursor).segments] == [(30, 50)]
     back = replay_of(capacity=20)
     back.load_log(tmp_path, cursor)
     same(back, replay)
@@ -270,20 +280,29 @@ def test_the_same_run_writes_the_same_bytes(tmp_path):
     assert [(f.name, f.read_bytes()) for f in files[0]] == [(f.name, f.read_bytes()) for f in files[1]]
 
 
-def test_observations_in_a_mapped_file_are_the_same_replay(tmp_path):
+def test_observations_in_a_mapped_file_are_the_same_replay(tmp_path, monkeypatch):
     batches = steps_of((3, 5), 6)
     memory, mapped = replay_of(), replay_of(storage=tmp_path / "map")
     for each in (memory, mapped):
         play(each, batches, np.random.default_rng(4))
     same(memory, mapped)
-    assert (tmp_path / "map" / "observations.npy").stat().st_size >= 8 * memory.ring.capacity
+    assert isinstance(mapped.ring.obs.base, np.memmap)
+    assert not list((tmp_path / "map").iterdir())  # nothing that a kill could leave, or another process meet
     cursor = mapped.save_log(tmp_path / "log")
     back = replay_of(storage=tmp_path / "map2")
     back.load_log(tmp_path / "log", cursor)
     same(memory, back)
     (tmp_path / "file").write_text("")
     with pytest.raises(RlcError, match="cannot map"):
-        replay_of(storage=tmp_path / "file")
+        replay_of(storage=tmp_path / "file").begin(1)
+
+    def full(handle, start, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RlcError, match=r"cannot map 168 bytes to a file in .*map3: No space left on device"):
+        replay_of(storage=tmp_path / "map3").begin(1)
+    assert not list((tmp_path / "map3").iterdir())
 
 
 @pytest.fixture
@@ -301,14 +320,14 @@ def load(folder, cursor):
 
 def test_damaged_segments_are_one_sentence(saved):
     folder, cursor = saved
-    path = max(folder.iterdir())
+    path = max(folder.glob("segment*"))
     good = path.read_bytes()
     load(folder, cursor)
     for bad in (good[: len(good) // 2], b"", b"hello", good[:300] + bytes([good[300] ^ 1]) + good[301:]):
         path.write_bytes(bad)
         with pytest.raises(RlcError, match=path.name):
             load(folder, cursor)
-    path.write_bytes(min(folder.iterdir()).read_bytes())  # a whole segment, but not this one
+    path.write_bytes(min(folder.glob("segment*")).read_bytes())  # a whole segment, but not this one
     with pytest.raises(RlcError, match="not the segment that the checkpoint was saved with"):
         load(folder, cursor)
     path.unlink()
@@ -318,7 +337,7 @@ def test_damaged_segments_are_one_sentence(saved):
 
 def test_a_pickle_is_refused(saved):
     folder, cursor = saved
-    path = max(folder.iterdir())
+    path = max(folder.glob("segment*"))
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     with zipfile.ZipFile(path, "w") as archive:
@@ -326,9 +345,75 @@ def test_a_pickle_is_refused(saved):
             with archive.open(name, "w") as entry:
                 np.lib.format.write_array(entry, np.array([{"a": 1}], dtype=object), allow_pickle=True)
         checksum = replay_log._checksum(archive)
-    cursor["log"]["segments"][-1, 3] = checksum
+    path = folder / replay_log._cursor((cursor["total"], cursor["check"]))
+    log = json.loads(path.read_text())
+    log["segments"][-1][3] = checksum
+    path.write_text(json.dumps(log))
     with pytest.raises(RlcError, match="corrupt or no segment"):
         load(folder, cursor)
+
+
+def test_a_damaged_cursor_is_one_sentence(saved):
+    folder, cursor = saved
+    path = folder / replay_log._cursor((cursor["total"], cursor["check"]))
+    good = json.loads(path.read_text())
+    for bad in ("", "[1]", "{}", path.read_text()[:40], json.dumps({**good, "segments": [[1, 2]]})):
+        path.write_text(bad)
+        with pytest.raises(RlcError, match=f"{path.name} is corrupt or no cursor"):
+            load(folder, cursor)
+    path.write_text(json.dumps({**good, "mark": [good["mark"][0], 5]}))
+    with pytest.raises(RlcError, match="the cursor of another save"):
+        load(folder, cursor)
+    path.write_text(json.dumps({**good, "segments": good["segments"][:-1]}))
+    with pytest.raises(RlcError, match="do not hold the entries"):
+        load(folder, cursor)
+
+
+def test_whole_files_of_other_entries_are_refused(saved, tmp_path):
+    """Another seed's folder: as many entries, and checksums that fit its own segments."""
+    cursor, other = saved[1], replay_of()
+    for obs in (1, 2):
+        other.begin(2)
+        for _, steps in steps_of((3, 5), 1):
+            for step in steps:
+                other.add(step.obs + obs, step.action, step.reward, step.next_obs + obs, *goes_on(step))
+    theirs = other.save_log(tmp_path / "other")
+    assert theirs["total"] == cursor["total"]
+    (path,) = (tmp_path / "other").glob("cursor*")
+    log = json.loads(path.read_text())
+    log["mark"][1] = cursor["check"]
+    (tmp_path / "other" / replay_log._cursor((cursor["total"], cursor["check"]))).write_text(json.dumps(log))
+    with pytest.raises(RlcError, match="does not hold what the checkpoint was saved with"):
+        load(tmp_path / "other", cursor)
+
+
+def goes_on(step):
+    return step.discount, step.boundary, step.alive
+
+
+def test_the_cursor_does_not_tell_when_it_was_saved(tmp_path):
+    """A run saved after every batch and one saved at its end have the same cursor, and load the same replay."""
+    often, once = replay_of(), replay_of()
+    rngs = [np.random.default_rng(6) for _ in range(2)]
+    for batch in steps_of((3, 5), 6):
+        for each, rng in zip((often, once), rngs, strict=True):
+            play(each, [batch], rng)
+        cursor = often.save_log(tmp_path / "often")
+    assert fingerprint(cursor) == fingerprint(once.save_log(tmp_path / "once"))
+    assert len(list((tmp_path / "often").glob("segment*"))) > len(list((tmp_path / "once").glob("segment*"))) == 1
+    for name in ("often", "once"):
+        back = replay_of()
+        back.load_log(tmp_path / name, cursor)
+        same(back, once)
+
+
+def test_a_log_in_another_folder_begins_anew(tmp_path):
+    replay, back = replay_of(), replay_of()
+    play(replay, steps_of((3, 5), 3), np.random.default_rng(0))
+    first, cursor = replay.save_log(tmp_path / "a"), replay.save_log(tmp_path / "b")
+    assert fingerprint(first) == fingerprint(cursor)
+    back.load_log(tmp_path / "b", cursor)
+    same(back, replay)
 
 
 def test_another_layout_is_refused(saved):
