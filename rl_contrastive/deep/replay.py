@@ -13,7 +13,6 @@ episode. Entries are drawn uniformly, or by priority with the importance weights
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +21,16 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.deep import replay_log
+from rl_contrastive.deep import replay_state
 from rl_contrastive.deep.frames import stacked_shape
+from rl_contrastive.deep.patches import Patches
+from rl_contrastive.deep.replay_log import Beside, Position
 from rl_contrastive.deep.ring import Ring
 from rl_contrastive.deep.sum_tree import SumTree
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, State, Transition
 
-CHECKED = 64
-"""Newest entries whose bytes a cursor answers for itself; its files have checksums of their own."""
+NOTHING: Beside = {}
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class ReplayBatch:
 
     index: IntArray
     """(N,) where they lie: for `update_priorities`, `observations`, `sequences`; valid until the next `add`."""
-    obs: Array
-    """o_t."""
+    ends: Array
+    """(2N, ...) all o_t, then all o_{t+m}: one gather, and one copy to a device."""
+    end: IntArray
+    """(N,) where o_{t+m} lies."""
     action: IntArray
     """(N,) a_t."""
     reward: FloatArray
     """(N,) the m-step return R."""
-    next_obs: Array
-    """o_{t+m}."""
     discount: FloatArray
     """(N,) gamma^m, 0 after a true terminal: what V(o_{t+m}) counts."""
     steps: IntArray
@@ -55,6 +55,16 @@ class ReplayBatch:
     """(N, n) which steps are real."""
     weight: FloatArray
     """(N,) importance weights w_i, 1 without priorities."""
+
+    @property
+    def obs(self) -> Array:
+        """o_t."""
+        return self.ends[: len(self.index)]
+
+    @property
+    def next_obs(self) -> Array:
+        """o_{t+m}."""
+        return self.ends[len(self.index) :]
 
 
 class Replay:
@@ -85,8 +95,9 @@ class Replay:
         self.tree = SumTree(capacity) if alpha > 0 else None
         self.max_priority = 1.0  # already to the power of alpha
         self._powers = self.gamma ** np.arange(n_step + 1)
-        self._dirty: BoolArray = np.zeros(capacity if self.tree else 0, dtype=np.bool_)  # priorities not yet logged
-        self._log, self._folder = replay_log.Position(), Path()
+        self.patches = {} if self.tree is None else {"priority": Patches(self.tree.leaves())}
+        self.log = Position()  # of the last `save_log`, to
+        self.folder: Path | None = None
 
     def __len__(self) -> int:
         """Entries that may be sampled."""
@@ -96,6 +107,11 @@ class Replay:
     def stacked_shape(self) -> tuple[int, ...]:
         """Shape of one stacked observation: planes (C, H, W) give (stack * C, H, W), others (stack, *obs_shape)."""
         return stacked_shape(self.ring.obs_shape, self.ring.stack)
+
+    def map_to(self, folder: Path) -> None:
+        """`storage` given later; only before the first episode."""
+        require(not len(self.ring.obs), "replay: observations can be mapped only before there are any.")
+        self.ring.storage = folder
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -132,14 +148,14 @@ class Replay:
         value = priority**self.alpha
         self.max_priority = max(self.max_priority, float(value.max(initial=0.0)))
         self.tree.set(index, value)
-        self._dirty[index] = True
+        self.patches["priority"].touch(index)
 
     def _prioritise(self, ready: IntArray, lost: IntArray) -> None:
         """Lost entries can no longer be drawn, ready ones can; a slot may be both, with a new entry in it."""
         if self.tree is not None and (len(ready) or len(lost)):
             index = np.concatenate([lost, ready])
             self.tree.set(index, np.repeat([0.0, self.max_priority], [len(lost), len(ready)]))
-            self._dirty[index] = True
+            self.patches["priority"].touch(index)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -160,14 +176,12 @@ class Replay:
         m = np.add.reduce(mask, axis=1, dtype=np.int64)
         row = np.arange(N)
         end, last = steps[row, m], steps[row, m - 1]
-        # One gather for both ends: the agent can bring them to its device in one copy, too.
-        both = self.observations(np.concatenate([index, end]))
         return ReplayBatch(
             index=index,
-            obs=both[:N],
+            ends=self.observations(np.concatenate([index, end])),
+            end=end,
             action=ring.action[index].astype(np.int64),
             reward=self.discounted(ring.reward[steps[:, :-1]], mask),
-            next_obs=both[N:],
             discount=self._powers[m] * ring.discount[last],
             steps=steps[:, :-1],
             mask=mask,
@@ -248,96 +262,24 @@ class Replay:
 
     def state_dict(self) -> State:
         """Everything, for replays that are small enough to be copied whole at each checkpoint."""
-        ring = self.ring
-        leaf = {} if self.tree is None else {"leaf": self.tree.get(ring.held())}
-        return {**self._header(), "entries": ring.entries(ring.oldest, ring.total), **leaf}
+        return replay_state.whole(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys, wrong shapes or another layout."""
-        keys = ("entries",) if self.tree is None else ("entries", "leaf")
-        for key in keys:
-            require(key in state, f"replay: the saved state lacks '{key}'.")
-        total = self._accept(state)
-        start, held = max(total - self.ring.capacity, 0), len(state["entries"].get("action", ()))
-        require(held == total - start, f"replay: {held} entries saved, but there should be {total - start}.")
-        self.ring.put(start, state["entries"])
-        self._restore(state, None if self.tree is None else np.asarray(state["leaf"], dtype=np.float64))
-        self._forget_log()  # what was logged before no longer goes with what is here
+        replay_state.load_whole(self, state)
 
-    def save_log(self, folder: Path) -> State:
-        """Write what is new since the last call as segment files; returns the cursor to keep in the checkpoint.
+    def save_log(self, folder: Path, beside: Beside = NOTHING) -> State:
+        """Write what is new since the last call as files, of arrays `beside` too; returns the checkpoint's cursor.
 
         The files are durable then. A kill between this call and the writing of the checkpoint is harmless: the cursors
         of the last two calls stay loadable too, so call it once a checkpoint. The cursor is small, and a function of
         what is stored: how it is cut into files, which depends on when it was saved, is written down in the folder.
         """
-        if folder != self._folder:
-            self._forget_log()
-        cursor = {**self._header(), "check": self._check()}
-        mark = (self.ring.total, cursor["check"])
-        if mark == self._log.mark and not self._dirty.any():
-            return cursor
-        dirty = np.zeros(0, dtype=np.int64)
-        if self.tree is not None:
-            held = self.ring.held()
-            dirty = self.ring.oldest + np.flatnonzero(self._dirty[held])  # serial numbers
-        leaf = np.zeros(0) if self.tree is None else self.tree.get(dirty % self.ring.capacity)
-        self._log = replay_log.append(folder, self.ring, self._log, mark[1], dirty, leaf)
-        self._folder = folder
-        self._dirty[:] = False
-        return cursor
+        return replay_state.save_log(self, folder, beside)
 
-    def load_log(self, folder: Path, cursor: dict[str, Any]) -> None:
-        """Exactly the state at `cursor`, whatever was written to the folder after it; nothing is written here."""
-        require("check" in cursor, "replay: the cursor lacks 'check'.")
-        total, check = self._accept(cursor), int(cursor["check"])
-        position = replay_log.find(folder, (total, check))
-        leaf = np.zeros(self.ring.capacity)
-        for serial, value in replay_log.read(folder, self.ring, position):
-            leaf[serial % self.ring.capacity] = value
-        self._restore(cursor, leaf[np.arange(max(total - self.ring.capacity, 0), total) % self.ring.capacity])
-        require(self._check() == check, f"replay log: {folder} does not hold what the checkpoint was saved with.")
-        self._log, self._folder = position, folder
-        self._dirty[:] = False
+    def load_log(self, folder: Path, cursor: dict[str, Any], beside: Beside = NOTHING) -> None:
+        """Exactly the state at `cursor`, whatever was written to the folder after it; nothing is written here.
 
-    def _forget_log(self) -> None:
-        """The next save begins a new log."""
-        self._log = replay_log.Position()
-        self._dirty[:] = True
-
-    def _check(self) -> int:
-        """CRC-32 of the newest entries, the going episodes and the sum of priorities: ties a cursor to its files."""
-        ring = self.ring
-        newest = ring.entries(max(ring.oldest, ring.total - CHECKED), ring.total)
-        sums = np.array([self.max_priority, 0.0 if self.tree is None else self.tree.total])
-        parts = (*newest.values(), ring.open, ring.recent, sums)
-        return zlib.crc32(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
-
-    def _header(self) -> State:
-        """What a state and a cursor share."""
-        return {
-            "layout": {**self.ring.layout(), "alpha": self.alpha},
-            "total": self.ring.total,
-            "live": self.ring.live(),
-            "max_priority": self.max_priority,
-        }
-
-    def _accept(self, state: dict[str, Any]) -> int:
-        """The total number of entries of a state made for this layout."""
-        for key in ("layout", "total", "live", "max_priority"):
-            require(key in state, f"replay: the saved state lacks '{key}'.")
-        mine, saved = self._header()["layout"], dict(state["layout"])
-        for name, value in mine.items():
-            require(saved.get(name) == value, f"replay: {name} is {value}, but the saved one is {saved.get(name)}.")
-        return int(state["total"])
-
-    def _restore(self, state: dict[str, Any], leaf: FloatArray | None) -> None:
-        """Link the entries that were put; `leaf` are the priorities of all held ones, oldest first."""
-        self.ring.link(int(state["total"]), state["live"])
-        self.max_priority = float(state["max_priority"])
-        if self.tree is not None and leaf is not None:
-            held = self.ring.held()
-            require(leaf.shape == held.shape, f"replay: {len(leaf)} priorities saved for {len(held)} entries.")
-            all_leaves = np.zeros(self.ring.capacity)
-            all_leaves[held] = np.where(self.ring.ready[held], leaf, 0.0)
-            self.tree.fill(all_leaves)
+        Raises RlcError if a file is missing, damaged, or of another save.
+        """
+        replay_state.load_log(self, folder, cursor, beside)

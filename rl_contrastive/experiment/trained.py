@@ -45,7 +45,10 @@ class Trained:
 
 
 def load_agent(path: Path) -> tuple[Agent, RunConfig]:
-    """The trained agent of a run folder, and the config that names its environment; RlcError unless it finished."""
+    """The trained agent of a run folder, and the config that names its environment; RlcError unless it finished.
+
+    Its folder `replay` is not read: agents that keep one there (`spec.Agent`) can play afterwards, but not learn.
+    """
     config = read_config(path)
     summary = read_summary(path)
     status = None if summary is None else summary.get("status")

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_reference import Script, scripts
 
-from rl_contrastive.deep import replay_log
+from rl_contrastive.deep import log_files, replay_log
+from rl_contrastive.deep.patches import Patches
 from rl_contrastive.deep.replay import Replay
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.checkpoint import load_state, save_state
@@ -196,10 +197,11 @@ def test_the_last_two_cursors_stay_loadable_and_older_files_go(tmp_path):
             back = replay_of(capacity=40)
             back.load_log(tmp_path, cursor)
             assert fingerprint(back.state_dict()) == fingerprint(state)
-        files.append(len(list(tmp_path.iterdir())))
-    # 15 entries a save and a ring of 40: three to four segments hold it, two more the states before; three cursors.
-    assert max(files) <= 10
-    assert files[-1] == files[-2]
+        names = [path.name.split("-")[0] for path in tmp_path.iterdir()]
+        files.append([names.count(kind) for kind in ("segment", "priority", "cursor")])
+    # 15 entries a save and a ring of 40: the last three saves need the newest 70 entries, which are in five files.
+    assert np.max(files, axis=0).tolist() == [5, 5, 3]
+    assert sum(files[-1]) == len(names)
     with pytest.raises(RlcError, match=r"cannot read .*cursor-000000000015"):
         replay_of(capacity=40).load_log(tmp_path, history[0][0])
 
@@ -328,7 +330,7 @@ def test_damaged_segments_are_one_sentence(saved):
         with pytest.raises(RlcError, match=path.name):
             load(folder, cursor)
     path.write_bytes(min(folder.glob("segment*")).read_bytes())  # a whole segment, but not this one
-    with pytest.raises(RlcError, match="not the segment that the checkpoint was saved with"):
+    with pytest.raises(RlcError, match="not the file that the checkpoint was saved with"):
         load(folder, cursor)
     path.unlink()
     with pytest.raises(RlcError, match="cannot read"):
@@ -344,12 +346,12 @@ def test_a_pickle_is_refused(saved):
         for name in names:
             with archive.open(name, "w") as entry:
                 np.lib.format.write_array(entry, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-        checksum = replay_log._checksum(archive)
+        checksum = log_files.contents(archive)
     path = folder / replay_log._cursor((cursor["total"], cursor["check"]))
     log = json.loads(path.read_text())
     log["segments"][-1][3] = checksum
     path.write_text(json.dumps(log))
-    with pytest.raises(RlcError, match="corrupt or no segment"):
+    with pytest.raises(RlcError, match="corrupt or no part of a log"):
         load(folder, cursor)
 
 
@@ -436,3 +438,39 @@ def test_a_full_disk_is_one_sentence(tmp_path):
     play(replay, steps_of((3,), 2), np.random.default_rng(0))
     with pytest.raises(RlcError, match="cannot write the replay log"):
         replay.save_log(tmp_path / "log")
+
+
+def test_arrays_beside_the_replay_are_patches_of_what_changed(tmp_path, monkeypatch):
+    """Eight rows of two numbers: new rows, a row again, all rows, none; the last three saves are loadable, no more."""
+    monkeypatch.setattr(replay_log, "SEGMENT_BYTES", 4 * 16)  # 4 rows a file
+    replay, kept = replay_of(), Patches(np.zeros((8, 2)))
+    steps = iter(steps_of((3,), 6))
+    saved, value = [], 0.0
+    for rows in ([0, 1, 2], [2, 3], [], list(range(8)), [7], [0, 0]):
+        play(replay, [next(steps)], np.random.default_rng(0))
+        for row in rows:
+            value += 1.0
+            kept.array[row] = (value, -value)
+        kept.touch(np.array(rows, dtype=np.int64))
+        saved.append((replay.save_log(tmp_path, {"beside": kept}), kept.array.copy()))
+        for cursor, array in saved[-3:]:
+            back, beside = replay_of(), Patches(np.ones((8, 2)))
+            back.load_log(tmp_path, cursor, {"beside": beside})
+            assert beside.array.tobytes() == array.tobytes()
+            assert (beside.owner == kept.owner).all() or cursor is not saved[-1][0]
+            assert not beside.changed.any()
+    lists = [[n for n, _ in listed] for listed in position(tmp_path, saved[-1][0]).patches["beside"]]
+    files = sorted(int(path.stem.split("-")[1]) for path in tmp_path.glob("beside-*"))
+    assert [len(names) for names in lists] == [4, 3, 2]  # two files of all rows, then row 7, then row 0
+    assert files == lists[0]
+    kept.array[5] = 9.0
+    kept.touch(np.array([5]))  # no step since
+    cursor = replay.save_log(tmp_path, {"beside": kept})
+    replay_of().load_log(tmp_path, cursor, {"beside": beside})
+    assert beside.array.tobytes() == kept.array.tobytes()
+    with pytest.raises(RlcError, match="has no 'other'"):
+        replay_of().load_log(tmp_path, saved[-1][0], {"other": kept})
+    with pytest.raises(RlcError, match=r"a patch of float64 \(4, 2\) does not fit float32 \(8, 2\)"):
+        replay_of().load_log(tmp_path, saved[-1][0], {"beside": Patches(np.zeros((8, 2), dtype=np.float32))})
+    with pytest.raises(RlcError, match="does not fit"):
+        replay_of().load_log(tmp_path, saved[-1][0], {"beside": Patches(np.zeros((7, 2)))})

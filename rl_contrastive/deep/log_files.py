@@ -1,0 +1,71 @@
+"""Files of arrays that are whole or not there: written beside, synced, renamed, and read back against a checksum."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
+from rl_contrastive.spec import Array
+
+
+def durably(path: Path, write: Callable[[IO[bytes]], int]) -> int:
+    """`write` a file beside `path`, sync it and give it its name; returns what `write` does. OSError on a full disk."""
+    temporary = path.with_suffix(".part")
+    with open(temporary, "wb") as file:
+        answer = write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return answer
+
+
+def write_arrays(path: Path, arrays: dict[str, Array]) -> int:
+    """One uncompressed zip of .npy arrays with a fixed date; returns the checksum of its contents."""
+
+    def write(file: IO[bytes]) -> int:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in arrays.items():
+                with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, np.asarray(array, order="C"), (1, 0), allow_pickle=False)
+            return contents(archive)
+
+    return durably(path, write)
+
+
+def read_arrays(path: Path, names: Sequence[str], checksum: int) -> dict[str, Array]:
+    """The arrays of a file; whatever is wrong with it (another save's, truncated, a pickle) is an RlcError."""
+    arrays: dict[str, Array] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if contents(archive) != checksum:
+                raise RlcError(f"replay log: {path} is not the file that the checkpoint was saved with.")
+            for name in names:
+                with archive.open(name + ".npy") as entry:
+                    arrays[name] = np.lib.format.read_array(entry, allow_pickle=False)
+                    require(not entry.read(), f"replay log: {path} has bytes behind the end of {name}.")
+    except OSError as error:
+        raise RlcError(f"replay log: cannot read {path}: {error.strerror or error}.") from error
+    except RlcError:
+        raise
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise RlcError(f"replay log: {path} is corrupt or no part of a log: {reason}.") from error
+    return arrays
+
+
+def contents(archive: zipfile.ZipFile) -> int:
+    """CRC-32 of the entries' own CRC-32 (which zipfile verifies when an entry is read to its end)."""
+    return zlib.crc32(b"".join(info.CRC.to_bytes(4, "little") for info in archive.infolist()))
