@@ -1,12 +1,12 @@
 """Deep Contrastive-UCB: Algorithm 1 of Qiu et al. 2022 with networks, for any environment with discrete actions.
 
     at each step of B episodes side by side:
-      1. act by argmax_a b(s,a) + G(s,a),  b = beta ||phi(s,a)||_{Sigma^-1}: today's bonus and the optimistic rest
-      2. store the step; Sigma <- Sigma + phi phi'                        (a visit, once; never a gradient step)
+      1. act by argmax_a b(s,a) + G(s,a): today's bonus of phi(s,a) (`deep/bonus.py`) and the optimistic rest
+      2. store the step and count the visit, once                             (never at a gradient step)
       3. every `train_every` steps one gradient step on
              Q(s,a) <- n-step rewards + Q',   G(s,a) <- n-step rewards and bonuses + (b + G')      (`deep/value.py`)
              contrastive loss of f(s,a,s') = psi(s')'phi(s,a) with the batch's successors as negatives
-      4. when the visits grew by `growth`: freeze phi anew and rebuild Sigma from the replay
+      4. when the visits grew by `growth`: freeze phi anew and count the visits in the replay again
     what is evaluated is argmax_a Q(s,a): no bonus, no noise
 
 The official code (Atari, SPR-UCB) differs in what it calls a bonus: see README, "What the deep agent does not copy".
@@ -15,17 +15,21 @@ The official code (Atari, SPR-UCB) differs in what it calls a bonus: see README,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from rl_contrastive.agents.base import BaseAgent, greedy
 from rl_contrastive.config import require
-from rl_contrastive.deep.config import DeepLearnerConfig
+from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig
 from rl_contrastive.experiment.evaluate import sample
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Array, Env, FloatArray, IntArray, State, Transition
+
+if TYPE_CHECKING:
+    from rl_contrastive.deep.bonus import Bonus
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,20 @@ class ContrastiveUCBDeepConfig:
     """Discount per step, in [0, 1]."""
     n_step: int = 3
     """n of the n-step returns (>= 1)."""
-    beta: float = 0.01
-    """Scale of the bonus (>= 0): the first visit of a direction is worth beta / sqrt(lam) in units of reward. 0 is the
-    control without optimism."""
-    lam: float = 0.01
-    """lambda, ridge of Sigma (> 0). Features of unit length share much of it, so that with lam = 1 a pair never seen
-    looks as if its relatives had been it (`RepresentationConfig.features`)."""
+    beta: float = 0.1
+    """Scale of the bonus (>= 0), in units of reward: of n visits it is about beta / sqrt(n). 0 is the control without
+    optimism."""
+    bonus: BonusConfig = field(default_factory=BonusConfig)
+    """How visits are counted."""
     growth: float = 0.2
-    """Freeze the features anew and rebuild Sigma when the visits grew by this fraction (> 0)."""
+    """Freeze the features anew and count again when the visits grew by this fraction (> 0)."""
     epsilon: float = 0.01
     """Share of uniform actions beside optimism, in [0, 1]."""
     capacity: int = 100_000
     """Entries of the replay (>= 100): an observation each, final ones included."""
+    storage: Literal["memory", "mapped"] = "memory"
+    """Where the observations of the replay lie. mapped: in a file without a name on the run folder's disk, for replays
+    larger than memory; it is reserved at the first episode, and goes with the process."""
     alpha: float = 0.0
     """Exponent of prioritised replay (>= 0); 0: uniform. Data-efficient Rainbow has .5."""
     priority_beta: float = 0.4
@@ -70,8 +76,7 @@ class ContrastiveUCBDeepConfig:
             require(0.0 <= getattr(self, name) <= 1.0, f"deep: {name} must lie in [0, 1], got {getattr(self, name)}.")
         for name in ("beta", "alpha"):
             require(0.0 <= getattr(self, name) < np.inf, f"deep: {name} must be >= 0, got {getattr(self, name)}.")
-        for name in ("lam", "growth"):
-            require(0.0 < getattr(self, name) < np.inf, f"deep: {name} must be > 0, got {getattr(self, name)}.")
+        require(0.0 < self.growth < np.inf, f"deep: growth must be > 0 and finite, got {self.growth}.")
         require(self.priority_steps >= 1, f"deep: priority_steps must be >= 1, got {self.priority_steps}.")
 
 
@@ -82,7 +87,6 @@ class ContrastiveUCBDeep(BaseAgent):
     config: ContrastiveUCBDeepConfig
 
     def __init__(self, env: Env, config: ContrastiveUCBDeepConfig, *, seed: int = 0) -> None:
-        from rl_contrastive.deep.bonus import VisitBonus
         from rl_contrastive.deep.frames import Frames
         from rl_contrastive.deep.learner import DeepLearner
         from rl_contrastive.deep.replay import Replay
@@ -100,48 +104,80 @@ class ContrastiveUCBDeep(BaseAgent):
         )
         init = int(self.seeds.sequence("init").generate_state(1, np.uint64)[0] >> np.uint64(1))
         self.learner = DeepLearner(spec, self.replay.stacked_shape, config.learner, seed=init)
-        self.bonus = VisitBonus(config.capacity, config.learner.representation.dim, lam=config.lam, beta=config.beta)
+        self.bonus = self._make_bonus()
         self.rng, self.fit_rng = self.seeds.generator("act"), self.seeds.generator("fit")
         self.steps, self.rebuilt_at = 0, 0
         self._frames, self._shown = (Frames(stack) for _ in range(2))
-        self._phi: FloatArray | None = None
         self._report: dict[str, Any] = {}
+        self._folder: Path | None = None
+        self._lost = False  # loaded without its replay
+        self._first: FloatArray = np.zeros((0, 0, 0))
+        self._newest: IntArray = np.zeros(0, dtype=np.int64)
+
+    def _make_bonus(self) -> Bonus:
+        from rl_contrastive.deep.bonus import make_bonus
+
+        dim, rng = self.config.learner.representation.dim, self.seeds.generator("init", 1)
+        config, A = self.config, self.env_spec.num_actions
+        return make_bonus(config.bonus, config.capacity, A, dim, beta=config.beta, rng=rng)
+
+    def _phi(self, stacked: Array) -> FloatArray:
+        """What the bonus counts, of all actions: (N, ...) -> (N, A, d)."""
+        return self.learner.features.phi(stacked)
+
+    def keep_in(self, folder: Path) -> None:
+        """Keep the replay in `folder` (see `spec.Agent`): before the first episode, and before a state is loaded."""
+        self._folder = folder
+        if self.config.storage == "mapped":
+            self.replay.map_to(folder)
 
     def begin(self, num_envs: int) -> None:
+        self._require_replay()
+        mapped = self.config.storage == "mapped"
+        require(not mapped or self._folder is not None, "deep: storage mapped needs a folder: call keep_in(folder).")
         self.replay.begin(num_envs)
 
     def act(self, obs: Array, h: int) -> IntArray:
         """1."""
         stacked = self._frames.push(obs, h)
+        if h == 0:
+            self._first = self._phi(stacked)  # later ones have their keys since they came
         uniform = self.rng.integers(self.env_spec.num_actions, size=len(obs))
         if self.rebuilt_at == 0:
-            self._phi = None
             return uniform
-        self._phi = self.learner.features(stacked)  # (B, A, d)
-        planned = sample(greedy(self.bonus.of(self._phi) + self.learner.q(stacked)[1]), rng=self.rng)
+        b = self.bonus.of(self._first) if h == 0 else self.bonus.ahead(self._newest)  # (B, A)
+        planned = sample(greedy(b + self.learner.q(stacked, rng=self.rng)[1]), rng=self.rng)
         return np.where(self.rng.random(len(obs)) < self.config.epsilon, uniform, planned)
 
     def observe(self, transition: Transition) -> None:
         """2.-4."""
-        alive = np.flatnonzero(transition.alive)
-        self.replay.observe(transition)
-        if self._phi is None:
-            self.bonus.visits += len(alive)
-        else:
-            self.bonus.visit(self.replay.last(len(alive)), self._phi[alive, transition.action[alive]])
-        before, self.steps = self.steps, self.steps + len(alive)
+        self._store(transition)
+        before, self.steps = self.steps, self.steps + int(np.count_nonzero(transition.alive))
         if self.steps < self.config.warm_start or len(self.replay) == 0:
             return
         if self.rebuilt_at == 0:
             self._standardise()
         if self.bonus.visits >= (1.0 + self.config.growth) * self.rebuilt_at:
             self._rebuild()
+        self.version = self.steps  # a visit changes the optimistic policy, a gradient step both
         every = self.config.train_every
         for _ in range(self.steps // every - before // every):
-            self.version += 1
             share = min(1.0, self.steps / self.config.priority_steps)
             beta = self.config.priority_beta + share * (1.0 - self.config.priority_beta)
             self._report = self.learner.step(self.replay, self.bonus, rng=self.fit_rng, priority_beta=beta)
+
+    def _store(self, transition: Transition) -> None:
+        """2. The steps, the features of what was seen for the first time, and the visits."""
+        alive = np.flatnonzero(transition.alive)
+        self.replay.observe(transition)
+        index = self.replay.last(len(alive))
+        if transition.h == 0:
+            self.bonus.put(index, self._first)
+            self._newest = np.zeros(len(transition.alive), dtype=np.int64)
+        newest = self.replay.ring.next[index]
+        self._newest[alive] = newest
+        self.bonus.put(newest, self._phi(self.replay.observations(newest)))
+        self.bonus.visit(index, transition.action[alive])
 
     def _standardise(self) -> None:
         """Centre and scale of vector observations, from the steps of the warm start."""
@@ -149,29 +185,54 @@ class ContrastiveUCBDeep(BaseAgent):
         self.learner.standardise(np.concatenate(chunks))
 
     def _rebuild(self) -> None:
-        """4. Features of this moment for all visits."""
-        self.learner.freeze()
-        self.bonus.rebuild(self.learner.visits(self.replay))
+        """4. Features of this moment for all that is kept."""
+        self.learner.features.freeze()
+        some = self._some(4096)
+        sample = self.learner.features.phi(self.replay.observations(some), self.replay.actions(some))
+        self.bonus.rebuild(sample, self.learner.entries(self.replay))
         self.rebuilt_at = self.bonus.visits
+
+    def _some(self, most: int) -> IntArray:
+        """Indices of at most `most` stored visits, evenly spread."""
+        visits = self.replay.visits()
+        return visits[np.linspace(0, len(visits) - 1, min(most, len(visits))).astype(np.int64)]
+
+    def histograms(self) -> dict[str, Array]:
+        """Of up to 2048 stored visits: b(s,a), the coordinates of phi(s,a), and the singular values of phi / sqrt n."""
+        some = self._some(2048)
+        action = self.replay.actions(some)
+        phi = self.learner.features.phi(self.replay.observations(some), action)  # (n, d)
+        singular = np.linalg.svd(phi / np.sqrt(len(phi)), compute_uv=False)
+        return {"bonus": self.bonus.along(some, action), "features": phi, "singular_values": singular}
 
     def update(self) -> dict[str, float]:
         """Diagnostics of the last gradient step; the learning itself goes on within episodes."""
         report = {name: float(value) for name, value in self._report.items()}
-        return {**report, "visits": float(self.bonus.visits), "updates": float(self.version)}
+        return {**report, "visits": float(self.bonus.visits), "updates": float(self.learner.steps)}
 
     def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
         """argmax_a Q(s,a), or argmax_a b + G with explore; uniform over exact ties. Steps must come in order where
         the environment's frames are stacked."""
         stacked = self._shown.push(obs, h)
         Q, G = self.learner.q(stacked)
-        return greedy(self.bonus.of(self.learner.features(stacked)) + G if explore else Q)
+        if not explore:
+            return greedy(Q)
+        if self.rebuilt_at == 0:
+            return np.full(Q.shape, 1.0 / Q.shape[1])
+        return greedy(self.bonus.of(self._phi(stacked)) + G)
 
     def state_dict(self) -> State:
-        """Networks, replay, Sigma, generators; the state between two batches of episodes."""
+        """Networks, replay, counts, generators; the state between two batches of episodes.
+
+        After `keep_in` the replay and the keys of its entries are written to that folder, as far as they are new; the
+        state says what to find there.
+        """
+        self._require_replay()
+        folder, keys = self._folder, {"keys": self.bonus.patches}
         return {
             "learner": self.learner.state_dict(),
-            "replay": self.replay.state_dict(),
-            "bonus": self.bonus.state_dict(),
+            "replay": self.replay.state_dict() if folder is None else self.replay.save_log(folder, keys),
+            "bonus": self.bonus.state_dict(whole=folder is None),
             "steps": self.steps,
             "rebuilt_at": self.rebuilt_at,
             "version": self.version,
@@ -181,13 +242,24 @@ class ContrastiveUCBDeep(BaseAgent):
         }
 
     def load_state_dict(self, state: State) -> None:
+        """Inverse of `state_dict`, of either form. A state whose replay lies in a folder that was not given leaves an
+        agent that can only play."""
         keys = ("learner", "replay", "bonus", "steps", "rebuilt_at", "version", "report", "rng", "fit_rng")
         for key in keys:
             require(key in state, f"deep: the saved state lacks '{key}'.")
         self.learner.load_state_dict(state["learner"])
-        self.replay.load_state_dict(state["replay"])
-        self.bonus.load_state_dict(state["bonus"])
+        whole = "check" not in state["replay"]
+        self.bonus.load_state_dict(state["bonus"], whole=whole)
+        if whole:
+            self.replay.load_state_dict(state["replay"])
+        elif self._folder is not None:
+            self.replay.load_log(self._folder, state["replay"], {"keys": self.bonus.patches})
+        self._lost = not whole and self._folder is None
         self.steps, self.rebuilt_at, self.version = (int(state[k]) for k in ("steps", "rebuilt_at", "version"))
         self._report = dict(state["report"])
         restore_generator(self.rng, state["rng"])
         restore_generator(self.fit_rng, state["fit_rng"])
+
+    def _require_replay(self) -> None:
+        hint = "call keep_in with the folder replay of its run before load_state_dict"
+        require(not self._lost, f"deep: this agent was loaded without its replay, so it can only play: {hint}.")

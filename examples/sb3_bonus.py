@@ -54,10 +54,10 @@ def train(size: int, steps: int, seed: int, *, bonus: bool) -> tuple[int, int]:
     """(episodes that found the treasure, episodes) of one run; `Monitor` sees the rewards without the bonus."""
     env: Any = DummyVecEnv([lambda: Monitor(DeepSea(size))] * 8)
     if bonus:
-        features = FeatureConfig(
-            encoder=EncoderConfig(hidden=(128,)), representation=RepresentationConfig(hidden=0), lr=1e-3, device="cpu"
-        )
-        config = EllipticalBonusConfig(beta=0.05, lam=0.001, growth=0.1, warm_start=200, features=features)
+        representation = RepresentationConfig(hidden=0, features="unit")
+        encoder = EncoderConfig(hidden=(128,))
+        features = FeatureConfig(encoder=encoder, representation=representation, lr=1e-3, device="cpu")
+        config = EllipticalBonusConfig(beta=0.05, growth=0.1, warm_start=200, features=features)
         env = EllipticalBonusVecEnv(env, config, rng=np.random.default_rng(seed))
     model = PPO(
         "MlpPolicy",

@@ -1,85 +1,255 @@
-"""The elliptical bonus of the deep agent: counts are visits, features are those of one frozen network at a time.
+"""The bonus of the deep agent: counts are visits, features are those of one frozen network at a time.
 
-    b(s,a) = beta ||phi(s,a)||_{Sigma^-1},    Sigma = lambda I + sum over visits phi phi'
+    elliptical  b(s,a) = beta ||phi(s,a)||_{Sigma^-1},   Sigma = lambda I + sum over visits phi phi'
+    tiles       the same norm of e(phi), one-hot vectors of the cells that phi falls into (`tiles.py`): there Sigma is
+                diagonal, b(s,a) = beta sqrt(mean over tilings of 1 / (lambda + visits of the cell))
 
-phi comes from a copy of the feature network that does not move between two rebuilds, so Sigma never mixes features of
-two networks; a rebuild takes the network of the moment and recomputes the features of every stored visit. Gradient
-steps change nothing here, and float64 with lambda > 0 keeps Sigma positive definite for ever. The features of stored
-visits are kept beside the replay, so that the bonuses along a sampled n-step path are those of today's counts.
+phi comes from a copy of the feature network that does not move between two rebuilds, so a count never mixes features of
+two networks; a rebuild takes the network of the moment and counts every stored visit again. Gradient steps change
+nothing here. What the bonus needs of a pair, its key, is kept beside the replay for each entry and action, so that the
+bonuses of sampled entries are those of today's counts and cost no pass of a network.
+
+Why tiles: once more distinct pairs were visited than phi has coordinates, they span R^d, and a pair never seen is no
+longer told from one seen often. Cells have no such limit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 
 from rl_contrastive.config import require
+from rl_contrastive.deep.config import BonusConfig
+from rl_contrastive.deep.patches import Patches
+from rl_contrastive.deep.tiles import Tiles
 from rl_contrastive.planning.bonus import EllipticalBonus
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
+Chunk = tuple[IntArray, IntArray, FloatArray]
+"""Entries (n,), their actions (n,) with -1 for none, and their features (n, A, d)."""
 
-class VisitBonus:
-    """Sigma of all visits, and phi of the visits that the replay still holds."""
 
-    def __init__(self, capacity: int, dim: int, *, lam: float, beta: float) -> None:
-        """capacity: entries of the replay, whose indices are used here too; lam > 0; beta >= 0."""
+class Bonus(Protocol):
+    """What the agent and its learner ask; `VisitBonus` says more, `rnd.py` has another one."""
+
+    known_ahead: bool
+    """b(s,a) is known before the step: it is added in acting and at the end of a path, and G(s,a) leaves it out."""
+    visits: int
+    patches: Patches
+
+    def of(self, phi: FloatArray) -> FloatArray: ...
+
+    def ahead(self, index: IntArray) -> FloatArray: ...
+
+    def along(self, index: IntArray, action: IntArray) -> FloatArray: ...
+
+    def put(self, index: IntArray, phi: FloatArray) -> None: ...
+
+    def visit(self, index: IntArray, action: IntArray) -> None: ...
+
+    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk]) -> None: ...
+
+    def state_dict(self, *, whole: bool = True) -> State: ...
+
+    def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None: ...
+
+
+class VisitBonus(ABC):
+    """Counts of all visits, and the keys (capacity, A, ...) of the entries that the replay still holds."""
+
+    known_ahead = True
+
+    def __init__(self, keys: Array, *, beta: float) -> None:
+        """keys: zeros; beta >= 0."""
         require(0.0 <= beta < np.inf, f"bonus: beta must be >= 0 and finite, got {beta}.")
         self.beta = float(beta)
-        self.confidence = EllipticalBonus(1, dim, lam)
-        self.phi: Array = np.zeros((capacity, dim), dtype=np.float32)
+        self.keys, self.patches = keys, Patches(keys)
         self.visits = 0
         """Visits so far, those that left the replay included."""
 
+    @abstractmethod
+    def key(self, phi: FloatArray) -> Array:
+        """What is kept of features (..., d)."""
+
+    @abstractmethod
+    def of_keys(self, keys: Array) -> FloatArray:
+        """b >= 0 of keys (..., w) under today's counts -> (...,)."""
+
+    @abstractmethod
+    def _count(self, keys: Array) -> None:
+        """Add visits with the keys (k, w)."""
+
+    @abstractmethod
+    def _adapt(self, phi: FloatArray) -> None:
+        """Before a rebuild: fit what keys depend on to features of stored visits (n, d)."""
+
+    @abstractmethod
+    def _recount(self, keys: Iterator[Array], share: float) -> None:
+        """Counts afresh from the keys (n, w) of stored visits, each `share` >= 1 visits."""
+
     def of(self, phi: FloatArray) -> FloatArray:
         """b of features (..., d) -> (...,)."""
-        return self.beta * self.confidence.norm(0, phi)
+        return self.of_keys(self.key(phi))
 
-    def of_entries(self, index: IntArray) -> FloatArray:
-        """b of stored visits (...,) under today's Sigma."""
-        return self.of(self.phi[index])
+    def ahead(self, index: IntArray) -> FloatArray:
+        """b of all actions at entries index (N,) -> (N, A)."""
+        return self.of_keys(self.keys[index])
 
-    def visit(self, index: IntArray, phi: FloatArray) -> None:
-        """Count the visits phi (k, d), stored as the entries index (k,)."""
-        self.phi[index] = phi
+    def along(self, index: IntArray, action: IntArray) -> FloatArray:
+        """b of stored visits: entries and actions (...,) -> (...,)."""
+        return self.of_keys(self.keys[index, action])
+
+    def put(self, index: IntArray, phi: FloatArray) -> None:
+        """Keep the keys of new entries index (k,) with features (k, A, d): before they are sampled or visited."""
+        self.keys[index] = self.key(phi)
+        self.patches.touch(index)
+
+    def visit(self, index: IntArray, action: IntArray) -> None:
+        """Count the actions (k,) taken at entries index (k,) that were `put`."""
         self.visits += len(index)
-        # What is stored is what is counted: a rebuild from the same network gives the same Sigma.
-        self.confidence.update(0, self.phi[index].astype(np.float64))
+        # What is kept is what is counted: a rebuild from the same network gives the same counts.
+        self._count(self.keys[index, action])
 
-    def rebuild(self, chunks: Iterable[tuple[IntArray, FloatArray]]) -> None:
-        """Sigma afresh from (indices, new features) of all stored visits.
+    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk]) -> None:
+        """Counts afresh from all entries of the replay; `sample` (n, d): features of some visits, to adapt to.
 
         Visits that the ring has dropped are not forgotten: those that are left stand for them, each with the weight
         visits / stored.
         """
-        stored = 0
-        total = np.zeros((self.confidence.dim, self.confidence.dim))
-        for index, phi in chunks:
-            self.phi[index] = phi
-            rows = self.phi[index].astype(np.float64)
-            total += rows.T @ rows
-            stored += len(index)
+        self._adapt(sample)
+        taken: list[Array] = []
+        for index, action, phi in chunks:
+            self.put(index, phi)
+            acted = action >= 0
+            taken.append(self.keys[index[acted], action[acted]])
+        stored = sum(len(keys) for keys in taken)
         require(stored <= self.visits, f"bonus: {stored} stored visits, but only {self.visits} were counted.")
-        self.confidence.reset(total * (self.visits / stored) if stored else total)
+        self._recount(iter(taken), self.visits / max(stored, 1))
 
-    def state_dict(self) -> State:
-        """Sigma, the count, and the features of the entries used so far.
+    @abstractmethod
+    def state_dict(self, *, whole: bool = True) -> State:
+        """Counts and, where `whole`, the keys of the entries used so far; else those are saved by `patches`.
 
         Features could be computed again from the frozen network, but in batches of another size, and so not to the bit.
         """
-        used = np.flatnonzero(self.phi.any(axis=1))
-        last = int(used[-1]) + 1 if len(used) else 0
-        return {"visits": self.visits, "confidence": self.confidence.state_dict(), "phi": self.phi[:last].copy()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("visits", "confidence", "phi"):
-            require(key in state, f"bonus: the saved state lacks '{key}'.")
-        phi = np.asarray(state["phi"])
-        fits = phi.ndim == 2 and len(phi) <= len(self.phi) and phi.shape[1] == self.phi.shape[1]
-        require(fits, f"bonus: the saved features have shape {phi.shape}, there is room for {self.phi.shape}.")
-        self.phi[:] = 0.0
-        self.phi[: len(phi)] = phi
+
+    def _own_state(self, whole: bool) -> State:
+        if not whole:
+            return {"visits": self.visits}
+        used = np.flatnonzero(self.keys.any(axis=tuple(range(1, self.keys.ndim))))
+        last = int(used[-1]) + 1 if len(used) else 0
+        return {"visits": self.visits, "keys": self.keys[:last].copy()}
+
+    def _load_own(self, state: dict[str, Any], whole: bool, names: tuple[str, ...]) -> None:
+        for name in ("visits", *names, *(("keys",) if whole else ())):
+            require(name in state, f"bonus: the saved state lacks '{name}'.")
         self.visits = int(state["visits"])
+        if not whole:
+            return
+        keys = np.asarray(state["keys"])
+        fits = keys.ndim == self.keys.ndim and len(keys) <= len(self.keys) and keys.shape[1:] == self.keys.shape[1:]
+        require(fits, f"bonus: the saved keys have shape {keys.shape}, there is room for {self.keys.shape}.")
+        self.keys[:] = 0
+        self.keys[: len(keys)] = keys
+        self.patches.forget()
+
+
+class EllipticalVisits(VisitBonus):
+    """beta ||phi||_{Sigma^-1}; keys are the features themselves, in single precision."""
+
+    def __init__(self, capacity: int, num_actions: int, dim: int, *, lam: float, beta: float) -> None:
+        """capacity: entries of the replay, whose indices are used here too; lam > 0; beta >= 0."""
+        super().__init__(np.zeros((capacity, num_actions, dim), dtype=np.float32), beta=beta)
+        self.confidence = EllipticalBonus(1, dim, lam)
+
+    def key(self, phi: FloatArray) -> Array:
+        return np.asarray(phi, dtype=np.float32)
+
+    def of_keys(self, keys: Array) -> FloatArray:
+        return self.beta * self.confidence.norm(0, keys)
+
+    def _count(self, keys: Array) -> None:
+        self.confidence.update(0, keys.astype(np.float64))
+
+    def _adapt(self, phi: FloatArray) -> None:
+        """Nothing: Sigma has no origin and no unit of its own."""
+
+    def _recount(self, keys: Iterator[Array], share: float) -> None:
+        total = np.zeros((self.confidence.dim, self.confidence.dim))
+        for part in keys:
+            rows = part.astype(np.float64)
+            total += rows.T @ rows
+        self.confidence.reset(total * share)
+
+    def state_dict(self, *, whole: bool = True) -> State:
+        return {**self._own_state(whole), "confidence": self.confidence.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
+        self._load_own(state, whole, ("confidence",))
         self.confidence.load_state_dict(state["confidence"])
+
+
+class TileVisits(VisitBonus):
+    """beta sqrt(mean_j 1 / (lambda + n_j)); keys are the cells' numbers."""
+
+    def __init__(self, capacity: int, num_actions: int, tiles: Tiles, *, lam: float, beta: float) -> None:
+        """capacity: entries of the replay, whose indices are used here too; lam > 0; beta >= 0."""
+        super().__init__(np.zeros((capacity, num_actions, tiles.tilings), dtype=np.int32), beta=beta)
+        require(0.0 < lam < np.inf, f"bonus: lambda must be finite and > 0, got {lam}.")
+        self.tiles, self.lam = tiles, float(lam)
+        self.counts: FloatArray = np.zeros(tiles.cells)
+
+    def key(self, phi: FloatArray) -> Array:
+        return self.tiles.cells_of(phi)
+
+    def of_keys(self, keys: Array) -> FloatArray:
+        each: FloatArray = 1.0 / (self.lam + self.counts.take(keys))
+        return np.asarray(self.beta * np.sqrt(each.mean(axis=-1)))
+
+    def _count(self, keys: Array) -> None:
+        np.add.at(self.counts, keys, 1.0)
+
+    def _adapt(self, phi: FloatArray) -> None:
+        self.tiles.adapt(phi)
+
+    def _recount(self, keys: Iterator[Array], share: float) -> None:
+        self.counts[:] = 0.0
+        for part in keys:
+            self.counts += share * np.bincount(part.ravel(), minlength=len(self.counts))
+
+    def state_dict(self, *, whole: bool = True) -> State:
+        cells = np.flatnonzero(self.counts)
+        return {
+            **self._own_state(whole),
+            "cells": cells,
+            "counts": self.counts[cells],
+            "lam": self.lam,
+            "tiles": self.tiles.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
+        self._load_own(state, whole, ("cells", "counts", "lam", "tiles"))
+        self.lam = float(state["lam"])
+        self.tiles.load_state_dict(state["tiles"])
+        cells, counts = np.asarray(state["cells"]), np.asarray(state["counts"])
+        fits = cells.shape == counts.shape and bool((cells < len(self.counts)).all())
+        require(fits, "bonus: the saved counts do not fit the cells.")
+        self.counts[:] = 0.0
+        self.counts[cells] = counts
+
+
+def make_bonus(
+    config: BonusConfig, capacity: int, num_actions: int, dim: int, *, beta: float, rng: np.random.Generator
+) -> VisitBonus:
+    """The bonus of this kind for features in R^dim; rng: the tilings' directions are drawn from it."""
+    if config.kind == "elliptical":
+        return EllipticalVisits(capacity, num_actions, dim, lam=config.lam, beta=beta)
+    tiles = Tiles(dim, tilings=config.tilings, directions=config.directions, width=config.width, rng=rng)
+    return TileVisits(capacity, num_actions, tiles, lam=config.lam, beta=beta)

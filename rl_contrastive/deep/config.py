@@ -58,11 +58,15 @@ class ValueConfig:
     """Largest atom (> low)."""
     hidden: int = 0
     """Width of one hidden layer of each head (>= 0; 0: none)."""
+    noisy: float = 0.0
+    """sigma_0 of noisy layers in the heads (`deep/noisy.py`), in gradient steps and acting (>= 0; 0: plain layers).
+    The official agent has .5."""
 
     def __post_init__(self) -> None:
         require(self.atoms >= 1, f"value: atoms must be >= 1, got {self.atoms}.")
         require(self.low < self.high, f"value: low must be < high, got {self.low} and {self.high}.")
         require(self.hidden >= 0, f"value: hidden must be >= 0, got {self.hidden}.")
+        require(0.0 <= self.noisy < math.inf, f"value: noisy must be >= 0 and finite, got {self.noisy}.")
 
 
 @dataclass(frozen=True)
@@ -79,16 +83,12 @@ class RepresentationConfig:
     """Width of the ReLU layer of each head; 0: linear heads on the encoder's vector."""
     beta: float = 1.0
     """Sharpness of the softplus (> 0)."""
-    features: Literal["simplex", "unit", "raw"] = "unit"
-    """What the bonus counts: phi scaled to length 1; the mixture weights w, |w|_1 = 1; or phi itself. Measured on Deep
-    Sea (N = 10, 3000 random visits, linear heads, lambda = .01): the bonus of pairs never seen is 11 times that of
-    pairs seen 20 times or more for unit, 3 times for raw and the same for simplex, whose few large weights take in
-    pairs of all counts."""
+    features: Literal["logits", "simplex", "unit", "raw"] = "logits"
+    """What the bonus counts: u_phi itself, of which phi is the softplus; the mixture weights w, |w|_1 = 1; phi scaled
+    to length 1; or phi. The bounded ones suit a full Sigma, but saturate: states further out in a known direction look
+    as those seen there, and cells (`BonusConfig`) cannot tell them apart."""
     law_rate: float = 0.01
     """Weight in (0, 1] of the newest batch in the moving average u of psi over P^-."""
-    shared: bool = False
-    """One encoder for values and features. Off: bonuses are small numbers, and the contrastive loss would move the
-    encoder more than they do, so that values lag and wander. On, as the official agent: the loss helps the values."""
     every: int = 4
     """Gradient steps of the values to one of the contrastive loss (>= 1): features are frozen between rebuilds."""
     mask_identical: bool = False
@@ -100,7 +100,7 @@ class RepresentationConfig:
         require(self.every >= 1, f"representation: every must be >= 1, got {self.every}.")
         require(0.0 < self.beta < math.inf, f"representation: beta must be > 0, got {self.beta}.")
         require(0.0 < self.law_rate <= 1.0, f"representation: law_rate must lie in (0, 1], got {self.law_rate}.")
-        kinds = ("simplex", "unit", "raw")
+        kinds = ("logits", "simplex", "unit", "raw")
         require(self.features in kinds, f"representation: features must be one of {', '.join(kinds)}.")
 
 
@@ -116,7 +116,7 @@ class BonusConfig:
     """T (>= 1), partitions that are averaged."""
     directions: int = 8
     """K (>= 1), directions that cut the cells of a tiling."""
-    width: float = 0.5
+    width: float = 1.0
     """Width of the strips in units of the features' spread (> 0)."""
 
     def __post_init__(self) -> None:
@@ -164,17 +164,21 @@ class AugmentConfig:
 class DeepLearnerConfig:
     """Networks, losses and the optimiser."""
 
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    """Observations -> vectors."""
+    encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(layer_norm=True))
+    """Observations -> vectors for Q and G. Normalised layers bound what values of unseen states can become."""
+    feature_encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """Observations -> vectors for phi and psi. Not normalised: states far from all others must look so."""
     value: ValueConfig = field(default_factory=ValueConfig)
     """Q of rewards and G of rewards and bonuses."""
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
     """phi(s,a) and psi(s')."""
     self_prediction: SelfPredictionConfig = field(default_factory=SelfPredictionConfig)
     """SPR's loss, off by default."""
-    contrast_weight: float = 1.0
-    """Weight of the contrastive loss (>= 0); 0 leaves the features as they were drawn, a control."""
-    batch_size: int = 32
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Shifts and intensities of frames, off by default."""
+    learn_features: bool = True
+    """Off: the features stay as they were drawn, a control."""
+    batch_size: int = 64
     """Entries of the replay in a step (>= 2)."""
     lr: float = 3e-4
     """Adam's step size (> 0)."""
@@ -199,7 +203,6 @@ class DeepLearnerConfig:
             value = getattr(self, name)
             require(0 < value < np.inf, f"deep: {name} must be > 0 and finite, got {value}.")
         require(0.0 < self.tau <= 1.0, f"deep: tau must lie in (0, 1], got {self.tau}.")
-        require(0 <= self.contrast_weight < np.inf, f"deep: contrast_weight must be >= 0, got {self.contrast_weight}.")
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,33 @@
 """The networks of deep Contrastive-UCB and one gradient step of all of them.
 
-One encoder serves Q, G (`value.py`), the contrastive features (`representation.py`) and, if asked for, self-prediction.
-Three copies of it exist: the online one, its target, and the frozen one whose features the bonus counts (`bonus.py`);
-the last only moves at `freeze`, which the agent follows by a rebuild of Sigma.
+Q and G share one encoder (`value.py`), which self-prediction may help to shape; the contrastive features have another
+(`transitions.py`): bonuses are small numbers, and a contrastive loss on a shared encoder would move it more than they
+do, so that values lag and wander. Features are frozen between rebuilds of the counts, so they descend less often.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rl_contrastive.config import require
-from rl_contrastive.deep.bonus import VisitBonus
+from rl_contrastive.deep.augment import check_augment, distort, draw
+from rl_contrastive.deep.bonus import Bonus, Chunk
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.networks import encoder
+from rl_contrastive.deep.noisy import quiet, resample
 from rl_contrastive.deep.replay import Replay, ReplayBatch
-from rl_contrastive.deep.representation import Representation, identical
+from rl_contrastive.deep.representation import identical
 from rl_contrastive.deep.self_prediction import SelfPrediction
-from rl_contrastive.deep.value import Values, head_loss
+from rl_contrastive.deep.transitions import FeatureConfig, FeatureNet, ObsLayout, compile_mode, put
+from rl_contrastive.deep.value import Values, td_losses
 from rl_contrastive.deep.weights import (
-    follow,
+    FlatParameters,
     frozen_copy,
     load_optimizer_state,
     load_weights,
@@ -34,27 +36,11 @@ from rl_contrastive.deep.weights import (
 )
 from rl_contrastive.device import resolve_device
 from rl_contrastive.errors import RlcError
-from rl_contrastive.spec import Array, EnvSpec, FloatArray, IntArray, State
-
-
-@dataclass(frozen=True)
-class StepInputs:
-    """A minibatch on the device."""
-
-    obs: Tensor
-    """(3N, ...) o_t, o_{t+m} and o_{t+1}, one below the other."""
-    action: Tensor
-    """(N,)."""
-    numbers: Tensor
-    """(N, 4): return of rewards, return of the bonuses on the way, discount, weight."""
-    inverse: Tensor
-    """Sigma^-1 (d, d) float64."""
-    same: Tensor | None
-    """(N, N) identical successors, where they are masked."""
+from rl_contrastive.spec import Array, EnvSpec, FloatArray, State
 
 
 class DeepLearner:
-    """All networks, their optimiser and their state."""
+    """All networks, their optimisers and their state."""
 
     def __init__(self, spec: EnvSpec, obs_shape: tuple[int, ...], config: DeepLearnerConfig, *, seed: int) -> None:
         """obs_shape: of a stacked observation."""
@@ -62,198 +48,199 @@ class DeepLearner:
         self.device = resolve_device(config.device)
         rng = torch.Generator().manual_seed(seed)  # on the CPU: the same weights whatever the device
         body = encoder(config.encoder, obs_shape, spec.obs_dtype, rng=rng, num_states=spec.num_states)
+        check_augment(config.augment, body.kind)
         self.values = Values(body, spec.num_actions, config.value, rng=rng).to(self.device)
-        self.representation = Representation(body.width, spec.num_actions, config.representation, rng=rng).to(
-            self.device
-        )
         self.self_prediction: SelfPrediction | None = None
         if config.self_prediction.weight > 0:
             self.self_prediction = SelfPrediction(body.width, spec.num_actions, config.self_prediction, rng=rng).to(
                 self.device
             )
+        self.features = FeatureNet(
+            ObsLayout(obs_shape, spec.obs_dtype, spec.num_states),
+            spec.num_actions,
+            FeatureConfig(config.feature_encoder, config.representation, lr=config.lr, device=config.device),
+            rng=rng,
+            compiled=config.compile,
+        )
         self.target = frozen_copy(self.values)
-        self.frozen = frozen_copy(nn.ModuleList([self.values.encoder, self.representation])).eval()
-        self._optimiser = torch.optim.Adam(self._trained(), lr=config.lr, eps=config.adam_eps, fused=True)
+        # The values come first in the vector of all, so that their target follows a part of it.
+        self._trained = FlatParameters(p for module in self._modules().values() for p in module.parameters())
+        self._followers = FlatParameters(self.target.parameters())
+        self._optimiser = torch.optim.Adam([self._trained.vector], lr=config.lr, eps=config.adam_eps, fused=True)
         losses: Any = self._losses
-        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
-        self._losses_of = torch.compile(losses, mode=mode) if config.compile else losses
+        self._losses_of = torch.compile(losses, mode=compile_mode(self.device)) if config.compile else losses
+        self.steps = 0
+        """Gradient steps of the values so far."""
 
-    def _modules(self) -> dict[str, nn.Module]:
-        named: dict[str, nn.Module] = {"values": self.values, "representation": self.representation}
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        named: dict[str, torch.nn.Module] = {"values": self.values}
         if self.self_prediction is not None:
             named["self_prediction"] = self.self_prediction
         return named
 
-    def _trained(self) -> list[nn.Parameter]:
-        return [p for module in self._modules().values() for p in module.parameters() if p.requires_grad]
-
     # -- what the agent asks ---------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def q(self, obs: Array) -> tuple[FloatArray, FloatArray]:
-        """Q and G (N, A) of stacked observations."""
+    @torch.inference_mode()
+    def q(self, obs: Array, *, rng: np.random.Generator | None = None) -> tuple[FloatArray, FloatArray]:
+        """Q and G (N, A) of stacked observations; rng: of noise for acting, if the heads are noisy."""
+        self._resample(rng)
         with self._autocast():
-            Q, G = self.values.means(self.values.encoder(self._put(obs)))
-        out = torch.stack([Q, G]).double().cpu().numpy()
-        return out[0], out[1]
+            out = self.values.means(self.values.encoder(put(obs, self.device))).double().cpu().numpy()
+        return out[:, 0], out[:, 1]
 
-    @torch.no_grad()
-    def features(self, obs: Array) -> FloatArray:
-        """phi (N, A, d) of the frozen network."""
-        return np.asarray(self._frozen_features(self._put(obs)).double().cpu().numpy())
-
-    def freeze(self) -> None:
-        """The frozen network becomes the online one of this moment; Sigma must be rebuilt."""
-        follow(self.frozen, nn.ModuleList([self.values.encoder, self.representation]), 1.0)
-
-    def visits(self, replay: Replay, chunk: int = 1024) -> Iterator[tuple[IntArray, FloatArray]]:
-        """(index, frozen phi (n, d)) of every stored visit: for `VisitBonus.rebuild`."""
-        for index, obs, action, _ in replay.rows(chunk):
-            phi = self.features(obs)
-            yield index, phi[np.arange(len(index)), action]
+    def entries(self, replay: Replay, chunk: int = 1024) -> Iterator[Chunk]:
+        """(index, action or -1, frozen phi (n, A, d)) of every observation that is kept: for `VisitBonus.rebuild`."""
+        for index in replay.chunks(chunk):
+            yield index, replay.ring.action[index].astype(np.int64), self.features.phi(replay.observations(index))
 
     def standardise(self, obs: Array) -> None:
         """Centre and scale vector observations by these; before the first step."""
         for network in (self.values, self.target):
             network.encoder.inputs.standardise(obs)
+        self.features.standardise(obs)
 
     # -- one step --------------------------------------------------------------------------------------------------
 
     def step(
-        self, replay: Replay, bonus: VisitBonus, *, rng: np.random.Generator, priority_beta: float = 1.0
+        self, replay: Replay, bonus: Bonus, *, rng: np.random.Generator, priority_beta: float = 1.0
     ) -> dict[str, Tensor]:
         """Draw a minibatch, descend once, move targets and priorities; returns diagnostics on the device."""
         batch = replay.sample(self.config.batch_size, rng=rng, beta=priority_beta)
-        inputs = self._inputs(batch, replay, bonus)
-        self._optimiser.zero_grad(set_to_none=True)
-        loss, error, diagnostics = self._losses_of(inputs)
+        obs, numbers = self._inputs(batch, replay, bonus)
+        obs = self._augment(obs, rng)
+        self._resample(rng)
+        self._trained.zero_gradient()
+        loss, errors, diagnostics = self._losses_of(obs, numbers)
         if self.self_prediction is not None:
-            loss = loss + self.config.self_prediction.weight * self._predict(self.self_prediction, batch, replay)
+            loss = loss + self.config.self_prediction.weight * self._predict(self.self_prediction, batch, replay, rng)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self._trained(), self.config.clip)
+        norm = self._trained.clip_gradient(self.config.clip)
         self._optimiser.step()
-        follow(self.target, self.values, self.config.tau)
+        self._followers.follow(self._trained, self.config.tau)
         if self.self_prediction is not None:
             self.self_prediction.follow()
         if replay.tree is not None:
-            replay.update_priorities(batch.index, error.double().cpu().numpy() + 1e-6)
-        return {**diagnostics, "gradient_norm": norm.detach()}
+            replay.update_priorities(batch.index, errors.double().cpu().numpy() + 1e-6)
+        if self.config.learn_features and self.steps % self.config.representation.every == 0:
+            diagnostics["loss_contrast"] = self._contrast(batch, replay, rng)
+        self.steps += 1
+        return {**diagnostics, "gradient_norm": norm}
 
-    def _inputs(self, batch: ReplayBatch, replay: Replay, bonus: VisitBonus) -> StepInputs:
-        """Everything of the step in two copies to the device: observations, and numbers."""
-        successor = replay.observations(replay.ring.next[batch.index])  # one step on, whatever n is
+    def _contrast(self, batch: ReplayBatch, replay: Replay, rng: np.random.Generator) -> Tensor:
+        """One step of the features on the batch's own successors: one step on, whatever n the returns have."""
+        successors = batch.next_obs
+        if replay.ring.n_step > 1:
+            successors = replay.observations(replay.ring.next[batch.index])
+        masked = self.config.representation.mask_identical
+        same = put(identical(successors), self.device) if masked else None
+        obs, ahead = (self._augment(put(frames, self.device), rng) for frames in (batch.obs, successors))
+        return self.features.descend(obs, put(batch.action, self.device), ahead, same=same)
+
+    def _inputs(self, batch: ReplayBatch, replay: Replay, bonus: Bonus) -> tuple[Tensor, Tensor]:
+        """What `_losses` takes, in two copies to the device."""
         reward = batch.reward
         if self.config.clip_rewards:
             reward = replay.discounted(np.sign(replay.ring.reward[batch.steps]), batch.mask)
-        later = batch.mask.copy()
-        later[:, 0] = False  # the bonus at (s,a) itself is no part of G
-        on_the_way = replay.discounted(bonus.of_entries(batch.steps), later)
-        numbers = np.stack([reward, on_the_way, batch.discount, batch.weight], axis=1).astype(np.float32)
-        same = None
-        if self.config.representation.mask_identical:
-            same = torch.as_tensor(identical(successor), device=self.device)
-        return StepInputs(
-            self._put(np.concatenate([batch.obs, batch.next_obs, successor])),
-            self._put(batch.action),
-            self._put(numbers),
-            self._put(bonus.beta**2 * bonus.confidence.inverse[0]),
-            same,
-        )
+        optimistic = reward
+        counted = batch.mask.copy()
+        counted[:, 0] = not bonus.known_ahead  # then the bonus at (s,a) itself is no part of G
+        if counted.any():
+            on_the_way = bonus.along(batch.steps, replay.actions(batch.steps))
+            optimistic = reward + replay.discounted(on_the_way, counted)
+        columns = np.stack([reward, optimistic, batch.discount, batch.weight, batch.action], axis=1)
+        numbers = np.concatenate([columns, bonus.ahead(batch.end)], axis=1, dtype=np.float32, casting="same_kind")
+        return put(batch.ends, self.device), put(numbers, self.device)
 
-    def _losses(self, inputs: StepInputs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The whole loss, |TD error| (N,) for priorities, diagnostics."""
-        N = len(inputs.action)
-        reward, on_the_way, discount, weight = inputs.numbers.unbind(1)
-        following = inputs.obs[N : 2 * N]
+    def _losses(self, obs: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The loss of Q and G, |TD errors| (N,) for priorities, diagnostics.
+
+        obs: o_t and o_{t+m}, one below the other, (2N, ...). numbers (N, 5 + A): returns of rewards, and of rewards and
+        bonuses, discount, weight, action; bonuses of all actions at o_{t+m}.
+        """
+        N = len(numbers)
+        action, b = numbers[:, 4].long(), numbers[:, 5:]
+        following = obs[N:]
         with self._autocast():
-            # 1. What the targets need, without gradients.
             with torch.no_grad():
-                b = self._bonus(self._frozen_features(following), inputs.inverse)  # (N, A)
-                z_online, z_target = self.values.encoder(following), self.target.encoder(following)
-                next_Q, next_G = self.values.reward_head(z_online), self.values.optimistic_head(z_online)
-                target_Q, target_G = self.target.reward_head(z_target), self.target.optimistic_head(z_target)
-            # 2. The online pass over s and s'.
-            z, z_next = self.values.encoder(torch.cat([inputs.obs[:N], inputs.obs[2 * N :]])).split(N)
-            now_Q, now_G = self.values.reward_head(z), self.values.optimistic_head(z)
-        # 3. Q of rewards, G of rewards and bonuses, features; all in full precision.
-        common = {"action": inputs.action, "discount": discount}
-        loss_Q, error_Q = head_loss(
+                target_next = self.target.head(self.target.encoder(following)).float()
+                online_next = None
+                if self.config.value.double:
+                    online_next = self.values.head(self.values.encoder(following)).float()
+            now = self.values.head(self.values.encoder(obs[:N])).float()
+        losses, errors = td_losses(
             self.values,
-            now_Q.float(),
-            reward=reward,
-            online_next=next_Q.float(),
-            target_next=target_Q.float(),
-            **common,
+            now,
+            action,
+            reward=numbers[:, :2],
+            discount=numbers[:, 2],
+            online_next=online_next,
+            target_next=target_next,
+            extra_next=torch.stack([torch.zeros_like(b), b], dim=1),
         )
-        loss_G, error_G = head_loss(
-            self.values,
-            now_G.float(),
-            reward=reward + on_the_way,
-            online_next=next_G.float(),
-            target_next=target_G.float(),
-            extra_next=b,
-            **common,
-        )
-        contrast = self.representation.contrast(z.float(), inputs.action, z_next.float(), same=inputs.same)
-        loss = (weight * (loss_Q + loss_G)).mean() + self.config.contrast_weight * contrast.loss
-        diagnostics = {
-            "loss_q": loss_Q.detach().mean(),
-            "loss_g": loss_G.detach().mean(),
-            "loss_contrast": contrast.loss.detach(),
-            "top1": contrast.top1,
-            "bonus_next": b.mean(),
-        }
-        return loss, error_Q + error_G, diagnostics
+        loss = (numbers[:, 3:4] * losses).sum() / N
+        loss_Q, loss_G = losses.detach().mean(0).unbind()
+        return loss, errors.sum(1), {"loss_q": loss_Q, "loss_g": loss_G}
 
-    def _predict(self, head: SelfPrediction, batch: ReplayBatch, replay: Replay) -> Tensor:
+    def _predict(self, head: SelfPrediction, batch: ReplayBatch, replay: Replay, rng: np.random.Generator) -> Tensor:
         """SPR's loss on the sequences that start at the batch's entries."""
         obs, actions, mask = replay.sequences(batch.index, self.config.self_prediction.steps)
         N, K = actions.shape
         with torch.no_grad():
-            ahead = self._put(obs[:, 1:].reshape(N * K, *obs.shape[2:]))
+            ahead = self._augment(put(obs[:, 1:].reshape(N * K, *obs.shape[2:]), self.device), rng)
             targets = self.target.encoder(ahead).reshape(N, K, -1)
+        now = self._augment(put(obs[:, 0], self.device), rng)
         with self._autocast():
-            loss, _ = head(self.values.encoder(self._put(obs[:, 0])), self._put(actions), targets, self._put(mask))
+            z, *rest = self.values.encoder(now), put(actions, self.device), targets
+            loss, _ = head(z, *rest, put(mask, self.device))
         out: Tensor = loss.float()
         return out
 
-    @staticmethod
-    def _bonus(phi: Tensor, scaled_inverse: Tensor) -> Tensor:
-        """beta ||phi||_{Sigma^-1} of (N, A, d), in float64 within, float32 without."""
-        x = phi.double()
-        return ((x @ scaled_inverse) * x).sum(-1).clamp_min(0.0).sqrt().float()
+    def _augment(self, obs: Tensor, rng: np.random.Generator) -> Tensor:
+        """Observations (N, ...), distorted if the config asks for it: still in the unit that they are stored in."""
+        if self.config.augment.shift == self.config.augment.intensity == 0:
+            return obs
+        draws = draw(self.config.augment, len(obs), rng=_torch_generator(rng))
+        return distort(obs.float(), *(x.to(self.device) for x in draws))
 
-    def _frozen_features(self, obs: Tensor) -> Tensor:
-        body, representation = self.frozen
-        with torch.autocast(self.device.type, enabled=False):  # what Sigma counts must not depend on the precision
-            assert isinstance(representation, Representation)
-            phi: Tensor = representation.features(body(obs))
-            return phi
+    def _resample(self, rng: np.random.Generator | None) -> None:
+        """New noise for noisy heads, or none without rng."""
+        if self.config.value.noisy == 0:
+            return
+        if rng is None:
+            quiet(self.values)
+        else:
+            resample(self.values, self.target, rng=_torch_generator(rng))
 
     def _autocast(self) -> Any:
         bf16 = self.config.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
 
-    def _put(self, array: Array) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
-
     # -- state -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> State:
-        """Weights of all copies and the optimiser."""
+        """Weights of all copies and the optimisers."""
         saved = {name: weights(module) for name, module in self._modules().items()}
         return {
             **saved,
             "target": weights(self.target),
-            "frozen": weights(self.frozen),
+            "features": self.features.state_dict(),
             "optimiser": optimizer_state(self._optimiser),
+            "steps": self.steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for name, module in {**self._modules(), "target": self.target, "frozen": self.frozen}.items():
+        for name, module in {**self._modules(), "target": self.target}.items():
             if name not in state:
                 raise RlcError(f"deep: the saved state lacks '{name}'.")
             load_weights(module, state[name], f"deep: {name}")
-        require("optimiser" in state, "deep: the saved state lacks 'optimiser'.")
+        for key in ("features", "optimiser", "steps"):
+            require(key in state, f"deep: the saved state lacks '{key}'.")
+        self.features.load_state_dict(state["features"])
         load_optimizer_state(self._optimiser, state["optimiser"], "deep")
+        self.steps = int(state["steps"])
+
+
+def _torch_generator(rng: np.random.Generator) -> torch.Generator:
+    """One on the CPU, seeded by the next integer of `rng`, whose state is the only one to be saved."""
+    return torch.Generator().manual_seed(int(rng.integers(2**62)))

@@ -121,7 +121,10 @@ class Inputs(nn.Module):
         self.register_buffer("value", values.contiguous(), persistent=False)
 
     def standardise(self, obs: np.ndarray | Tensor) -> None:
-        """Centre and spread from observations (N, *obs_shape): a constant coordinate keeps the factor 1.
+        """Centre and spread from observations (N, *obs_shape).
+
+        A coordinate that did not vary gets the median factor of those that did (1 if none did): it may vary later, as
+        those of one-hot grids do, and must not be a whisper then.
 
         For floats only, nothing happens to other kinds. It changes the function at once, so call it before training
         (after the first random steps, say) and keep targets and features of before out of use.
@@ -134,7 +137,9 @@ class Inputs(nn.Module):
             raise RlcError("encoder: an observation to standardise by is NaN or infinite.")
         spread = x.std(0, correction=0)
         self.centre.copy_(x.mean(0))
-        self.factor.copy_(torch.where(spread > 0, 1 / spread, 1.0))
+        varied = spread > 0
+        usual = float((1 / spread[varied]).median()) if bool(varied.any()) else 1.0
+        self.factor.copy_(torch.where(varied, 1 / spread, usual))
 
     def forward(self, obs: Tensor) -> Tensor:
         """(N, *obs_shape) -> (N, *out_shape)."""
@@ -164,10 +169,11 @@ class Encoder(nn.Module):
 
 
 class QHead(nn.Module):
-    """Values of all actions: (N, width) -> Q (N, A), or logits (N, A, atoms) of return distributions for atoms > 1.
+    """V value functions of all actions: (N, width) -> (N, V, A), or logits (N, V, A, atoms) of return distributions.
 
-    dueling: Q = V + Adv - mean_a Adv (Wang et al. 2016, eq. (9)), for logits atom by atom. Its output layer starts
-    small: all values begin near 0, so that differences come from rewards and bonuses alone.
+    dueling: Q = V + Adv - mean_a Adv (Wang et al. 2016, eq. (9)), for logits atom by atom. The output layer starts
+    small: all values begin near 0, so that differences come from rewards and bonuses alone. All streams of all value
+    functions are one matrix, behind one shared ReLU layer if `hidden` > 0.
     """
 
     def __init__(
@@ -176,30 +182,29 @@ class QHead(nn.Module):
         num_actions: int,
         *,
         rng: torch.Generator,
+        values: int = 1,
         dueling: bool = False,
         atoms: int = 1,
         hidden: int = 0,
         init: Init = "orthogonal",
         gain: float = 0.01,
     ) -> None:
-        """hidden: width of one ReLU layer of each stream, 0 for none. gain: scale of the output layer (>= 0)."""
+        """hidden: width of the ReLU layer, 0 for none. gain: scale of the output layer (>= 0)."""
         super().__init__()
-        require(min(width, num_actions, atoms) >= 1, "q head: width, num_actions and atoms must be >= 1.")
+        require(min(width, num_actions, atoms, values) >= 1, "q head: width, actions, atoms and values must be >= 1.")
         require(hidden >= 0 and gain >= 0, f"q head: hidden and gain must be >= 0, got {hidden} and {gain}.")
-        self.num_actions, self.atoms = num_actions, atoms
-
-        def stream(outputs: int) -> nn.Sequential:
-            first = [linear(width, hidden, gain=RELU_GAIN, init=init, rng=rng), nn.ReLU()] if hidden else []
-            return nn.Sequential(*first, linear(hidden or width, outputs, gain=gain, init=init, rng=rng))
-
-        self.advantage = stream(num_actions * atoms)
-        self.value = stream(atoms) if dueling else None
+        self.num_actions, self.atoms, self.dueling = num_actions, atoms, dueling
+        self.shape = (values, num_actions + dueling, atoms)
+        first = [linear(width, hidden, gain=RELU_GAIN, init=init, rng=rng), nn.ReLU()] if hidden else []
+        out = linear(hidden or width, math.prod(self.shape), gain=gain, init=init, rng=rng)
+        self.streams = nn.Sequential(*first, out)
 
     def forward(self, z: Tensor) -> Tensor:
-        """z (N, width) -> (N, A) or (N, A, atoms)."""
-        out: Tensor = self.advantage(z).reshape(len(z), self.num_actions, self.atoms)
-        if self.value is not None:
-            out = out - out.mean(1, keepdim=True) + self.value(z)[:, None, :]
+        """z (N, width) -> (N, V, A) or (N, V, A, atoms)."""
+        out: Tensor = self.streams(z).reshape(len(z), *self.shape)
+        if self.dueling:
+            advantage = out[:, :, 1:]
+            out = advantage - advantage.mean(2, keepdim=True) + out[:, :, :1]
         return out.squeeze(-1) if self.atoms == 1 else out
 
 

@@ -11,18 +11,19 @@ With u_k = E_{P^-} psi_k the fitted model is a mixture, P-hat(s'|s,a) = sum_k w_
 
     w(s,a) = u * phi(s,a) / <u, phi(s,a)>, the posterior of d latent successors.
 
-The bonus counts phi / |phi| ("unit", the default), w ("simplex") or phi ("raw"). w does not depend on how phi and psi
-share their scale, coordinate by coordinate; |phi| <= 1, which the theory asks for, holds for the first two.
+The bonus counts u_phi ("logits", the default), phi / |phi| ("unit"), w ("simplex") or phi ("raw"). w does not depend
+on how phi and psi share their scale, coordinate by coordinate; |phi| <= 1, which the theory asks for, holds for unit
+and simplex.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from rl_contrastive.config import require
 from rl_contrastive.deep.config import RepresentationConfig
@@ -36,22 +37,15 @@ from rl_contrastive.features.objectives import make
 from rl_contrastive.features.objectives.base import Compositional
 from rl_contrastive.spec import Array, BoolArray
 
-
-@dataclass(frozen=True)
-class Contrast:
-    """The loss of one batch, and the accuracies of telling successors apart (detached, on the device)."""
-
-    loss: Tensor
-    top1: Tensor
-    """Share of rows whose own successor has the highest score in the batch, ties not counted; 1/N by chance."""
-    binary: Tensor
-    """Mean of the shares of own successors with f > 1 and of negatives with f < 1; .5 by chance."""
+LEAST = 1e-30
+"""The smallest f that is told from 0 in single precision."""
 
 
 class Representation(nn.Module):
     """The two heads, for vectors of an encoder of this width.
 
-    Buffers: `log_u` (d,) the moving average log u, `log_state` what a compositional objective follows; NaN at first.
+    Buffers: `log_u` (d,) the moving average log u, which simplex features need, `log_state` what a compositional
+    objective follows; NaN at first.
     """
 
     log_u: Tensor
@@ -95,6 +89,8 @@ class Representation(nn.Module):
         u = self.anchors(z)
         if action is not None:
             u = u[torch.arange(len(u), device=u.device), action]
+        if self.config.features == "logits":
+            return u
         log_phi = log_softplus(u, self.config.beta)
         if self.config.features == "raw":
             return log_phi.exp()
@@ -111,8 +107,8 @@ class Representation(nn.Module):
         *,
         weight: Tensor | None = None,
         same: Tensor | None = None,
-    ) -> Contrast:
-        """The objective on a batch of N >= 2 transitions; moves `log_u` and `log_state` in training mode.
+    ) -> Tensor:
+        """The loss of a batch of N >= 2 transitions; moves `log_state`, and `log_u` of simplex features, in training.
 
         Of a compositional objective the loss is its surrogate: the gradient counts, the value says little.
 
@@ -128,23 +124,24 @@ class Representation(nn.Module):
             dtype = next(self.parameters()).dtype
             u = self.anchors(z.to(dtype))[torch.arange(N, device=z.device), action]  # (N, d)
             v = self.successors(z_next.to(dtype))  # (N, d)
-            w = torch.ones(N, dtype=dtype, device=z.device) if weight is None else weight.to(dtype)
-            w = w / w.sum()
-            log_phi, log_psi = log_softplus(u, self.config.beta), log_softplus(v, self.config.beta)
-            own = torch.logsumexp(log_phi + log_psi, dim=-1)  # (N,) log f of each row and its successor
-            scores = log_products(log_phi, log_psi)  # (N, N) log f of all pairs
-            if self.training:
-                self._average(log_psi.detach(), w)
-            if isinstance(self.objective, Compositional):
-                loss = self._compositional(self.objective, log_phi, log_psi, own, w)
-            else:
-                loss = self._pairwise(own, scores, w, same if self.config.mask_identical else None)
-            return Contrast(loss, *accuracies(own.detach(), scores.detach()))
+            w = torch.full((N,), 1.0 / N, dtype=dtype, device=z.device)
+            if weight is not None:
+                w = weight.to(dtype) / weight.to(dtype).sum()
+            simplex = self.training and self.config.features == "simplex"
+            if isinstance(self.objective, Compositional) or simplex:
+                log_psi = log_softplus(v, self.config.beta)
+                if simplex:
+                    self._average(log_psi.detach(), w)
+                if isinstance(self.objective, Compositional):
+                    return self._compositional(self.objective, log_softplus(u, self.config.beta), log_psi, w)
+            phi, psi = softplus(u, self.config.beta), softplus(v, self.config.beta)
+            scores = (phi @ psi.T).clamp_min(LEAST)  # (N, N) f of all pairs
+            return self._pairwise(scores, w, same if self.config.mask_identical else None)
 
-    def _pairwise(self, own: Tensor, scores: Tensor, w: Tensor, same: Tensor | None) -> Tensor:
-        pos, neg = own[:, None], off_diagonal(scores)  # (N, 1), (N, N-1)
-        if self.objective.space == "ratio":
-            pos, neg = pos.exp(), neg.exp()
+    def _pairwise(self, scores: Tensor, w: Tensor, same: Tensor | None) -> Tensor:
+        if self.objective.space == "log":
+            scores = scores.log()
+        pos, neg = scores.diagonal()[:, None], off_diagonal(scores)  # (N, 1), (N, N-1)
         law = off_diagonal(w.expand(len(w), -1))
         if same is not None:
             law = torch.where(off_diagonal(same), 0.0, law)
@@ -156,11 +153,10 @@ class Representation(nn.Module):
         law = law / law.sum(-1, keepdim=True)
         return self.objective(pos, neg, w[:, None], law).loss
 
-    def _compositional(
-        self, objective: Compositional, log_phi: Tensor, log_psi: Tensor, own: Tensor, w: Tensor
-    ) -> Tensor:
+    def _compositional(self, objective: Compositional, log_phi: Tensor, log_psi: Tensor, w: Tensor) -> Tensor:
         """Log Z of each half of the rows by the successors of the other half: a row's own is no draw of P^-."""
-        halves = (slice(0, len(own) // 2), slice(len(own) // 2, None))
+        halves = (slice(0, len(w) // 2), slice(len(w) // 2, None))
+        own = torch.logsumexp(log_phi + log_psi, dim=-1)  # (N,) log f of each row and its successor
         state, loss = self.log_state, -(w * own).sum()
         for mine, others in (halves, halves[::-1]):
             step = objective.partition(
@@ -186,35 +182,29 @@ class Representation(nn.Module):
     def diagnose(self, z: Tensor, action: Tensor, z_next: Tensor) -> dict[str, float]:
         """Numbers to log now and then, on a batch: what collapse and a missed normaliser look like.
 
-        top1, binary   as in `Contrast`
-        normaliser     mean over rows of <u, phi>, 1 for a fitted ratio of probabilities
-        rank           effective rank of the features, centred, in [0, d]
-        spread         1 - |mean feature|^2 / mean |feature|^2, in [0, 1]; 0: all rows are equal
+        top1        share of rows whose own successor has the highest score in the batch, ties not counted
+        binary      mean of the shares of own successors with f > 1 and of negatives with f < 1; .5 by chance
+        normaliser  mean over rows of the batch's <u, phi>, u = mean psi: 1 for a fitted ratio of probabilities
+        rank        effective rank of the features, centred, in [0, d]
+        spread      1 - |mean feature|^2 / mean |feature|^2, in [0, 1]; 0: all rows are equal
         """
         u, v = self.anchors(z)[torch.arange(len(z), device=z.device), action], self.successors(z_next)
         log_phi, log_psi = log_softplus(u, self.config.beta), log_softplus(v, self.config.beta)
-        top1, binary = accuracies(torch.logsumexp(log_phi + log_psi, dim=-1), log_products(log_phi, log_psi))
+        own, others = torch.logsumexp(log_phi + log_psi, dim=-1), off_diagonal(log_products(log_phi, log_psi))
         x = self.features(z, action).double().cpu().numpy()
         if not np.isfinite(x).all():
             raise RlcError("representation: features are NaN or infinite; the fit diverged.")
-        log_z = torch.logsumexp(log_phi.double() + self.log_u, dim=-1)
+        log_u = torch.logsumexp(log_psi.double(), dim=0) - math.log(len(z))
         square = float(np.square(x).sum(axis=1).mean())
         spread = 1.0 - float(np.square(x.mean(axis=0)).sum()) / square if square > 0 else 0.0
         return {
-            "top1": float(top1),
-            "binary": float(binary),
-            "normaliser": float(log_z.exp().mean()),
+            "top1": float((own > others.amax(-1)).double().mean()),
+            "binary": 0.5 * float((own > 0).double().mean() + (others < 0).double().mean()),
+            "normaliser": float(torch.logsumexp(log_phi.double() + log_u, dim=-1).exp().mean()),
             # Centring leaves rounding of equal rows, which can look like full rank: that is collapse.
             "rank": effective_rank(x, centred=True) if spread > 1e-10 else 0.0,
             "spread": spread,
         }
-
-
-def accuracies(own: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """`Contrast.top1` and `binary` of log f: own (N,), all pairs (N, N)."""
-    others = off_diagonal(scores)
-    top1 = (own > others.amax(-1)).to(scores.dtype).mean()
-    return top1, 0.5 * ((own > 0).to(scores.dtype).mean() + (others < 0).to(scores.dtype).mean())
 
 
 def off_diagonal(square: Tensor) -> Tensor:

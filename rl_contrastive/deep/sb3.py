@@ -22,7 +22,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
 from rl_contrastive.config import require
-from rl_contrastive.deep.bonus import VisitBonus
+from rl_contrastive.deep.bonus import make_bonus
+from rl_contrastive.deep.config import BonusConfig, RepresentationConfig
 from rl_contrastive.deep.transitions import FeatureConfig, FeatureLearner, ObsLayout, TransitionFeatures
 from rl_contrastive.errors import RlcError
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -101,24 +102,23 @@ class EllipticalBonusConfig:
     """The bonus and the learning of its features."""
 
     beta: float = 0.05
-    """Scale of the bonus, in units of reward (>= 0); a first visit gets at most beta / sqrt(lambda)."""
-    lam: float = 0.001
-    """lambda, ridge of Sigma (> 0). Features of length 1 differ in directions of little length: a large lambda hides
-    them."""
+    """Scale of the bonus, in units of reward (>= 0); a first visit gets beta / sqrt(lambda)."""
+    counts: BonusConfig = field(default_factory=lambda: BonusConfig(kind="elliptical", lam=0.001))
+    """How visits are counted. Features of length 1 differ in directions of little length: a large lambda hides them."""
     growth: float = 0.2
     """Freeze the features anew and rebuild Sigma when the visits grew by this fraction (> 0)."""
     warm_start: int = 500
     """Visits before the first gradient step (>= 2); until the first freeze the features are random ones."""
     train_every: int = 4
     """Visits between two gradient steps (>= 1)."""
-    features: FeatureConfig = field(default_factory=FeatureConfig)
+    features: FeatureConfig = field(
+        default_factory=lambda: FeatureConfig(representation=RepresentationConfig(features="unit"))
+    )
     """Networks, memory and descent."""
 
     def __post_init__(self) -> None:
         require(0.0 <= self.beta < np.inf, f"sb3 bonus: beta must be >= 0 and finite, got {self.beta}.")
-        for name in ("lam", "growth"):
-            value = getattr(self, name)
-            require(0.0 < value < np.inf, f"sb3 bonus: {name} must be > 0 and finite, got {value}.")
+        require(0.0 < self.growth < np.inf, f"sb3 bonus: growth must be > 0 and finite, got {self.growth}.")
         for name, least in (("warm_start", 2), ("train_every", 1)):
             require(getattr(self, name) >= least, f"sb3 bonus: {name} must be >= {least}, got {getattr(self, name)}.")
 
@@ -142,13 +142,18 @@ class EllipticalBonusVecEnv(VecEnvWrapper):
         features = self.bonus_config.features
         layout = obs_layout(venv.observation_space)
         self.learner = FeatureLearner(layout, int(action_space.n), features, rng=rng)
-        self.counts = VisitBonus(
-            features.capacity, features.representation.dim, lam=self.bonus_config.lam, beta=self.bonus_config.beta
+        self.counts = make_bonus(
+            self.bonus_config.counts,
+            features.capacity,
+            int(action_space.n),
+            features.representation.dim,
+            beta=self.bonus_config.beta,
+            rng=rng,
         )
         self.rebuilt_at = 0
         """Visits at the last rebuild; 0: the features are still random."""
         self.report: dict[str, Tensor] = {}
-        """Loss and accuracies of the last gradient step."""
+        """Loss of the last gradient step."""
         self._obs: Array | None = None
         self._action: IntArray = np.zeros(venv.num_envs, dtype=np.int64)
 
@@ -179,10 +184,11 @@ class EllipticalBonusVecEnv(VecEnvWrapper):
         for row in np.flatnonzero(dones):
             require("terminal_observation" in infos[row], "sb3 bonus: an ended episode has no terminal_observation.")
             successor[row] = infos[row]["terminal_observation"]
-        phi = self.learner.phi(self._obs, self._action)  # (B, d)
-        bonus = self.counts.of(phi)
-        self.counts.visit(self.learner.store(self._obs, self._action, successor), phi)
-        self._learn(len(phi))
+        place = self.learner.store(self._obs, self._action, successor)
+        self.counts.put(place, self.learner.net.phi(self._obs))
+        bonus = self.counts.along(place, self._action)
+        self.counts.visit(place, self._action)
+        self._learn(len(place))
         return bonus
 
     def _learn(self, new: int) -> None:
@@ -192,10 +198,10 @@ class EllipticalBonusVecEnv(VecEnvWrapper):
         if self.learner.steps == 0:
             self.learner.standardise()
         for _ in range(visits // config.train_every - (visits - new) // config.train_every):
-            self.report = self.learner.step()
+            self.report = {"loss": self.learner.step()}
         if visits >= (1.0 + config.growth) * self.rebuilt_at and self.learner.steps > 0:
-            self.learner.freeze()
-            self.counts.rebuild(self.learner.visits())
+            self.learner.net.freeze()
+            self.counts.rebuild(self.learner.sample(), self.learner.visits())
             self.rebuilt_at = visits
 
     def state_dict(self) -> State:

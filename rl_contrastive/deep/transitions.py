@@ -1,7 +1,8 @@
-"""Contrastive features on their own: learned from stored transitions, whatever agent plays.
+"""Contrastive features of raw observations: the network, its descent, and the frozen copy that others see.
 
-The deep agent trains them together with its values (`learner.py`); this is for code that brings its own agent, as
-Stable-Baselines3 does (`sb3.py`). What others see is a frozen copy, which moves only at `freeze`.
+`FeatureNet` is what the deep agent trains beside its values (`learner.py`). `FeatureLearner` adds a memory of
+transitions, for code that brings its own agent, as Stable-Baselines3 does (`sb3.py`). The frozen copy moves only at
+`freeze`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require
+from rl_contrastive.deep.bonus import Chunk
 from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
 from rl_contrastive.deep.networks import encoder
-from rl_contrastive.deep.representation import Contrast, Representation, identical
+from rl_contrastive.deep.representation import Representation, identical
 from rl_contrastive.deep.weights import (
+    FlatParameters,
     follow,
     frozen_copy,
     load_optimizer_state,
@@ -80,23 +83,97 @@ class TransitionFeatures(nn.Module):
         """phi as the bonus counts it: (N, ...) -> (N, A, d), or (N, d) of the actions (N,); without gradients."""
         return self.heads.features(self.encoder(obs), action)
 
-    def contrast(self, obs: Tensor, action: Tensor, next_obs: Tensor, *, same: Tensor | None = None) -> Contrast:
+    def contrast(self, obs: Tensor, action: Tensor, next_obs: Tensor, *, same: Tensor | None = None) -> Tensor:
         """The contrastive loss of N transitions; both ends go through the encoder in one pass."""
         z, z_next = self.encoder(torch.cat([obs, next_obs])).chunk(2)
         return self.heads.contrast(z, action, z_next, same=same)
 
 
+class FeatureNet:
+    """The network that learns and its frozen copy, whose features are counted."""
+
+    def __init__(
+        self,
+        layout: ObsLayout,
+        num_actions: int,
+        config: FeatureConfig,
+        *,
+        rng: torch.Generator,
+        adam_eps: float = 1e-8,
+        compiled: bool = False,
+    ) -> None:
+        """rng: on the CPU, so that the weights are the same on each device. compiled: `torch.compile` the loss."""
+        self.config, self.device = config, resolve_device(config.device)
+        self.online = TransitionFeatures(layout, num_actions, config, rng=rng).to(self.device)
+        self.frozen = frozen_copy(self.online).eval()
+        self._flat = FlatParameters(self.online.parameters())
+        self._optimiser = torch.optim.Adam([self._flat.vector], lr=config.lr, eps=adam_eps, fused=True)
+        loss: Any = self.online.contrast
+        self._loss = torch.compile(loss, mode=compile_mode(self.device)) if compiled else loss
+
+    def descend(self, obs: Tensor, action: Tensor, next_obs: Tensor, *, same: Tensor | None = None) -> Tensor:
+        """One gradient step on N transitions; returns the loss, on the device."""
+        self._flat.zero_gradient()
+        loss: Tensor = self._loss(obs, action, next_obs, same=same)
+        torch.autograd.backward(loss)
+        self._optimiser.step()
+        return loss.detach()
+
+    @torch.inference_mode()
+    def phi(self, obs: Array, action: IntArray | None = None) -> FloatArray:
+        """Frozen features (N, A, d), or (N, d) of the actions (N,), float64."""
+        chosen = None if action is None else torch.as_tensor(action, device=self.device)
+        return np.asarray(self.frozen(put(obs, self.device), chosen).to("cpu", torch.float64).numpy())
+
+    def freeze(self) -> None:
+        """The frozen copy becomes the network of this moment: what was computed with it before is out of date."""
+        follow(self.frozen, self.online, 1.0)
+
+    def standardise(self, obs: Array) -> None:
+        """Centre and scale vector observations by these: once, before the first step and the first `freeze`."""
+        self.online.encoder.inputs.standardise(obs)
+
+    @torch.no_grad()
+    def diagnose(self, obs: Array, action: IntArray, next_obs: Array) -> dict[str, float]:
+        """`Representation.diagnose` of the online network on these transitions."""
+        z, z_next = self.online.encoder(put(np.concatenate([obs, next_obs]), self.device)).chunk(2)
+        return self.online.heads.diagnose(z, torch.as_tensor(action, device=self.device), z_next)
+
+    def state_dict(self) -> State:
+        """Both networks and the optimiser."""
+        return {
+            "online": weights(self.online),
+            "frozen": weights(self.frozen),
+            "optimiser": optimizer_state(self._optimiser),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
+        for key in ("online", "frozen", "optimiser"):
+            require(key in state, f"features: the saved state lacks '{key}'.")
+        load_weights(self.online, state["online"], "features")
+        load_weights(self.frozen, state["frozen"], "features")
+        load_optimizer_state(self._optimiser, state["optimiser"], "features")
+
+
+def put(array: Array, device: torch.device) -> Tensor:
+    """The array on the device, without a copy where the device is the CPU."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+
+
+def compile_mode(device: torch.device) -> str:
+    """torch.compile's mode: CUDA graphs where there is CUDA."""
+    return "reduce-overhead" if device.type == "cuda" else "default"
+
+
 class FeatureLearner:
-    """The newest transitions, the network that learns from them, and its frozen copy."""
+    """The newest transitions, and a network that learns from them."""
 
     def __init__(self, layout: ObsLayout, num_actions: int, config: FeatureConfig, *, rng: np.random.Generator) -> None:
         """rng: initial weights and batches are drawn from it."""
         self.config, self.layout, self.rng = config, layout, rng
-        self.device = resolve_device(config.device)
-        init = torch.Generator().manual_seed(int(rng.integers(2**62)))  # on the CPU: the same weights on each device
-        self.online = TransitionFeatures(layout, num_actions, config, rng=init).to(self.device)
-        self.frozen = frozen_copy(self.online).eval()
-        self.optimiser = torch.optim.Adam(self.online.parameters(), lr=config.lr)
+        init = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        self.net = FeatureNet(layout, num_actions, config, rng=init)
         self.stored = self.steps = 0
         """Transitions ever stored, gradient steps ever taken."""
         self._obs, self._next = (np.zeros((config.capacity, *layout.shape), dtype=layout.dtype) for _ in range(2))
@@ -117,56 +194,42 @@ class FeatureLearner:
         self.stored += len(action)
         return place
 
-    def step(self) -> dict[str, Tensor]:
-        """One gradient step on a uniform batch; loss and accuracies, on the device."""
+    def step(self) -> Tensor:
+        """One gradient step on a uniform batch; its loss, on the device."""
         require(len(self) >= 2, "features: a gradient step needs two stored transitions or more.")
         rows = self.rng.integers(len(self), size=self.config.batch_size)
-        successors = self._next[rows]
-        masked = self.config.representation.mask_identical
-        same = torch.as_tensor(identical(successors), device=self.device) if masked else None
-        action = torch.as_tensor(self._action[rows], device=self.device)
-        contrast = self.online.contrast(self._put(self._obs[rows]), action, self._put(successors), same=same)
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(contrast.loss)
-        self.optimiser.step()
+        successors, device = self._next[rows], self.net.device
+        same = put(identical(successors), device) if self.config.representation.mask_identical else None
+        batch = (put(array, device) for array in (self._obs[rows], self._action[rows], successors))
         self.steps += 1
-        return {"loss": contrast.loss.detach(), "top1": contrast.top1, "binary": contrast.binary}
+        return self.net.descend(*batch, same=same)
 
     def standardise(self) -> None:
         """Centre and scale vector observations by those stored: once, before the first step."""
         require(self.steps == 0, "features: standardise before the first gradient step; later it would undo it.")
-        self.online.encoder.inputs.standardise(self._obs[: len(self)])
+        self.net.standardise(self._obs[: len(self)])
 
-    def freeze(self) -> None:
-        """The frozen copy becomes the network of this moment: what was computed with it before is out of date."""
-        follow(self.frozen, self.online, 1.0)
-
-    @torch.no_grad()
-    def phi(self, obs: Array, action: IntArray | None = None) -> FloatArray:
-        """Frozen features (N, A, d), or (N, d) of the actions (N,), float64."""
-        chosen = None if action is None else torch.as_tensor(action, device=self.device)
-        return np.asarray(self.frozen(self._put(obs), chosen).to("cpu", torch.float64).numpy())
-
-    def visits(self, chunk: int = 1024) -> Iterator[tuple[IntArray, FloatArray]]:
-        """(places, frozen phi (n, d)) of all that is kept: for `VisitBonus.rebuild`."""
+    def visits(self, chunk: int = 1024) -> Iterator[Chunk]:
+        """(places, actions, frozen phi (n, A, d)) of all that is kept: for `VisitBonus.rebuild`."""
         for start in range(0, len(self), chunk):
             place = np.arange(start, min(start + chunk, len(self)))
-            yield place, self.phi(self._obs[place], self._action[place])
+            yield place, self._action[place], self.net.phi(self._obs[place])
+
+    def sample(self, rows: int = 4096) -> FloatArray:
+        """Frozen phi (n, d) of at most `rows` kept transitions, evenly spread."""
+        place = np.linspace(0, len(self) - 1, min(rows, len(self))).astype(np.int64)
+        return self.net.phi(self._obs[place], self._action[place])
 
     def diagnose(self, rows: int = 512) -> dict[str, float]:
         """`Representation.diagnose` of the online network on the first `rows` kept transitions."""
         n = min(rows, len(self))
-        with torch.no_grad():
-            z, z_next = self.online.encoder(self._put(np.concatenate([self._obs[:n], self._next[:n]]))).chunk(2)
-        return self.online.heads.diagnose(z, torch.as_tensor(self._action[:n], device=self.device), z_next)
+        return self.net.diagnose(self._obs[:n], self._action[:n], self._next[:n])
 
     def state_dict(self) -> State:
-        """Both networks, the optimiser and the transitions; the generator belongs to whoever handed it in."""
+        """Networks, optimiser and transitions; the generator belongs to whoever handed it in."""
         n = len(self)
         return {
-            "online": weights(self.online),
-            "frozen": weights(self.frozen),
-            "optimiser": optimizer_state(self.optimiser),
+            "net": self.net.state_dict(),
             "stored": self.stored,
             "steps": self.steps,
             "obs": self._obs[:n].copy(),
@@ -176,7 +239,7 @@ class FeatureLearner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("online", "frozen", "optimiser", "stored", "steps", "obs", "action", "next_obs"):
+        for key in ("net", "stored", "steps", "obs", "action", "next_obs"):
             require(key in state, f"features: the saved state lacks '{key}'.")
         stored = int(state["stored"])
         n = min(stored, self.config.capacity)
@@ -184,10 +247,5 @@ class FeatureLearner:
             shape = np.shape(state[key])
             require(shape == (n, *own.shape[1:]), f"features: the saved {key} has shape {shape}, not {n} rows of ours.")
             own[:n] = state[key]
-        load_weights(self.online, state["online"], "features")
-        load_weights(self.frozen, state["frozen"], "features")
-        load_optimizer_state(self.optimiser, state["optimiser"], "features")
+        self.net.load_state_dict(state["net"])
         self.stored, self.steps = stored, int(state["steps"])
-
-    def _put(self, obs: Array) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(obs), device=self.device)

@@ -20,85 +20,92 @@ from torch.nn.functional import log_softmax, smooth_l1_loss
 
 from rl_contrastive.deep.config import ValueConfig
 from rl_contrastive.deep.networks import Encoder, QHead
+from rl_contrastive.deep.noisy import add_noise
 
 
 class Values(nn.Module):
-    """Encoder and the heads of Q and G."""
+    """Encoder and the heads of Q and G; wherever both are in one array (N, 2, ...), Q comes first."""
 
     atoms: Tensor
 
     def __init__(self, encoder: Encoder, num_actions: int, config: ValueConfig, *, rng: torch.Generator) -> None:
         super().__init__()
         self.encoder, self.config = encoder, config
-
-        def head() -> QHead:
-            return QHead(
-                encoder.width, num_actions, rng=rng, dueling=config.dueling, atoms=config.atoms, hidden=config.hidden
-            )
-
-        self.reward_head, self.optimistic_head = head(), head()
+        self.head = QHead(
+            encoder.width,
+            num_actions,
+            rng=rng,
+            values=2,
+            dueling=config.dueling,
+            atoms=config.atoms,
+            hidden=config.hidden,
+        )
+        if config.noisy > 0:
+            add_noise(self.head, config.noisy)
         self.register_buffer(
             "atoms", torch.linspace(config.low, config.high, config.atoms, device=rng.device), persistent=False
         )
 
-    def means(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Q and G (N, A) of encoded observations z (N, width)."""
-        return self.mean(self.reward_head(z)), self.mean(self.optimistic_head(z))
+    def means(self, z: Tensor) -> Tensor:
+        """Q and G (N, 2, A) of encoded observations z (N, width)."""
+        return self.mean(self.head(z))
 
     def mean(self, out: Tensor) -> Tensor:
-        """Values (N, A) of a head's output: itself, or the mean of its distribution."""
+        """Values (..., A) of a head's output: itself, or the mean of its distribution."""
         return out if self.config.atoms == 1 else (out.softmax(-1) * self.atoms).sum(-1)
 
 
 def chosen(out: Tensor, action: Tensor) -> Tensor:
-    """out (N, A, ...) at action (N,) -> (N, ...)."""
-    return out[torch.arange(len(out), device=out.device), action]
+    """out (N, V, A) or (N, V, A, K) at actions (N, V) -> (N, V) or (N, V, K)."""
+    index = action[..., None] if out.dim() == 3 else action[..., None, None].expand(-1, -1, 1, out.shape[-1])
+    return out.gather(2, index).squeeze(2)
 
 
-def head_loss(
+def td_losses(
     values: Values,
     out: Tensor,
     action: Tensor,
     *,
     reward: Tensor,
     discount: Tensor,
-    online_next: Tensor,
+    online_next: Tensor | None,
     target_next: Tensor,
-    extra_next: Tensor | None = None,
+    extra_next: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Losses (N,) and absolute errors (N,) of one head.
+    """Losses (N, V) and absolute errors (N, V) of V value functions.
 
-    out: the head at s (N, A[, atoms]), with gradient. reward (N,): what is collected on the way. online_next,
-    target_next: the head's outputs at s_m. extra_next (N, A): known values there (bonuses), added to both.
+    out: the heads at s (N, V, A[, K]), with gradient; action (N,). reward (N, V): what is collected on the way.
+    online_next, target_next: the heads' outputs at s_m; without online_next the target network chooses, too.
+    extra_next (N, V, A): known values there (bonuses), added to both.
     """
+    taken = action[:, None].expand(-1, out.shape[1])
     with torch.no_grad():
-        extra = torch.zeros_like(values.mean(target_next)) if extra_next is None else extra_next
-        rates = values.mean(online_next if values.config.double else target_next) + extra
-        best = rates.argmax(-1)
-        known = reward + discount * chosen(extra, best)
+        rates = values.mean(target_next if online_next is None else online_next) + extra_next
+        best = rates.argmax(-1)  # (N, V)
+        known = reward + discount[:, None] * chosen(extra_next, best)
         following = chosen(target_next, best)
         if values.config.atoms > 1:
-            goal = project(following.softmax(-1), known, discount, values.atoms)
+            goal = project(following.softmax(-1), known, discount[:, None].expand_as(known), values.atoms)
         else:
-            goal = known + discount * following
+            goal = known + discount[:, None] * following
+    now = chosen(out, taken)
     if values.config.atoms == 1:
-        now = chosen(out, action)
         return smooth_l1_loss(now, goal, reduction="none"), (now - goal).abs().detach()
-    loss = -(goal * log_softmax(chosen(out, action), -1)).sum(-1)
+    loss = -(goal * log_softmax(now, -1)).sum(-1)
     return loss, loss.detach()
 
 
 def project(p: Tensor, reward: Tensor, discount: Tensor, atoms: Tensor) -> Tensor:
-    """The law of reward + discount X, X ~ p (N, K) on `atoms` (K,), put back on the atoms (Bellemare et al. 2017).
+    """The law of reward + discount X, X ~ p (..., K) on `atoms` (K,), put back on the atoms (Bellemare et al. 2017).
 
     Mass between two atoms is shared linearly, which keeps the mean; mass beyond an end goes to the end.
     """
     K = len(atoms)
     step = (atoms[-1] - atoms[0]) / (K - 1)
-    moved = (reward[:, None] + discount[:, None] * atoms).clamp(float(atoms[0]), float(atoms[-1]))
-    place = ((moved - atoms[0]) / step).clamp(0, K - 1)  # (N, K), in units of atoms
+    moved = (reward[..., None] + discount[..., None] * atoms).clamp(float(atoms[0]), float(atoms[-1]))
+    place = ((moved - atoms[0]) / step).clamp(0, K - 1)  # (..., K), in units of atoms
     lower = place.floor()
     share = place - lower
     out = torch.zeros_like(p)
-    out.scatter_add_(1, lower.long(), p * (1 - share))
-    return out.scatter_add_(1, (lower + 1).clamp(max=K - 1).long(), p * share)
+    out.scatter_add_(-1, lower.long(), p * (1 - share))
+    return out.scatter_add_(-1, (lower + 1).clamp(max=K - 1).long(), p * share)

@@ -6,6 +6,8 @@ A target follows its online network, theta' <- (1 - tau) theta' + tau theta; tau
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +19,42 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import State
 
 Net = TypeVar("Net", bound=nn.Module)
+
+
+class FlatParameters:
+    """Parameters as views of one vector and their gradients as views of another.
+
+    An optimiser step, a clipped norm and a target that follows are then one call each, whatever the number of layers:
+    small networks spend most of a step on calls. `vector.grad` must be zeroed in place, never set to None.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        sizes = [p.numel() for p in self.parameters]
+        with torch.no_grad():
+            self.vector = nn.Parameter(torch.cat([p.reshape(-1) for p in self.parameters]))
+        self.vector.grad = torch.zeros_like(self.vector)
+        for p, end, size in zip(self.parameters, itertools.accumulate(sizes), sizes, strict=True):
+            p.data = self.vector.data[end - size : end].view_as(p)
+            if p.requires_grad:
+                p.grad = self.vector.grad[end - size : end].view_as(p)
+
+    def clip_gradient(self, limit: float) -> Tensor:
+        """Scale the gradient to a norm of at most `limit`; returns the norm before. Nothing waits for the device."""
+        assert self.vector.grad is not None
+        norm: Tensor = torch.linalg.vector_norm(self.vector.grad)
+        self.vector.grad.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+    def zero_gradient(self) -> None:
+        """In place: the parameters' gradients stay views."""
+        assert self.vector.grad is not None
+        self.vector.grad.zero_()
+
+    @torch.no_grad()
+    def follow(self, online: FlatParameters, tau: float) -> None:
+        """theta' <- theta' + tau (theta - theta') for the first len(theta') numbers of `online`; buffers stay."""
+        self.vector.lerp_(online.vector[: len(self.vector)], tau)
 
 
 def frozen_copy(online: Net) -> Net:

@@ -14,7 +14,12 @@ from rl_contrastive.errors import RlcError
 SMALL = {
     "warm_start": 30,
     "capacity": 500,
-    "learner": {"batch_size": 8, "encoder": {"hidden": [16]}, "representation": {"dim": 8, "hidden": 16}},
+    "learner": {
+        "batch_size": 8,
+        "encoder": {"hidden": [16]},
+        "feature_encoder": {"hidden": [16]},
+        "representation": {"dim": 8, "hidden": 16},
+    },
 }
 
 
@@ -31,19 +36,32 @@ def sea(**options):
     return make(env_options={"size": 6}, **options)
 
 
+ELLIPTICAL = {
+    "bonus": {"kind": "elliptical", "lam": 0.01},
+    "learner": {"representation": {"dim": 8, "hidden": 16, "features": "unit"}},
+}
+
+
 @pytest.mark.parametrize("train_every", [1, 7])
 def test_counts_are_visits_whatever_the_number_of_gradient_steps(train_every: int) -> None:
-    agent = sea(train_every=train_every)
+    agent = sea(train_every=train_every, **ELLIPTICAL)
     batches(agent, 0, 10)
     assert agent.bonus.visits == agent.steps == 120
-    assert agent.version == pytest.approx(90 / train_every, abs=2.0)
+    assert agent.learner.steps == pytest.approx(90 / train_every, abs=2.0)
     # Features of unit length: each visit adds exactly 1 to the trace.
-    trace = float(np.trace(agent.bonus.confidence.Sigma[0])) - agent.config.lam * 8
+    trace = float(np.trace(agent.bonus.confidence.Sigma[0])) - 0.01 * 8
     assert trace == pytest.approx(120.0, rel=1e-5)
     before = agent.bonus.confidence.Sigma.copy()
     for _ in range(20):  # gradient steps alone
         agent.learner.step(agent.replay, agent.bonus, rng=agent.fit_rng)
     np.testing.assert_array_equal(agent.bonus.confidence.Sigma, before)
+
+
+def test_every_visit_is_in_one_cell_of_each_tiling() -> None:
+    agent = sea(growth=0.05)
+    batches(agent, 0, 10)
+    per_tiling = agent.bonus.counts.reshape(agent.bonus.tiles.tilings, -1).sum(axis=1)
+    np.testing.assert_allclose(per_tiling, 120.0)
 
 
 def test_the_evaluated_policy_has_no_bonus_and_no_noise() -> None:
@@ -53,23 +71,34 @@ def test_the_evaluated_policy_has_no_bonus_and_no_noise() -> None:
     plain, optimistic = agent.policy(obs, 0), agent.policy(obs, 0, explore=True)
     agent.bonus.beta = 1e6
     np.testing.assert_array_equal(agent.policy(obs, 0), plain)
-    b = agent.bonus.of(agent.learner.features(obs))
+    b = agent.bonus.of(agent.learner.features.phi(obs))
     np.testing.assert_array_equal(agent.policy(obs, 0, explore=True).argmax(1), b.argmax(1))
     assert optimistic.shape == plain.shape == (4, 2)
     np.testing.assert_allclose(plain.sum(1), 1.0)
 
 
+@pytest.mark.parametrize("options", [{}, ELLIPTICAL], ids=["tiles", "elliptical"])
+def test_bonuses_are_those_of_the_frozen_network_and_todays_counts(options) -> None:
+    """What is kept beside the replay is what a pass through the network would give, final observations included."""
+    agent = make("gym:MountainCar-v0", batch=1, capacity=300, n_step=3, **options)
+    batches(agent, 0, 2)
+    visits = agent.replay.visits()
+    ends = agent.replay.ring.next[visits]
+    for index in (visits, ends):
+        fresh = agent.bonus.of(agent.learner.features.phi(agent.replay.observations(index)))
+        # A feature on the border of two cells may fall on the other side in a batch of another size.
+        assert np.isclose(agent.bonus.ahead(index), fresh, rtol=1e-4).mean() > 0.99
+    assert (agent.replay.ring.action[ends] < 0).any()
+
+
 def test_bonuses_on_the_way_end_with_the_episode_and_leave_out_the_first() -> None:
     agent = sea(n_step=4)
     batches(agent, 0, 12)
-    agent.bonus.phi[~agent.bonus.phi.any(axis=1)] = (
-        1.0  # final observations too, which have no bonus: a leak would show
-    )
     batch = agent.replay.sample(64, rng=np.random.default_rng(0))
-    inputs = agent.learner._inputs(batch, agent.replay, agent.bonus)
-    b = agent.bonus.of_entries(batch.steps)
+    _, numbers = agent.learner._inputs(batch, agent.replay, agent.bonus)
+    b = agent.bonus.along(batch.steps, agent.replay.actions(batch.steps))
     expected = [sum(0.99**k * b[i, k] for k in range(1, int(batch.mask[i].sum()))) for i in range(64)]
-    np.testing.assert_allclose(inputs.numbers[:, 1].numpy(), expected, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose((numbers[:, 1] - numbers[:, 0]).numpy(), expected, rtol=1e-4, atol=1e-6)
     assert (batch.mask.sum(1) < 4).any()  # some episodes end within n steps, or this test says nothing
     leaky = (0.99 ** np.arange(4) * b)[:, 1:].sum(1)
     assert np.abs(leaky - np.array(expected)).max() > 1e-4
@@ -96,6 +125,8 @@ def test_global_generators_are_left_alone() -> None:
     "options",
     [
         {"alpha": 0.5},
+        ELLIPTICAL,
+        {"learner": {"representation": {"dim": 8, "hidden": 0, "every": 3, "features": "simplex"}}},
         {"learner": {"value": {"atoms": 11, "low": -1.0, "high": 3.0}}},
         {"learner": {"self_prediction": {"weight": 1.0, "steps": 2}}},
         {"learner": {"representation": {"dim": 8, "hidden": 0, "objective": "meco"}}},
@@ -103,7 +134,7 @@ def test_global_generators_are_left_alone() -> None:
         {"learner": {"precision": "bf16"}},
         {"learner": {"value": {"dueling": False, "double": False, "hidden": 8}}},
     ],
-    ids=["priorities", "atoms", "self-prediction", "meco", "masked", "bf16", "plain"],
+    ids=["priorities", "elliptical", "simplex", "atoms", "self-prediction", "meco", "masked", "bf16", "plain"],
 )
 def test_every_option_learns_and_resumes_to_the_bit(options) -> None:
     straight, first = sea(**options), sea(**options)
@@ -122,7 +153,7 @@ def test_a_stack_of_frames_and_vectors_are_seen() -> None:
     batches(agent, 0, 8)
     centre = agent.learner.values.encoder.inputs.centre
     assert float(centre.abs().max()) > 0  # standardised by the warm start
-    assert torch.equal(centre, agent.learner.frozen[0].inputs.centre)
+    assert torch.equal(centre, agent.learner.features.frozen.encoder.inputs.centre)
     assert torch.equal(centre, agent.learner.target.encoder.inputs.centre)
 
 
@@ -130,11 +161,11 @@ def test_features_move_only_at_a_rebuild() -> None:
     agent = sea(growth=1e6)
     batches(agent, 0, 4)
     probe = np.arange(6)
-    frozen = agent.learner.features(probe)
+    frozen = agent.learner.features.phi(probe)
     batches(agent, 4, 4)
-    np.testing.assert_array_equal(agent.learner.features(probe), frozen)
-    agent.learner.freeze()
-    assert np.abs(agent.learner.features(probe) - frozen).max() > 1e-3
+    np.testing.assert_array_equal(agent.learner.features.phi(probe), frozen)
+    agent.learner.features.freeze()
+    assert np.abs(agent.learner.features.phi(probe) - frozen).max() > 1e-3
 
 
 @pytest.mark.parametrize(

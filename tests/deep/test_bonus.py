@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rl_contrastive.deep.bonus import VisitBonus
+from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits, VisitBonus
+from rl_contrastive.deep.tiles import Tiles
 from rl_contrastive.errors import RlcError
 
 
@@ -14,55 +15,135 @@ def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def test_bonus_by_hand() -> None:
-    bonus = VisitBonus(4, 2, lam=1.0, beta=3.0)
+def elliptical(capacity: int, dim: int, *, lam: float = 1.0, beta: float = 1.0) -> EllipticalVisits:
+    """Of one action, so that features are (n, d)."""
+    return EllipticalVisits(capacity, 1, dim, lam=lam, beta=beta)
+
+
+def tiled(capacity: int, dim: int, *, lam: float = 1.0, beta: float = 1.0, **options) -> TileVisits:
+    fields = {"tilings": 2, "directions": 3, "width": 0.5, "rng": np.random.default_rng(9), **options}
+    return TileVisits(capacity, 1, Tiles(dim, **fields), lam=lam, beta=beta)
+
+
+def visit(bonus: VisitBonus, index: np.ndarray, phi: np.ndarray) -> None:
+    bonus.put(index, phi[:, None])
+    bonus.visit(index, np.zeros(len(index), dtype=np.int64))
+
+
+def chunks(phi: np.ndarray, size: int):
+    for i in range(0, len(phi), size):
+        part = phi[i : i + size]
+        yield np.arange(i, i + len(part)), np.zeros(len(part), dtype=np.int64), part[:, None]
+
+
+def test_elliptical_bonus_by_hand() -> None:
+    bonus = elliptical(4, 2, beta=3.0)
     e = np.array([[1.0, 0.0]])
     assert bonus.of(e)[0] == pytest.approx(3.0)
-    bonus.visit(np.array([0]), e)
-    bonus.visit(np.array([1]), e)
+    visit(bonus, np.array([0]), e)
+    visit(bonus, np.array([1]), e)
     assert bonus.of(e)[0] == pytest.approx(3.0 / np.sqrt(3.0))  # two visits and lambda = 1
     assert bonus.of(np.array([[0.0, 1.0]]))[0] == pytest.approx(3.0)
     assert bonus.visits == 2
-    np.testing.assert_allclose(bonus.of_entries(np.array([[0, 1], [1, 0]])), 3.0 / np.sqrt(3.0))
+    np.testing.assert_allclose(bonus.along(np.array([[0, 1], [1, 0]]), np.zeros((2, 2), dtype=int)), 3.0 / np.sqrt(3.0))
+    np.testing.assert_allclose(bonus.ahead(np.array([1, 0])), np.full((2, 1), 3.0 / np.sqrt(3.0)))
+
+
+def test_tile_bonus_by_hand() -> None:
+    """Cells recounted in plain Python: the mean over tilings of 1 / (lambda + visits of the cell)."""
+    rng = np.random.default_rng(0)
+    bonus, phi = tiled(64, 2, lam=0.5, beta=2.0, width=1.0), rng.normal(size=(40, 2))
+    visit(bonus, np.arange(40), phi)
+    tiles = bonus.tiles
+    probe = np.concatenate([phi[:5], rng.normal(size=(10, 2)), 50 + phi[:1]])
+    for x, b in zip(probe, bonus.of(probe), strict=True):
+        each = []
+        for j in range(2):
+            cell = [np.floor(x @ tiles.W[:, j, k] / 1.0 + tiles.shift[j, k]) for k in range(3)]
+            same = [[np.floor(y @ tiles.W[:, j, k] / 1.0 + tiles.shift[j, k]) for k in range(3)] == cell for y in phi]
+            each.append(1 / (0.5 + sum(same)))
+        assert b == pytest.approx(2.0 * np.sqrt(np.mean(each)))
+    assert bonus.of(50 + phi[:1])[0] == pytest.approx(2.0 / np.sqrt(0.5))  # beyond all seen ones: a cell of its own
+
+
+def test_more_pairs_than_coordinates_are_told_apart_by_tiles_and_not_by_sigma() -> None:
+    """80 of 160 random directions of R^16 are visited 25 times: the reason for tiles."""
+    pairs = unit(np.random.default_rng(1), 160, 16)
+    seen, ratios = np.repeat(pairs[:80], 25, axis=0), []
+    for bonus in (elliptical(2000, 16, lam=0.1), tiled(2000, 16, lam=0.1, tilings=4, directions=8)):
+        visit(bonus, np.arange(2000), seen)
+        bonus.rebuild(seen, chunks(seen, 500))
+        b = bonus.of(pairs)
+        ratios.append(b[80:].mean() / b[:80].mean())
+    assert ratios[0] < 2.0
+    assert ratios[1] > 10.0
+
+
+def test_cells_move_with_scale_and_origin() -> None:
+    """Features that are shifted and stretched as a whole share cells as before, once adapted to."""
+    rng = np.random.default_rng(2)
+    phi = rng.normal(size=(200, 3))
+    groups = []
+    for x in (phi, 7.0 + 0.01 * phi):
+        tiles = Tiles(3, tilings=1, directions=3, width=0.7, rng=np.random.default_rng(5))
+        tiles.adapt(x)
+        groups.append(np.unique(tiles.cells_of(x), return_inverse=True)[1].ravel())
+    pairs = [g[:, None] == g for g in groups]
+    assert (pairs[0] == pairs[1]).mean() > 0.999  # rounding at a border
+    assert 20 < groups[0].max() < 199
+    with pytest.raises(RlcError, match="NaN or infinite"):
+        tiles.cells_of(np.full((1, 3), np.nan))
+    with pytest.raises(RlcError, match="NaN or infinite"):
+        tiles.adapt(np.full((1, 3), np.inf))
 
 
 def test_a_rebuild_from_the_same_features_changes_nothing_and_is_the_sum_of_the_visits() -> None:
     rng = np.random.default_rng(0)
-    bonus, phi = VisitBonus(64, 8, lam=0.5, beta=1.0), unit(rng, 50, 8).astype(np.float32)
+    bonus, phi = elliptical(64, 8, lam=0.5), unit(rng, 50, 8).astype(np.float32)
     for i in range(0, 50, 5):
-        bonus.visit(np.arange(i, i + 5), phi[i : i + 5])
+        visit(bonus, np.arange(i, i + 5), phi[i : i + 5])
     before = bonus.confidence.Sigma.copy()
     expected = 0.5 * np.eye(8) + phi.astype(np.float64).T @ phi.astype(np.float64)
     np.testing.assert_allclose(before[0], expected, rtol=1e-12)
-    bonus.rebuild((np.arange(i, i + 10), phi[i : i + 10]) for i in range(0, 50, 10))
+    bonus.rebuild(phi, chunks(phi, 10))
     np.testing.assert_allclose(bonus.confidence.Sigma, before, rtol=1e-12)
     # Other features: the counts are kept, the directions are the new ones.
     other = unit(rng, 50, 8)
-    bonus.rebuild([(np.arange(50), other)])
+    bonus.rebuild(other, chunks(other, 50))
     kept = other.astype(np.float32).astype(np.float64)
     np.testing.assert_allclose(bonus.confidence.Sigma[0], 0.5 * np.eye(8) + kept.T @ kept, rtol=1e-12)
 
 
-def test_visits_that_left_the_ring_still_count() -> None:
-    bonus, e = VisitBonus(2, 2, lam=1.0, beta=1.0), np.array([[1.0, 0.0]])
+@pytest.mark.parametrize("make", [elliptical, tiled])
+def test_visits_that_left_the_ring_still_count(make) -> None:
+    bonus, e = make(2, 2), np.array([[1.0, 0.0]])
     for i in range(10):
-        bonus.visit(np.array([i % 2]), e)
-    bonus.rebuild([(np.arange(2), np.repeat(e, 2, axis=0))])
-    assert bonus.confidence.Sigma[0, 0, 0] == pytest.approx(11.0)
+        visit(bonus, np.array([i % 2]), e)
+    before = bonus.of(e)
+    bonus.rebuild(e, chunks(np.repeat(e, 2, axis=0), 2))
+    assert before[0] == pytest.approx(1 / np.sqrt(11.0))
+    assert bonus.of(e)[0] == pytest.approx(1 / np.sqrt(11.0))
     with pytest.raises(RlcError, match="3 stored visits, but only"):
-        VisitBonus(4, 2, lam=1.0, beta=1.0).rebuild([(np.arange(3), np.repeat(e, 3, axis=0))])
+        make(4, 2).rebuild(e, chunks(np.repeat(e, 3, axis=0), 3))
+
+
+def test_entries_without_an_action_are_kept_but_not_counted() -> None:
+    bonus, phi = tiled(4, 2), np.array([[1.0, 0.0], [0.0, 9.0]])
+    visit(bonus, np.array([0]), phi[:1])
+    bonus.rebuild(phi, iter([(np.array([0, 1]), np.array([0, -1]), phi[:, None])]))
+    np.testing.assert_allclose(bonus.ahead(np.array([0, 1]))[:, 0], [1 / np.sqrt(2.0), 1.0])
 
 
 @pytest.mark.slow
 def test_a_hundred_thousand_updates_stay_finite_and_positive() -> None:
     """The official recipe (float32, ridge 1e-5, full inverse) has negative forms after 100: the control below."""
     rng = np.random.default_rng(1)
-    bonus = VisitBonus(1024, 51, lam=1.0, beta=1.0)
+    bonus = elliptical(1024, 51)
     probe = unit(rng, 64, 51)
     last = bonus.of(probe)
     for i in range(100_000):
         phi = np.exp(1.5 * rng.normal(size=(1, 51)))
-        bonus.visit(np.array([i % 1024]), phi / phi.sum())
+        visit(bonus, np.array([i % 1024]), phi / phi.sum())
         if i % 10_000 == 0:
             now = bonus.of(probe)
             assert np.isfinite(now).all()
@@ -81,8 +162,8 @@ def test_the_official_recipe_turns_most_of_the_bonus_into_nan() -> None:
         logits = 1.5 * rng.normal(size=(512, 51))
         phi = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float32)
         Sigma += phi.T @ phi
-    stable = VisitBonus(512, 51, lam=1e-5, beta=1.0)
-    stable.visit(np.arange(512), phi)
+    stable = elliptical(512, 51, lam=1e-5)
+    visit(stable, np.arange(512), phi)
     assert (stable.of(phi) > 0).all()
     base = rng.normal(size=(51, 6)).astype(np.float32)  # features of a narrow network: nearly dependent columns
     near = (base @ rng.normal(size=(6, 512)).astype(np.float32)).T
@@ -91,21 +172,23 @@ def test_the_official_recipe_turns_most_of_the_bonus_into_nan() -> None:
         narrow += near.T @ near
     form = np.einsum("nd,nd->n", near @ np.linalg.inv(narrow), near)
     assert (form < 0).any()  # sqrt of these is NaN
-    ours = VisitBonus(512, 51, lam=1.0, beta=1.0)
+    ours = elliptical(512, 51)
     for _ in range(100):
-        ours.visit(np.arange(512), near)
+        visit(ours, np.arange(512), near)
     assert (ours.of(near) > 0).all()
 
 
-def test_state_survives() -> None:
+@pytest.mark.parametrize("make", [elliptical, tiled])
+def test_state_survives(make) -> None:
     rng = np.random.default_rng(2)
-    bonus = VisitBonus(8, 3, lam=1.0, beta=2.0)
-    bonus.visit(np.arange(4), unit(rng, 4, 3))
-    other = VisitBonus(8, 3, lam=1.0, beta=2.0)
+    bonus = make(8, 3, beta=2.0)
+    visit(bonus, np.arange(4), unit(rng, 4, 3))
+    bonus.rebuild(unit(rng, 9, 3), chunks(unit(rng, 4, 3), 3))
+    other = make(8, 3, beta=2.0, **({"rng": np.random.default_rng(77)} if make is tiled else {}))
+    probe = unit(rng, 50, 3)
     other.load_state_dict(bonus.state_dict())
-    probe = unit(rng, 5, 3)
     np.testing.assert_array_equal(other.of(probe), bonus.of(probe))
     assert other.visits == 4
-    np.testing.assert_array_equal(other.phi, bonus.phi)
+    np.testing.assert_array_equal(other.keys, bonus.keys)
     with pytest.raises(RlcError, match="lacks 'visits'"):
         other.load_state_dict({})

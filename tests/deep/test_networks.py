@@ -13,6 +13,7 @@ from rl_contrastive.config import from_dict, to_dict
 from rl_contrastive.deep.config import EncoderConfig
 from rl_contrastive.deep.networks import QHead, choose_kind, conv, encoder, linear
 from rl_contrastive.deep.weights import (
+    FlatParameters,
     follow,
     frozen_copy,
     load_optimizer_state,
@@ -84,7 +85,7 @@ def test_every_convolutional_kind_learns_where_something_is(kind: str) -> None:
     optimizer = torch.optim.Adam([*net.parameters(), *head.parameters()], lr=3e-3)
     losses = []
     for _ in range(60):
-        loss = nn.functional.cross_entropy(head(net(frames)), torch.arange(9))
+        loss = nn.functional.cross_entropy(head(net(frames))[:, 0], torch.arange(9))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -142,21 +143,49 @@ def test_initial_layers() -> None:
 
 
 def test_dueling_head_by_hand() -> None:
-    head = QHead(2, 3, rng=generator(), dueling=True, gain=1.0)
+    head = QHead(2, 3, rng=generator(), values=2, dueling=True, gain=1.0)
     z = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
-    assert head.value is not None
     with torch.no_grad():
-        advantage, value = head.advantage(z), head.value(z)
-        expected = value + advantage - advantage.mean(1, keepdim=True)
-        assert head(z).numpy() == pytest.approx(expected.numpy(), abs=1e-6)
-        assert head(z).mean(1).numpy() == pytest.approx(value[:, 0].numpy(), abs=1e-6)
+        out = head(z)
+        for v in range(2):
+            value, *advantage = head.streams(z)[:, 4 * v : 4 * v + 4].T
+            mean = sum(advantage) / 3
+            for a in range(3):
+                assert out[:, v, a].numpy() == pytest.approx((value + advantage[a] - mean).numpy(), abs=1e-6)
         plain = QHead(2, 3, rng=generator(), gain=1.0)
-        assert torch.equal(plain(z), plain.advantage(z))
+        assert torch.equal(plain(z)[:, 0], plain.streams(z))
         atoms = QHead(2, 3, rng=generator(), dueling=True, atoms=5, hidden=4, gain=1.0)
-        assert atoms(z).shape == (2, 3, 5)
-        assert atoms.value is not None
-        assert atoms(z).mean(1).numpy() == pytest.approx(atoms.value(z).numpy(), abs=1e-6)
+        assert atoms(z).shape == (2, 1, 3, 5)
+        assert atoms(z)[:, 0].mean(1).numpy() == pytest.approx(atoms.streams(z)[:, :5].numpy(), abs=1e-6)
         assert not QHead(2, 3, rng=generator(), gain=0.0)(z).any()
+
+
+def test_flat_parameters_are_the_networks_own() -> None:
+    """One vector: gradients, a clipped norm, Adam and a target that follows agree with the usual loops."""
+    usual, flat = (encoder(EncoderConfig(hidden=(8, 4)), (3,), "float32", rng=generator(1)) for _ in range(2))
+    target, online = frozen_copy(flat), FlatParameters(flat.parameters())
+    followers = FlatParameters(target.parameters())
+    follower = frozen_copy(usual)
+    adams = torch.optim.Adam(usual.parameters(), lr=0.1), torch.optim.Adam([online.vector], lr=0.1)
+    x = torch.randn(6, 3, generator=generator(2))
+    for _ in range(3):
+        adams[0].zero_grad()
+        (10 * usual(x)).square().sum().backward()
+        norm = torch.nn.utils.clip_grad_norm_(usual.parameters(), 2.0)
+        adams[0].step()
+        follow(follower, usual, 0.3)
+        online.zero_gradient()
+        (10 * flat(x)).square().sum().backward()
+        assert float(online.clip_gradient(2.0)) == pytest.approx(float(norm), rel=1e-5)
+        assert float(norm) > 2.0  # or nothing was clipped
+        adams[1].step()
+        followers.follow(online, 0.3)
+    for nets in ((usual, flat), (follower, target)):
+        for a, b in zip(*(net.parameters() for net in nets), strict=True):
+            assert b.detach().numpy() == pytest.approx(a.detach().numpy(), rel=1e-4, abs=1e-6)
+    loaded = weights(usual)
+    load_weights(flat, loaded, "test")
+    assert torch.equal(online.vector, torch.cat([p.reshape(-1) for p in usual.parameters()]))  # still views
 
 
 def test_target_follows_and_copies_exactly() -> None:

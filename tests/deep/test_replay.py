@@ -113,19 +113,6 @@ def test_a_lost_life_within_an_episode_stops_sums_but_not_sequences_of_frames():
     np.testing.assert_array_equal(replay.sequences(np.array([0]), 3)[2], [[True, True, False]])
 
 
-def test_a_bonus_does_not_leak_over_the_end_of_an_episode():
-    """Official code masks by the end at the first step only: the next episode's bonus of 100 would count."""
-    replay = small()
-    episode(replay, [0.0, 0.0], terminal=True)
-    episode(replay, [0.0, 0.0, 0.0], terminal=True, first=50)
-    bonus = np.zeros(100)
-    bonus[:3], bonus[3:] = [1.0, 2.0, np.inf], 100.0  # slot 2 is the final observation: its value must not matter
-    batch = replay.batch(np.array([0, 1]))
-    np.testing.assert_array_equal(replay.discounted(bonus[batch.steps], batch.mask), [2.0, 2.0])
-    leaky = bonus[np.array([[0, 1, 3], [1, 3, 4]])] @ [1.0, 0.5, 0.25]
-    assert (leaky > 20).all()  # the control: neighbours in the ring without their ends
-
-
 def test_entries_wait_for_their_n_steps():
     replay = small()
     replay.begin(1)

@@ -57,7 +57,12 @@ class Corridor(gym.Env[Any, Any]):
         return self._observe(), float(over), over, self.steps >= self.limit and not over, {}
 
 
-SMALL = {"encoder": {"hidden": [16]}, "representation": {"dim": 6, "hidden": 0}, "batch_size": 16, "capacity": 400}
+SMALL = {
+    "encoder": {"hidden": [16]},
+    "representation": {"dim": 6, "hidden": 0, "features": "unit"},
+    "batch_size": 16,
+    "capacity": 400,
+}
 
 
 def features_config(**fields: Any) -> FeatureConfig:
@@ -65,7 +70,8 @@ def features_config(**fields: Any) -> FeatureConfig:
 
 
 def wrapped(n: int = 2, *, kind: str = "states", limit: int = 7, seed: int = 0, **fields: Any) -> EllipticalBonusVecEnv:
-    config = from_dict(EllipticalBonusConfig, {"features": SMALL, "warm_start": 40, **fields})
+    counts = {"kind": "elliptical", "lam": 0.001, **fields.pop("counts", {})}
+    config = from_dict(EllipticalBonusConfig, {"features": SMALL, "warm_start": 40, **fields, "counts": counts})
     venv = DummyVecEnv([lambda: Corridor(limit, kind)] * n)
     return EllipticalBonusVecEnv(venv, config, rng=np.random.default_rng(seed))
 
@@ -79,14 +85,14 @@ def walk(env: EllipticalBonusVecEnv, steps: int, seed: int = 1) -> list[np.ndarr
 
 
 def test_the_bonus_is_that_of_visits_before_by_hand() -> None:
-    env = wrapped(n=2, beta=0.5, lam=0.1)
+    env = wrapped(n=2, beta=0.5, counts={"lam": 0.1})
     venv, twin = DummyVecEnv([lambda: Corridor()] * 2), np.random.default_rng(1)
     obs = np.array(venv.reset())
     assert np.array_equal(env.reset(), obs)
     Sigma, count = 0.1 * np.eye(6), 0
     for _ in range(15):  # below the warm start: one network, no gradient step
         actions = (twin.random(2) < 0.7).astype(np.int64)
-        phi = env.learner.phi(obs, actions)
+        phi = env.learner.net.phi(obs, actions)
         expected = 0.5 * np.sqrt(np.einsum("nd,de,ne->n", phi, np.linalg.inv(Sigma), phi))
         Sigma += phi.T @ phi
         count += 2
@@ -102,37 +108,38 @@ def test_the_bonus_is_that_of_visits_before_by_hand() -> None:
 
 
 def test_counts_are_visits_and_never_gradient_steps() -> None:
-    env = wrapped(train_every=1, growth=1e9, lam=0.1)  # trains all the time, rebuilds once
+    env = wrapped(train_every=1, growth=1e9, counts={"lam": 0.1})  # trains all the time, rebuilds once
     env.reset()
     walk(env, 30)
     assert env.learner.steps > 20
-    phi = env.learner.phi(np.array([0, 1]), np.array([1, 1]))
+    phi = env.learner.net.phi(np.array([0, 1]), np.array([1, 1]))
     before = env.counts.of(phi)
     for _ in range(50):
         env.learner.step()
-    assert np.array_equal(env.learner.phi(np.array([0, 1]), np.array([1, 1])), phi)  # frozen
+    assert np.array_equal(env.learner.net.phi(np.array([0, 1]), np.array([1, 1])), phi)  # frozen
     assert np.array_equal(env.counts.of(phi), before)
     assert env.counts.visits == 60
-    moved = env.learner.online(torch.tensor([0, 1]), torch.tensor([1, 1])).numpy()
+    moved = env.learner.net.online(torch.tensor([0, 1]), torch.tensor([1, 1])).numpy()
     assert np.abs(moved - phi).max() > 1e-3  # what would have changed
 
 
 def test_a_rebuild_counts_every_stored_visit_once_with_the_new_features() -> None:
-    env = wrapped(train_every=2, growth=0.3, lam=0.1)
+    env = wrapped(train_every=2, growth=0.3, counts={"lam": 0.1})
     env.reset()
     walk(env, 60)
     learner, visits = env.learner, env.counts.visits
     assert env.rebuilt_at >= visits / 1.3 - 2
     assert env.rebuilt_at > 0
     Sigma = 0.1 * np.eye(6)
-    for _, phi in learner.visits(7):
-        Sigma += phi.T @ phi
+    for _, action, phi in learner.visits(7):
+        taken = phi[np.arange(len(phi)), action]
+        Sigma += taken.T @ taken
     assert env.counts.confidence.Sigma[0] == pytest.approx(Sigma, rel=1e-5)
     # A rebuild on the spot changes nothing but rounding, unless the network moved.
-    env.counts.rebuild(learner.visits())
+    env.counts.rebuild(learner.sample(), learner.visits())
     assert env.counts.confidence.Sigma[0] == pytest.approx(Sigma, rel=1e-5)
-    learner.freeze()
-    env.counts.rebuild(learner.visits())
+    learner.net.freeze()
+    env.counts.rebuild(learner.sample(), learner.visits())
     assert np.abs(env.counts.confidence.Sigma[0] - Sigma).max() > 1e-3
 
 
@@ -206,15 +213,15 @@ def test_the_memory_is_a_ring_and_forgotten_visits_still_count() -> None:
     walk(env, 100)
     assert len(env.learner) == 50
     assert env.counts.visits == 200
-    env.counts.rebuild(env.learner.visits())
-    phi = np.concatenate([phi for _, phi in env.learner.visits()])
-    expected = env.bonus_config.lam * np.eye(6) + 4 * phi.T @ phi
+    env.counts.rebuild(env.learner.sample(), env.learner.visits())
+    phi = np.concatenate([phi[np.arange(len(phi)), action] for _, action, phi in env.learner.visits()])
+    expected = env.bonus_config.counts.lam * np.eye(6) + 4 * phi.T @ phi
     assert env.counts.confidence.Sigma[0] == pytest.approx(expected, rel=1e-4)
 
 
 def trained(layout: ObsLayout) -> TransitionFeatures:
     learner = FeatureLearner(layout, 2, features_config(), rng=np.random.default_rng(0))
-    return learner.online
+    return learner.net.online
 
 
 LAYOUTS = {
@@ -317,7 +324,7 @@ def test_what_does_not_fit_is_refused() -> None:
     env.venv.reset()
     with pytest.raises(RlcError, match="reset"):
         env.step(np.array([0, 0]))
-    for fields in ({"beta": -1.0}, {"lam": 0.0}, {"growth": 0.0}, {"warm_start": 1}, {"train_every": 0}):
+    for fields in ({"beta": -1.0}, {"growth": 0.0}, {"warm_start": 1}, {"train_every": 0}):
         with pytest.raises(RlcError, match="sb3 bonus"):
             wrapped(**fields)
     for fields in ({"capacity": 1}, {"batch_size": 1}, {"lr": 0.0}):

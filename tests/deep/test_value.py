@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rl_contrastive.deep.config import EncoderConfig, ValueConfig
 from rl_contrastive.deep.networks import encoder
-from rl_contrastive.deep.value import Values, head_loss, project
+from rl_contrastive.deep.value import Values, project, td_losses
 from rl_contrastive.errors import RlcError
 
 
@@ -19,14 +19,19 @@ def values(**options) -> Values:
     return Values(encoder(EncoderConfig(hidden=(8,)), (3,), "float32", rng=rng), 2, ValueConfig(**options), rng=rng)
 
 
-def loss(net: Values, out: torch.Tensor, **changes: torch.Tensor):
+def loss(net: Values, out: torch.Tensor, **changes: torch.Tensor | None):
+    """Of one value function, action 1."""
     arrays = {
         "reward": torch.tensor([1.0]),
         "discount": torch.tensor([0.5]),
         "online_next": torch.tensor([[3.0, 2.0]]),
         "target_next": torch.tensor([[4.0, 8.0]]),
+        "extra_next": torch.zeros(1, 2),
     }
-    return head_loss(net, out, torch.tensor([1]), **{**arrays, **changes})
+    arrays.update(changes)
+    grouped = {k: x if x is None or k == "discount" else x[:, None] for k, x in arrays.items()}
+    losses, errors = td_losses(net, out[:, None], torch.tensor([1]), **grouped)
+    return losses[:, 0], errors[:, 0]
 
 
 def test_double_targets_by_hand() -> None:
@@ -34,7 +39,7 @@ def test_double_targets_by_hand() -> None:
     value, error = loss(values(), out)  # online prefers action 0, worth 4 to the target: 1 + .5 * 4 = 3
     assert float(error) == pytest.approx(0.5)
     assert float(value.detach()) == pytest.approx(0.125)  # Huber: .5 * .5^2
-    _, error = loss(values(double=False), out)  # the target's own choice: 1 + .5 * 8 = 5
+    _, error = loss(values(), out, online_next=None)  # the target's own choice: 1 + .5 * 8 = 5
     assert float(error) == pytest.approx(2.5)
     value.sum().backward()
     assert out.grad is not None
@@ -45,6 +50,24 @@ def test_known_bonuses_decide_and_are_added() -> None:
     # b = (0, 3): b + G online = (3, 5) chooses action 1, worth 8 + 3 to the target: 1 + .5 * 11.
     _, error = loss(values(), torch.tensor([[0.0, 0.0]]), extra_next=torch.tensor([[0.0, 3.0]]))
     assert float(error) == pytest.approx(6.5)
+
+
+def test_value_functions_side_by_side_do_not_mix() -> None:
+    """Q and G in one array give what each gives alone."""
+    rng = torch.Generator().manual_seed(3)
+    out, online, target, extra = (torch.randn(5, 2, 3, generator=rng) for _ in range(4))
+    reward, discount, action = torch.randn(5, 2, generator=rng), torch.rand(5, generator=rng), torch.arange(5) % 3
+    rest = {"discount": discount}
+
+    def part(v: slice):
+        arrays = {"reward": reward[:, v], "online_next": online[:, v], "target_next": target[:, v]}
+        return td_losses(values(), out[:, v], action, extra_next=extra[:, v], **arrays, **rest)
+
+    both = part(slice(0, 2))
+    for v in range(2):
+        for mine, alone in zip(both, part(slice(v, v + 1)), strict=True):
+            assert torch.equal(mine[:, v], alone[:, 0])
+    assert not torch.allclose(both[1][:, 0], both[1][:, 1])
 
 
 def test_nothing_is_bootstrapped_at_a_true_terminal() -> None:

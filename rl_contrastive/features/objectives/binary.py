@@ -29,10 +29,7 @@ class NCE:
     def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         negatives = (neg_weight * softplus(neg)).sum(-1)  # (..., N)
         loss, rows = reduce_rows(softplus(-pos), negatives, pos_weight)
-        accuracy = 0.5 * (
-            (pos_weight * (pos > 0)).sum((-1, -2)) + (pos_weight.sum(-1) * (neg_weight * (neg < 0)).sum(-1)).sum(-1)
-        )
-        return ObjectiveResult(loss, rows, {"accuracy": accuracy})
+        return ObjectiveResult(loss, rows)
 
 
 @dataclass(frozen=True)

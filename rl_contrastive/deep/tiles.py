@@ -1,0 +1,98 @@
+"""Cells of feature space: features that fall into the same cell share their visits.
+
+Each of T tilings looks along K random directions w_k ~ N(0, I) and cuts each into strips of the same width:
+
+    cell_j(phi) = hash_j( floor(w_k'x / width + c_k), k = 1..K ),   x = (phi - mean) / spread
+
+with mean and spread = sqrt(tr cov) of the visits at the last rebuild, and shifts c_k uniform in [0, 1). Close features
+mostly share a cell, far ones rarely do, and features beyond all seen ones get cells of their own. Source: p-stable
+hashing (Datar et al. 2004) as tile coding (Sutton and Barto 2018, 9.5.4) of learned features, in the place of SimHash
+in Tang et al. 2017, whose cells are cones: there, whatever lies further out in a known direction counts as known.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
+from rl_contrastive.spec import Array, FloatArray, State
+
+MIX = np.uint64(0x9E3779B97F4A7C15)
+"""Odd multiplier of 64 bits (2^64 over the golden ratio) for hashing by multiplication."""
+
+
+class Tiles:
+    """T tilings of R^d by K directions each; cells of tiling j are numbered j * per_tiling and up."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        tilings: int,
+        directions: int,
+        width: float,
+        rng: np.random.Generator,
+        per_tiling: int = 1 << 18,
+    ) -> None:
+        """per_tiling: numbers to hash to; distinct cells collide with probability 1 / per_tiling."""
+        require(min(dim, tilings, directions) >= 1, "tiles: dim, tilings and directions must be >= 1.")
+        require(0.0 < width < np.inf, f"tiles: width must be finite and > 0, got {width}.")
+        self.dim, self.tilings, self.width, self.per_tiling = dim, tilings, float(width), per_tiling
+        self.W: FloatArray = rng.normal(size=(dim, tilings, directions))
+        self.shift: FloatArray = rng.random((tilings, directions))
+        self._odd = rng.integers(1 << 63, size=(tilings, directions), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+        self.mean: FloatArray = np.zeros(dim)
+        self.spread = 1.0
+        self._fold()
+
+    @property
+    def cells(self) -> int:
+        """Numbers of all tilings together."""
+        return self.tilings * self.per_tiling
+
+    def adapt(self, phi: FloatArray) -> None:
+        """Origin and unit of length from features (n, d) of visits; the cells of all features change."""
+        require(phi.ndim == 2 and phi.shape[1] == self.dim and len(phi) > 0, f"tiles: features of shape {phi.shape}.")
+        if not np.isfinite(phi).all():
+            raise RlcError("tiles: features hold NaN or infinite values; the feature fit diverged or an input is bad.")
+        self.mean[:] = phi.mean(axis=0)
+        spread = float(np.sqrt(np.square(phi - self.mean).sum(axis=1).mean()))
+        self.spread = spread if spread > 0 else 1.0
+        self._fold()
+
+    def _fold(self) -> None:
+        """One matrix and one offset: floor(phi M + offset)."""
+        scale = 1.0 / (self.spread * self.width)
+        self._matrix = (self.W * scale).reshape(self.dim, -1)
+        self._offset = self.shift.ravel() - self.mean @ self._matrix
+
+    def cells_of(self, phi: FloatArray) -> Array:
+        """Features (..., d) -> cells (..., T) int32."""
+        strip = np.floor(phi.reshape(-1, self.dim) @ self._matrix + self._offset)
+        if not np.isfinite(strip).all():
+            raise RlcError("tiles: features hold NaN or infinite values; the feature fit diverged or an input is bad.")
+        strips = strip.astype(np.int64).view(np.uint64).reshape(-1, *self.shift.shape)
+        mixed = (strips * self._odd).sum(axis=-1, dtype=np.uint64)  # products and sums modulo 2^64
+        mixed = (mixed ^ (mixed >> np.uint64(29))) * MIX
+        cell = (mixed >> np.uint64(32)).astype(np.int64) % self.per_tiling
+        out: Array = (cell + np.arange(self.tilings) * self.per_tiling).astype(np.int32)
+        return out.reshape(*phi.shape[:-1], self.tilings)
+
+    def state_dict(self) -> State:
+        """Directions, shifts, hash, origin and unit."""
+        own = {"W": self.W, "shift": self.shift, "odd": self._odd, "mean": self.mean}
+        return {**{name: array.copy() for name, array in own.items()}, "spread": self.spread}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
+        for key in ("W", "shift", "odd", "mean", "spread"):
+            require(key in state, f"tiles: the saved state lacks '{key}'.")
+        for key, own in (("W", self.W), ("shift", self.shift), ("odd", self._odd), ("mean", self.mean)):
+            saved = np.asarray(state[key], dtype=own.dtype)
+            require(saved.shape == own.shape, f"tiles: the saved {key} has shape {saved.shape}, not {own.shape}.")
+            own[...] = saved
+        self.spread = float(state["spread"])
+        self._fold()
