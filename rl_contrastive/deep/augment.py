@@ -10,13 +10,17 @@ inputs, and they are the same on each device.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from rl_contrastive.config import require
 from rl_contrastive.deep.config import AugmentConfig
 
+KINDS = ("nature", "impala")
+"""Encoders of frames: in all other ones, a shift by a pixel is another state."""
 INTENSITY_CLIP = 2.0
 """Largest |e|."""
 
@@ -30,6 +34,12 @@ class Distortion(NamedTuple):
     """(N,) float32, of the intensity."""
 
 
+def check_augment(config: AugmentConfig, kind: str) -> None:
+    """RlcError if this kind of encoder sees no frames whose pixels could be shifted."""
+    off = config.shift == 0 and config.intensity == 0
+    require(off or kind in KINDS, f"augment: only for the encoders {' and '.join(KINDS)}, not for {kind}.")
+
+
 def draw(config: AugmentConfig, count: int, *, rng: torch.Generator) -> Distortion:
     """Independent distortions of `count` observations, on the CPU like `rng`."""
     s = config.shift
@@ -39,10 +49,11 @@ def draw(config: AugmentConfig, count: int, *, rng: torch.Generator) -> Distorti
 
 
 def distort(frames: Tensor, offset: Tensor, factor: Tensor) -> Tensor:
-    """x' of frames (N, C, H, W) floats, with the fields of a `Distortion` on their device: one gather."""
-    N, C, H, W = frames.shape
+    """x' of frames (N, C, H, W) or (N, H, W), floats, with the fields of a `Distortion` on their device: one gather."""
+    N, *planes, H, W = frames.shape
+    C = math.prod(planes)
     row = (torch.arange(H, device=frames.device) + offset[:, :1]).clamp_(0, H - 1)  # (N, H)
     column = (torch.arange(W, device=frames.device) + offset[:, 1:]).clamp_(0, W - 1)  # (N, W)
     place = (row[:, :, None] * W + column[:, None, :]).reshape(N, 1, H * W)
-    moved = frames.reshape(N, C, H * W).gather(2, place.expand(N, C, H * W)).reshape(N, C, H, W)
-    return moved * factor.to(frames.dtype)[:, None, None, None]
+    moved = frames.reshape(N, C, H * W).gather(2, place.expand(N, C, H * W))
+    return (moved * factor.to(frames.dtype)[:, None, None]).reshape(frames.shape)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import chisquare, kstest
 
-from rl_contrastive.deep.augment import distort, draw
+from rl_contrastive.deep.augment import check_augment, distort, draw
 from rl_contrastive.deep.config import AugmentConfig
 from rl_contrastive.errors import RlcError
 
@@ -43,6 +43,17 @@ def test_by_hand() -> None:
     down, left = torch.tensor([[-1, 0]]), torch.tensor([[0, 1]])
     assert distort(frame, down, torch.ones(1))[0, 0].tolist() == [[1.0, 2.0], [1.0, 2.0]]
     assert distort(frame, left, 2 * torch.ones(1))[0, 0].tolist() == [[4.0, 4.0], [8.0, 8.0]]
+
+
+def test_frames_without_planes_and_kinds_without_frames() -> None:
+    frames = torch.rand((6, 5, 7), generator=generator(1))
+    draws = draw(AugmentConfig(3, 0.05), 6, rng=generator(2))
+    assert torch.equal(distort(frames, *draws), distort(frames[:, None], *draws)[:, 0])
+    check_augment(AugmentConfig(), "mlp")
+    check_augment(AugmentConfig(1), "impala")
+    for config in (AugmentConfig(1), AugmentConfig(0, 0.1)):
+        with pytest.raises(RlcError, match="nature and impala, not for minatar"):
+            check_augment(config, "minatar")
 
 
 def test_all_planes_of_an_observation_move_alike_and_observations_apart() -> None:
