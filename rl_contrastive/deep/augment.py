@@ -4,8 +4,7 @@
 
 one (u, v, e) for all planes of an observation: its stacked frames stay in register. Places beyond the edge repeat it.
 Sources: the shift of Kostrikov et al. 2021 (DrQ), the intensity of Schwarzer et al. 2021 (SPR), whose agent has shift 4
-and scale .05. What is drawn is kept apart from what is done with it: a compiled or captured step takes the draws as
-inputs, and they are the same on each device.
+and scale .05. What is drawn, on the CPU, is kept apart from what is done with it, so that each device gets the same.
 """
 
 from __future__ import annotations
