@@ -1,0 +1,66 @@
+"""kill -9 at any moment, then resume, of the deep agent whose replay lies in files: full rings, priorities, mapping."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rl_contrastive.experiment.checkpoint import load_state
+from rl_contrastive.experiment.loop import Budget
+from rl_contrastive.experiment.run import RunConfig, build, config_json, read_config, run_folder
+
+LIVES = Path(__file__).parent / "lives.py"
+
+
+def replay_of(folder):
+    """All that the replay of a run folder holds, and the keys of its entries."""
+    agent, _, _ = build(read_config(folder))
+    agent.keep_in(folder / "replay")
+    agent.load_state_dict(load_state(folder / "checkpoint")["agent"])
+    return agent.replay.state_dict(), agent.bonus.keys
+
+
+def same(left, right):
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    return left.tobytes() == right.tobytes() if isinstance(left, np.ndarray) else left == right
+
+
+@pytest.mark.parametrize("storage", ["mapped", pytest.param("memory", marks=pytest.mark.slow)])
+def test_killed_and_resumed_it_has_the_same_bytes_and_the_same_replay(storage, tmp_path, clean_environment):
+    config = RunConfig(
+        agent="contrastive-ucb-deep",
+        env="low-rank",
+        # 4 entries an episode: the ring is overwritten from episode 25 on.
+        agent_config={"warm_start": 6, "capacity": 100, "alpha": 0.5, "storage": storage, "train_every": 2},
+        env_config={"num_states": 6, "num_actions": 3, "horizon": 3, "rank": 2},
+        budget=Budget(episodes=40, eval_every=10, eval_episodes=20),
+        checkpoint_seconds=0.0,
+        tensorboard=False,
+    )
+    (tmp_path / "config.json").write_text(json.dumps(config_json(config, "")))
+    answer = subprocess.run(
+        [sys.executable, str(LIVES), str(tmp_path / "config.json"), str(tmp_path), "3"],
+        capture_output=True,
+        text=True,
+        env=clean_environment,
+        timeout=240,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout.splitlines()[-1])["killed"] >= 1
+    whole, killed = (run_folder(tmp_path / name, config) for name in ("whole", "killed"))
+    for name in ("metrics.jsonl", "checkpoint/state.npz"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+    (replay, keys), (other, others) = replay_of(whole), replay_of(killed)
+    assert replay["total"] > 100  # or no entry was ever dropped
+    assert same(replay, other)
+    assert keys.tobytes() == others.tobytes()
+    assert keys.any()
+    names = {path.name.split("-")[0] for path in (killed / "replay").iterdir()}
+    assert names == {"segment", "priority", "keys", "cursor"}
