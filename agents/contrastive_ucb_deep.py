@@ -107,6 +107,8 @@ class ContrastiveUCBDeep(BaseAgent):
         self.bonus = self._make_bonus()
         self.rng, self.fit_rng = self.seeds.generator("act"), self.seeds.generator("fit")
         self.steps, self.rebuilt_at = 0, 0
+        self.first_reward = self.first_terminal = 0
+        """Steps until the first reward > 0 and the first true terminal; 0: none yet."""
         self._frames, self._shown = (Frames(stack) for _ in range(2))
         self._report: dict[str, Any] = {}
         self._folder: Path | None = None
@@ -170,6 +172,10 @@ class ContrastiveUCBDeep(BaseAgent):
         """2. The steps, the features of what was seen for the first time, and the visits."""
         alive = np.flatnonzero(transition.alive)
         self.replay.observe(transition)
+        if not self.first_reward and (transition.reward[alive] > 0).any():
+            self.first_reward = self.steps + len(alive)
+        if not self.first_terminal and (transition.discount[alive] == 0).any():
+            self.first_terminal = self.steps + len(alive)
         index = self.replay.last(len(alive))
         if transition.h == 0:
             self.bonus.put(index, self._first)
@@ -208,7 +214,9 @@ class ContrastiveUCBDeep(BaseAgent):
     def update(self) -> dict[str, float]:
         """Diagnostics of the last gradient step; the learning itself goes on within episodes."""
         report = {name: float(value) for name, value in self._report.items()}
-        return {**report, "visits": float(self.bonus.visits), "updates": float(self.learner.steps)}
+        counts = {"visits": self.bonus.visits, "updates": self.learner.steps}
+        firsts = {"first_reward": self.first_reward, "first_terminal": self.first_terminal}
+        return {**report, **{name: float(number) for name, number in {**counts, **firsts}.items()}}
 
     def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
         """argmax_a Q(s,a), or argmax_a b + G with explore; uniform over exact ties. Steps must come in order where
@@ -235,6 +243,7 @@ class ContrastiveUCBDeep(BaseAgent):
             "bonus": self.bonus.state_dict(whole=folder is None),
             "steps": self.steps,
             "rebuilt_at": self.rebuilt_at,
+            "first": [self.first_reward, self.first_terminal],
             "version": self.version,
             "report": {name: float(value) for name, value in self._report.items()},
             "rng": generator_state(self.rng),
@@ -244,7 +253,7 @@ class ContrastiveUCBDeep(BaseAgent):
     def load_state_dict(self, state: State) -> None:
         """Inverse of `state_dict`, of either form. A state whose replay lies in a folder that was not given leaves an
         agent that can only play."""
-        keys = ("learner", "replay", "bonus", "steps", "rebuilt_at", "version", "report", "rng", "fit_rng")
+        keys = ("learner", "replay", "bonus", "steps", "rebuilt_at", "first", "version", "report", "rng", "fit_rng")
         for key in keys:
             require(key in state, f"deep: the saved state lacks '{key}'.")
         self.learner.load_state_dict(state["learner"])
@@ -256,6 +265,7 @@ class ContrastiveUCBDeep(BaseAgent):
             self.replay.load_log(self._folder, state["replay"], {"keys": self.bonus.patches})
         self._lost = not whole and self._folder is None
         self.steps, self.rebuilt_at, self.version = (int(state[k]) for k in ("steps", "rebuilt_at", "version"))
+        self.first_reward, self.first_terminal = (int(count) for count in state["first"])
         self._report = dict(state["report"])
         restore_generator(self.rng, state["rng"])
         restore_generator(self.fit_rng, state["fit_rng"])
