@@ -27,11 +27,10 @@ from rl_contrastive.deep.self_prediction import SelfPrediction
 from rl_contrastive.deep.transitions import FeatureConfig, FeatureNet, ObsLayout, compile_mode, put
 from rl_contrastive.deep.value import Values, td_losses
 from rl_contrastive.deep.weights import (
+    FlatAdam,
     FlatParameters,
     frozen_copy,
-    load_optimizer_state,
     load_weights,
-    optimizer_state,
     weights,
 )
 from rl_contrastive.device import resolve_device
@@ -66,7 +65,7 @@ class DeepLearner:
         # The values come first in the vector of all, so that their target follows a part of it.
         self._trained = FlatParameters(p for module in self._modules().values() for p in module.parameters())
         self._followers = FlatParameters(self.target.parameters())
-        self._optimiser = torch.optim.Adam([self._trained.vector], lr=config.lr, eps=config.adam_eps, fused=True)
+        self._optimiser = FlatAdam(self._trained, lr=config.lr, eps=config.adam_eps)
         losses: Any = self._losses
         self._losses_of = torch.compile(losses, mode=compile_mode(self.device)) if config.compile else losses
         self.steps = 0
@@ -224,7 +223,7 @@ class DeepLearner:
             **saved,
             "target": weights(self.target),
             "features": self.features.state_dict(),
-            "optimiser": optimizer_state(self._optimiser),
+            "optimiser": self._optimiser.state_dict(),
             "steps": self.steps,
         }
 
@@ -237,7 +236,7 @@ class DeepLearner:
         for key in ("features", "optimiser", "steps"):
             require(key in state, f"deep: the saved state lacks '{key}'.")
         self.features.load_state_dict(state["features"])
-        load_optimizer_state(self._optimiser, state["optimiser"], "deep")
+        self._optimiser.load_state_dict(state["optimiser"], "deep")
         self.steps = int(state["steps"])
 
 

@@ -21,12 +21,11 @@ from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
 from rl_contrastive.deep.networks import encoder
 from rl_contrastive.deep.representation import Representation, identical
 from rl_contrastive.deep.weights import (
+    FlatAdam,
     FlatParameters,
     follow,
     frozen_copy,
-    load_optimizer_state,
     load_weights,
-    optimizer_state,
     weights,
 )
 from rl_contrastive.device import resolve_device
@@ -107,7 +106,7 @@ class FeatureNet:
         self.online = TransitionFeatures(layout, num_actions, config, rng=rng).to(self.device)
         self.frozen = frozen_copy(self.online).eval()
         self._flat = FlatParameters(self.online.parameters())
-        self._optimiser = torch.optim.Adam([self._flat.vector], lr=config.lr, eps=adam_eps, fused=True)
+        self._optimiser = FlatAdam(self._flat, lr=config.lr, eps=adam_eps)
         loss: Any = self.online.contrast
         self._loss = torch.compile(loss, mode=compile_mode(self.device)) if compiled else loss
 
@@ -144,7 +143,7 @@ class FeatureNet:
         return {
             "online": weights(self.online),
             "frozen": weights(self.frozen),
-            "optimiser": optimizer_state(self._optimiser),
+            "optimiser": self._optimiser.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -153,7 +152,7 @@ class FeatureNet:
             require(key in state, f"features: the saved state lacks '{key}'.")
         load_weights(self.online, state["online"], "features")
         load_weights(self.frozen, state["frozen"], "features")
-        load_optimizer_state(self._optimiser, state["optimiser"], "features")
+        self._optimiser.load_state_dict(state["optimiser"], "features")
 
 
 def put(array: Array, device: torch.device) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
@@ -55,6 +56,56 @@ class FlatParameters:
     def follow(self, online: FlatParameters, tau: float) -> None:
         """theta' <- theta' + tau (theta - theta') for the first len(theta') numbers of `online`; buffers stay."""
         self.vector.lerp_(online.vector[: len(self.vector)], tau)
+
+
+class FlatAdam:
+    """Adam (Kingma and Ba 2015) on one vector, by torch's fused kernel without the bookkeeping of `torch.optim.Adam`.
+
+    That bookkeeping takes longer than the arithmetic of a small network.
+    """
+
+    def __init__(self, flat: FlatParameters, *, lr: float, eps: float) -> None:
+        self.flat, self.lr, self.eps = flat, lr, eps
+        self.moments = [torch.zeros_like(flat.vector, requires_grad=False) for _ in range(2)]
+        self.steps = torch.zeros((), dtype=torch.float32, device=flat.vector.device)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """m <- .9 m + .1 g, v <- .999 v + .001 g^2, theta <- theta - lr mhat / (sqrt vhat + eps)."""
+        vector = self.flat.vector
+        assert vector.grad is not None
+        mean, square = self.moments
+        adam(
+            [vector],
+            [vector.grad],
+            [mean],
+            [square],
+            [],
+            [self.steps],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.lr,
+            weight_decay=0.0,
+            eps=self.eps,
+            maximize=False,
+        )
+
+    def state_dict(self) -> State:
+        """Moments and step count."""
+        return {"mean": _array(self.moments[0]), "square": _array(self.moments[1]), "steps": float(self.steps)}
+
+    def load_state_dict(self, state: dict[str, Any], where: str) -> None:
+        """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
+        for key, tensor in zip(("mean", "square"), self.moments, strict=True):
+            require(key in state, f"{where}: the saved optimiser lacks '{key}'.")
+            saved = np.asarray(state[key])
+            shape = tuple(tensor.shape)
+            require(saved.shape == shape, f"{where}: the optimiser's {key} has shape {saved.shape}, not {shape}.")
+            tensor.copy_(torch.as_tensor(saved))
+        require("steps" in state, f"{where}: the saved optimiser lacks 'steps'.")
+        self.steps.fill_(float(state["steps"]))
 
 
 def frozen_copy(online: Net) -> Net:
