@@ -213,8 +213,9 @@ class RNDConfig:
     """k, outputs of both networks (>= 1)."""
     hidden: int = 256
     """Width of the ReLU layer that the predictor has beyond its target (>= 0; 0: none)."""
-    lr: float = 1e-4
-    """Adam's step size for the predictor (> 0)."""
+    lr: float = 1e-3
+    """Adam's step size for the predictor (> 0). 1e-4 is usual where each observation is used several times; here once,
+    and then errors lag behind the visits."""
     batch_size: int = 32
     """Visited observations of one step of the predictor (>= 1); each is used once."""
 

@@ -16,6 +16,7 @@ the paper keeps running moments, under which errors of the past and of today are
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require
+from rl_contrastive.deep.bonus import Chunk
 from rl_contrastive.deep.config import EncoderConfig, RNDConfig
 from rl_contrastive.deep.networks import RELU_GAIN, Encoder, encoder, linear
-from rl_contrastive.deep.weights import load_optimizer_state, load_weights, optimizer_state, weights
+from rl_contrastive.deep.patches import Patches
+from rl_contrastive.deep.replay import Replay
+from rl_contrastive.deep.transitions import ObsLayout, put
+from rl_contrastive.deep.weights import FlatParameters, load_optimizer_state, load_weights, optimizer_state, weights
 from rl_contrastive.device import resolve_device
 from rl_contrastive.errors import RlcError
-from rl_contrastive.spec import Array, EnvSpec, FloatArray, State
+from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 
 class Spread:
@@ -72,20 +77,19 @@ class RandomDistillation:
 
     def __init__(
         self,
-        spec: EnvSpec,
-        obs_shape: tuple[int, ...],
+        layout: ObsLayout,
         encoders: EncoderConfig,
         config: RNDConfig,
         *,
         seed: int,
         device: str = "auto",
     ) -> None:
-        """obs_shape: of a stacked observation. encoders: of both networks, each with a linear output layer."""
+        """layout: of a stacked observation. encoders: of both networks, each with a linear output layer."""
         self.config, self.device = config, resolve_device(device)
         rng = torch.Generator().manual_seed(seed)  # on the CPU: the same weights whatever the device
 
         def network(hidden: int) -> nn.Sequential:
-            body = encoder(encoders, obs_shape, spec.obs_dtype, rng=rng, num_states=spec.num_states)
+            body = encoder(encoders, layout.shape, layout.dtype, rng=rng, num_states=layout.num_states)
             more: list[nn.Module] = []
             if hidden:
                 more = [linear(body.width, hidden, gain=RELU_GAIN, init=encoders.init, rng=rng), nn.ReLU()]
@@ -95,12 +99,13 @@ class RandomDistillation:
         self.target = network(0).requires_grad_(False)
         self.predictor = network(config.hidden)
         self.spread = Spread()
-        self._optimiser = torch.optim.Adam(self.predictor.parameters(), lr=config.lr, fused=True)
+        self._flat = FlatParameters(self.predictor.parameters())
+        self._optimiser = torch.optim.Adam([self._flat.vector], lr=config.lr, fused=True)
 
     @torch.no_grad()
     def errors(self, obs: Array) -> FloatArray:
         """||f_hat - f||^2 of stacked observations (N, ...) -> (N,)."""
-        return np.asarray(self._errors(self._put(obs)).double().cpu().numpy())
+        return np.asarray(self._errors(put(obs, self.device)).double().cpu().numpy())
 
     def bonus(self, obs: Array) -> FloatArray:
         """error / spread of stacked observations (N, ...) -> (N,), >= 0."""
@@ -108,10 +113,10 @@ class RandomDistillation:
 
     def visit(self, obs: Array) -> None:
         """Take in the errors of visited observations (N, ...), then descend once on them."""
-        errors = self._errors(self._put(obs))
+        errors = self._errors(put(obs, self.device))
         self.spread.add(errors.detach().double().cpu().numpy())
-        self._optimiser.zero_grad(set_to_none=True)
-        (errors.mean() / self.config.dim).backward()  # type: ignore[no-untyped-call]
+        self._flat.zero_gradient()
+        torch.autograd.backward(errors.mean() / self.config.dim)
         self._optimiser.step()
 
     def standardise(self, obs: Array) -> None:
@@ -127,9 +132,6 @@ class RandomDistillation:
             goal = self.target(obs)
         out: Tensor = (self.predictor(obs) - goal).square().sum(-1)
         return out
-
-    def _put(self, array: Array) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
 
     def state_dict(self) -> State:
         """Both networks, the optimiser and the spread."""
@@ -148,3 +150,74 @@ class RandomDistillation:
         load_weights(self.predictor, state["predictor"], "rnd: predictor")
         load_optimizer_state(self._optimiser, state["optimiser"], "rnd")
         self.spread.load_state_dict(state["spread"])
+
+
+class NextErrors:
+    """beta * bonus(s') of a step (s,a,s'), for an agent and its learner: `deep/bonus.py`'s `Bonus`.
+
+    s' is not known before the step, so nothing is added in acting or at the end of a path, and the bonuses of ALL its
+    steps are part of G. They are today's: errors are computed anew whenever a step is sampled.
+    """
+
+    known_ahead = False
+
+    def __init__(self, rnd: RandomDistillation, replay: Replay, num_actions: int, *, beta: float) -> None:
+        require(0.0 <= beta < np.inf, f"rnd: beta must be >= 0 and finite, got {beta}.")
+        self.rnd, self.replay, self.num_actions, self.beta = rnd, replay, num_actions, float(beta)
+        self.patches = Patches(np.zeros((0, 0)))  # nothing is kept beside the replay
+        self.visits, self.waiting, self.started = 0, 0, False
+        """Visits so far; those of them, the newest, that the predictor has not yet learned from; if it may."""
+
+    def of(self, phi: FloatArray) -> FloatArray:
+        """0 for features (..., d) -> (...,)."""
+        return np.zeros(phi.shape[:-1])
+
+    def ahead(self, index: IntArray) -> FloatArray:
+        """0 for all actions at entries index (N,) -> (N, A)."""
+        return np.zeros((len(index), self.num_actions))
+
+    def along(self, index: IntArray, action: IntArray) -> FloatArray:
+        """beta * bonus(s') of stored steps (...,) -> (...,)."""
+        after = self.replay.observations(self.replay.ring.next[index.ravel()])
+        return self.beta * self.rnd.bonus(after).reshape(index.shape)
+
+    def put(self, index: IntArray, phi: FloatArray) -> None:
+        """Nothing is kept of features."""
+
+    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk]) -> None:
+        """Nothing depends on them."""
+
+    def visit(self, index: IntArray, action: IntArray) -> None:
+        """Count the newest visits, which lie at index (k,)."""
+        self.visits += len(index)
+        self.waiting += len(index)
+        if self.started:
+            self._learn()
+
+    def start(self, obs: Array) -> None:
+        """Standardise vector observations by these, and learn from the visits that wait."""
+        self.rnd.standardise(obs)
+        self.started = True
+        self._learn()
+
+    def _learn(self) -> None:
+        """Whole batches of what waits and is still in the replay, oldest first."""
+        size = self.rnd.config.batch_size
+        if self.waiting < size:
+            return
+        after = self.replay.ring.next[self.replay.last(self.waiting)]
+        for first in range(0, len(after) - size + 1, size):
+            self.rnd.visit(self.replay.observations(after[first : first + size]))
+        self.waiting = len(after) % size
+
+    def state_dict(self, *, whole: bool = True) -> State:
+        """The networks and the counts."""
+        counts = {"visits": self.visits, "waiting": self.waiting, "started": self.started}
+        return {"rnd": self.rnd.state_dict(), **counts}
+
+    def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
+        """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
+        for key in ("rnd", "visits", "waiting", "started"):
+            require(key in state, f"rnd: the saved state lacks '{key}'.")
+        self.rnd.load_state_dict(state["rnd"])
+        self.visits, self.waiting, self.started = int(state["visits"]), int(state["waiting"]), bool(state["started"])

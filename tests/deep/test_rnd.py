@@ -9,16 +9,16 @@ from agents_common import same
 
 from rl_contrastive.deep.config import EncoderConfig, RNDConfig
 from rl_contrastive.deep.rnd import RandomDistillation, Spread
+from rl_contrastive.deep.transitions import ObsLayout
 from rl_contrastive.errors import RlcError
-from rl_contrastive.spec import EnvSpec
 
-STATES = EnvSpec("states", 2, 5, (), "int64", num_states=12)
-VECTORS = EnvSpec("vectors", 2, 5, (3,), "float32")
+STATES = ObsLayout((), "int64", 12)
+VECTORS = ObsLayout((3,), "float32")
 
 
-def make(spec: EnvSpec = STATES, *, seed: int = 0, widths: tuple[int, ...] = (32,), **fields) -> RandomDistillation:
+def make(layout: ObsLayout = STATES, *, seed: int = 0, widths: tuple[int, ...] = (32,), **fields) -> RandomDistillation:
     config = RNDConfig(**{"dim": 16, "hidden": 32, "lr": 1e-3, "batch_size": 8, **fields})
-    return RandomDistillation(spec, spec.obs_shape, EncoderConfig(hidden=widths), config, seed=seed, device="cpu")
+    return RandomDistillation(layout, EncoderConfig(hidden=widths), config, seed=seed, device="cpu")
 
 
 def fill(network: torch.nn.Sequential, first: float, last: float) -> None:
@@ -101,7 +101,7 @@ def test_vectors_are_standardised_alike_in_both_and_before_the_first_visit() -> 
 
 
 def test_pictures_and_codes_go_through_the_same_encoders() -> None:
-    grid = EnvSpec("grid", 7, 5, (4, 7, 7), "uint8")
+    grid = ObsLayout((4, 7, 7), "uint8")
     obs = np.random.default_rng(0).integers(3, size=(5, 4, 7, 7)).astype(np.uint8)
     assert (make(grid).errors(obs) > 0).all()
 

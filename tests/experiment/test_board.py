@@ -10,6 +10,7 @@ import pytest
 
 from rl_contrastive import registry
 from rl_contrastive.experiment.board import BINS, Board
+from rl_contrastive.experiment.loop import Budget
 from rl_contrastive.experiment.run import RunConfig, resume, run, run_folder
 
 
@@ -137,3 +138,64 @@ def test_equal_nearly_equal_no_and_not_finite_values(tmp_path):
     assert (broken.min, broken.max, broken.num) == (1.0, 3.0, 2.0)
     missing = {name: board.Scalars(f"histograms/{name}_not_finite")[0].value for name in ("broken", "lost")}
     assert missing == {"broken": 2.0, "lost": 1.0}
+
+
+DEEP = {
+    "warm_start": 30,
+    "capacity": 500,
+    "learner": {"batch_size": 8, "encoder": {"hidden": [16]}, "representation": {"dim": 8, "hidden": 16}},
+}
+
+
+# 12 episodes of 6 visits; 8 coordinates of each.
+SIZES = {"bonus": 72, "features": 72 * 8, "singular_values": 8}
+
+
+@pytest.mark.parametrize(
+    ("agent", "names"), [("contrastive-ucb-deep", {"bonus", "features", "singular_values"}), ("rnd-dqn", {"bonus"})]
+)
+def test_histograms_of_the_deep_agents_leave_their_runs_as_they_are(agent, names, tmp_path):
+    config = RunConfig(
+        agent,
+        "deep-sea",
+        agent_config=DEEP,
+        env_config={"size": 6},
+        budget=Budget(episodes=12, eval_every=4, eval_episodes=5),
+        checkpoint_seconds=0.0,
+        tensorboard=False,
+    )
+    run(config, tmp_path / "off")
+    run(replace(config, tensorboard=True), tmp_path / "on")
+    on, off = (run_folder(tmp_path / name, config) for name in ("on", "off"))
+    assert files(on) == files(off)
+    board = read(on / "tensorboard")
+    assert set(board.Tags()["histograms"]) == {f"histograms/{name}" for name in names}
+    for name in names:
+        last = board.Histograms(f"histograms/{name}")[-1]
+        assert last.step == 12
+        assert last.histogram_value.num == SIZES[name]
+        assert last.histogram_value.min >= 0 or name == "features"
+    assert board.Histograms("histograms/bonus")[-1].histogram_value.max > 0
+
+
+def test_histograms_of_the_deep_agent_by_hand(make_agent):
+    agent = make_agent("contrastive-ucb-deep", "deep-sea", env={"size": 6}, **DEEP)
+    agent.learn(10, eval_episodes=2)
+    visits, given = agent.replay.visits(), agent.histograms()
+    phi = agent.learner.features.phi(agent.replay.observations(visits), agent.replay.actions(visits))
+    np.testing.assert_allclose(given["features"], phi)
+    eigenvalues = np.linalg.eigvalsh(phi.T @ phi / 60)[::-1]
+    np.testing.assert_allclose(given["singular_values"] ** 2, eigenvalues, rtol=1e-6, atol=1e-9)
+    counted = agent.bonus.along(visits, agent.replay.actions(visits))
+    np.testing.assert_array_equal(given["bonus"], counted)
+
+
+def test_histograms_of_many_visits_are_of_an_even_spread(make_agent):
+    agent = make_agent("contrastive-ucb-deep", "deep-sea", env={"size": 50}, **{**DEEP, "capacity": 4000})
+    agent.config = replace(agent.config, warm_start=10**6)
+    agent.learn(60, eval_episodes=2)
+    visits, some = agent.replay.visits(), agent._some(2048)
+    assert (len(visits), len(some)) == (3000, 2048)
+    assert (some[0], some[-1]) == (visits[0], visits[-1])
+    assert set(np.diff(np.searchsorted(visits, some))) == {1, 2}
+    assert len(agent.histograms()["bonus"]) == 2048

@@ -51,6 +51,8 @@ def suitable(agent: str) -> RunConfig:
     config = entry.config()
     if agent == "contrastive-ucb-deep":
         config = replace(config, warm_start=6)  # gradient steps on both sides of every cut
+    elif agent == "rnd-dqn":
+        config = replace(config, warm_start=6, rnd=replace(config.rnd, batch_size=4))
     elif hasattr(config, "learner"):  # a short gradient stage, where there is one, is cut as well as a long one
         config = replace(config, learner=replace(config.learner, steps=20))
     for env, fields in ENVS.items():

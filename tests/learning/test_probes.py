@@ -23,9 +23,10 @@ FIELDS = {
     "lsvi-ucb": {"c": 1.0},
     # Its defaults are for 10^5 steps: a probe of 150 episodes is over before the warm start is.
     "contrastive-ucb-deep": {"warm_start": 20, "learner": {"lr": 1e-3, "tau": 0.05}},
+    "rnd-dqn": {"warm_start": 20, "learner": {"lr": 1e-3, "tau": 0.05}, "rnd": {"lr": 1e-3, "batch_size": 4}},
 }
 # Values of one discount and no clock: it cannot know that a step is the last one, when leaving pays and before not.
-UNFIT = {("contrastive-ucb-deep", "probe-terminal")}
+UNFIT = {("contrastive-ucb-deep", "probe-terminal"), ("rnd-dqn", "probe-terminal")}
 EPISODES = 150
 
 
