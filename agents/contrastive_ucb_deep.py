@@ -7,7 +7,7 @@
              Q(s,a) <- n-step rewards + Q',   G(s,a) <- n-step rewards and bonuses + (b + G')      (`deep/value.py`)
              contrastive loss of f(s,a,s') = psi(s')'phi(s,a) with the batch's successors as negatives
       4. when the visits grew by `growth`: freeze phi anew and count the visits in the replay again
-    what is evaluated is argmax_a Q(s,a): no bonus, no noise
+    what is evaluated is argmax_a Q(s,a) of the target network: no bonus, no noise
 
 The official code (Atari, SPR-UCB) differs in what it calls a bonus: see README, "What the deep agent does not copy".
 """
@@ -219,14 +219,16 @@ class ContrastiveUCBDeep(BaseAgent):
         return {**report, **{name: float(number) for name, number in {**counts, **firsts}.items()}}
 
     def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
-        """argmax_a Q(s,a), or argmax_a b + G with explore; uniform over exact ties. Steps must come in order where
-        the environment's frames are stacked."""
+        """argmax_a Q(s,a) of the target network, or argmax_a b + G with explore; uniform over exact ties.
+
+        Steps must come in order where the environment's frames are stacked.
+        """
         stacked = self._shown.push(obs, h)
-        Q, G = self.learner.q(stacked)
         if not explore:
-            return greedy(Q)
+            return greedy(self.learner.judged(stacked))
         if self.rebuilt_at == 0:
-            return np.full(Q.shape, 1.0 / Q.shape[1])
+            return np.full((len(obs), self.env_spec.num_actions), 1.0 / self.env_spec.num_actions)
+        _, G = self.learner.q(stacked)
         return greedy(self.bonus.of(self._phi(stacked)) + G)
 
     def state_dict(self) -> State:

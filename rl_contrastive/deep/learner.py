@@ -87,6 +87,13 @@ class DeepLearner:
             out = self.values.means(self.values.encoder(put(obs, self.device))).double().cpu().numpy()
         return out[:, 0], out[:, 1]
 
+    @torch.inference_mode()
+    def judged(self, obs: Array) -> FloatArray:
+        """Q (N, A) of the target network, for evaluation: the online one of the last steps, averaged, wanders less."""
+        with self._autocast():
+            out = self.target.means(self.target.encoder(put(obs, self.device)))
+        return np.asarray(out[:, 0].double().cpu().numpy())
+
     def entries(self, replay: Replay, chunk: int = 1024) -> Iterator[Chunk]:
         """(index, action or -1, frozen phi (n, A, d)) of every observation that is kept: for `VisitBonus.rebuild`."""
         for index in replay.chunks(chunk):
