@@ -46,7 +46,7 @@ class RunFlags(Limits):
     checkpoint_seconds: float = 30.0
     """Wall seconds between checkpoints."""
     tensorboard: bool = True
-    """Write TensorBoard scalars beside metrics.jsonl."""
+    """Write TensorBoard scalars beside metrics.jsonl, and histograms of agents that offer them."""
     overwrite: bool = False
     """Replace runs that are there already."""
     json: bool = False
