@@ -136,7 +136,7 @@ def test_entries_without_an_action_are_kept_but_not_counted() -> None:
 
 @pytest.mark.slow
 def test_a_hundred_thousand_updates_stay_finite_and_positive() -> None:
-    """The official recipe (float32, ridge 1e-5, full inverse) has negative forms after 100: the control below."""
+    """The official recipe (float32, ridge 1e-5, full inverse) has negative forms after 100: see test_official_defects."""
     rng = np.random.default_rng(1)
     bonus = elliptical(1024, 51)
     probe = unit(rng, 64, 51)
@@ -152,30 +152,6 @@ def test_a_hundred_thousand_updates_stay_finite_and_positive() -> None:
             last = now
     drift = bonus.confidence.Sigma[0] @ bonus.confidence.inverse[0] - np.eye(51)
     assert np.abs(drift).max() < 1e-6
-
-
-def test_the_official_recipe_turns_most_of_the_bonus_into_nan() -> None:
-    """Negative control for the test above: 100 updates of 512 rows in float32 with ridge 1e-5."""
-    rng = np.random.default_rng(1)
-    Sigma = np.float32(1e-5) * np.eye(51, dtype=np.float32)
-    for _ in range(100):
-        logits = 1.5 * rng.normal(size=(512, 51))
-        phi = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float32)
-        Sigma += phi.T @ phi
-    stable = elliptical(512, 51, lam=1e-5)
-    visit(stable, np.arange(512), phi)
-    assert (stable.of(phi) > 0).all()
-    base = rng.normal(size=(51, 6)).astype(np.float32)  # features of a narrow network: nearly dependent columns
-    near = (base @ rng.normal(size=(6, 512)).astype(np.float32)).T
-    narrow = np.float32(1e-5) * np.eye(51, dtype=np.float32)
-    for _ in range(100):
-        narrow += near.T @ near
-    form = np.einsum("nd,nd->n", near @ np.linalg.inv(narrow), near)
-    assert (form < 0).any()  # sqrt of these is NaN
-    ours = elliptical(512, 51)
-    for _ in range(100):
-        visit(ours, np.arange(512), near)
-    assert (ours.of(near) > 0).all()
 
 
 @pytest.mark.parametrize("make", [elliptical, tiled])

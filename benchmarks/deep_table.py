@@ -1,0 +1,66 @@
+"""What the deep agent and its rivals reach, per environment: last evaluation with its interval, and first successes.
+
+Run `python benchmarks/deep_table.py runs/deep-classic` (any folders of runs) after the sweep of that name. Prints a
+markdown table: mean of the last evaluations over seeds with a 95% bootstrap interval, the worst seed, the median (range)
+of env steps until the first reward > 0 (first true terminal with `--terminal`), and the share of seeds that saw one
+within `--within` steps. `--at N` takes the last evaluation at or before N env steps. Exit code 1 if a run did not finish.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from rl_contrastive.experiment import statistics as st
+from rl_contrastive.experiment.report.runs import Run, find_runs, read_run
+
+
+def main(arguments: argparse.Namespace) -> int:
+    runs = [read_run(folder) for folder in find_runs([Path(f) for f in arguments.folders])]
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.env, run.agent].append(run)
+    key = "agent/first_terminal" if arguments.terminal else "agent/first_reward"
+    name = "true terminal" if arguments.terminal else "reward > 0"
+    print("| environment | agent | n | last return, mean [95% CI] | worst seed | env steps to the first " + name + " |")
+    print("|---|---|---|---|---|---|")
+    for (env, agent), members in sorted(groups.items()):
+        done = [run for run in members if run.finished]
+        cells = [f"{len(done)}" + (f" of {len(members)}" if len(done) < len(members) else "")]
+        last = np.array([last_return(run, arguments.at) for run in done])
+        if len(last):
+            got = st.bootstrap([last], st.mean, rng=np.random.Generator(np.random.PCG64(0)))
+            cells += [f"{got.estimate:.4g} [{got.low:.4g}, {got.high:.4g}]", f"{last.min():.4g}"]
+            cells.append(first(done, key, arguments.within))
+        print(f"| {env} | {agent} | " + " | ".join(cells) + " |")
+    return int(any(not run.finished for run in runs))
+
+
+def last_return(run: Run, at: float) -> float:
+    """The newest evaluation up to `at` env steps."""
+    steps = np.asarray(run.series["env_steps"])
+    index = np.flatnonzero(steps <= max(at, float(steps[0])))[-1]
+    return float(run.series["return_mean"][index])
+
+
+def first(runs: list[Run], key: str, within: float) -> str:
+    """Median (range) of the first success, and how many had it in time."""
+    if key not in runs[0].series:
+        return "-"
+    counts = np.array([run.series[key][-1] for run in runs])
+    seen = np.where(counts > 0, counts, np.inf)
+    low, middle, high = (f"{x:.0f}" if np.isfinite(x) else "never" for x in np.quantile(seen, [0, 0.5, 1], method="lower"))
+    return f"{middle} ({low} to {high}); {int((seen <= within).sum())}/{len(runs)} within {within:g}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+")
+    parser.add_argument("--terminal", action="store_true")
+    parser.add_argument("--within", type=float, default=20_000)
+    parser.add_argument("--at", type=float, default=np.inf)
+    sys.exit(main(parser.parse_args()))
