@@ -4,7 +4,7 @@ Replay, networks, learner, acting and evaluation are those of contrastive-ucb-de
 the bonus of a step (s,a,s') is beta * error(s') / spread of random network distillation (`deep/rnd.py`):
 
     G(s,a) <- sum_{k<m} gamma^k (r_k + b_k) + discount G'(s_m, argmax_a G(s_m, a)),  b_k = beta bonus(s_{k+1})
-    act by argmax_a G(s,a), with the same share epsilon of uniform actions; what is evaluated is argmax_a Q(s,a)
+    act by argmax_a G(s,a), with a share epsilon of uniform actions; what is evaluated is argmax_a Q(s,a)
 
 G is a value of one episode, as that of contrastive-ucb-deep; Burda et al. 2018 let intrinsic returns run on beyond its
 end, train by PPO, and clip observations.

@@ -63,7 +63,7 @@ def test_it_acts_by_g_and_is_evaluated_by_q_alone() -> None:
     batches(agent, 0, 12)
     obs = np.arange(6)
     Q, G = np.tile([1.0, 0.0], (6, 1)), np.tile([0.0, 1e-6], (6, 1))
-    agent.learner.q = lambda stacked, **noise: (Q, G)
+    agent.learner.q, agent.learner.judged = lambda stacked, **noise: (Q, G), lambda stacked: Q
     assert (agent.policy(obs, 0).argmax(1) == 0).all()
     assert (agent.policy(obs, 0, explore=True).argmax(1) == 1).all()
     agent.begin(6)
