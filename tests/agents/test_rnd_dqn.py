@@ -174,7 +174,7 @@ def states_seen(beta: float, seed: int) -> int:
 
 @pytest.mark.slow
 def test_the_bonus_leads_further_along_a_chain() -> None:
-    """Measured on seeds 0-4: 25 29 28 27 26 states with the bonus, 17 24 17 16 18 without, by the same dithering."""
+    """Measured on seeds 0-4: 29 27 25 30 29 states with the bonus, 19 18 14 20 28 without, by the same dithering."""
     seeds = range(3)
     with_bonus, without = ([states_seen(beta, seed) for seed in seeds] for beta in (0.1, 0.0))
     assert all(more > less for more, less in zip(with_bonus, without, strict=True))
