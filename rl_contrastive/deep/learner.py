@@ -24,11 +24,13 @@ from rl_contrastive.deep.noisy import quiet, resample
 from rl_contrastive.deep.replay import Replay, ReplayBatch
 from rl_contrastive.deep.representation import identical
 from rl_contrastive.deep.self_prediction import SelfPrediction
-from rl_contrastive.deep.transitions import FeatureConfig, FeatureNet, ObsLayout, compile_mode, put
+from rl_contrastive.deep.transitions import FeatureConfig, FeatureNet, ObsLayout, put
 from rl_contrastive.deep.value import Values, td_losses
 from rl_contrastive.deep.weights import (
     FlatAdam,
     FlatParameters,
+    clip,
+    differentiable,
     frozen_copy,
     load_weights,
     weights,
@@ -36,6 +38,8 @@ from rl_contrastive.deep.weights import (
 from rl_contrastive.device import resolve_device
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, EnvSpec, FloatArray, State
+
+Sequences = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class DeepLearner:
@@ -66,8 +70,7 @@ class DeepLearner:
         self._trained = FlatParameters(p for module in self._modules().values() for p in module.parameters())
         self._followers = FlatParameters(self.target.parameters())
         self._optimiser = FlatAdam(self._trained, lr=config.lr, eps=config.adam_eps)
-        losses: Any = self._losses
-        self._losses_of = torch.compile(losses, mode=compile_mode(self.device)) if config.compile else losses
+        self._gradient_of = differentiable(self._gradient, self.device) if config.compile else self._gradient
         self.steps = 0
         """Gradient steps of the values so far."""
 
@@ -115,22 +118,22 @@ class DeepLearner:
         obs, numbers = self._inputs(batch, replay, bonus)
         obs = self._augment(obs, rng)
         self._resample(rng)
-        self._trained.zero_gradient()
-        loss, errors, diagnostics = self._losses_of(obs, numbers)
-        if self.self_prediction is not None:
-            loss = loss + self.config.self_prediction.weight * self._predict(self.self_prediction, batch, replay, rng)
-        loss.backward()
-        norm = self._trained.clip_gradient(self.config.clip)
-        self._optimiser.step()
+        ahead = None if self.self_prediction is None else self._sequences(batch, replay, rng)
+        if self.config.compile:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        gradient, errors, losses = self._gradient_of(obs, numbers, ahead)
+        norm = clip(gradient, self.config.clip)
+        self._optimiser.step(gradient)
         self._followers.follow(self._trained, self.config.tau)
         if self.self_prediction is not None:
             self.self_prediction.follow()
         if replay.tree is not None:
             replay.update_priorities(batch.index, errors.double().cpu().numpy() + 1e-6)
+        report = {"loss_q": losses[0], "loss_g": losses[1], "gradient_norm": norm}
         if self.config.learn_features and self.steps % self.config.representation.every == 0:
-            diagnostics["loss_contrast"] = self._contrast(batch, replay, rng)
+            report["loss_contrast"] = self._contrast(batch, replay, rng)
         self.steps += 1
-        return {**diagnostics, "gradient_norm": norm}
+        return report
 
     def _contrast(self, batch: ReplayBatch, replay: Replay, rng: np.random.Generator) -> Tensor:
         """One step of the features on the batch's own successors: one step on, whatever n the returns have."""
@@ -143,61 +146,73 @@ class DeepLearner:
         return self.features.descend(obs, put(batch.action, self.device), ahead, same=same)
 
     def _inputs(self, batch: ReplayBatch, replay: Replay, bonus: Bonus) -> tuple[Tensor, Tensor]:
-        """What `_losses` takes, in two copies to the device."""
+        """What `_gradient` takes, in two copies to the device."""
+        N, A = len(batch.index), self.num_actions
+        numbers = np.zeros((N, 5 + 2 * A), dtype=np.float32)
         reward = batch.reward
         if self.config.clip_rewards:
             reward = replay.discounted(np.sign(replay.ring.reward[batch.steps]), batch.mask)
-        optimistic = reward
-        counted = batch.mask.copy()
-        counted[:, 0] = not bonus.known_ahead  # then the bonus at (s,a) itself is no part of G
+        numbers[:, 0] = numbers[:, 1] = reward
+        counted = batch.mask
+        if bonus.known_ahead:  # then the bonus at (s,a) itself is no part of G
+            counted = batch.mask.copy()
+            counted[:, 0] = False
         if counted.any():
             on_the_way = bonus.along(batch.steps, replay.actions(batch.steps))
-            optimistic = reward + replay.discounted(on_the_way, counted)
-        columns = np.stack([reward, optimistic, batch.discount, batch.weight, batch.action], axis=1)
-        numbers = np.concatenate([columns, bonus.ahead(batch.end)], axis=1, dtype=np.float32, casting="same_kind")
+            numbers[:, 1] = reward + replay.discounted(on_the_way, counted)
+        numbers[:, 2], numbers[:, 3], numbers[:, 4] = batch.discount, batch.weight, batch.action
+        numbers[:, 5 + A :] = bonus.ahead(batch.end)
         return put(batch.ends, self.device), put(numbers, self.device)
 
-    def _losses(self, obs: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The loss of Q and G, |TD errors| (N,) for priorities, diagnostics.
+    def _gradient(self, obs: Tensor, numbers: Tensor, ahead: Sequences | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient of all losses by all that is trained, |TD errors| (N,) for priorities, losses of Q and G (2,).
 
-        obs: o_t and o_{t+m}, one below the other, (2N, ...). numbers (N, 5 + A): returns of rewards, and of rewards and
-        bonuses, discount, weight, action; bonuses of all actions at o_{t+m}.
+        obs: o_t and o_{t+m}, one below the other, (2N, ...). numbers (N, 5 + 2A): returns of rewards, and of rewards
+        and bonuses, discount, weight, action; what is added to Q (0) and G (bonuses) of all actions at o_{t+m}.
         """
-        N = len(numbers)
-        action, b = numbers[:, 4].long(), numbers[:, 5:]
-        following = obs[N:]
+        losses, errors = self._losses(obs, numbers)
+        loss = (numbers[:, 3:4] * losses).sum() / len(losses)
+        if ahead is not None:
+            loss = loss + self.config.self_prediction.weight * self._predict(*ahead)
+        return self._trained.gradient(loss), errors.sum(1), losses.detach().mean(0)
+
+    def _losses(self, obs: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses and |TD errors| (N, 2) of Q and G."""
+        N, values, target = len(numbers), self.values, self.target
         with self._autocast():
             with torch.no_grad():
-                target_next = self.target.head(self.target.encoder(following)).float()
+                x = values.encoder.inputs(obs)  # target networks take them alike
+                target_next = target.head(target.encoder.body(x[N:])).float()
                 online_next = None
                 if self.config.value.double:
-                    online_next = self.values.head(self.values.encoder(following)).float()
-            now = self.values.head(self.values.encoder(obs[:N])).float()
-        losses, errors = td_losses(
-            self.values,
+                    online_next = values.head(values.encoder.body(x[N:])).float()
+            now = values.head(values.encoder.body(x[:N])).float()
+        return td_losses(
+            values,
             now,
-            action,
+            numbers[:, 4].long(),
             reward=numbers[:, :2],
             discount=numbers[:, 2],
             online_next=online_next,
             target_next=target_next,
-            extra_next=torch.stack([torch.zeros_like(b), b], dim=1),
+            extra_next=numbers[:, 5:].reshape(N, 2, -1),
         )
-        loss = (numbers[:, 3:4] * losses).sum() / N
-        loss_Q, loss_G = losses.detach().mean(0).unbind()
-        return loss, errors.sum(1), {"loss_q": loss_Q, "loss_g": loss_G}
 
-    def _predict(self, head: SelfPrediction, batch: ReplayBatch, replay: Replay, rng: np.random.Generator) -> Tensor:
-        """SPR's loss on the sequences that start at the batch's entries."""
+    def _sequences(self, batch: ReplayBatch, replay: Replay, rng: np.random.Generator) -> Sequences:
+        """What `_predict` takes: o_t, a_t .. a_{t+K-1} (N, K), o_{t+1} .. o_{t+K} as (N K, ...), real steps (N, K)."""
         obs, actions, mask = replay.sequences(batch.index, self.config.self_prediction.steps)
         N, K = actions.shape
-        with torch.no_grad():
-            ahead = self._augment(put(obs[:, 1:].reshape(N * K, *obs.shape[2:]), self.device), rng)
-            targets = self.target.encoder(ahead).reshape(N, K, -1)
+        ahead = self._augment(put(obs[:, 1:].reshape(N * K, *obs.shape[2:]), self.device), rng)
         now = self._augment(put(obs[:, 0], self.device), rng)
+        return now, put(actions, self.device), ahead, put(mask, self.device)
+
+    def _predict(self, now: Tensor, actions: Tensor, ahead: Tensor, mask: Tensor) -> Tensor:
+        """SPR's loss on the sequences that start at the batch's entries."""
+        assert self.self_prediction is not None
+        with torch.no_grad():
+            targets = self.target.encoder(ahead).reshape(*actions.shape, -1)
         with self._autocast():
-            z, *rest = self.values.encoder(now), put(actions, self.device), targets
-            loss, _ = head(z, *rest, put(mask, self.device))
+            loss, _ = self.self_prediction(self.values.encoder(now), actions, targets, mask)
         out: Tensor = loss.float()
         return out
 

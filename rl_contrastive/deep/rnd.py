@@ -30,7 +30,7 @@ from rl_contrastive.deep.networks import RELU_GAIN, Encoder, encoder, linear
 from rl_contrastive.deep.patches import Patches
 from rl_contrastive.deep.replay import Replay
 from rl_contrastive.deep.transitions import ObsLayout, put
-from rl_contrastive.deep.weights import FlatParameters, load_optimizer_state, load_weights, optimizer_state, weights
+from rl_contrastive.deep.weights import FlatAdam, FlatParameters, load_weights, weights
 from rl_contrastive.device import resolve_device
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
@@ -100,7 +100,7 @@ class RandomDistillation:
         self.predictor = network(config.hidden)
         self.spread = Spread()
         self._flat = FlatParameters(self.predictor.parameters())
-        self._optimiser = torch.optim.Adam([self._flat.vector], lr=config.lr, fused=True)
+        self._optimiser = FlatAdam(self._flat, lr=config.lr)
 
     @torch.no_grad()
     def errors(self, obs: Array) -> FloatArray:
@@ -115,9 +115,7 @@ class RandomDistillation:
         """Take in the errors of visited observations (N, ...), then descend once on them."""
         errors = self._errors(put(obs, self.device))
         self.spread.add(errors.detach().double().cpu().numpy())
-        self._flat.zero_gradient()
-        torch.autograd.backward(errors.mean() / self.config.dim)
-        self._optimiser.step()
+        self._optimiser.step(self._flat.gradient(errors.mean() / self.config.dim))
 
     def standardise(self, obs: Array) -> None:
         """Centre and scale vector observations by these; before the first visit."""
@@ -138,7 +136,7 @@ class RandomDistillation:
         return {
             "target": weights(self.target),
             "predictor": weights(self.predictor),
-            "optimiser": optimizer_state(self._optimiser),
+            "optimiser": self._optimiser.state_dict(),
             "spread": self.spread.state_dict(),
         }
 
@@ -148,7 +146,7 @@ class RandomDistillation:
             require(key in state, f"rnd: the saved state lacks '{key}'.")
         load_weights(self.target, state["target"], "rnd: target")
         load_weights(self.predictor, state["predictor"], "rnd: predictor")
-        load_optimizer_state(self._optimiser, state["optimiser"], "rnd")
+        self._optimiser.load_state_dict(state["optimiser"], "rnd")
         self.spread.load_state_dict(state["spread"])
 
 

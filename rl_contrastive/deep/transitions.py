@@ -23,6 +23,7 @@ from rl_contrastive.deep.representation import Representation, identical
 from rl_contrastive.deep.weights import (
     FlatAdam,
     FlatParameters,
+    differentiable,
     follow,
     frozen_copy,
     load_weights,
@@ -101,22 +102,23 @@ class FeatureNet:
         adam_eps: float = 1e-8,
         compiled: bool = False,
     ) -> None:
-        """rng: on the CPU, so that the weights are the same on each device. compiled: `torch.compile` the loss."""
+        """rng: on the CPU, so that the weights are the same on each device. compiled: `torch.compile` the gradient."""
         self.config, self.device = config, resolve_device(config.device)
         self.online = TransitionFeatures(layout, num_actions, config, rng=rng).to(self.device)
         self.frozen = frozen_copy(self.online).eval()
         self._flat = FlatParameters(self.online.parameters())
         self._optimiser = FlatAdam(self._flat, lr=config.lr, eps=adam_eps)
-        loss: Any = self.online.contrast
-        self._loss = torch.compile(loss, mode=compile_mode(self.device)) if compiled else loss
+        self._gradient_of = differentiable(self._gradient, self.device) if compiled else self._gradient
 
     def descend(self, obs: Tensor, action: Tensor, next_obs: Tensor, *, same: Tensor | None = None) -> Tensor:
         """One gradient step on N transitions; returns the loss, on the device."""
-        self._flat.zero_gradient()
-        loss: Tensor = self._loss(obs, action, next_obs, same=same)
-        torch.autograd.backward(loss)
-        self._optimiser.step()
-        return loss.detach()
+        loss, gradient = self._gradient_of(obs, action, next_obs, same)
+        self._optimiser.step(gradient)
+        return loss
+
+    def _gradient(self, obs: Tensor, action: Tensor, next_obs: Tensor, same: Tensor | None) -> tuple[Tensor, Tensor]:
+        loss = self.online.contrast(obs, action, next_obs, same=same)
+        return loss.detach(), self._flat.gradient(loss)
 
     @torch.inference_mode()
     def phi(self, obs: Array, action: IntArray | None = None) -> FloatArray:
@@ -158,11 +160,6 @@ class FeatureNet:
 def put(array: Array, device: torch.device) -> Tensor:
     """The array on the device, without a copy where the device is the CPU."""
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
-
-
-def compile_mode(device: torch.device) -> str:
-    """torch.compile's mode: CUDA graphs where there is CUDA."""
-    return "reduce-overhead" if device.type == "cuda" else "default"
 
 
 class FeatureLearner:

@@ -1,4 +1,4 @@
-"""Target networks, and networks and optimisers as plain arrays: what a checkpoint of the deep agent holds.
+"""Target networks, all parameters as one vector and Adam on it, and networks as plain arrays for checkpoints.
 
 A target follows its online network, theta' <- (1 - tau) theta' + tau theta; tau = 1 is a copy, to the last bit.
 """
@@ -16,46 +16,50 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from rl_contrastive.config import require
-from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import State
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
 class FlatParameters:
-    """Parameters as views of one vector and their gradients as views of another.
+    """Parameters as views of one vector, and their gradients as another one.
 
     An optimiser step, a clipped norm and a target that follows are then one call each, whatever the number of layers:
-    small networks spend most of a step on calls. `vector.grad` must be zeroed in place, never set to None.
+    small networks spend most of a step on calls.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = list(parameters)
         sizes = [p.numel() for p in self.parameters]
-        with torch.no_grad():
-            self.vector = nn.Parameter(torch.cat([p.reshape(-1) for p in self.parameters]))
-        self.vector.grad = torch.zeros_like(self.vector)
+        self.vector = torch.cat([p.detach().reshape(-1) for p in self.parameters])
         for p, end, size in zip(self.parameters, itertools.accumulate(sizes), sizes, strict=True):
-            p.data = self.vector.data[end - size : end].view_as(p)
-            if p.requires_grad:
-                p.grad = self.vector.grad[end - size : end].view_as(p)
+            p.data = self.vector[end - size : end].view_as(p)
 
-    def clip_gradient(self, limit: float) -> Tensor:
-        """Scale the gradient to a norm of at most `limit`; returns the norm before. Nothing waits for the device."""
-        assert self.vector.grad is not None
-        norm: Tensor = torch.linalg.vector_norm(self.vector.grad)
-        self.vector.grad.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
-        return norm
+    def gradient(self, loss: Tensor) -> Tensor:
+        """d loss / d vector, 0 for parameters that need no gradient. May be part of what `torch.compile` compiles."""
+        learned = [p for p in self.parameters if p.requires_grad]
+        found = iter(torch.autograd.grad(loss, learned, materialize_grads=True))
+        return torch.cat(
+            [(next(found) if p.requires_grad else torch.zeros_like(p)).reshape(-1) for p in self.parameters]
+        )
 
-    def zero_gradient(self) -> None:
-        """In place: the parameters' gradients stay views."""
-        assert self.vector.grad is not None
-        self.vector.grad.zero_()
-
-    @torch.no_grad()
     def follow(self, online: FlatParameters, tau: float) -> None:
         """theta' <- theta' + tau (theta - theta') for the first len(theta') numbers of `online`; buffers stay."""
         self.vector.lerp_(online.vector[: len(self.vector)], tau)
+
+
+def clip(gradient: Tensor, limit: float) -> Tensor:
+    """Scale a gradient in place to a norm of at most `limit`; returns the norm before. Nothing waits for the device."""
+    norm: Tensor = torch.linalg.vector_norm(gradient)
+    gradient.mul_((limit / (norm + 1e-6)).clamp_(max=1.0))
+    return norm
+
+
+def differentiable(function: Any, device: torch.device) -> Any:
+    """`torch.compile` of a function that calls `FlatParameters.gradient`: forward and backward pass as one graph."""
+    torch._dynamo.config.trace_autograd_ops = True
+    # CUDA graphs where there is CUDA.
+    return torch.compile(function, mode="reduce-overhead" if device.type == "cuda" else "default")
 
 
 class FlatAdam:
@@ -64,20 +68,17 @@ class FlatAdam:
     That bookkeeping takes longer than the arithmetic of a small network.
     """
 
-    def __init__(self, flat: FlatParameters, *, lr: float, eps: float) -> None:
+    def __init__(self, flat: FlatParameters, *, lr: float, eps: float = 1e-8) -> None:
         self.flat, self.lr, self.eps = flat, lr, eps
-        self.moments = [torch.zeros_like(flat.vector, requires_grad=False) for _ in range(2)]
+        self.moments = [torch.zeros_like(flat.vector) for _ in range(2)]
         self.steps = torch.zeros((), dtype=torch.float32, device=flat.vector.device)
 
-    @torch.no_grad()
-    def step(self) -> None:
+    def step(self, gradient: Tensor) -> None:
         """m <- .9 m + .1 g, v <- .999 v + .001 g^2, theta <- theta - lr mhat / (sqrt vhat + eps)."""
-        vector = self.flat.vector
-        assert vector.grad is not None
         mean, square = self.moments
         adam(
-            [vector],
-            [vector.grad],
+            [self.flat.vector],
+            [gradient],
             [mean],
             [square],
             [],
@@ -98,13 +99,12 @@ class FlatAdam:
 
     def load_state_dict(self, state: dict[str, Any], where: str) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key, tensor in zip(("mean", "square"), self.moments, strict=True):
+        for key in ("mean", "square", "steps"):
             require(key in state, f"{where}: the saved optimiser lacks '{key}'.")
-            saved = np.asarray(state[key])
-            shape = tuple(tensor.shape)
+        for key, tensor in zip(("mean", "square"), self.moments, strict=True):
+            saved, shape = np.asarray(state[key]), tuple(tensor.shape)
             require(saved.shape == shape, f"{where}: the optimiser's {key} has shape {saved.shape}, not {shape}.")
             tensor.copy_(torch.as_tensor(saved))
-        require("steps" in state, f"{where}: the saved optimiser lacks 'steps'.")
         self.steps.fill_(float(state["steps"]))
 
 
@@ -139,32 +139,6 @@ def load_weights(module: nn.Module, state: dict[str, Any], where: str) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(torch.as_tensor(np.asarray(state[name])))
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
-    """Moments and step counts of every parameter by its number; {} for those that have none yet."""
-    saved = optimizer.state_dict()["state"]
-    return {
-        str(number): {name: _array(x) if isinstance(x, Tensor) else x for name, x in entry.items()}
-        for number, entry in saved.items()
-    }
-
-
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], where: str) -> None:
-    """Inverse of `optimizer_state`, for an optimiser of the same parameters and options."""
-    template = optimizer.state_dict()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    loaded: dict[int, dict[str, Any]] = {}
-    for key, entry in state.items():
-        number = int(key)
-        require(0 <= number < len(parameters), f"{where}: the saved optimiser has more parameters than this one.")
-        loaded[number] = {}
-        for name, value in entry.items():
-            array = np.asarray(value)
-            if array.ndim and array.shape != tuple(parameters[number].shape):
-                raise RlcError(f"{where}: '{name}' of parameter {number} has shape {array.shape}, which does not fit.")
-            loaded[number][name] = torch.as_tensor(array.copy()) if isinstance(value, np.ndarray) else value
-    optimizer.load_state_dict({"state": loaded, "param_groups": template["param_groups"]})
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -60,15 +60,15 @@ def test_each_observation_of_a_step_is_shifted_on_its_own() -> None:
     net, rng = learner(augment={"shift": 2}), np.random.default_rng(5)
     seen: list[np.ndarray] = []
 
-    def losses(obs: torch.Tensor, numbers: torch.Tensor) -> Any:
+    def gradient(obs: torch.Tensor, numbers: torch.Tensor, sequences: None) -> Any:
         seen.append(obs.numpy())
-        return net._losses(obs, numbers)
+        return net._gradient(obs, numbers, sequences)
 
-    def contrast(obs: torch.Tensor, action: torch.Tensor, ahead: torch.Tensor, *, same: None) -> Any:
+    def contrast(obs: torch.Tensor, action: torch.Tensor, ahead: torch.Tensor, same: None) -> Any:
         seen.append(torch.cat([obs, ahead]).numpy())
-        return net.features.online.contrast(obs, action, ahead, same=same)
+        return net.features._gradient(obs, action, ahead, same)
 
-    net._losses_of, net.features._loss = losses, contrast
+    net._gradient_of, net.features._gradient_of = gradient, contrast
     batch = replay.sample(4, rng=np.random.default_rng(5))  # what the step will draw
     net.step(replay, bonus, rng=rng)
     successors = replay.observations(replay.ring.next[batch.index])
