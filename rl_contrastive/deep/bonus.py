@@ -210,8 +210,10 @@ class TileVisits(VisitBonus):
         return self.tiles.cells_of(phi)
 
     def of_keys(self, keys: Array) -> FloatArray:
-        each: FloatArray = 1.0 / (self.lam + self.counts.take(keys))
-        return np.asarray(self.beta * np.sqrt(each.mean(axis=-1)))
+        each = self.counts.take(keys)
+        each += self.lam
+        np.reciprocal(each, out=each)
+        return np.asarray(self.beta * np.sqrt(np.add.reduce(each, axis=-1) / self.tiles.tilings))
 
     def _count(self, keys: Array) -> None:
         np.add.at(self.counts, keys, 1.0)
@@ -222,7 +224,8 @@ class TileVisits(VisitBonus):
     def _recount(self, keys: Iterator[Array], share: float) -> None:
         self.counts[:] = 0.0
         for part in keys:
-            self.counts += share * np.bincount(part.ravel(), minlength=len(self.counts))
+            np.add.at(self.counts, part.ravel(), 1.0)
+        self.counts *= share
 
     def state_dict(self, *, whole: bool = True) -> State:
         cells = np.flatnonzero(self.counts)

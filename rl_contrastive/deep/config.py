@@ -182,6 +182,8 @@ class DeepLearnerConfig:
     """Entries of the replay in a step (>= 2)."""
     lr: float = 3e-4
     """Adam's step size (> 0)."""
+    lr_falls_over: int = 0
+    """Gradient steps over which the step size of Q and G falls linearly to a twentieth (>= 0); 0: it stays."""
     adam_eps: float = 1e-8
     """Adam's epsilon (> 0); large values, as 1.5e-4 on Atari, damp rare gradients, those of small bonuses first."""
     clip: float = 10.0
@@ -198,6 +200,7 @@ class DeepLearnerConfig:
     """torch.compile the losses (on a GPU with CUDA graphs): a minute first, then faster steps."""
 
     def __post_init__(self) -> None:
+        require(self.lr_falls_over >= 0, f"deep: lr_falls_over must be >= 0, got {self.lr_falls_over}.")
         require(self.batch_size >= 2, f"deep: batch_size must be >= 2, got {self.batch_size}.")
         for name in ("lr", "adam_eps", "clip"):
             value = getattr(self, name)

@@ -80,6 +80,12 @@ class DeepLearner:
             named["self_prediction"] = self.self_prediction
         return named
 
+    @property
+    def lr(self) -> float:
+        """Step size of the next gradient step of Q and G."""
+        over = self.config.lr_falls_over
+        return self.config.lr * (max(0.05, 1.0 - 0.95 * self.steps / over) if over else 1.0)
+
     # -- what the agent asks ---------------------------------------------------------------------------------------
 
     @torch.inference_mode()
@@ -87,7 +93,8 @@ class DeepLearner:
         """Q and G (N, A) of stacked observations; rng: of noise for acting, if the heads are noisy."""
         self._resample(rng)
         with self._autocast():
-            out = self.values.means(self.values.encoder(put(obs, self.device))).double().cpu().numpy()
+            means = self.values.means(self.values.encoder(put(obs, self.device)))
+        out = means.float().cpu().numpy().astype(np.float64)
         return out[:, 0], out[:, 1]
 
     @torch.inference_mode()
@@ -123,6 +130,7 @@ class DeepLearner:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         gradient, errors, losses = self._gradient_of(obs, numbers, ahead)
         norm = clip(gradient, self.config.clip)
+        self._optimiser.lr = self.lr
         self._optimiser.step(gradient)
         self._followers.follow(self._trained, self.config.tau)
         if self.self_prediction is not None:

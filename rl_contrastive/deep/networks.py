@@ -59,7 +59,7 @@ def encoder(
         if config.layer_norm:
             body.append(nn.LayerNorm(b, device=rng.device))
         body.append(nn.ReLU())
-    return Encoder(kind, inputs, nn.Sequential(*body), widths[-1])
+    return Encoder(kind, inputs, Layers(*body), widths[-1])
 
 
 def choose_kind(obs_shape: tuple[int, ...], obs_dtype: str) -> str:
@@ -77,11 +77,22 @@ def choose_kind(obs_shape: tuple[int, ...], obs_dtype: str) -> str:
     return "mlp"
 
 
+class Layers(nn.Sequential):
+    """One layer after another, without the hooks that a call of a module looks for: for rows of a few environments
+    they take longer than the layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self._modules.values():
+            assert layer is not None
+            x = layer.forward(x)
+        return x
+
+
 class Inputs(nn.Module):
     """Raw observations (N, *obs_shape) -> numbers (N, *out_shape) in the precision of the buffers.
 
-    Bytes are divided by 255, MiniGrid's codes and state indices become one-hot. Floats are standardised by the centre
-    and spread that `standardise` was last given: 0 and 1 before.
+    Bytes are divided by 255, MiniGrid's codes and state indices become one-hot. Floats become sign(x) log(1 + |x|) of x
+    standardised by the centre and spread that `standardise` was last given: 0 and 1 before.
     """
 
     centre: Tensor
@@ -151,21 +162,22 @@ class Inputs(nn.Module):
         x = obs.to(dtype)
         if self.rule == "floats":
             x = (x - self.centre) * self.factor
+            # Random play reaches little of what skilled play does: ten spreads out, a plain line would swamp the rest.
+            x = x.sign() * x.abs().log1p()
         elif self.rule == "bytes":
             x = x * self.factor
-        return x.reshape(len(obs), *self.out_shape)
+        return x if self.out_shape == self.obs_shape else x.reshape(x.shape[0], *self.out_shape)
 
 
 class Encoder(nn.Module):
     """Observations (N, *obs_shape) -> (N, width), each coordinate >= 0 (the last layer is a ReLU)."""
 
-    def __init__(self, kind: str, inputs: Inputs, body: nn.Sequential, width: int) -> None:
+    def __init__(self, kind: str, inputs: Inputs, body: Layers, width: int) -> None:
         super().__init__()
         self.kind, self.inputs, self.body, self.width = kind, inputs, body, width
 
     def forward(self, obs: Tensor) -> Tensor:
-        out: Tensor = self.body(self.inputs(obs))
-        return out
+        return self.body.forward(self.inputs.forward(obs))
 
 
 class QHead(nn.Module):
@@ -175,6 +187,8 @@ class QHead(nn.Module):
     small: all values begin near 0, so that differences come from rewards and bonuses alone. All streams of all value
     functions are one matrix, behind one shared ReLU layer if `hidden` > 0.
     """
+
+    mix: Tensor
 
     def __init__(
         self,
@@ -197,15 +211,22 @@ class QHead(nn.Module):
         self.shape = (values, num_actions + dueling, atoms)
         first = [linear(width, hidden, gain=RELU_GAIN, init=init, rng=rng), nn.ReLU()] if hidden else []
         out = linear(hidden or width, math.prod(self.shape), gain=gain, init=init, rng=rng)
-        self.streams = nn.Sequential(*first, out)
+        self.streams = Layers(*first, out)
+        # V + Adv - mean_a Adv of the outputs (V, Adv) as one product, from the left: (1 + A, A).
+        mix = torch.cat([torch.ones(1, num_actions), torch.eye(num_actions) - 1.0 / num_actions])
+        self.register_buffer("mix", mix.to(rng.device), persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
         """z (N, width) -> (N, V, A) or (N, V, A, atoms)."""
-        out: Tensor = self.streams(z).reshape(len(z), *self.shape)
+        out = self.streams.forward(z)
+        if self.atoms == 1:
+            out = out.reshape(-1, *self.shape[:2])
+            return out @ self.mix if self.dueling else out
+        out = out.reshape(-1, *self.shape)
         if self.dueling:
             advantage = out[:, :, 1:]
             out = advantage - advantage.mean(2, keepdim=True) + out[:, :, :1]
-        return out.squeeze(-1) if self.atoms == 1 else out
+        return out
 
 
 class Residual(nn.Module):

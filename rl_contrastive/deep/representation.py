@@ -27,7 +27,7 @@ from torch.nn.functional import softplus
 
 from rl_contrastive.config import require
 from rl_contrastive.deep.config import RepresentationConfig
-from rl_contrastive.deep.networks import RELU_GAIN, linear
+from rl_contrastive.deep.networks import RELU_GAIN, Layers, linear
 from rl_contrastive.energy.compositional import average_log
 from rl_contrastive.energy.low_rank import log_products
 from rl_contrastive.errors import RlcError
@@ -61,12 +61,12 @@ class Representation(nn.Module):
             require(fits, f"representation: {config.objective} keeps a table of all anchors; use meco.")
             require(not config.mask_identical, f"representation: {config.objective} cannot leave out negatives.")
 
-        def head(outputs: int) -> nn.Sequential:
+        def head(outputs: int) -> Layers:
             inputs, layers = width, list[nn.Module]()
             if config.hidden:
                 layers = [linear(width, config.hidden, gain=RELU_GAIN, init="orthogonal", rng=rng), nn.ReLU()]
                 inputs = config.hidden
-            return nn.Sequential(*layers, linear(inputs, outputs, gain=1.0, init="orthogonal", rng=rng))
+            return Layers(*layers, linear(inputs, outputs, gain=1.0, init="orthogonal", rng=rng))
 
         self.phi_head, self.psi_head = head(num_actions * config.dim), head(config.dim)
         unset = torch.full((config.dim,), math.nan, dtype=torch.float64, device=rng.device)
@@ -75,13 +75,11 @@ class Representation(nn.Module):
 
     def anchors(self, z: Tensor) -> Tensor:
         """u_phi of all actions: z (N, width) -> (N, A, d)."""
-        out: Tensor = self.phi_head(z).reshape(len(z), self.num_actions, self.config.dim)
-        return out
+        return self.phi_head.forward(z).reshape(-1, self.num_actions, self.config.dim)
 
     def successors(self, z_next: Tensor) -> Tensor:
         """u_psi: z' (N, width) -> (N, d)."""
-        out: Tensor = self.psi_head(z_next)
-        return out
+        return self.psi_head.forward(z_next)
 
     @torch.no_grad()
     def features(self, z: Tensor, action: Tensor | None = None) -> Tensor:

@@ -84,6 +84,7 @@ class Ring:
         self.open: IntArray = np.full(num_envs, -1)  # (B,) slot of each row's newest observation, -1: over
         self.recent: IntArray = np.full((num_envs, self.n_step), -1)  # (B, n) slots acted in, step t in column t mod n
         self.started = False
+        self.acted: IntArray = np.zeros(0, dtype=np.int64)
         return cut
 
     def add(
@@ -111,7 +112,7 @@ class Ring:
         if not self.started:
             self.started = True
             self.open[rows] = self._write(obs[rows], None, lost)
-        current = self.open[rows].copy()
+        current = self.acted = self.open[rows].copy()
         if len(current) and np.minimum.reduce(current) < 0:
             row = np.flatnonzero(alive & (self.open < 0))[0]
             raise RlcError(f"replay: row {row} is alive, but its episode is over: call begin() first.")

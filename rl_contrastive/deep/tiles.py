@@ -12,6 +12,7 @@ in Tang et al. 2017, whose cells are cones: there, whatever lies further out in 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class Tiles:
         self.W: FloatArray = rng.normal(size=(dim, tilings, directions))
         self.shift: FloatArray = rng.random((tilings, directions))
         self._odd = rng.integers(1 << 63, size=(tilings, directions), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+        self._first = np.arange(tilings, dtype=np.uint64) * np.uint64(per_tiling)
         self.mean: FloatArray = np.zeros(dim)
         self.spread = 1.0
         self._fold()
@@ -71,14 +73,20 @@ class Tiles:
 
     def cells_of(self, phi: FloatArray) -> Array:
         """Features (..., d) -> cells (..., T) int32."""
-        strip = np.floor(phi.reshape(-1, self.dim) @ self._matrix + self._offset)
-        if not np.isfinite(strip).all():
+        strip = phi.reshape(-1, self.dim) @ self._matrix
+        strip += self._offset
+        np.floor(strip, out=strip)
+        if not math.isfinite(np.add.reduce(strip, axis=None)):  # one NaN or infinity makes the sum one
             raise RlcError("tiles: features hold NaN or infinite values; the feature fit diverged or an input is bad.")
         strips = strip.astype(np.int64).view(np.uint64).reshape(-1, *self.shift.shape)
-        mixed = (strips * self._odd).sum(axis=-1, dtype=np.uint64)  # products and sums modulo 2^64
-        mixed = (mixed ^ (mixed >> np.uint64(29))) * MIX
-        cell = (mixed >> np.uint64(32)).astype(np.int64) % self.per_tiling
-        out: Array = (cell + np.arange(self.tilings) * self.per_tiling).astype(np.int32)
+        strips *= self._odd
+        mixed = np.add.reduce(strips, axis=-1)  # products and sums modulo 2^64
+        mixed ^= mixed >> np.uint64(29)
+        mixed *= MIX
+        mixed >>= np.uint64(32)
+        mixed %= np.uint64(self.per_tiling)
+        mixed += self._first
+        out: Array = mixed.astype(np.int32)
         return out.reshape(*phi.shape[:-1], self.tilings)
 
     def state_dict(self) -> State:

@@ -81,7 +81,7 @@ class TransitionFeatures(nn.Module):
 
     def forward(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
         """phi as the bonus counts it: (N, ...) -> (N, A, d), or (N, d) of the actions (N,); without gradients."""
-        return self.heads.features(self.encoder(obs), action)
+        return self.heads.features(self.encoder.forward(obs), action)
 
     def contrast(self, obs: Tensor, action: Tensor, next_obs: Tensor, *, same: Tensor | None = None) -> Tensor:
         """The contrastive loss of N transitions; both ends go through the encoder in one pass."""
@@ -124,7 +124,7 @@ class FeatureNet:
     def phi(self, obs: Array, action: IntArray | None = None) -> FloatArray:
         """Frozen features (N, A, d), or (N, d) of the actions (N,), float64."""
         chosen = None if action is None else torch.as_tensor(action, device=self.device)
-        return np.asarray(self.frozen(put(obs, self.device), chosen).to("cpu", torch.float64).numpy())
+        return np.asarray(self.frozen.forward(put(obs, self.device), chosen).cpu().numpy(), dtype=np.float64)
 
     def freeze(self) -> None:
         """The frozen copy becomes the network of this moment: what was computed with it before is out of date."""
@@ -159,7 +159,8 @@ class FeatureNet:
 
 def put(array: Array, device: torch.device) -> Tensor:
     """The array on the device, without a copy where the device is the CPU."""
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+    here = torch.from_numpy(np.ascontiguousarray(array))
+    return here if device.type == "cpu" else here.to(device, non_blocking=True)
 
 
 class FeatureLearner:

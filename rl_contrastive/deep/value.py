@@ -78,7 +78,6 @@ def td_losses(
     online_next, target_next: the heads' outputs at s_m; without online_next the target network chooses, too.
     extra_next (N, V, A): known values there (bonuses), added to both.
     """
-    taken = action[:, None].expand(-1, out.shape[1])
     with torch.no_grad():
         rates = values.mean(target_next if online_next is None else online_next) + extra_next
         best = rates.argmax(-1)  # (N, V)
@@ -88,7 +87,7 @@ def td_losses(
             goal = project(following.softmax(-1), known, discount[:, None].expand_as(known), values.atoms)
         else:
             goal = known + discount[:, None] * following
-    now = chosen(out, taken)
+    now = chosen(out, action[:, None].expand_as(best))
     if values.config.atoms == 1:
         return smooth_l1_loss(now, goal, reduction="none"), (now - goal).abs().detach()
     loss = -(goal * log_softmax(now, -1)).sum(-1)

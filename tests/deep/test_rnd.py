@@ -32,12 +32,13 @@ def test_the_error_by_hand() -> None:
     rnd = make(VECTORS, widths=(1,), dim=2, hidden=0)
     fill(rnd.target, 1.0, 2.0)  # f = 2 relu(x1 + x2 + x3), twice
     fill(rnd.predictor, 0.5, 2.0)  # f_hat = relu(x1 + x2 + x3), twice
-    obs = np.array([[1, 2, 3], [0, 0, -1], [0, 1, 0]], dtype=np.float32)
-    np.testing.assert_allclose(rnd.errors(obs), [2 * 36.0, 0.0, 2 * 1.0])
-    np.testing.assert_allclose(rnd.bonus(obs), [72.0, 0.0, 2.0])  # no spread yet
+    obs = np.expm1(np.array([[1, 2, 3], [0, 0, 0], [0, 1, 0]])).astype(np.float32)  # inputs are log(1 + x)
+    np.testing.assert_allclose(rnd.errors(obs), [2 * 36.0, 0.0, 2 * 1.0], rtol=1e-5)
+    np.testing.assert_allclose(rnd.bonus(obs), [72.0, 0.0, 2.0], rtol=1e-5)  # no spread yet
+    spread = np.std(rnd.errors(obs))
     rnd.visit(obs)
-    assert rnd.spread.value == pytest.approx(np.std([72.0, 0.0, 2.0]))  # of the errors before learning from them
-    np.testing.assert_allclose(rnd.bonus(obs), rnd.errors(obs) / np.std([72.0, 0.0, 2.0]), rtol=1e-12)
+    assert rnd.spread.value == pytest.approx(spread)  # of the errors before learning from them
+    np.testing.assert_allclose(rnd.bonus(obs), rnd.errors(obs) / spread, rtol=1e-12)
 
 
 def test_the_spread_is_that_of_all_numbers_at_once() -> None:
