@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent, greedy
+from rl_contrastive.agents.base import BaseAgent, choose, greedy
 from rl_contrastive.config import require
 from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig
-from rl_contrastive.experiment.evaluate import sample
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Array, Env, FloatArray, IntArray, State, Transition
@@ -148,7 +147,8 @@ class ContrastiveUCBDeep(BaseAgent):
         if self.rebuilt_at == 0:
             return uniform
         b = self.bonus.of(self._first) if h == 0 else self.bonus.ahead(self._newest)  # (B, A)
-        planned = sample(greedy(b + self.learner.q(stacked, rng=self.rng)[1]), rng=self.rng)
+        b += self.learner.q(stacked, rng=self.rng)[1]
+        planned = choose(b, rng=self.rng)
         return np.where(self.rng.random(len(obs)) < self.config.epsilon, uniform, planned)
 
     def observe(self, transition: Transition) -> None:
@@ -176,7 +176,7 @@ class ContrastiveUCBDeep(BaseAgent):
             self.first_reward = self.steps + len(alive)
         if not self.first_terminal and (transition.discount[alive] == 0).any():
             self.first_terminal = self.steps + len(alive)
-        index = self.replay.last(len(alive))
+        index = self.replay.ring.acted
         if transition.h == 0:
             self.bonus.put(index, self._first)
             self._newest = np.zeros(len(transition.alive), dtype=np.int64)

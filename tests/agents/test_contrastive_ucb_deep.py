@@ -8,8 +8,10 @@ import torch
 from agents_common import batches, same
 
 from rl_contrastive import registry
+from rl_contrastive.agents.base import choose, greedy
 from rl_contrastive.config import from_dict
 from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.evaluate import sample
 
 SMALL = {
     "warm_start": 30,
@@ -40,6 +42,20 @@ ELLIPTICAL = {
     "bonus": {"kind": "elliptical", "lam": 0.01},
     "learner": {"representation": {"dim": 8, "hidden": 16, "features": "unit"}},
 }
+
+
+def test_a_choice_is_the_largest_value_and_a_fair_one_among_ties() -> None:
+    rng, twin = np.random.default_rng(0), np.random.default_rng(0)
+    for ties in (False, True):
+        for _ in range(20):
+            values = rng.normal(size=(4, 3))
+            twin.normal(size=(4, 3))
+            if ties:
+                values[1] = values[1].max()
+                values[3, :2] = values[3].max() + 1.0
+            np.testing.assert_array_equal(choose(values, rng=rng), sample(greedy(values), rng=twin))
+    drawn = choose(np.tile([1.0, 0.0, 1.0], (4000, 1)), rng=rng)
+    assert np.bincount(drawn, minlength=3) / 4000 == pytest.approx([0.5, 0.0, 0.5], abs=0.04)
 
 
 @pytest.mark.parametrize("train_every", [1, 7])

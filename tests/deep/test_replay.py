@@ -208,6 +208,7 @@ def test_the_last_visits_are_those_of_the_newest_step():
             boundary = alive & (h + 1 >= np.array([2, 6, 4]))
             replay.add(obs, np.array([0, 1, 2]), np.zeros(3), following, np.ones(3), boundary, alive)
             newest = replay.last(np.count_nonzero(alive))
+            np.testing.assert_array_equal(replay.ring.acted, newest)
             np.testing.assert_array_equal(replay.actions(newest), np.flatnonzero(alive))
             np.testing.assert_array_equal(replay.observations(newest), obs[alive])
             obs = following
