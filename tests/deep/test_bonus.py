@@ -136,7 +136,7 @@ def test_entries_without_an_action_are_kept_but_not_counted() -> None:
 
 @pytest.mark.slow
 def test_a_hundred_thousand_updates_stay_finite_and_positive() -> None:
-    """The official recipe (float32, ridge 1e-5, full inverse) has negative forms after 100: see test_official_defects."""
+    """The official recipe has negative forms after 100 updates: see test_official_defects."""
     rng = np.random.default_rng(1)
     bonus = elliptical(1024, 51)
     probe = unit(rng, 64, 51)
