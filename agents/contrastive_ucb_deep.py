@@ -47,7 +47,7 @@ class ContrastiveUCBDeepConfig:
     """n of the n-step returns (>= 1)."""
     beta: float = 0.1
     """Scale of the bonus (>= 0), in units of reward: of n visits it is about beta / sqrt(n). 0 is the control without
-    optimism."""
+    optimism, which learns no features and counts nothing."""
     bonus: BonusConfig = field(default_factory=BonusConfig)
     """How visits are counted."""
     growth: float = 0.2
@@ -116,14 +116,18 @@ class ContrastiveUCBDeep(BaseAgent):
         self._newest: IntArray = np.zeros(0, dtype=np.int64)
 
     def _make_bonus(self) -> Bonus:
-        from rl_contrastive.deep.bonus import make_bonus
+        from rl_contrastive.deep.bonus import NoBonus, make_bonus
 
+        if self.config.beta == 0:
+            return NoBonus(self.env_spec.num_actions)
         dim, rng = self.config.learner.representation.dim, self.seeds.generator("init", 1)
         config, A = self.config, self.env_spec.num_actions
         return make_bonus(config.bonus, config.capacity, A, dim, beta=config.beta, rng=rng)
 
     def _phi(self, stacked: Array) -> FloatArray:
-        """What the bonus counts, of all actions: (N, ...) -> (N, A, d)."""
+        """What the bonus counts, of all actions: (N, ...) -> (N, A, d), d = 0 if it counts no features."""
+        if not self.bonus.of_features:
+            return np.zeros((len(stacked), self.env_spec.num_actions, 0))
         return self.learner.features.phi(stacked)
 
     def keep_in(self, folder: Path) -> None:
@@ -192,11 +196,13 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def _rebuild(self) -> None:
         """4. Features of this moment for all that is kept."""
+        self.rebuilt_at = self.bonus.visits
+        if not self.bonus.of_features:
+            return
         self.learner.features.freeze()
         some = self._some(4096)
         sample = self.learner.features.phi(self.replay.observations(some), self.replay.actions(some))
         self.bonus.rebuild(sample, self.learner.entries(self.replay))
-        self.rebuilt_at = self.bonus.visits
 
     def _some(self, most: int) -> IntArray:
         """Indices of at most `most` stored visits, evenly spread."""

@@ -20,7 +20,7 @@ import numpy as np
 from rl_contrastive.agents.contrastive_ucb_deep import ContrastiveUCBDeep, ContrastiveUCBDeepConfig
 from rl_contrastive.deep.config import DeepLearnerConfig, RNDConfig
 from rl_contrastive.registry import register
-from rl_contrastive.spec import Array, FloatArray
+from rl_contrastive.spec import Array
 
 if TYPE_CHECKING:
     from rl_contrastive.deep.rnd import NextErrors
@@ -59,10 +59,6 @@ class RndDqn(ContrastiveUCBDeep):
         rnd = RandomDistillation(layout, encoders, config.rnd, seed=seed, device=device)
         self.errors = NextErrors(rnd, self.replay, spec.num_actions, beta=config.beta)
         return self.errors
-
-    def _phi(self, stacked: Array) -> FloatArray:
-        """No features are counted."""
-        return np.zeros((len(stacked), self.env_spec.num_actions, 0))
 
     def _standardise(self) -> None:
         super()._standardise()

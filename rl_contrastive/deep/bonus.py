@@ -37,6 +37,8 @@ class Bonus(Protocol):
 
     known_ahead: bool
     """b(s,a) is known before the step: it is added in acting and at the end of a path, and G(s,a) leaves it out."""
+    of_features: bool
+    """It is made of phi(s,a); else no features are learned or asked for."""
     visits: int
     patches: Patches
 
@@ -60,7 +62,7 @@ class Bonus(Protocol):
 class VisitBonus(ABC):
     """Counts of all visits, and the keys (capacity, A, ...) of the entries that the replay still holds."""
 
-    known_ahead = True
+    known_ahead = of_features = True
 
     def __init__(self, keys: Array, *, beta: float) -> None:
         """keys: zeros; beta >= 0."""
@@ -246,6 +248,47 @@ class TileVisits(VisitBonus):
         require(fits, "bonus: the saved counts do not fit the cells.")
         self.counts[:] = 0.0
         self.counts[cells] = counts
+
+
+class NoBonus:
+    """b = 0 for all: the control without optimism, at the cost of plain Q-learning."""
+
+    known_ahead, of_features = True, False
+
+    def __init__(self, num_actions: int) -> None:
+        self.num_actions, self.visits = num_actions, 0
+        self.patches = Patches(np.zeros((0, 0)))  # nothing is kept beside the replay
+
+    def of(self, phi: FloatArray) -> FloatArray:
+        """(..., d) -> (...,)."""
+        return np.zeros(phi.shape[:-1])
+
+    def ahead(self, index: IntArray) -> FloatArray:
+        """(N,) -> (N, A)."""
+        return np.zeros((len(index), self.num_actions))
+
+    def along(self, index: IntArray, action: IntArray) -> FloatArray:
+        """(...,) -> (...,)."""
+        return np.zeros(index.shape)
+
+    def put(self, index: IntArray, phi: FloatArray) -> None:
+        """Nothing is kept."""
+
+    def visit(self, index: IntArray, action: IntArray) -> None:
+        """Only their number."""
+        self.visits += len(index)
+
+    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk]) -> None:
+        """Nothing depends on features."""
+
+    def state_dict(self, *, whole: bool = True) -> State:
+        """The number of visits."""
+        return {"visits": self.visits}
+
+    def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
+        """Inverse of `state_dict`; raises RlcError on missing keys."""
+        require("visits" in state, "bonus: the saved state lacks 'visits'.")
+        self.visits = int(state["visits"])
 
 
 def make_bonus(

@@ -138,7 +138,8 @@ class DeepLearner:
         if replay.tree is not None:
             replay.update_priorities(batch.index, errors.double().cpu().numpy() + 1e-6)
         report = {"loss_q": losses[0], "loss_g": losses[1], "gradient_norm": norm}
-        if self.config.learn_features and self.steps % self.config.representation.every == 0:
+        learn = self.config.learn_features and bonus.of_features
+        if learn and self.steps % self.config.representation.every == 0:
             report["loss_contrast"] = self._contrast(batch, replay, rng)
         self.steps += 1
         return report

@@ -157,7 +157,7 @@ class NextErrors:
     steps are part of G. They are today's: errors are computed anew whenever a step is sampled.
     """
 
-    known_ahead = False
+    known_ahead, of_features = False, False
 
     def __init__(self, rnd: RandomDistillation, replay: Replay, num_actions: int, *, beta: float) -> None:
         require(0.0 <= beta < np.inf, f"rnd: beta must be >= 0 and finite, got {beta}.")

@@ -10,6 +10,8 @@ from agents_common import batches, same
 from rl_contrastive import registry
 from rl_contrastive.agents.base import choose, greedy
 from rl_contrastive.config import from_dict
+from rl_contrastive.deep.bonus import make_bonus
+from rl_contrastive.deep.config import BonusConfig
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.evaluate import sample
 
@@ -56,6 +58,26 @@ def test_a_choice_is_the_largest_value_and_a_fair_one_among_ties() -> None:
             np.testing.assert_array_equal(choose(values, rng=rng), sample(greedy(values), rng=twin))
     drawn = choose(np.tile([1.0, 0.0, 1.0], (4000, 1)), rng=rng)
     assert np.bincount(drawn, minlength=3) / 4000 == pytest.approx([0.5, 0.0, 0.5], abs=0.04)
+
+
+def test_without_a_bonus_nothing_is_counted_and_the_values_are_those_of_a_bonus_of_zero() -> None:
+    plain, counting = sea(beta=0.0), sea(beta=0.0)
+    counting.bonus = make_bonus(BonusConfig(), 500, 2, 8, beta=0.0, rng=np.random.default_rng(0))
+    for agent in (plain, counting):
+        batches(agent, 0, 8)
+    assert counting.bonus.counts.any()
+    assert "loss_contrast" not in plain.update()
+    assert plain.bonus.visits == counting.bonus.visits == 96
+    for name, array in counting.learner.state_dict()["values"].items():
+        np.testing.assert_array_equal(plain.learner.state_dict()["values"][name], array)
+    start = plain.learner.features.online.state_dict()["heads.phi_head.0.weight"]
+    assert torch.equal(start, sea(beta=0.0).learner.features.online.state_dict()["heads.phi_head.0.weight"])
+    assert not plain.histograms()["bonus"].any()
+    again = sea(beta=0.0, seed=1)
+    again.load_state_dict(plain.state_dict())
+    for agent in (plain, again):
+        batches(agent, 8, 3)
+    assert same(plain.state_dict(), again.state_dict())
 
 
 @pytest.mark.parametrize("train_every", [1, 7])
