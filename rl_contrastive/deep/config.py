@@ -25,7 +25,7 @@ class EncoderConfig:
     (256, 256), minatar (128,), minigrid (256,), nature (512,), impala (256,)."""
     channels: tuple[int, ...] | None = None
     """Output channels of the convolutions. Default: minatar (16,), minigrid (32, 64), nature (32, 64, 64) and impala
-    (16, 32, 32)."""
+    (16, 32, 32). minigrid takes any number of them, () for none: planes go straight into the linear layers."""
     init: Init = "orthogonal"
     """orthogonal: rows or columns of a random rotation, times sqrt 2; he: N(0, 2 / inputs). Biases start at 0."""
     layer_norm: bool = False
@@ -36,10 +36,14 @@ class EncoderConfig:
         require(hidden is None or all(w >= 1 for w in hidden), f"encoder: hidden must be widths >= 1, got {hidden}.")
         require(hidden != () or self.kind != "mlp", "encoder: an mlp needs at least one hidden layer.")
         if channels is not None:
-            good = len(channels) >= 1 and min(channels) >= 1
-            require(good, f"encoder: channels must be numbers >= 1, got {channels}.")
-            need = {"minatar": 1, "nature": 3}.get(self.kind, len(channels))
-            require(len(channels) == need, f"encoder: {self.kind} has {need} convolutions, but channels {channels}.")
+            require(all(c >= 1 for c in channels), f"encoder: channels must be numbers >= 1, got {channels}.")
+            check_channels(self.kind, channels)
+
+
+def check_channels(kind: str, channels: tuple[int, ...]) -> None:
+    """RlcError unless this kind of encoder can have so many convolutions."""
+    need = {"minatar": 1, "nature": 3}.get(kind, len(channels))
+    require(len(channels) == need, f"encoder: {kind} has {need} convolutions, but channels {channels}.")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require
-from rl_contrastive.deep.config import EncoderConfig, Init
+from rl_contrastive.deep.config import EncoderConfig, Init, check_channels
 from rl_contrastive.errors import RlcError
 
 RELU_GAIN = math.sqrt(2.0)
@@ -48,7 +48,8 @@ def encoder(
     shape = inputs.out_shape
     if kind != "mlp":
         require(len(shape) == 3, f"encoder {kind}: observations must have 2 or 3 axes, got shape {obs_shape}.")
-        channels = config.channels or CHANNELS[kind]
+        channels = CHANNELS[kind] if config.channels is None else config.channels
+        check_channels(kind, channels)  # of `auto` too
         layers, shape = _convolutions(kind, shape, channels, config.init, rng)
         body += layers
     body.append(nn.Flatten())

@@ -132,6 +132,14 @@ def test_floats_are_standardised_on_request_only() -> None:
         net.inputs.standardise(np.zeros((0, 2)))
 
 
+def test_codes_can_go_straight_into_linear_layers() -> None:
+    net = encoder(EncoderConfig(channels=(), hidden=(5,)), (4, 7, 7), "uint8", rng=generator())
+    assert [type(layer) for layer in net.body] == [nn.Flatten, nn.Linear, nn.ReLU]
+    assert net.body[1].in_features == 24 * 49
+    with pytest.raises(RlcError, match="nature has 3 convolutions"):
+        encoder(EncoderConfig(channels=()), (4, 84, 84), "uint8", rng=generator())
+
+
 def test_initial_layers() -> None:
     wide = linear(40, 10, gain=2.0, init="orthogonal", rng=generator())
     assert (wide.weight @ wide.weight.T).detach().numpy() == pytest.approx(4 * np.eye(10), abs=1e-5)
