@@ -101,7 +101,7 @@ def project(p: Tensor, reward: Tensor, discount: Tensor, atoms: Tensor) -> Tenso
     """
     K = len(atoms)
     step = (atoms[-1] - atoms[0]) / (K - 1)
-    moved = (reward[..., None] + discount[..., None] * atoms).clamp(float(atoms[0]), float(atoms[-1]))
+    moved = (reward[..., None] + discount[..., None] * atoms).clamp(atoms[0], atoms[-1])
     place = ((moved - atoms[0]) / step).clamp(0, K - 1)  # (..., K), in units of atoms
     lower = place.floor()
     share = place - lower
