@@ -4,7 +4,7 @@ Run: `python benchmarks/deep_speed.py` (a few minutes on one core; `--quick` for
 - cartpole: CartPole-v1, layers of 256 and 256; minatar: MinAtar's Breakout, 16 channels and a layer of 128;
 - B environments side by side; a gradient step on 32 entries, n = 1, every 4th step or every step;
 - both: Adam at 3e-4, clip 10, 1% uniform actions, replay of 10^5, one thread, no layer norm.
-SB3 takes max_a Q' of its target network, which it copies now and then. Contrastive-UCB does more in a gradient step: two
+SB3 takes max_a Q' of its target network, which it copies now and then. Ours does more in a gradient step: two
 value functions (Q and G) on the network, the online network's choice of the next action, a target that follows at each
 step, and every 4th time a step of the features, whose networks are twice as large; in each environment step it takes
 the features of what it sees and counts them. `ours` is all of that. `values` leaves out what DQN has not: beta = 0, no
@@ -35,9 +35,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
+import rl_contrastive.cli  # noqa: F401  (registers agents and environments)
 from rl_contrastive import registry
 from rl_contrastive.agents.contrastive_ucb_deep import ContrastiveUCBDeep
-from rl_contrastive.cli import main as _  # noqa: F401  (registers agents and environments)
 from rl_contrastive.config import from_dict
 from rl_contrastive.experiment.rollout import play
 

@@ -1,6 +1,7 @@
 """Networks and one gradient step on another device than the CPU: torch's device without memory stands in for a GPU.
 
-Its operations know shapes, types and devices, and refuse arguments from two devices, as CUDA's do.
+Its operations know shapes, types and devices, and most refuse arguments from two devices, as CUDA's do; matrix products
+do not, so nothing may lie in a module that does not move with it.
 """
 
 from __future__ import annotations
@@ -73,5 +74,8 @@ def test_a_gradient_step_stays_on_its_device(case: str) -> None:
     assert {x.device for x in (gradient, errors, losses, norm, loss, values, *phi)} == {META}
     assert gradient.shape == net._trained.vector.shape
     assert phi[0].shape == (2 * N, A, net.features.online.dim)
+    for network in (*net._modules().values(), net.target, net.features.online, net.features.frozen):
+        for module in network.modules():
+            assert not [name for name, x in vars(module).items() if isinstance(x, torch.Tensor)]
     with pytest.raises(RuntimeError, match="device"):  # numbers that were left behind are noticed
         net._gradient(obs, numbers.new_empty(numbers.shape, device="cpu"), sequences)
