@@ -186,7 +186,8 @@ class ContrastiveUCBDeep(BaseAgent):
             self._newest = np.zeros(len(transition.alive), dtype=np.int64)
         newest = self.replay.ring.next[index]
         self._newest[alive] = newest
-        self.bonus.put(newest, self._phi(self.replay.observations(newest)))
+        if self.bonus.of_features:
+            self.bonus.put(newest, self._phi(self.replay.observations(newest)))
         self.bonus.visit(index, transition.action[alive])
 
     def _standardise(self) -> None:

@@ -93,7 +93,7 @@ class DeepLearner:
         """Q and G (N, A) of stacked observations; rng: of noise for acting, if the heads are noisy."""
         self._resample(rng)
         with self._autocast():
-            means = self.values.means(self.values.encoder(put(obs, self.device)))
+            means = self.values.means(self.values.encoder.forward(put(obs, self.device)))
         out = means.float().cpu().numpy().astype(np.float64)
         return out[:, 0], out[:, 1]
 
@@ -191,11 +191,11 @@ class DeepLearner:
         with self._autocast():
             with torch.no_grad():
                 x = values.encoder.inputs(obs)  # target networks take them alike
-                target_next = target.head(target.encoder.body(x[N:])).float()
+                target_next = target.head.forward(target.encoder.body.forward(x[N:])).float()
                 online_next = None
                 if self.config.value.double:
-                    online_next = values.head(values.encoder.body(x[N:])).float()
-            now = values.head(values.encoder.body(x[:N])).float()
+                    online_next = values.head.forward(values.encoder.body.forward(x[N:])).float()
+            now = values.head.forward(values.encoder.body.forward(x[:N])).float()
         return td_losses(
             values,
             now,

@@ -48,7 +48,7 @@ class Values(nn.Module):
 
     def means(self, z: Tensor) -> Tensor:
         """Q and G (N, 2, A) of encoded observations z (N, width)."""
-        return self.mean(self.head(z))
+        return self.mean(self.head.forward(z))
 
     def mean(self, out: Tensor) -> Tensor:
         """Values (..., A) of a head's output: itself, or the mean of its distribution."""

@@ -27,7 +27,7 @@ def play(env: Env, seeds: Sequence[int], act: Callable[[Array, int], IntArray]) 
         action = act(obs, h)
         following, reward, terminated, truncated, info = env.step(action)
         reward = np.asarray(reward, dtype=np.float64)
-        if not np.isfinite(reward).all():
+        if np.count_nonzero(np.isfinite(reward)) != reward.size:
             _check_rewards(spec.name, reward, alive, h)
         ended: BoolArray = terminated | truncated
         next_obs = final_observations(following, info, ended) if mode == AutoresetMode.SAME_STEP else following
@@ -36,10 +36,10 @@ def play(env: Env, seeds: Sequence[int], act: Callable[[Array, int], IntArray]) 
         else:
             boundary = alive & ended
         cut = terminated | info["life_lost"] if "life_lost" in info else terminated
-        discount = np.where(cut, 0.0, 1.0)
+        discount = 1.0 - cut
         yield Transition(h, obs, action, reward, next_obs, discount, boundary, alive)
         alive = alive & ~ended
-        if not alive.any():
+        if not np.count_nonzero(alive):
             return
         obs = following
         if mode == AutoresetMode.DISABLED and ended.any():
