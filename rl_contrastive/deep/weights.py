@@ -58,8 +58,10 @@ def clip(gradient: Tensor, limit: float) -> Tensor:
 def differentiable(function: Any, device: torch.device) -> Any:
     """`torch.compile` of a function that calls `FlatParameters.gradient`: forward and backward pass as one graph."""
     torch._dynamo.config.trace_autograd_ops = True
-    # CUDA graphs where there is CUDA.
-    return torch.compile(function, mode="reduce-overhead" if device.type == "cuda" else "default")
+    # CUDA graphs where there is CUDA. Sizes are constants: else a second agent with others, in the same process, would
+    # get a slower graph for all sizes.
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    return torch.compile(function, mode=mode, dynamic=False)
 
 
 class FlatAdam:

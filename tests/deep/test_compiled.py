@@ -24,6 +24,7 @@ SMALL = {
     "representation": {"dim": 4, "hidden": 8, "every": 2},
 }
 VECTORS = EnvSpec("vectors", 3, 10, (5,), "float32")
+WIDER = EnvSpec("wider", 3, 10, (6,), "float32")
 PLANES = EnvSpec("planes", 3, 10, (2, 10, 10), "bool")
 
 
@@ -101,8 +102,10 @@ def test_a_second_learner_shares_the_graphs_of_the_first() -> None:
     descend(VECTORS, 4, 0.0, compile=True)
     assert counters["stats"]["unique_graphs"] == 2  # values and features
     assert not counters["graph_break"]
+    descend(WIDER, 2, 0.0, compile=True)  # other sizes: graphs of their own, and the first ones stay
+    assert counters["stats"]["unique_graphs"] == 4
     second, _ = descend(VECTORS, 4, 0.0, seed=1, compile=True)
-    assert counters["stats"]["unique_graphs"] == 2
+    assert counters["stats"]["unique_graphs"] == 4
     eager, _ = descend(VECTORS, 4, 0.0, seed=1)  # the second one's own parameters, not those of the first
     for left, right in zip(eager.state_dict()["values"].values(), second.state_dict()["values"].values(), strict=True):
         np.testing.assert_allclose(right, left, rtol=1e-3, atol=1e-5)
