@@ -56,6 +56,10 @@ docs-results: $(STAMP)
 	for name in objectives-low-rank objectives-games; do \
 		$(BIN)/python benchmarks/objectives_table.py runs/$$name > docs/results/$$name/pooled.md || exit 1; \
 	done
+	$(BIN)/python benchmarks/deep_table.py runs/deep-classic --terminal > docs/results/deep-classic/last.md
+	for name in deep-sea-deep deep-swingup; do \
+		$(BIN)/python benchmarks/deep_table.py runs/$$name > docs/results/$$name/last.md || exit 1; \
+	done
 	for study in gaussian-mean landscape density-2d conditional ood images; do \
 		$(BIN)/rlc energy $$study --out runs/energy --workers $(WORKERS) || exit 1; \
 		mkdir -p docs/results/energy/$$study || exit 1; \
