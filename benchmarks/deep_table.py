@@ -1,9 +1,9 @@
 """What the deep agent and its rivals reach, per environment: last evaluation with its interval, and first successes.
 
 Run `python benchmarks/deep_table.py runs/deep-classic` (any folders of runs) after the sweep of that name. Prints a
-markdown table: mean of the last evaluations over seeds with a 95% bootstrap interval, the worst seed, the median (range)
-of env steps until the first reward > 0 (first true terminal with `--terminal`), and the share of seeds that saw one
-within `--within` steps. `--at N` takes the last evaluation at or before N env steps. Exit code 1 if a run did not finish.
+markdown table: mean of the last evaluations over seeds with a 95% bootstrap interval, the worst seed, the median
+(range) of env steps until the first reward > 0 (first true terminal with `--terminal`), and the share of seeds that saw
+one within `--within` steps. `--at N` takes the last evaluation up to N env steps. Exit code 1 if a run did not finish.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def main(arguments: argparse.Namespace) -> int:
             got = st.bootstrap([last], st.mean, rng=np.random.Generator(np.random.PCG64(0)))
             cells += [f"{got.estimate:.4g} [{got.low:.4g}, {got.high:.4g}]", f"{last.min():.4g}"]
             cells.append(first(done, key, arguments.within))
+        cells += ["-"] * (4 - len(cells))
         print(f"| {env} | {agent} | " + " | ".join(cells) + " |")
     return int(any(not run.finished for run in runs))
 
@@ -53,7 +54,9 @@ def first(runs: list[Run], key: str, within: float) -> str:
         return "-"
     counts = np.array([run.series[key][-1] for run in runs])
     seen = np.where(counts > 0, counts, np.inf)
-    low, middle, high = (f"{x:.0f}" if np.isfinite(x) else "never" for x in np.quantile(seen, [0, 0.5, 1], method="lower"))
+    low, middle, high = (
+        f"{x:.0f}" if np.isfinite(x) else "never" for x in np.quantile(seen, [0, 0.5, 1], method="lower")
+    )
     return f"{middle} ({low} to {high}); {int((seen <= within).sum())}/{len(runs)} within {within:g}"
 
 

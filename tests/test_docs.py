@@ -12,7 +12,15 @@ import pytest
 from rl_contrastive import registry
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/theory.md", "docs/objectives.md", "docs/energy.md", "docs/deep.md", "runs/README.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/theory.md",
+    "docs/objectives.md",
+    "docs/energy.md",
+    "docs/deep.md",
+    "runs/README.md",
+)
 PATH = re.compile(r"`((?:rl_contrastive|agents|envs|features|planning|tests|docs|benchmarks)/[\w./-]+)(:{1,2}[\w.]+)?`")
 
 
