@@ -34,7 +34,8 @@ def main(arguments: argparse.Namespace) -> int:
         last = np.array([last_return(run, arguments.at) for run in done])
         if len(last):
             got = st.bootstrap([last], st.mean, rng=np.random.Generator(np.random.PCG64(0)))
-            cells += [f"{got.estimate:.4g} [{got.low:.4g}, {got.high:.4g}]", f"{last.min():.4g}"]
+            interval = f"{got.low:.4g}, {got.high:.4g}" if len(last) > 1 else "one run: no CI"
+            cells += [f"{got.estimate:.4g} [{interval}]", f"{last.min():.4g}"]
             cells.append(first(done, key, arguments.within))
         cells += ["-"] * (4 - len(cells))
         print(f"| {env} | {agent} | " + " | ".join(cells) + " |")
