@@ -16,19 +16,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from rl_contrastive.agents.base import BaseAgent, choose, greedy
 from rl_contrastive.config import require
+from rl_contrastive.deep.bonus import Bonus, NoBonus, evenly, make_bonus
 from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Array, Env, FloatArray, IntArray, State, Transition
-
-if TYPE_CHECKING:
-    from rl_contrastive.deep.bonus import Bonus
 
 
 @dataclass(frozen=True)
@@ -101,8 +99,8 @@ class ContrastiveUCBDeep(BaseAgent):
             stack=stack,
             alpha=config.alpha,
         )
-        init = int(self.seeds.sequence("init").generate_state(1, np.uint64)[0] >> np.uint64(1))
-        self.learner = DeepLearner(spec, self.replay.stacked_shape, config.learner, seed=init)
+        seed = self.seeds.integer("init")
+        self.learner = DeepLearner(spec, self.replay.stacked_shape, config.learner, seed=seed)
         self.bonus = self._make_bonus()
         self.rng, self.fit_rng = self.seeds.generator("act"), self.seeds.generator("fit")
         self.steps, self.rebuilt_at = 0, 0
@@ -113,11 +111,8 @@ class ContrastiveUCBDeep(BaseAgent):
         self._folder: Path | None = None
         self._lost = False  # loaded without its replay
         self._first: FloatArray = np.zeros((0, 0, 0))
-        self._newest: IntArray = np.zeros(0, dtype=np.int64)
 
     def _make_bonus(self) -> Bonus:
-        from rl_contrastive.deep.bonus import NoBonus, make_bonus
-
         if self.config.beta == 0:
             return NoBonus(self.env_spec.num_actions)
         dim, rng = self.config.learner.representation.dim, self.seeds.generator("init", 1)
@@ -150,7 +145,7 @@ class ContrastiveUCBDeep(BaseAgent):
         uniform = self.rng.integers(self.env_spec.num_actions, size=len(obs))
         if self.rebuilt_at == 0:
             return uniform
-        b = self.bonus.of(self._first) if h == 0 else self.bonus.ahead(self._newest)  # (B, A)
+        b = self.bonus.of(self._first) if h == 0 else self.bonus.ahead(self.replay.ring.open)  # (B, A)
         b += self.learner.q(stacked, rng=self.rng)[1]
         planned = choose(b, rng=self.rng)
         return np.where(self.rng.random(len(obs)) < self.config.epsilon, uniform, planned)
@@ -183,17 +178,14 @@ class ContrastiveUCBDeep(BaseAgent):
         index = self.replay.ring.acted
         if transition.h == 0:
             self.bonus.put(index, self._first)
-            self._newest = np.zeros(len(transition.alive), dtype=np.int64)
-        newest = self.replay.ring.next[index]
-        self._newest[alive] = newest
         if self.bonus.of_features:
+            newest = self.replay.ring.next[index]
             self.bonus.put(newest, self._phi(self.replay.observations(newest)))
         self.bonus.visit(index, transition.action[alive])
 
     def _standardise(self) -> None:
         """Centre and scale of vector observations, from the steps of the warm start."""
-        chunks = [obs for _, obs, _, _ in self.replay.rows(4096)]
-        self.learner.standardise(np.concatenate(chunks))
+        self.learner.standardise(self.replay.observations(self.replay.visits()))
 
     def _rebuild(self) -> None:
         """4. Features of this moment for all that is kept."""
@@ -208,7 +200,7 @@ class ContrastiveUCBDeep(BaseAgent):
     def _some(self, most: int) -> IntArray:
         """Indices of at most `most` stored visits, evenly spread."""
         visits = self.replay.visits()
-        return visits[np.linspace(0, len(visits) - 1, min(most, len(visits))).astype(np.int64)]
+        return visits[evenly(len(visits), most)]
 
     def histograms(self) -> dict[str, Array]:
         """Of up to 2048 stored visits: b(s,a), the coordinates of phi(s,a), and the singular values of phi / sqrt n."""

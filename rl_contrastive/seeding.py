@@ -36,6 +36,10 @@ class SeedTree:
         """A fresh PCG64 generator at the beginning of the stream."""
         return np.random.Generator(np.random.PCG64(self.sequence(name, *indices)))
 
+    def integer(self, name: str, *indices: int) -> int:
+        """The stream as one integer of 63 bits, for generators of torch."""
+        return int(self.sequence(name, *indices).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
     def env_seeds(self, name: str, iteration: int, count: int) -> list[int]:
         """`count` reset seeds (31 bits each, what gymnasium accepts everywhere) of one batch of episodes."""
         words = self.sequence(name, iteration).generate_state(count, np.uint32)

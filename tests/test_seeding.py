@@ -33,6 +33,15 @@ def test_numbers_are_the_same_in_another_process():
     assert runs == {repr(SeedTree(3).generator("act").random())}
 
 
+def test_an_integer_of_a_stream_has_63_bits_and_is_the_streams_own():
+    tree = SeedTree(3)
+    found = [tree.integer("init"), tree.integer("init", 1), tree.integer("act"), SeedTree(4).integer("init")]
+    assert all(0 <= number < 2**63 for number in found)
+    assert max(found) >= 2**53
+    assert len(set(found)) == 4
+    assert tree.integer("init") == found[0]
+
+
 def test_environment_seeds_are_what_gymnasium_accepts_and_differ_between_batches():
     tree = SeedTree(0)
     first, second = tree.env_seeds("env", 0, 500), tree.env_seeds("env", 1, 500)

@@ -15,8 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from rl_contrastive.agents.contrastive_ucb_deep import ContrastiveUCBDeep, ContrastiveUCBDeepConfig
 from rl_contrastive.deep.config import DeepLearnerConfig, RNDConfig
 from rl_contrastive.registry import register
@@ -54,9 +52,8 @@ class RndDqn(ContrastiveUCBDeep):
 
         spec, config = self.env_spec, self.config
         layout = ObsLayout(self.replay.stacked_shape, spec.obs_dtype, spec.num_states)
-        seed = int(self.seeds.sequence("init", 1).generate_state(1, np.uint64)[0] >> np.uint64(1))
         encoders, device = config.learner.encoder, config.learner.device
-        rnd = RandomDistillation(layout, encoders, config.rnd, seed=seed, device=device)
+        rnd = RandomDistillation(layout, encoders, config.rnd, seed=self.seeds.integer("init", 1), device=device)
         self.errors = NextErrors(rnd, self.replay, spec.num_actions, beta=config.beta)
         return self.errors
 

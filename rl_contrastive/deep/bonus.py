@@ -291,6 +291,11 @@ class NoBonus:
         self.visits = int(state["visits"])
 
 
+def evenly(count: int, most: int) -> IntArray:
+    """At most `most` places of 0 .. count - 1, evenly spread: what `rebuild` adapts to."""
+    return np.linspace(0, count - 1, min(most, count)).astype(np.int64)
+
+
 def make_bonus(
     config: BonusConfig, capacity: int, num_actions: int, dim: int, *, beta: float, rng: np.random.Generator
 ) -> VisitBonus:

@@ -189,7 +189,7 @@ class DeepLearnerConfig:
     lr_falls_over: int = 0
     """Gradient steps over which the step size of Q and G falls linearly to a twentieth (>= 0); 0: it stays."""
     adam_eps: float = 1e-8
-    """Adam's epsilon (> 0); large values, as 1.5e-4 on Atari, damp rare gradients, those of small bonuses first."""
+    """Adam's epsilon for Q and G (> 0); large values, as 1.5e-4 on Atari, damp rare gradients, and so small bonuses."""
     clip: float = 10.0
     """Largest norm of the whole gradient (> 0)."""
     tau: float = 0.005

@@ -24,7 +24,7 @@ from rl_contrastive.deep.noisy import quiet, resample
 from rl_contrastive.deep.replay import Replay, ReplayBatch
 from rl_contrastive.deep.representation import identical
 from rl_contrastive.deep.self_prediction import SelfPrediction
-from rl_contrastive.deep.transitions import FeatureConfig, FeatureNet, ObsLayout, put
+from rl_contrastive.deep.transitions import FeatureConfig, FeatureNet, ObsLayout, put, torch_generator
 from rl_contrastive.deep.value import Values, td_losses
 from rl_contrastive.deep.weights import (
     FlatAdam,
@@ -229,7 +229,7 @@ class DeepLearner:
         """Observations (N, ...), distorted if the config asks for it: still in the unit that they are stored in."""
         if self.config.augment.shift == self.config.augment.intensity == 0:
             return obs
-        draws = draw(self.config.augment, len(obs), rng=_torch_generator(rng))
+        draws = draw(self.config.augment, len(obs), rng=torch_generator(rng))
         return distort(obs.float(), *(x.to(self.device) for x in draws))
 
     def _resample(self, rng: np.random.Generator | None) -> None:
@@ -239,7 +239,7 @@ class DeepLearner:
         if rng is None:
             quiet(self.values)
         else:
-            resample(self.values, self.target, rng=_torch_generator(rng))
+            resample(self.values, self.target, rng=torch_generator(rng))
 
     def _autocast(self) -> Any:
         bf16 = self.config.precision == "bf16"
@@ -269,8 +269,3 @@ class DeepLearner:
         self.features.load_state_dict(state["features"])
         self._optimiser.load_state_dict(state["optimiser"], "deep")
         self.steps = int(state["steps"])
-
-
-def _torch_generator(rng: np.random.Generator) -> torch.Generator:
-    """One on the CPU, seeded by the next integer of `rng`, whose state is the only one to be saved."""
-    return torch.Generator().manual_seed(int(rng.integers(2**62)))

@@ -213,14 +213,6 @@ class Replay:
         steps, mask = self.ring.walk(index, length)
         return self.observations(steps), self.actions(steps[:, :-1]), mask
 
-    def rows(self, chunk: int) -> Iterator[tuple[IntArray, Array, IntArray, Array]]:
-        """(index, obs, action, next_obs) of every visit still here with its whole stack, oldest first."""
-        require(chunk >= 1, f"replay: rows needs a chunk >= 1, got {chunk}.")
-        visits = self._visits(self.ring.held())
-        for start in range(0, len(visits), chunk):
-            index = visits[start : start + chunk]
-            yield index, self.observations(index), self.actions(index), self.observations(self.ring.next[index])
-
     def chunks(self, size: int) -> Iterator[IntArray]:
         """Indices of all observations still here with their whole stack, final ones included, oldest first."""
         held = self.ring.held()

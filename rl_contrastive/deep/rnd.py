@@ -16,7 +16,6 @@ the paper keeps running moments, under which errors of the past and of today are
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require
-from rl_contrastive.deep.bonus import Chunk
+from rl_contrastive.deep.bonus import NoBonus
 from rl_contrastive.deep.config import EncoderConfig, RNDConfig
 from rl_contrastive.deep.networks import RELU_GAIN, Encoder, encoder, linear
-from rl_contrastive.deep.patches import Patches
 from rl_contrastive.deep.replay import Replay
 from rl_contrastive.deep.transitions import ObsLayout, put
 from rl_contrastive.deep.weights import FlatAdam, FlatParameters, load_weights, weights
@@ -150,44 +148,30 @@ class RandomDistillation:
         self.spread.load_state_dict(state["spread"])
 
 
-class NextErrors:
+class NextErrors(NoBonus):
     """beta * bonus(s') of a step (s,a,s'), for an agent and its learner: `deep/bonus.py`'s `Bonus`.
 
     s' is not known before the step, so nothing is added in acting or at the end of a path, and the bonuses of ALL its
     steps are part of G. They are today's: errors are computed anew whenever a step is sampled.
     """
 
-    known_ahead, of_features = False, False
+    known_ahead = False
 
     def __init__(self, rnd: RandomDistillation, replay: Replay, num_actions: int, *, beta: float) -> None:
         require(0.0 <= beta < np.inf, f"rnd: beta must be >= 0 and finite, got {beta}.")
-        self.rnd, self.replay, self.num_actions, self.beta = rnd, replay, num_actions, float(beta)
-        self.patches = Patches(np.zeros((0, 0)))  # nothing is kept beside the replay
-        self.visits, self.waiting, self.started = 0, 0, False
-        """Visits so far; those of them, the newest, that the predictor has not yet learned from; if it may."""
-
-    def of(self, phi: FloatArray) -> FloatArray:
-        """0 for features (..., d) -> (...,)."""
-        return np.zeros(phi.shape[:-1])
-
-    def ahead(self, index: IntArray) -> FloatArray:
-        """0 for all actions at entries index (N,) -> (N, A)."""
-        return np.zeros((len(index), self.num_actions))
+        super().__init__(num_actions)
+        self.rnd, self.replay, self.beta = rnd, replay, float(beta)
+        self.waiting, self.started = 0, False
+        """The newest visits, that the predictor has not yet learned from; whether it may."""
 
     def along(self, index: IntArray, action: IntArray) -> FloatArray:
         """beta * bonus(s') of stored steps (...,) -> (...,)."""
         after = self.replay.observations(self.replay.ring.next[index.ravel()])
         return self.beta * self.rnd.bonus(after).reshape(index.shape)
 
-    def put(self, index: IntArray, phi: FloatArray) -> None:
-        """Nothing is kept of features."""
-
-    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk]) -> None:
-        """Nothing depends on them."""
-
     def visit(self, index: IntArray, action: IntArray) -> None:
         """Count the newest visits, which lie at index (k,)."""
-        self.visits += len(index)
+        super().visit(index, action)
         self.waiting += len(index)
         if self.started:
             self._learn()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require
-from rl_contrastive.deep.bonus import Chunk
+from rl_contrastive.deep.bonus import Chunk, evenly
 from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
 from rl_contrastive.deep.networks import encoder
 from rl_contrastive.deep.representation import Representation, identical
@@ -99,7 +99,6 @@ class FeatureNet:
         config: FeatureConfig,
         *,
         rng: torch.Generator,
-        adam_eps: float = 1e-8,
         compiled: bool = False,
     ) -> None:
         """rng: on the CPU, so that the weights are the same on each device. compiled: `torch.compile` the gradient."""
@@ -107,7 +106,7 @@ class FeatureNet:
         self.online = TransitionFeatures(layout, num_actions, config, rng=rng).to(self.device)
         self.frozen = frozen_copy(self.online).eval()
         self._flat = FlatParameters(self.online.parameters())
-        self._optimiser = FlatAdam(self._flat, lr=config.lr, eps=adam_eps)
+        self._optimiser = FlatAdam(self._flat, lr=config.lr)
         self._gradient_of = differentiable(self._gradient, self.device) if compiled else self._gradient
 
     def descend(self, obs: Tensor, action: Tensor, next_obs: Tensor, *, same: Tensor | None = None) -> Tensor:
@@ -163,14 +162,18 @@ def put(array: Array, device: torch.device) -> Tensor:
     return here if device.type == "cpu" else here.to(device, non_blocking=True)
 
 
+def torch_generator(rng: np.random.Generator) -> torch.Generator:
+    """One on the CPU, seeded by the next integer of `rng`, whose state is the only one to be saved."""
+    return torch.Generator().manual_seed(int(rng.integers(2**62)))
+
+
 class FeatureLearner:
     """The newest transitions, and a network that learns from them."""
 
     def __init__(self, layout: ObsLayout, num_actions: int, config: FeatureConfig, *, rng: np.random.Generator) -> None:
         """rng: initial weights and batches are drawn from it."""
         self.config, self.layout, self.rng = config, layout, rng
-        init = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        self.net = FeatureNet(layout, num_actions, config, rng=init)
+        self.net = FeatureNet(layout, num_actions, config, rng=torch_generator(rng))
         self.stored = self.steps = 0
         """Transitions ever stored, gradient steps ever taken."""
         self._obs, self._next = (np.zeros((config.capacity, *layout.shape), dtype=layout.dtype) for _ in range(2))
@@ -214,7 +217,7 @@ class FeatureLearner:
 
     def sample(self, rows: int = 4096) -> FloatArray:
         """Frozen phi (n, d) of at most `rows` kept transitions, evenly spread."""
-        place = np.linspace(0, len(self) - 1, min(rows, len(self))).astype(np.int64)
+        place = evenly(len(self), rows)
         return self.net.phi(self._obs[place], self._action[place])
 
     def diagnose(self, rows: int = 512) -> dict[str, float]:

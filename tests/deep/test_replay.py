@@ -60,13 +60,20 @@ def test_it_equals_plain_lists_of_episodes(batches, n, stack, extra, prioritised
             compare(replay, reference, n, stack)
 
 
+def rows_of(replay, chunk):
+    """(index, obs, action, next_obs) of every visit still here with its whole stack, oldest first."""
+    visits = replay.visits()
+    for index in (visits[start : start + chunk] for start in range(0, len(visits), chunk)):
+        yield index, replay.observations(index), replay.actions(index), replay.observations(replay.ring.next[index])
+
+
 def compare(replay, reference, n, stack):
     ready = reference.ready()
     slots = np.array(ready, dtype=np.int64) % replay.ring.capacity
     assert np.flatnonzero(replay.ring.ready).tolist() == sorted(slots.tolist())
     assert len(replay) == len(ready)
     visits = [t for t in range(reference.oldest, len(reference.entries)) if reference.visit(t)]
-    rows = list(replay.rows(4))
+    rows = list(rows_of(replay, 4))
     assert [t for index, *_ in rows for t in serials(replay, index).tolist()] == visits
     assert serials(replay, replay.last(3)).tolist() == visits[-3:]
     if replay.tree is not None:
@@ -183,7 +190,7 @@ def test_each_autoreset_mode_fills_it_alike(mode):
         for step in play(Scripted(mode), [0, 0, 0], lambda obs, h: np.array([0, 1, 0])):
             replay.observe(step)
     got = {}
-    for index, *_ in replay.rows(100):
+    for index, *_ in rows_of(replay, 100):
         batch = replay.batch(index)
         for k in range(len(index)):
             row = (batch.reward[k], int(batch.next_obs[k]), batch.discount[k])
@@ -234,7 +241,7 @@ def test_frames_for_acting_equal_those_of_the_replay(shape):
             following = rng.integers(256, size=(2, *shape), dtype=np.uint8)
             replay.add(obs, np.zeros(2, int), np.zeros(2), following, np.ones(2), np.full(2, h == 5), np.ones(2, bool))
             obs = following
-    drawn = np.concatenate([obs for _, obs, _, _ in replay.rows(5)])
+    drawn = np.concatenate([obs for _, obs, _, _ in rows_of(replay, 5)])
     np.testing.assert_array_equal(drawn, np.concatenate(acted))
     assert drawn.shape == (24, *replay.stacked_shape)
     assert drawn.dtype == np.uint8

@@ -28,7 +28,6 @@ ENVS = {
     "combination-lock": {"horizon": 3, "num_actions": 3},
     "low-rank-game": {"num_states": 6, "num_actions": 2, "num_opponent_actions": 3, "horizon": 3, "rank": 2},
 }
-LIVES = Path(__file__).parent / "lives.py"
 
 
 def same_bytes(a: Path, b: Path) -> None:
@@ -70,21 +69,8 @@ def suitable(agent: str) -> RunConfig:
 
 
 @pytest.mark.parametrize("name", [*AGENTS, "tiny"])
-def test_contract_killed_and_resumed_gives_the_same_bytes(name, tmp_path, tiny, config, clean_environment):
-    run_config = config if name == "tiny" else suitable(name)
-    (tmp_path / "config.json").write_text(json.dumps(config_json(run_config, "")))
-    answer = subprocess.run(
-        [sys.executable, str(LIVES), str(tmp_path / "config.json"), str(tmp_path), "3"],
-        capture_output=True,
-        text=True,
-        env=clean_environment,
-        timeout=240,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stderr
-    report = json.loads(answer.stdout.splitlines()[-1])
-    assert report["killed"] >= 1
-    same_bytes(run_folder(tmp_path / "whole", run_config), run_folder(tmp_path / "killed", run_config))
+def test_contract_killed_and_resumed_gives_the_same_bytes(name, tiny, config, two_lives):
+    same_bytes(*two_lives(config if name == "tiny" else suitable(name)))
 
 
 def test_rlc_killed_with_its_workers_and_resumed(tmp_path, tiny, config, clean_environment, capsys):

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
-import numpy as np
 import pytest
+from agents_common import same
 
 from rl_contrastive.experiment.checkpoint import load_state
 from rl_contrastive.experiment.loop import Budget
-from rl_contrastive.experiment.run import RunConfig, build, config_json, read_config, run_folder
-
-LIVES = Path(__file__).parent / "lives.py"
+from rl_contrastive.experiment.run import RunConfig, build, read_config
 
 
 def replay_of(folder):
@@ -25,14 +18,8 @@ def replay_of(folder):
     return agent.replay.state_dict(), agent.bonus.keys
 
 
-def same(left, right):
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    return left.tobytes() == right.tobytes() if isinstance(left, np.ndarray) else left == right
-
-
 @pytest.mark.parametrize("storage", ["mapped", pytest.param("memory", marks=pytest.mark.slow)])
-def test_killed_and_resumed_it_has_the_same_bytes_and_the_same_replay(storage, tmp_path, clean_environment):
+def test_killed_and_resumed_it_has_the_same_bytes_and_the_same_replay(storage, two_lives):
     config = RunConfig(
         agent="contrastive-ucb-deep",
         env="low-rank",
@@ -43,18 +30,7 @@ def test_killed_and_resumed_it_has_the_same_bytes_and_the_same_replay(storage, t
         checkpoint_seconds=0.0,
         tensorboard=False,
     )
-    (tmp_path / "config.json").write_text(json.dumps(config_json(config, "")))
-    answer = subprocess.run(
-        [sys.executable, str(LIVES), str(tmp_path / "config.json"), str(tmp_path), "3"],
-        capture_output=True,
-        text=True,
-        env=clean_environment,
-        timeout=240,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stderr
-    assert json.loads(answer.stdout.splitlines()[-1])["killed"] >= 1
-    whole, killed = (run_folder(tmp_path / name, config) for name in ("whole", "killed"))
+    whole, killed = two_lives(config)
     for name in ("metrics.jsonl", "checkpoint/state.npz"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
     (replay, keys), (other, others) = replay_of(whole), replay_of(killed)
