@@ -24,6 +24,7 @@ from rl_contrastive.agents.base import BaseAgent, choose, greedy
 from rl_contrastive.config import require
 from rl_contrastive.deep.bonus import Bonus, NoBonus, evenly, make_bonus
 from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig
+from rl_contrastive.deep.episodic import OncePerEpisode
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Array, Env, FloatArray, IntArray, State, Transition
@@ -48,6 +49,8 @@ class ContrastiveUCBDeepConfig:
     optimism, which learns no features and counts nothing."""
     bonus: BonusConfig = field(default_factory=BonusConfig)
     """How visits are counted."""
+    episodic: bool = False
+    """A pair pays its bonus once an episode (`deep/episodic.py`): where many observations look alike."""
     growth: float = 0.2
     """Freeze the features anew and count again when the visits grew by this fraction (> 0)."""
     epsilon: float = 0.01
@@ -101,7 +104,9 @@ class ContrastiveUCBDeep(BaseAgent):
         )
         seed = self.seeds.integer("init")
         self.learner = DeepLearner(spec, self.replay.stacked_shape, config.learner, seed=seed)
-        self.bonus = self._make_bonus()
+        self.bonus: Bonus = self._make_bonus()
+        if config.episodic:
+            self.bonus = OncePerEpisode(self.bonus, config.capacity, spec.num_actions)
         self.rng, self.fit_rng = self.seeds.generator("act"), self.seeds.generator("fit")
         self.steps, self.rebuilt_at = 0, 0
         self.first_reward = self.first_terminal = 0
@@ -178,10 +183,12 @@ class ContrastiveUCBDeep(BaseAgent):
         index = self.replay.ring.acted
         if transition.h == 0:
             self.bonus.put(index, self._first)
+        newest = self.replay.ring.next[index]
         if self.bonus.of_features:
-            newest = self.replay.ring.next[index]
             self.bonus.put(newest, self._phi(self.replay.observations(newest)))
         self.bonus.visit(index, transition.action[alive])
+        if isinstance(self.bonus, OncePerEpisode):
+            self.bonus.follow(transition, index, newest)
 
     def _standardise(self) -> None:
         """Centre and scale of vector observations, from the steps of the warm start."""
@@ -237,10 +244,10 @@ class ContrastiveUCBDeep(BaseAgent):
         state says what to find there.
         """
         self._require_replay()
-        folder, keys = self._folder, {"keys": self.bonus.patches}
+        folder, beside = self._folder, self.bonus.patches
         return {
             "learner": self.learner.state_dict(),
-            "replay": self.replay.state_dict() if folder is None else self.replay.save_log(folder, keys),
+            "replay": self.replay.state_dict() if folder is None else self.replay.save_log(folder, beside),
             "bonus": self.bonus.state_dict(whole=folder is None),
             "steps": self.steps,
             "rebuilt_at": self.rebuilt_at,
@@ -263,7 +270,7 @@ class ContrastiveUCBDeep(BaseAgent):
         if whole:
             self.replay.load_state_dict(state["replay"])
         elif self._folder is not None:
-            self.replay.load_log(self._folder, state["replay"], {"keys": self.bonus.patches})
+            self.replay.load_log(self._folder, state["replay"], self.bonus.patches)
         self._lost = not whole and self._folder is None
         self.steps, self.rebuilt_at, self.version = (int(state[k]) for k in ("steps", "rebuilt_at", "version"))
         self.first_reward, self.first_terminal = (int(count) for count in state["first"])

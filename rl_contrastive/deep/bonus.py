@@ -39,8 +39,11 @@ class Bonus(Protocol):
     """b(s,a) is known before the step: it is added in acting and at the end of a path, and G(s,a) leaves it out."""
     of_features: bool
     """It is made of phi(s,a); else no features are learned or asked for."""
-    visits: int
-    patches: Patches
+    patches: dict[str, Patches]
+    """Arrays beside the replay, by the names that their files have."""
+
+    @property
+    def visits(self) -> int: ...
 
     def of(self, phi: FloatArray) -> FloatArray: ...
 
@@ -68,7 +71,7 @@ class VisitBonus(ABC):
         """keys: zeros; beta >= 0."""
         require(0.0 <= beta < np.inf, f"bonus: beta must be >= 0 and finite, got {beta}.")
         self.beta = float(beta)
-        self.keys, self.patches = keys, Patches(keys)
+        self.keys, self.patches = keys, {"keys": Patches(keys)}
         self.visits = 0
         """Visits so far, those that left the replay included."""
 
@@ -107,7 +110,7 @@ class VisitBonus(ABC):
     def put(self, index: IntArray, phi: FloatArray) -> None:
         """Keep the keys of new entries index (k,) with features (k, A, d): before they are sampled or visited."""
         self.keys[index] = self.key(phi)
-        self.patches.touch(index)
+        self.patches["keys"].touch(index)
 
     def visit(self, index: IntArray, action: IntArray) -> None:
         """Count the actions (k,) taken at entries index (k,) that were `put`."""
@@ -160,7 +163,7 @@ class VisitBonus(ABC):
         require(fits, f"bonus: the saved keys have shape {keys.shape}, there is room for {self.keys.shape}.")
         self.keys[:] = 0
         self.keys[: len(keys)] = keys
-        self.patches.forget()
+        self.patches["keys"].forget()
 
 
 class EllipticalVisits(VisitBonus):
@@ -257,7 +260,7 @@ class NoBonus:
 
     def __init__(self, num_actions: int) -> None:
         self.num_actions, self.visits = num_actions, 0
-        self.patches = Patches(np.zeros((0, 0)))  # nothing is kept beside the replay
+        self.patches: dict[str, Patches] = {}
 
     def of(self, phi: FloatArray) -> FloatArray:
         """(..., d) -> (...,)."""
