@@ -42,6 +42,8 @@ class MiniGridConfig:
     """gymnasium id; given after the colon of `minigrid:ID`."""
     horizon: int | None = None
     """H, cap on the steps of an episode (>= 1); the world's own max_steps by default, and at most that."""
+    stack: int = 1
+    """Views shown at once (>= 1): `EnvSpec.frame_stack` of them, which agents stack themselves if they can."""
     observation: Literal["image", "onehot"] = "image"
     """"image": the codes as numbers; "onehot": a plane for each value of each code."""
 
@@ -49,6 +51,7 @@ class MiniGridConfig:
         require(
             self.horizon is None or self.horizon >= 1, f"minigrid: horizon must be >= 1 or null, got {self.horizon}."
         )
+        require(self.stack >= 1, f"minigrid: stack must be >= 1, got {self.stack}.")
 
 
 @register("env", "minigrid:", MiniGridConfig)
@@ -89,6 +92,7 @@ class MiniGridEnv(BatchEnv):
             horizon=self._length,
             obs_shape=(sum(PLANES) if onehot else 4, size, size),
             obs_dtype="bool" if onehot else "uint8",
+            frame_stack=config.stack,
             reward_range=(-1.0, 1.0),  # Dynamic-Obstacles fines a collision by 1; all others pay within [0, 1]
         )
         space = gym.spaces.Box(0, 1 if onehot else 255, spec.obs_shape, np.bool_ if onehot else np.uint8)

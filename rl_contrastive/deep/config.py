@@ -194,6 +194,9 @@ class DeepLearnerConfig:
     """Largest norm of the whole gradient (> 0)."""
     tau: float = 0.005
     """Share of the online network that its target takes over after each step, in (0, 1]."""
+    reward_scale: float = 1.0
+    """Q and G are learned of rewards and bonuses times this (> 0), atoms too. Each of Adam's steps moves an output by
+    about lr whatever the returns are, so differences far below 1 drown in it. 10 suits MiniGrid's returns below 1."""
     clip_rewards: bool = False
     """Learn from the sign of rewards, as is usual on Atari; evaluation is not touched."""
     precision: Literal["float32", "bf16"] = "float32"
@@ -206,7 +209,7 @@ class DeepLearnerConfig:
     def __post_init__(self) -> None:
         require(self.lr_falls_over >= 0, f"deep: lr_falls_over must be >= 0, got {self.lr_falls_over}.")
         require(self.batch_size >= 2, f"deep: batch_size must be >= 2, got {self.batch_size}.")
-        for name in ("lr", "adam_eps", "clip"):
+        for name in ("lr", "adam_eps", "clip", "reward_scale"):
             value = getattr(self, name)
             require(0 < value < np.inf, f"deep: {name} must be > 0 and finite, got {value}.")
         require(0.0 < self.tau <= 1.0, f"deep: tau must lie in (0, 1], got {self.tau}.")

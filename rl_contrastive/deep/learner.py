@@ -94,7 +94,7 @@ class DeepLearner:
         self._resample(rng)
         with self._autocast():
             means = self.values.means(self.values.encoder.forward(put(obs, self.device)))
-        out = means.float().cpu().numpy().astype(np.float64)
+        out = means.float().cpu().numpy().astype(np.float64) / self.config.reward_scale
         return out[:, 0], out[:, 1]
 
     @torch.inference_mode()
@@ -102,7 +102,7 @@ class DeepLearner:
         """Q (N, A) of the target network, for evaluation: the online one of the last steps, averaged, wanders less."""
         with self._autocast():
             out = self.target.means(self.target.encoder(put(obs, self.device)))
-        return np.asarray(out[:, 0].double().cpu().numpy())
+        return np.asarray(out[:, 0].double().cpu().numpy()) / self.config.reward_scale
 
     def entries(self, replay: Replay, chunk: int = 1024) -> Iterator[Chunk]:
         """(index, action or -1, frozen phi (n, A, d)) of every observation that is kept: for `VisitBonus.rebuild`."""
@@ -171,6 +171,8 @@ class DeepLearner:
             numbers[:, 1] = reward + replay.discounted(on_the_way, counted)
         numbers[:, 2], numbers[:, 3], numbers[:, 4] = batch.discount, batch.weight, batch.action
         numbers[:, 5 + A :] = bonus.ahead(batch.end)
+        for part in (numbers[:, :2], numbers[:, 5:]):
+            part *= self.config.reward_scale
         return put(batch.ends, self.device), put(numbers, self.device)
 
     def _gradient(self, obs: Tensor, numbers: Tensor, ahead: Sequences | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -121,6 +121,14 @@ def test_one_hot_planes_say_what_the_codes_say():
         x, y = codes.step(action)[0], planes.step(action)[0]
 
 
+def test_a_stack_is_told_to_agents_and_changes_no_observation():
+    one, four = made("DoorKey-8x8-v0"), made("DoorKey-8x8-v0", stack=4)
+    assert (one.env_spec.frame_stack, four.env_spec.frame_stack) == (1, 4)
+    np.testing.assert_array_equal(one.reset(seed=1)[0], four.reset(seed=1)[0])
+    with pytest.raises(RlcError, match="stack must be >= 1, got 0"):
+        made("DoorKey-8x8-v0", stack=0)
+
+
 def test_worlds_differ_between_seeds_and_repeat_for_the_same_one():
     env = made("MultiRoom-N4-S5-v1", 4)
     env.reset(seed=0)
