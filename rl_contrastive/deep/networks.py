@@ -98,7 +98,6 @@ class Inputs(nn.Module):
 
     centre: Tensor
     factor: Tensor
-    plane: Tensor
     value: Tensor
 
     def __init__(
@@ -121,16 +120,14 @@ class Inputs(nn.Module):
             require(dtype != np.int64 or obs_shape != (), "encoder: state indices need num_states.")
             image = kind != "mlp" and len(obs_shape) == 2  # one frame is one plane
             self.out_shape = (1, *self.obs_shape) if image else self.obs_shape
-        per_code = [(p, v) for p in range(obs_shape[0]) for v in range(CODES[p % 4])] if self.rule == "codes" else []
         floats = self.rule == "floats"
         shape = self.obs_shape if floats else ()
         self.register_buffer("centre", torch.zeros(shape, device=device))
         self.register_buffer("factor", torch.full(shape, 1 / 255 if self.rule == "bytes" else 1.0, device=device))
-        codes = torch.tensor(per_code, dtype=torch.int64, device=device).reshape(-1, 2)
-        values = torch.arange(num_states, device=device) if num_states is not None else codes[:, 1]
-        # Not saved: they follow from the shape.
-        self.register_buffer("plane", codes[:, 0].contiguous(), persistent=False)
-        self.register_buffer("value", values.contiguous(), persistent=False)
+        count = max(CODES) if self.rule == "codes" else num_states or 0
+        kind_of = torch.uint8 if self.rule == "codes" else torch.int64
+        # Not saved: it follows from the shape.
+        self.register_buffer("value", torch.arange(count, dtype=kind_of, device=device), persistent=False)
 
     def standardise(self, obs: np.ndarray | Tensor) -> None:
         """Centre and spread from observations (N, *obs_shape).
@@ -158,8 +155,9 @@ class Inputs(nn.Module):
         dtype = self.centre.dtype
         if self.rule == "states":
             return (obs[..., None] == self.value).to(dtype)
-        if self.rule == "codes":  # one gather, one comparison: (N, 24 k, H, W)
-            return (obs[:, self.plane] == self.value.to(obs.dtype)[:, None, None]).to(dtype)
+        if self.rule == "codes":  # (N, 24 k, H, W); a comparison a plane takes half the time of one with a gather
+            values = [self.value[: CODES[p % len(CODES)], None, None] for p in range(self.obs_shape[0])]
+            return torch.cat([obs[:, p, None] == value for p, value in enumerate(values)], dim=1).to(dtype)
         x = obs.to(dtype)
         if self.rule == "floats":
             x = (x - self.centre) * self.factor
