@@ -24,7 +24,7 @@ from rl_contrastive.agents.base import BaseAgent, choose, greedy
 from rl_contrastive.config import require
 from rl_contrastive.deep.bonus import Bonus, NoBonus, evenly, make_bonus
 from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig
-from rl_contrastive.deep.episodic import OncePerEpisode
+from rl_contrastive.deep.episodic import EpisodicBonus
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Array, Env, FloatArray, IntArray, State, Transition
@@ -50,7 +50,8 @@ class ContrastiveUCBDeepConfig:
     bonus: BonusConfig = field(default_factory=BonusConfig)
     """How visits are counted."""
     episodic: bool = False
-    """A pair pays its bonus once an episode (`deep/episodic.py`): where many observations look alike."""
+    """The bonus fades where the same was seen or done before in the episode (`deep/episodic.py`): for places that look
+    alike."""
     growth: float = 0.2
     """Freeze the features anew and count again when the visits grew by this fraction (> 0)."""
     epsilon: float = 0.01
@@ -106,7 +107,7 @@ class ContrastiveUCBDeep(BaseAgent):
         self.learner = DeepLearner(spec, self.replay.stacked_shape, config.learner, seed=seed)
         self.bonus: Bonus = self._make_bonus()
         if config.episodic:
-            self.bonus = OncePerEpisode(self.bonus, config.capacity, spec.num_actions)
+            self.bonus = EpisodicBonus(self.bonus, config.capacity, spec.num_actions)
         self.rng, self.fit_rng = self.seeds.generator("act"), self.seeds.generator("fit")
         self.steps, self.rebuilt_at = 0, 0
         self.first_reward = self.first_terminal = 0
@@ -187,7 +188,7 @@ class ContrastiveUCBDeep(BaseAgent):
         if self.bonus.of_features:
             self.bonus.put(newest, self._phi(self.replay.observations(newest)))
         self.bonus.visit(index, transition.action[alive])
-        if isinstance(self.bonus, OncePerEpisode):
+        if isinstance(self.bonus, EpisodicBonus):
             self.bonus.follow(transition, index, newest)
 
     def _standardise(self) -> None:

@@ -1,21 +1,23 @@
-"""A bonus that pays each pair (o, a) once an episode, beside whatever it counts over all episodes.
+"""A bonus that fades within an episode, beside whatever it counts over all episodes.
 
-    b(o_t, a) 1[a was not taken at an observation equal to o_t earlier in this episode]
+    w(o_t, a) b(o_t, a),   w = 1[a was not taken at o_t earlier in this episode] / (1 + earlier visits of o_t in it)
 
 Counts of a lifetime tell rooms apart by how often they were seen; where rooms look alike, as through MiniGrid's partial
-view, walking on is worth no more than turning on the spot. What was not done yet THIS time is what leads on. Source:
-the episodic restriction of NovelD (Zhang et al. 2021) and the episodic counts of RIDE (Raileanu and Rocktaeschel 2020),
-there of observations, here of pairs. Equal means equal bytes: observations with noise are never equal, and then nothing
-changes. Values stay functions of o alone, though the bonus now depends on the past of the episode.
+view, walking on is worth no more than turning on the spot. What was not seen yet THIS time is what leads on, and what
+was not tried there is what ends a loop. Source: the episodic counts of RIDE (Raileanu and Rocktaeschel 2020) and NovelD
+(Zhang et al. 2021), there of observations alone. The same observation means the same bytes: ones with noise are never
+the same, and then nothing changes. Values stay functions of o alone, though the bonus now depends on the episode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rl_contrastive.config import require
 from rl_contrastive.deep.bonus import Bonus, Chunk
@@ -23,16 +25,25 @@ from rl_contrastive.deep.patches import Patches
 from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, State, Transition
 
 
-class OncePerEpisode:
-    """Another bonus, with what was taken before in the episode of each stored entry."""
+@dataclass
+class Seen:
+    """One observation in one episode."""
+
+    taken: BoolArray
+    """(A,) actions that were taken there."""
+    visits: int = 0
+
+
+class EpisodicBonus:
+    """Another bonus, with the weights w of each stored entry."""
 
     def __init__(self, inner: Bonus, capacity: int, num_actions: int) -> None:
         """capacity: entries of the replay, whose indices are used here too."""
         self.inner, self.known_ahead, self.of_features = inner, inner.known_ahead, inner.of_features
-        self.taken: BoolArray = np.zeros((capacity, num_actions), dtype=np.bool_)
-        """Of each entry: the actions that were taken at its observation before it."""
-        self.patches = {**inner.patches, "taken": Patches(self.taken)}
-        self._episodes: list[dict[bytes, BoolArray]] = []
+        self.lost: NDArray[np.float32] = np.zeros((capacity, num_actions), dtype=np.float32)
+        """1 - w."""
+        self.patches = {**inner.patches, "lost": Patches(self.lost)}
+        self._episodes: list[dict[bytes, Seen]] = []
         self._here: list[bytes] = []
 
     @property
@@ -41,16 +52,16 @@ class OncePerEpisode:
         return self.inner.visits
 
     def of(self, phi: FloatArray) -> FloatArray:
-        """b of features (..., d) -> (...,), as of a pair that is new to its episode."""
+        """b of features (..., d) -> (...,), as of an observation that is new to its episode."""
         return self.inner.of(phi)
 
     def ahead(self, index: IntArray) -> FloatArray:
-        """b of all actions at entries index (N,) -> (N, A)."""
-        return self.inner.ahead(index) * ~self.taken[index]
+        """w b of all actions at entries index (N,) -> (N, A)."""
+        return self.inner.ahead(index) * (1.0 - self.lost[index])
 
     def along(self, index: IntArray, action: IntArray) -> FloatArray:
-        """b of stored visits: entries and actions (...,) -> (...,)."""
-        return self.inner.along(index, action) * ~self.taken[index, action]
+        """w b of stored visits: entries and actions (...,) -> (...,)."""
+        return self.inner.along(index, action) * (1.0 - self.lost[index, action])
 
     def put(self, index: IntArray, phi: FloatArray) -> None:
         """As the other bonus does."""
@@ -61,45 +72,49 @@ class OncePerEpisode:
         self.inner.visit(index, action)
 
     def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk]) -> None:
-        """As the other bonus does: what was taken does not depend on features."""
+        """As the other bonus does: w does not depend on features."""
         self.inner.rebuild(sample, chunks)
 
     def follow(self, transition: Transition, index: IntArray, newest: IntArray) -> None:
-        """Note one step of all rows alive: they acted at entries index (k,), and newest (k,) hold what they saw then.
+        """Note one step of the rows alive: they acted at entries index (k,), and newest (k,) hold what they saw then.
 
         Within an episode only: it begins at h = 0, and the steps must come in order.
         """
-        alive = np.flatnonzero(transition.alive).tolist()
         if transition.h == 0:
             self._episodes = [{} for _ in transition.alive]
             self._here = [_name(obs) for obs in transition.obs]
-            self.taken[index] = False
-        none = np.zeros(self.taken.shape[1], dtype=np.bool_)
-        for row, entry in zip(alive, newest.tolist(), strict=True):
-            known = self._episodes[row]
-            known.setdefault(self._here[row], none.copy())[transition.action[row]] = True
+            self._set(index, np.zeros((len(index), self.lost.shape[1])))
+        lost = np.zeros((len(newest), self.lost.shape[1]))
+        for k, row in enumerate(np.flatnonzero(transition.alive).tolist()):
+            episode, name = self._episodes[row], self._here[row]
+            here = episode.setdefault(name, Seen(np.zeros(self.lost.shape[1], dtype=np.bool_)))
+            here.taken[transition.action[row]] = True
+            here.visits += 1
             self._here[row] = _name(transition.next_obs[row])
-            self.taken[entry] = known.get(self._here[row], none)
-        for changed in (index, newest) if transition.h == 0 else (newest,):
-            self.patches["taken"].touch(changed)
+            again = episode.get(self._here[row])
+            if again is not None:
+                lost[k] = 1.0 - ~again.taken / (1 + again.visits)
+        self._set(newest, lost)
+
+    def _set(self, index: IntArray, lost: FloatArray) -> None:
+        self.lost[index] = lost
+        self.patches["lost"].touch(index)
 
     def state_dict(self, *, whole: bool = True) -> State:
-        """The other bonus, and what was taken as far as it is not saved by `patches`."""
-        taken = {"taken": np.packbits(self.taken, axis=1)} if whole else {}
-        return {"inner": self.inner.state_dict(whole=whole), **taken}
+        """The other bonus, and 1 - w as far as it is not saved by `patches`."""
+        return {"inner": self.inner.state_dict(whole=whole), **({"lost": self.lost.copy()} if whole else {})}
 
     def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("inner", *(("taken",) if whole else ())):
+        for key in ("inner", *(("lost",) if whole else ())):
             require(key in state, f"bonus: the saved state lacks '{key}'.")
         self.inner.load_state_dict(state["inner"], whole=whole)
         if not whole:
             return
-        saved, (rows, actions) = np.asarray(state["taken"]), self.taken.shape
-        fits = saved.dtype == np.uint8 and saved.shape == (rows, -(-actions // 8))
-        require(fits, f"bonus: what was taken is saved as {saved.dtype} {saved.shape}, there is room for {rows} rows.")
-        self.taken[:] = np.unpackbits(saved, axis=1, count=actions)
-        self.patches["taken"].forget()
+        saved, room = np.asarray(state["lost"]), self.lost.shape
+        require(saved.shape == room, f"bonus: weights of shape {saved.shape} are saved, there is room for {room}.")
+        self.lost[:] = saved
+        self.patches["lost"].forget()
 
 
 def _name(obs: Array) -> bytes:

@@ -1,4 +1,4 @@
-"""A bonus that pays once an episode: by hand, against a walk through the replay, apart by row and episode, saved."""
+"""A bonus that fades within an episode: by hand, against a walk through the replay, by row and episode, saved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agents_common import batches, same
 from rl_contrastive import registry
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.bonus import EllipticalVisits
-from rl_contrastive.deep.episodic import OncePerEpisode
+from rl_contrastive.deep.episodic import EpisodicBonus
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Transition
 
@@ -17,14 +17,14 @@ A, B = 7, 9
 """Observations."""
 
 
-def two_rows() -> OncePerEpisode:
+def two_rows() -> EpisodicBonus:
     """Two rows, two actions, features 1 for all pairs, lambda = 1, beta = 1: b = 1 / sqrt(1 + visits)."""
-    bonus = OncePerEpisode(EllipticalVisits(20, 2, 1, lam=1.0, beta=1.0), 20, 2)
+    bonus = EpisodicBonus(EllipticalVisits(20, 2, 1, lam=1.0, beta=1.0), 20, 2)
     bonus.put(np.arange(20), np.ones((20, 2, 1)))
     return bonus
 
 
-def step(bonus: OncePerEpisode, h: int, obs, action, next_obs, index, newest, alive=(True, True)) -> None:
+def step(bonus: EpisodicBonus, h: int, obs, action, next_obs, index, newest, alive=(True, True)) -> None:
     rows, alive = np.zeros(2), np.array(alive)
     kept = np.flatnonzero(alive)
     transition = Transition(h, np.array(obs), np.array(action), rows, np.array(next_obs), rows + 1, rows > 0, alive)
@@ -32,21 +32,21 @@ def step(bonus: OncePerEpisode, h: int, obs, action, next_obs, index, newest, al
     bonus.follow(transition, np.array(index), np.array(newest))
 
 
-def test_a_pair_pays_once_an_episode_by_hand() -> None:
+def test_what_was_done_pays_nothing_and_what_was_seen_less_by_hand() -> None:
     bonus = two_rows()
     # Row 0 sees A, B, A, A and takes 0, 1, 0; row 1 sees A, A and takes 1, then its episode is over.
     step(bonus, 0, [A, A], [0, 1], [B, A], [0, 1], [2, 3])
     step(bonus, 1, [B, A], [1, 0], [A, A], [2], [4], alive=(True, False))
     step(bonus, 2, [A, A], [0, 0], [A, A], [4], [5], alive=(True, False))
     new = 1 / np.sqrt(1 + 4)  # four visits
-    expected = {0: [new, new], 1: [new, new], 2: [new, new], 3: [new, 0], 4: [0, new], 5: [0, new]}
-    np.testing.assert_allclose(bonus.ahead(np.arange(6)), np.array(list(expected.values())))
+    w = np.array([[1, 1], [1, 1], [1, 1], [1 / 2, 0], [0, 1 / 2], [0, 1 / 3]])
+    np.testing.assert_allclose(bonus.ahead(np.arange(6)), w * new, rtol=1e-6)
     np.testing.assert_allclose(bonus.along(np.array([[0, 2, 4]]), np.array([[0, 1, 0]])), [[new, new, 0]])
     np.testing.assert_allclose(bonus.of(np.ones((3, 1))), new)
     # The next episode owes nothing to this one, even in entries that are used again.
     step(bonus, 0, [A, A], [0, 0], [A, B], [4, 5], [0, 3])
     np.testing.assert_allclose(bonus.ahead(np.array([4, 5])), np.full((2, 2), 1 / np.sqrt(7)))
-    np.testing.assert_array_equal(bonus.taken[[0, 3]], [[True, False], [False, False]])
+    np.testing.assert_array_equal(bonus.lost[[0, 3]], [[1, 0.5], [0, 0]])
     assert bonus.visits == 6
 
 
@@ -59,7 +59,7 @@ def agent(*, episodic: bool = True):
     return agent_entry.factory(env, from_dict(agent_entry.config, options), seed=0)
 
 
-def test_the_agents_flags_are_those_of_its_replay() -> None:
+def test_the_agents_weights_are_those_of_its_replay() -> None:
     """Of every entry whose episode is still there from its start: after the ring was overwritten several times."""
     played = agent()
     batches(played, 0, 25)
@@ -72,14 +72,14 @@ def test_the_agents_flags_are_those_of_its_replay() -> None:
         if ring.back[path[-1]]:
             continue  # its first entries are gone
         before = [p for p in path[1:] if ring.obs[p] == ring.obs[slot]]
-        expected = [any(ring.action[p] == a for p in before) for a in range(2)]
-        np.testing.assert_array_equal(played.bonus.taken[slot], expected)
-        checked += any(expected)
+        expected = [all(ring.action[p] != a for p in before) / (1 + len(before)) for a in range(2)]
+        np.testing.assert_allclose(1 - played.bonus.lost[slot], expected, rtol=1e-6)
+        checked += min(expected) < 1
     assert checked > 20
-    flagged = np.flatnonzero(played.bonus.taken.any(axis=1))
-    free = played.bonus.inner.ahead(flagged)
+    some = ring.held()
+    free = played.bonus.inner.ahead(some)
     assert (free > 0).all()  # the inner bonus has no zeros of its own
-    np.testing.assert_array_equal(played.bonus.ahead(flagged) == 0, played.bonus.taken[flagged])
+    np.testing.assert_array_equal(played.bonus.ahead(some) == 0, played.bonus.lost[some] == 1)
 
 
 def test_it_changes_what_the_agent_does_and_its_state_survives() -> None:
@@ -96,6 +96,6 @@ def test_it_changes_what_the_agent_does_and_its_state_survives() -> None:
 
 def test_bad_states_are_refused() -> None:
     good = two_rows().state_dict()
-    for bad, words in (({"inner": good["inner"]}, "lacks 'taken'"), ({**good, "taken": np.zeros((3, 1))}, "room for")):
+    for bad, words in (({"inner": good["inner"]}, "lacks 'lost'"), ({**good, "lost": np.zeros((3, 1))}, "room for")):
         with pytest.raises(RlcError, match=words):
             two_rows().load_state_dict(bad)

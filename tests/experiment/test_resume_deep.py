@@ -15,7 +15,7 @@ def replay_of(folder):
     agent, _, _ = build(read_config(folder))
     agent.keep_in(folder / "replay")
     agent.load_state_dict(load_state(folder / "checkpoint")["agent"])
-    return agent.replay.state_dict(), (agent.bonus.inner.keys, agent.bonus.taken)
+    return agent.replay.state_dict(), (agent.bonus.inner.keys, agent.bonus.lost)
 
 
 @pytest.mark.parametrize("storage", ["mapped", pytest.param("memory", marks=pytest.mark.slow)])
@@ -46,4 +46,4 @@ def test_killed_and_resumed_it_has_the_same_bytes_and_the_same_replay(storage, t
     assert [array.tobytes() for array in keys] == [array.tobytes() for array in others]
     assert all(array.any() for array in keys)
     names = {path.name.split("-")[0] for path in (killed / "replay").iterdir()}
-    assert names == {"segment", "priority", "keys", "taken", "cursor"}
+    assert names == {"segment", "priority", "keys", "lost", "cursor"}
