@@ -24,7 +24,7 @@ from rl_contrastive.agents.base import BaseAgent, choose, greedy
 from rl_contrastive.config import require
 from rl_contrastive.deep.bonus import Bonus, NoBonus, evenly, make_bonus
 from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig
-from rl_contrastive.deep.episodic import EpisodicBonus
+from rl_contrastive.deep.episodic import EpisodicBonus, LeastTried
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Array, Env, FloatArray, IntArray, State, Transition
@@ -50,8 +50,8 @@ class ContrastiveUCBDeepConfig:
     bonus: BonusConfig = field(default_factory=BonusConfig)
     """How visits are counted."""
     episodic: bool = False
-    """The bonus fades where the same was seen or done before in the episode (`deep/episodic.py`): for places that look
-    alike."""
+    """Memory of the episode, for places that look alike (`deep/episodic.py`): the bonus fades where the same was seen
+    or done before, and what is evaluated takes the best of the actions tried least often there."""
     growth: float = 0.2
     """Freeze the features anew and count again when the visits grew by this fraction (> 0)."""
     epsilon: float = 0.01
@@ -113,6 +113,7 @@ class ContrastiveUCBDeep(BaseAgent):
         self.first_reward = self.first_terminal = 0
         """Steps until the first reward > 0 and the first true terminal; 0: none yet."""
         self._frames, self._shown = (Frames(stack) for _ in range(2))
+        self._least_tried, self.markov = LeastTried(), not config.episodic
         self._report: dict[str, Any] = {}
         self._folder: Path | None = None
         self._lost = False  # loaded without its replay
@@ -228,11 +229,12 @@ class ContrastiveUCBDeep(BaseAgent):
     def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
         """argmax_a Q(s,a) of the target network, or argmax_a b + G with explore; uniform over exact ties.
 
-        Steps must come in order where the environment's frames are stacked.
+        Steps must come in order where the environment's frames are stacked, or with `episodic`.
         """
         stacked = self._shown.push(obs, h)
         if not explore:
-            return greedy(self.learner.judged(stacked))
+            q = self.learner.judged(stacked)
+            return self._least_tried(obs, h, q) if self.config.episodic else greedy(q)
         if self.rebuilt_at == 0:
             return np.full((len(obs), self.env_spec.num_actions), 1.0 / self.env_spec.num_actions)
         _, G = self.learner.q(stacked)

@@ -195,6 +195,9 @@ class Agent(Protocol):
     what is large and mostly appended to into `folder` at each `state_dict`, which a run calls once a checkpoint, and
     return only what finds it there again. It must be durable when `state_dict` returns, and what the last two
     checkpoints need must be there whenever the process is killed. Without that call the state holds everything.
+
+    Optional: `markov: bool`, False if `policy` depends on what it was asked earlier in the episode. It is then asked
+    for all steps in order, and never for its exact value.
     """
 
     batch: int

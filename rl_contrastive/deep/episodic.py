@@ -1,4 +1,4 @@
-"""A bonus that fades within an episode, beside whatever it counts over all episodes.
+"""Memory of an episode: a bonus that fades within it, and greedy play that does not go in circles.
 
     w(o_t, a) b(o_t, a),   w = 1[a was not taken at o_t earlier in this episode] / (1 + earlier visits of o_t in it)
 
@@ -7,6 +7,9 @@ view, walking on is worth no more than turning on the spot. What was not seen ye
 was not tried there is what ends a loop. Source: the episodic counts of RIDE (Raileanu and Rocktaeschel 2020) and NovelD
 (Zhang et al. 2021), there of observations alone. The same observation means the same bytes: ones with noise are never
 the same, and then nothing changes. Values stay functions of o alone, though the bonus now depends on the episode.
+
+`LeastTried` is the same memory for what is evaluated. A deterministic policy of views alone, once it goes in a circle,
+goes in it for ever; learning and chance break circles in training, and nothing does in evaluation.
 """
 
 from __future__ import annotations
@@ -115,6 +118,32 @@ class EpisodicBonus:
         require(saved.shape == room, f"bonus: weights of shape {saved.shape} are saved, there is room for {room}.")
         self.lost[:] = saved
         self.patches["lost"].forget()
+
+
+class LeastTried:
+    """Greedy by Q, uniform over ties, among the actions taken least often at an equal observation of the episode.
+
+    For B rows whose steps come in order; h = 0 begins an episode.
+    """
+
+    def __init__(self) -> None:
+        self._episodes: list[dict[bytes, FloatArray]] = []
+
+    def __call__(self, obs: Array, h: int, q: FloatArray) -> FloatArray:
+        """Observations (B, ...) and Q (B, A) -> probabilities (B, A); what they say is taken as taken."""
+        if h == 0:
+            self._episodes = [{} for _ in q]
+        require(len(self._episodes) == len(q), f"least tried: {len(q)} rows at step {h}, {len(self._episodes)} before.")
+        counts = [
+            row.setdefault(_name(one), np.zeros(q.shape[1])) for row, one in zip(self._episodes, obs, strict=True)
+        ]
+        times = np.stack(counts)
+        values = np.where(times == times.min(axis=1, keepdims=True), q, -np.inf)
+        best = values == values.max(axis=1, keepdims=True)
+        probabilities: FloatArray = best / best.sum(axis=1, keepdims=True)
+        for count, taken in zip(counts, probabilities, strict=True):
+            count += taken
+        return probabilities
 
 
 def _name(obs: Array) -> bytes:

@@ -128,7 +128,9 @@ class _Loop:
         self.interval = budget.interval(agent.batch, env.env_spec.horizon)
         self.progress = Progress(next_evaluation=self.interval)
         self.history: list[dict[str, Any]] = []
-        model = exact_model(env, budget.exact)
+        markov = getattr(agent, "markov", True)
+        require(markov or budget.exact != "always", "exact: this agent's policy depends on the past of an episode.")
+        model = exact_model(env, budget.exact) if markov else None
         self.oracle: Oracle | None = None if model is None else make_oracle(model, tree.generator("evaluation", 0, 2))
 
     def run(self) -> bool:

@@ -9,8 +9,9 @@ from agents_common import batches, same
 from rl_contrastive import registry
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.bonus import EllipticalVisits
-from rl_contrastive.deep.episodic import EpisodicBonus
+from rl_contrastive.deep.episodic import EpisodicBonus, LeastTried
 from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.loop import train
 from rl_contrastive.spec import Transition
 
 A, B = 7, 9
@@ -92,6 +93,29 @@ def test_it_changes_what_the_agent_does_and_its_state_survives() -> None:
     for one in (once, again):
         batches(one, 12, 3)
     assert same(again.state_dict(), once.state_dict())
+
+
+def test_greedy_play_ends_circles_by_hand() -> None:
+    play, q = LeastTried(), np.array([[3.0, 2.0, 1.0], [1.0, 1.0, 0.0]])
+    first, second, third = np.eye(3)
+    even = np.array([0.5, 0.5, 0.0])
+    np.testing.assert_array_equal(play(np.array([A, A]), 0, q), [first, even])
+    np.testing.assert_array_equal(play(np.array([A, B]), 1, q), [second, even])  # rows and observations are apart
+    np.testing.assert_array_equal(play(np.array([A, A]), 2, q), [third, third])
+    np.testing.assert_array_equal(play(np.array([A, A]), 3, q), [first, even])  # all once, or half: greedy again
+    np.testing.assert_array_equal(play(np.array([B, A]), 4, q), [first, even])
+    np.testing.assert_array_equal(play(np.array([A]), 0, q[:1]), [first])
+    with pytest.raises(RlcError, match="2 rows at step 1, 1 before"):
+        play(np.array([A, A]), 1, q)
+
+
+def test_a_policy_with_a_memory_is_evaluated_by_play_alone() -> None:
+    played, plain = agent(), agent(episodic=False)
+    line = train(played, played.env, episodes=4, eval_episodes=4).history[-1]
+    assert "value" not in line
+    assert "value" in train(plain, plain.env, episodes=4, eval_episodes=4).history[-1]
+    with pytest.raises(RlcError, match="depends on the past"):
+        train(agent(), agent().env, episodes=4, exact="always")
 
 
 def test_bad_states_are_refused() -> None:
