@@ -21,12 +21,19 @@ def write_run(
     error: str | None = None,
     optimal: float | None = 1.0,
     exact: bool = False,
+    steps: int | None = None,
 ) -> Path:
-    """One run folder of the documented layout; solved runs stop at their last return."""
+    """One run folder of the documented layout, its budget in episodes (`cap`) or `steps`; solved runs stop at the end."""
     folder = root / f"{agent}--{env}" / f"seed-{seed}"
     folder.mkdir(parents=True)
     config = {"agent": agent, "env": env, "label": None, "seed": seed, "env_config": env_config or {"horizon": 5}}
-    config |= {"agent_config": {"batch": 10}, "episodes": cap, "steps": None, "solve_at": 0.9, "meta": {"versions": {}}}
+    config |= {
+        "agent_config": {"batch": 10},
+        "episodes": None if steps else cap,
+        "steps": steps,
+        "solve_at": 0.9,
+        "meta": {"versions": {}},
+    }
     lines = []
     for i, value in enumerate(returns, start=1):
         line = {"episodes": every * i, "env_steps": 5 * every * i, "return_mean": value, "return_sem": 0.01}

@@ -64,7 +64,10 @@ class EpisodicBonus:
 
     def along(self, index: IntArray, action: IntArray) -> FloatArray:
         """w b of stored visits: entries and actions (...,) -> (...,)."""
-        return self.inner.along(index, action) * (1.0 - self.lost[index, action])
+        out = 1.0 - self.lost[index, action].astype(np.float64)
+        some = out > 0  # the others need not be computed
+        out[some] *= self.inner.along(index[some], action[some])
+        return out
 
     def put(self, index: IntArray, phi: FloatArray) -> None:
         """As the other bonus does."""

@@ -167,7 +167,9 @@ class DeepLearner:
             counted = batch.mask.copy()
             counted[:, 0] = False
         if counted.any():
-            on_the_way = bonus.along(batch.steps, replay.actions(batch.steps))
+            on_the_way = np.zeros(counted.shape)
+            some = batch.steps[counted]
+            on_the_way[counted] = bonus.along(some, replay.actions(some))
             numbers[:, 1] = reward + replay.discounted(on_the_way, counted)
         numbers[:, 2], numbers[:, 3], numbers[:, 4] = batch.discount, batch.weight, batch.action
         numbers[:, 5 + A :] = bonus.ahead(batch.end)

@@ -54,7 +54,9 @@ STYLE: Any = {
 LABEL = 24
 """Characters of an agent's name in one line beside a panel."""
 LOG_RANGE = 6.0
-"""Agents' curves whose lengths differ by more than this factor are drawn over log episodes."""
+"""Agents' curves whose lengths differ by more than this factor are drawn over a logarithmic axis."""
+CLOCKS = {"episodes": "episodes", "env_steps": "environment steps"}
+"""Columns that curves run over -> labels."""
 
 
 @contextmanager
@@ -92,7 +94,7 @@ def colours(agents: Sequence[str]) -> dict[str, tuple[str, tuple[float, ...]]]:
 
 
 def learning_curves(tasks: Sequence[Task], agents: Sequence[str], *, bar: float, level: float = 0.95) -> Figure | None:
-    """Return over episodes, one panel a task: IQM over runs with its bootstrap band; None where none is compared by it.
+    """Return over the task's clock, one panel a task: IQM over runs with its bootstrap band; None if nothing has one.
 
     Two-player games are left out: what a policy earns against itself does not tell how well either side plays.
     """
@@ -111,7 +113,7 @@ def learning_curves(tasks: Sequence[Task], agents: Sequence[str], *, bar: float,
         if task.optimal is not None:
             _bar(axis, task.optimal - (1.0 - bar) * abs(task.optimal), f"bar: {bar:g} of optimal")
         _title(axis, task)
-        axis.set(xlabel="episodes (log)" if log else "episodes", ylabel="mean return of the policy")
+        axis.set(xlabel=CLOCKS[task.clock] + (" (log)" if log else ""), ylabel="mean return of the policy")
         _plain_counts(axis, log=log)
         axis.margins(x=0.02)
     _legend(figure, tasks, agents, looks)
@@ -126,7 +128,7 @@ def learning_curves(tasks: Sequence[Task], agents: Sequence[str], *, bar: float,
 def exact_curves(
     tasks: Sequence[Task], agents: Sequence[str], key: str, *, solve_gap: float, level: float = 0.95
 ) -> Figure | None:
-    """Exact gap or cumulative regret over episodes, both logarithmic; None where no task has it."""
+    """Exact gap or cumulative regret over the task's clock, both logarithmic; None where no task has it."""
     having = [task for task in tasks if any(key in group.exact for group in task.groups)]
     if not having:
         return None
@@ -142,7 +144,7 @@ def exact_curves(
             _bar(axis, solve_gap, f"solved: gap ≤ {solve_gap:g}")
         _title(axis, task)
         label = task.headline.curve if headline else words.get(key, key)
-        axis.set(xscale="log", yscale="log", xlabel="episodes (log)", ylabel=label)
+        axis.set(xscale="log", yscale="log", xlabel=f"{CLOCKS[task.clock]} (log)", ylabel=label)
         _plain_counts(axis, log=True)
         axis.margins(x=0.02)
     _legend(figure, having, agents, looks)

@@ -56,6 +56,23 @@ def test_curves_keep_the_last_value_of_solved_runs_and_mark_the_stops(tmp_path):
     assert curve.centre.tolist() == [0.0, 0.5, 0.5, 0.75, 1.0, 1.0]
     assert curve.stops == (300.0,)  # seed 1 goes on to the end of the panel
     assert curve.solid_to == 600
+    assert task.clock == "episodes"
+
+
+def test_budgets_in_steps_are_drawn_over_steps(tmp_path):
+    write_run(tmp_path, "a", 0, returns=(0.0, 1.0), solved_at=None, steps=1000)
+    write_run(tmp_path, "b", 0, returns=(0.5, 0.5), every=60, solved_at=None, steps=600)
+    (task,) = load([tmp_path], reps=50)
+    assert task.clock == "env_steps"
+    curves = {group.agent: group.curve for group in task.groups}
+    assert curves["a"].x.tolist() == [500, 1000]
+    assert curves["b"].x.tolist() == [300, 600]
+    axis = plots.learning_curves([task], ["a", "b"], bar=0.9).axes[0]
+    assert axis.get_xlabel() == "environment steps"
+    write_run(tmp_path, "c", 0, returns=(0.0, 1.0), solved_at=None)  # one budget in episodes: nothing else is shared
+    (task,) = load([tmp_path], reps=50)
+    assert task.clock == "episodes"
+    assert plots.learning_curves([task], ["a", "b", "c"], bar=0.9).axes[0].get_xlabel() == "episodes"
 
 
 def test_a_failed_run_counts_and_never_flatters(tmp_path):

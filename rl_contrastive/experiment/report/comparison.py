@@ -6,6 +6,7 @@ Rules, the same for every group:
   better. Games without an exact model have none: returns of a policy against itself rank nothing.
 - Solved means: two evaluations in a row at bar * optimal (games: with a gap of at most `solve_gap`). Unsolved runs
   count at their cap, failed ones too.
+- Curves run over what the budgets of all runs of the task count, episodes or environment steps.
 - A curve at x takes each run's newest evaluation at or before x. A run that stopped because it was solved keeps its
   last value. A run that did not finish counts, after its last evaluation, with the worst value that any run of the
   task recorded, so failing never flatters.
@@ -26,7 +27,7 @@ from rl_contrastive.experiment.report.runs import Run, natural
 from rl_contrastive.spec import FloatArray
 
 EXACT = ("gap", "regret")
-"""Columns of metrics.jsonl drawn against episodes on logarithmic axes where they occur."""
+"""Columns of metrics.jsonl drawn on logarithmic axes where they occur."""
 LEVEL = 0.95
 SLOPE_FROM = 0.03
 """Log-log slopes are fitted from this fraction of a run's episodes on: 300 of 10 000."""
@@ -54,7 +55,7 @@ GAP = Headline("gap", -1.0, "gap", "exact duality gap of the policies")
 
 @dataclass(frozen=True)
 class Curve:
-    """A statistic over episodes: x, centre, low, high (T,); up to `solid_to` some run was still going."""
+    """A statistic over the task's clock: x, centre, low, high (T,); up to `solid_to` some run was still going."""
 
     x: FloatArray
     centre: FloatArray
@@ -62,7 +63,7 @@ class Curve:
     high: FloatArray
     solid_to: float
     stops: tuple[float, ...]
-    """Episodes at which runs stopped because they were solved."""
+    """Where runs stopped because they were solved."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ class Task:
     """The best return, or the Nash value of a game."""
     game: bool
     headline: Headline
+    clock: str
+    """What curves run over: episodes, or env_steps where all budgets are in steps."""
     groups: tuple[Group, ...]
     measure: str
     """What "better" means in `improvement`."""
@@ -172,11 +175,12 @@ def _task(name: str, runs: list[Run], *, reps: int, rng: np.random.Generator) ->
     headline = GAP if game and any(_records(run, GAP) for run in runs) else RETURN
     values = [headline.sign * run.series[headline.key] for run in runs if _records(run, headline)]
     worst = headline.sign * float(min(np.min(v) for v in values)) if values else None
-    ends = [float(run.series["episodes"][-1]) for run in runs if run.series]
+    clock = _clock(runs)
+    ends = [float(run.series[clock][-1]) for run in runs if run.series]
     end = max(ends) if ends else 0.0
     agents = sorted({run.agent for run in runs})
     groups = [
-        _group(agent, name, [r for r in runs if r.agent == agent], headline, worst, end, reps=reps, rng=rng)
+        _group(agent, name, [r for r in runs if r.agent == agent], headline, worst, end, clock, reps=reps, rng=rng)
         for agent in agents
     ]
     groups.sort(key=lambda group: _rank(group, headline))
@@ -188,7 +192,14 @@ def _task(name: str, runs: list[Run], *, reps: int, rng: np.random.Generator) ->
         if i != j and len(keys[i]) and len(keys[j])
     }
     optimal = next((v for v in (run.number("optimal_return") for run in runs) if v is not None), None)
-    return Task(name, optimal, game, headline, tuple(groups), measure, improvement)
+    return Task(name, optimal, game, headline, clock, tuple(groups), measure, improvement)
+
+
+def _clock(runs: list[Run]) -> str:
+    """env_steps if every run that recorded anything had its budget in steps, else episodes."""
+    recorded = [run for run in runs if run.series]
+    in_steps = all(r.clock == "env_steps" and np.isfinite(r.series.get(r.clock, math.nan)).all() for r in recorded)
+    return "env_steps" if recorded and in_steps else "episodes"
 
 
 def _records(run: Run, headline: Headline) -> bool:
@@ -225,6 +236,7 @@ def _group(
     headline: Headline,
     worst: float | None,
     end: float,
+    clock: str,
     *,
     reps: int,
     rng: np.random.Generator,
@@ -234,12 +246,12 @@ def _group(
     finals = np.zeros(0)
     if worst is not None:
         finals = np.array([_final(run, headline, worst) for run in runs])
-    curve = _headline_curve(runs, headline, worst, end, reps=reps, rng=rng)
+    curve = _headline_curve(runs, headline, worst, end, clock, reps=reps, rng=rng)
     area = None
     if curve is not None and len(curve.x) > 1:
-        areas = [st.area_under_curve(curve.x, _values(run, headline.key, curve.x, worst)) for run in runs]
+        areas = [st.area_under_curve(curve.x, _values(run, headline.key, curve.x, worst, clock)) for run in runs]
         area = st.bootstrap([np.array(areas)], rng=rng, reps=reps, level=LEVEL)
-    exact = {key: c for key in EXACT if (c := _exact_curve(runs, key, reps=reps, rng=rng)) is not None}
+    exact = {key: c for key in EXACT if (c := _exact_curve(runs, key, clock, reps=reps, rng=rng)) is not None}
     return Group(
         agent=agent,
         task=task,
@@ -291,44 +303,51 @@ def _steps(runs: list[Run]) -> st.SolveSummary | None:
 
 
 def _headline_curve(
-    runs: list[Run], headline: Headline, worst: float | None, end: float, *, reps: int, rng: np.random.Generator
+    runs: list[Run],
+    headline: Headline,
+    worst: float | None,
+    end: float,
+    clock: str,
+    *,
+    reps: int,
+    rng: np.random.Generator,
 ) -> Curve | None:
     recorded = [run for run in runs if _records(run, headline)]
     if worst is None or not recorded:
         return None
     # Where a finished run used up its budget unsolved, nothing is known behind it: the curve ends there.
-    cuts = [float(r.series["episodes"][-1]) for r in recorded if r.finished and not r.solved]
-    first = max(float(run.series["episodes"][0]) for run in recorded)
+    cuts = [float(r.series[clock][-1]) for r in recorded if r.finished and not r.solved]
+    first = max(float(run.series[clock][0]) for run in recorded)
     last = max(min([*cuts, end]), first)
-    grid = np.unique(np.concatenate([run.series["episodes"] for run in recorded]))
+    grid = np.unique(np.concatenate([run.series[clock] for run in recorded]))
     x = np.unique(np.append(grid[(grid >= first) & (grid <= last)], last))
-    values = np.stack([_values(run, headline.key, x, worst) for run in runs])
+    values = np.stack([_values(run, headline.key, x, worst, clock) for run in runs])
     centre, low, high = st.bootstrap_curve(values, rng=rng, reps=reps, level=LEVEL)
-    ends = [float(run.series["episodes"][-1]) for run in recorded]
+    ends = [float(run.series[clock][-1]) for run in recorded]
     stops = tuple(sorted(e for run, e in zip(recorded, ends, strict=True) if run.finished and run.solved and e < last))
     return Curve(x, centre, low, high, min(max(ends), last), stops)
 
 
-def _values(run: Run, key: str, x: FloatArray, worst: float | None) -> FloatArray:
+def _values(run: Run, key: str, x: FloatArray, worst: float | None, clock: str) -> FloatArray:
     """The run's newest value at or before each x; behind the end of an unfinished run, `worst`."""
     if key not in run.series or not np.isfinite(run.series[key]).all():
         return np.full(len(x), math.nan if worst is None else worst)
-    episodes = run.series["episodes"]
-    values = run.series[key][np.maximum(np.searchsorted(episodes, x, side="right") - 1, 0)]
-    return values if run.finished or worst is None else np.where(x > episodes[-1], worst, values)
+    at = run.series[clock]
+    values = run.series[key][np.maximum(np.searchsorted(at, x, side="right") - 1, 0)]
+    return values if run.finished or worst is None else np.where(x > at[-1], worst, values)
 
 
-def _exact_curve(runs: list[Run], key: str, *, reps: int, rng: np.random.Generator) -> Curve | None:
-    """Gap or regret over episodes from 1 on, up to where the first run ends; failed runs have no exact value there."""
+def _exact_curve(runs: list[Run], key: str, clock: str, *, reps: int, rng: np.random.Generator) -> Curve | None:
+    """Gap or regret from 1 on, up to where the first run ends; failed runs have no exact value there."""
     having = [run for run in runs if key in run.series and np.isfinite(run.series[key]).all()]
     if not having:
         return None
-    first = max(max(float(run.series["episodes"][0]) for run in having), 1.0)
-    last = min(float(run.series["episodes"][-1]) for run in having)
-    grid = np.unique(np.concatenate([run.series["episodes"] for run in having]))
+    first = max(max(float(run.series[clock][0]) for run in having), 1.0)
+    last = min(float(run.series[clock][-1]) for run in having)
+    grid = np.unique(np.concatenate([run.series[clock] for run in having]))
     x = grid[(grid >= first) & (grid <= last)]
     if len(x) < 2:
         return None
-    values = np.stack([_values(run, key, x, None) for run in having])
+    values = np.stack([_values(run, key, x, None, clock) for run in having])
     centre, low, high = st.bootstrap_curve(values, rng=rng, reps=reps, level=LEVEL)
     return Curve(x, centre, low, high, last, ())

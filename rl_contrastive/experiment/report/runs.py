@@ -49,6 +49,8 @@ class Run:
     """Games: the duality gap the run itself was judged by."""
     wall: dict[int, float] = field(default_factory=dict)
     """Episodes -> wall seconds at that evaluation, from timing.jsonl."""
+    clock: str = "episodes"
+    """The column that the budget counted: episodes or env_steps."""
 
     @property
     def finished(self) -> bool:
@@ -136,6 +138,7 @@ def read_run(folder: Path) -> Run:
         solve_at=_number(config.get("solve_at")) or 0.9,
         solve_gap=_number(config.get("solve_gap")) or 0.05,
         wall=timing,
+        clock="env_steps" if config.get("episodes") is None and _number(config.get("steps")) else "episodes",
     )
 
 
