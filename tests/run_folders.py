@@ -23,7 +23,7 @@ def write_run(
     exact: bool = False,
     steps: int | None = None,
 ) -> Path:
-    """One run folder of the documented layout, its budget in episodes (`cap`) or `steps`; solved runs stop at the end."""
+    """One run folder of the documented layout, its budget in episodes (`cap`) or in `steps`; solved runs stop there."""
     folder = root / f"{agent}--{env}" / f"seed-{seed}"
     folder.mkdir(parents=True)
     config = {"agent": agent, "env": env, "label": None, "seed": seed, "env_config": env_config or {"horizon": 5}}
