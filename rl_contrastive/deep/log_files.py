@@ -1,11 +1,10 @@
-"""Files of arrays that are whole or not there: written beside, synced, renamed, and read back against a checksum."""
+"""Files of arrays that are whole or not there, and are read back against a checksum."""
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -13,23 +12,8 @@ import numpy as np
 
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
+from rl_contrastive.files import durably
 from rl_contrastive.spec import Array
-
-
-def durably(path: Path, write: Callable[[IO[bytes]], int]) -> int:
-    """`write` a file beside `path`, sync it and give it its name; returns what `write` does. OSError on a full disk."""
-    temporary = path.with_suffix(".part")
-    with open(temporary, "wb") as file:
-        answer = write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    return answer
 
 
 def write_arrays(path: Path, arrays: dict[str, Array]) -> int:

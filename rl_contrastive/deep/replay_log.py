@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.deep.log_files import durably, read_arrays, write_arrays
+from rl_contrastive.deep.log_files import read_arrays, write_arrays
 from rl_contrastive.deep.patches import Patches
 from rl_contrastive.deep.ring import FIELDS, NO_ACTION, Ring
 from rl_contrastive.errors import RlcError
+from rl_contrastive.files import durably
 from rl_contrastive.spec import Array
 
 SEGMENT_BYTES = 1 << 26

@@ -17,6 +17,7 @@ import numpy as np
 
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
+from rl_contrastive.files import sync_folder
 from rl_contrastive.spec import Array, State
 
 NEWEST, PREVIOUS = "state.npz", "previous.npz"
@@ -53,15 +54,6 @@ def _keep_previous(folder: Path) -> None:
     link.unlink(missing_ok=True)
     os.link(folder / NEWEST, link)
     os.replace(link, folder / PREVIOUS)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def has_state(folder: Path) -> bool:

@@ -31,6 +31,7 @@ from rl_contrastive.experiment.trained import (
     require_same_env,
     returns_can_be_negative,
 )
+from rl_contrastive.files import write_text
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import Env, FloatArray
 
@@ -171,8 +172,8 @@ def matches(
     try:
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
-        (out / "matches.json").write_text(text + "\n", encoding="utf-8")
-        (out / "table.md").write_text(match_table.markdown(played, left_out), encoding="utf-8")
+        write_text(out / "matches.json", text + "\n")
+        write_text(out / "table.md", match_table.markdown(played, left_out))
         match_table.draw(played, out / "matches")
     except OSError as error:
         raise RlcError(f"matches: cannot write to {out}: {error.strerror}.") from error

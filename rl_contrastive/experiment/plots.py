@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rl_contrastive.files import durably, write_text
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -80,10 +82,11 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save(figure: Figure, stem: Path) -> str:
     """Write stem.png and stem.svg without dates or versions; returns the SVG text."""
-    figure.savefig(stem.with_suffix(".png"), dpi=160, metadata={"Software": None})
+    png = stem.with_suffix(".png")
+    durably(png, lambda file: figure.savefig(file, format="png", dpi=160, metadata={"Software": None}))
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    stem.with_suffix(".svg").write_text(buffer.getvalue(), encoding="utf-8")
+    write_text(stem.with_suffix(".svg"), buffer.getvalue())
     return buffer.getvalue()
 
 

@@ -30,8 +30,9 @@ from typing import Any
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.board import Board
-from rl_contrastive.experiment.checkpoint import has_state, load_state, save_state, sync_folder
+from rl_contrastive.experiment.checkpoint import has_state, load_state, save_state
 from rl_contrastive.experiment.loop import Progress
+from rl_contrastive.files import write_text
 from rl_contrastive.spec import Array, State
 
 CONFIG, METRICS, TIMING, SUMMARY = "config.json", "metrics.jsonl", "timing.jsonl", "summary.json"
@@ -41,22 +42,8 @@ LOCK_WAIT = 10.0
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically; see `write_text`."""
+    """Write a JSON file, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: the old one or the new one, never half of one."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise RlcError(f"cannot write {path}: {error.strerror}.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

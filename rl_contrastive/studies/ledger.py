@@ -17,7 +17,7 @@ import numpy as np
 
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.record import write_text
+from rl_contrastive.files import write_text
 from rl_contrastive.spec import FloatArray
 
 Options = dict[str, Any]

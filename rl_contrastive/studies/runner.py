@@ -11,7 +11,8 @@ from rl_contrastive import registry
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.panels import plain
-from rl_contrastive.experiment.record import write_json, write_text
+from rl_contrastive.experiment.record import write_json
+from rl_contrastive.files import write_text
 from rl_contrastive.studies.base import Bar, Context, Report, Table
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from rl_contrastive import registry
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.panels import plain
+from rl_contrastive.files import durably
 from rl_contrastive.theory.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -113,6 +114,6 @@ def _as_json(verdict: Verdict) -> dict[str, object]:
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        durably(path, lambda file: file.write(text.encode()))
     except OSError as error:
         raise RlcError(f"theory: cannot write {path}: {error.strerror}.") from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
+from rl_contrastive.files import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,8 +72,8 @@ def compare(
     try:
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
-        (out / "compare.json").write_text(text + "\n", encoding="utf-8")
-        (out / "table.md").write_text(tables.markdown(tasks, notes), encoding="utf-8")
+        write_text(out / "compare.json", text + "\n")
+        write_text(out / "table.md", tables.markdown(tasks, notes))
         page.write(tasks, notes, out, bar=bar, solve_gap=solve_gap, title=title)
     except OSError as error:
         raise RlcError(f"compare: cannot write to {out}: {error.strerror}.") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from rl_contrastive.experiment import plots
 from rl_contrastive.experiment.report import tables
 from rl_contrastive.experiment.report.comparison import EXACT, GAP, SLOPE_FROM, Group, Task
+from rl_contrastive.files import write_text
 
 FIGURES = {
     "sample-efficiency": "Sample efficiency",
@@ -109,7 +110,7 @@ def write(tasks: list[Task], sentences: list[str], out: Path, *, bar: float, sol
         figures=figures,
         notes=sentences,
     )
-    (out / "index.html").write_text(html, encoding="utf-8")
+    write_text(out / "index.html", html)
 
 
 def seeds_of(group: Group) -> str:
