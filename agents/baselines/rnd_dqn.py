@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rl_contrastive.agents.contrastive_ucb_deep import ContrastiveUCBDeep, ContrastiveUCBDeepConfig
+from rl_contrastive.agents.contrastive_ucb_deep import ContrastiveUCBDeep
+from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.config import DeepLearnerConfig, RNDConfig
 from rl_contrastive.registry import register
 from rl_contrastive.spec import Array
