@@ -177,7 +177,8 @@ class ContrastiveUCBDeep(BaseAgent):
     def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
         """argmax_a Q(s,a) of the target network, or argmax_a b + G with explore; uniform over exact ties.
 
-        Steps must come in order where the environment's frames are stacked, or with `episodic`.
+        With `episodic` the former chooses among the actions tried least often at this observation of the episode. Steps
+        must come in order then, and where the environment's frames are stacked.
         """
         stacked = self._shown.push(obs, h)
         if not explore:

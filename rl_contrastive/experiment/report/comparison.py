@@ -49,6 +49,18 @@ class Headline:
     """Label of the axis it is drawn along."""
 
 
+@dataclass(frozen=True)
+class Frame:
+    """What all groups of a task are drawn by."""
+
+    headline: Headline
+    worst: float | None
+    """The worst value of the headline that any run recorded; None if none did."""
+    clock: str
+    end: float
+    """The newest evaluation of any run, on the clock."""
+
+
 RETURN = Headline("return_mean", 1.0, "return", "mean return of the policy")
 GAP = Headline("gap", -1.0, "gap", "exact duality gap of the policies")
 
@@ -177,12 +189,9 @@ def _task(name: str, runs: list[Run], *, reps: int, rng: np.random.Generator) ->
     worst = headline.sign * float(min(np.min(v) for v in values)) if values else None
     clock = _clock(runs)
     ends = [float(run.series[clock][-1]) for run in runs if run.series]
-    end = max(ends) if ends else 0.0
+    frame = Frame(headline, worst, clock, end=max(ends) if ends else 0.0)
     agents = sorted({run.agent for run in runs})
-    groups = [
-        _group(agent, name, [r for r in runs if r.agent == agent], headline, worst, end, clock, reps=reps, rng=rng)
-        for agent in agents
-    ]
+    groups = [_group(agent, name, [r for r in runs if r.agent == agent], frame, reps=reps, rng=rng) for agent in agents]
     groups.sort(key=lambda group: _rank(group, headline))
     measure, keys = _measure(groups, headline, game)
     improvement = {
@@ -229,29 +238,19 @@ def _rank(group: Group, headline: Headline) -> tuple[float, float, float, str]:
     return -group.episodes.solved / group.episodes.n, group.episodes.median, -final, group.agent
 
 
-def _group(
-    agent: str,
-    task: str,
-    runs: list[Run],
-    headline: Headline,
-    worst: float | None,
-    end: float,
-    clock: str,
-    *,
-    reps: int,
-    rng: np.random.Generator,
-) -> Group:
+def _group(agent: str, task: str, runs: list[Run], frame: Frame, *, reps: int, rng: np.random.Generator) -> Group:
+    headline, worst = frame.headline, frame.worst
     solved = tuple(run.solved for run in runs)
     counts = np.array([run.solved_at if run.solved and run.solved_at is not None else run.cap for run in runs])
     finals = np.zeros(0)
     if worst is not None:
         finals = np.array([_final(run, headline, worst) for run in runs])
-    curve = _headline_curve(runs, headline, worst, end, clock, reps=reps, rng=rng)
+    curve = _headline_curve(runs, frame, reps=reps, rng=rng)
     area = None
     if curve is not None and len(curve.x) > 1:
-        areas = [st.area_under_curve(curve.x, _values(run, headline.key, curve.x, worst, clock)) for run in runs]
+        areas = [st.area_under_curve(curve.x, _values(run, headline.key, curve.x, worst, frame.clock)) for run in runs]
         area = st.bootstrap([np.array(areas)], rng=rng, reps=reps, level=LEVEL)
-    exact = {key: c for key in EXACT if (c := _exact_curve(runs, key, clock, reps=reps, rng=rng)) is not None}
+    exact = {key: c for key in EXACT if (c := _exact_curve(runs, key, frame.clock, reps=reps, rng=rng)) is not None}
     return Group(
         agent=agent,
         task=task,
@@ -302,23 +301,15 @@ def _steps(runs: list[Run]) -> st.SolveSummary | None:
     return st.solve_summary(np.array([v if v is not None else 0.0 for v in counts]), np.array([r.solved for r in runs]))
 
 
-def _headline_curve(
-    runs: list[Run],
-    headline: Headline,
-    worst: float | None,
-    end: float,
-    clock: str,
-    *,
-    reps: int,
-    rng: np.random.Generator,
-) -> Curve | None:
+def _headline_curve(runs: list[Run], frame: Frame, *, reps: int, rng: np.random.Generator) -> Curve | None:
+    headline, worst, clock = frame.headline, frame.worst, frame.clock
     recorded = [run for run in runs if _records(run, headline)]
     if worst is None or not recorded:
         return None
     # Where a finished run used up its budget unsolved, nothing is known behind it: the curve ends there.
     cuts = [float(r.series[clock][-1]) for r in recorded if r.finished and not r.solved]
     first = max(float(run.series[clock][0]) for run in recorded)
-    last = max(min([*cuts, end]), first)
+    last = max(min([*cuts, frame.end]), first)
     grid = np.unique(np.concatenate([run.series[clock] for run in recorded]))
     x = np.unique(np.append(grid[(grid >= first) & (grid <= last)], last))
     values = np.stack([_values(run, headline.key, x, worst, clock) for run in runs])
