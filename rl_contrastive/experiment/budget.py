@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rl_contrastive.config import require
 from rl_contrastive.spec import State
@@ -21,7 +22,10 @@ class Limits:
     steps: int | None = None
     """Cap on environment steps (>= 1); the last batch may pass it."""
     eval_every: int | None = None
-    """Episodes between evaluations, rounded up to whole batches; default max(B, a hundredth of the run)."""
+    """Episodes between evaluations, rounded up to whole batches; default a hundredth of `episodes`."""
+    eval_every_steps: int | None = None
+    """Environment steps between evaluations, up to the end of a batch, in place of `eval_every`; default a hundredth of
+    `steps`."""
     eval_episodes: int = 200
     """Episodes of one evaluation (>= 1)."""
     solve_at: float = 0.9
@@ -41,19 +45,26 @@ class Budget(Limits):
     def __post_init__(self) -> None:
         one = (self.episodes is None) != (self.steps is None)
         require(one, "a run needs exactly one of episodes and steps.")
-        for name in ("episodes", "steps", "eval_every", "eval_episodes"):
+        for name in ("episodes", "steps", "eval_every", "eval_every_steps", "eval_episodes"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} must be >= 1, got {value}.")
+        both = self.eval_every is not None and self.eval_every_steps is not None
+        require(not both, "give either eval_every or eval_every_steps, not both.")
         require(0.0 < self.solve_at <= 1.0, f"solve_at must be in (0, 1], got {self.solve_at}.")
         require(self.solve_gap > 0, f"solve_gap must be > 0, got {self.solve_gap}.")
         require(self.exact in ("auto", "always", "never"), f"exact must be auto, always or never, got {self.exact!r}.")
 
-    def interval(self, batch: int, horizon: int) -> int:
-        """Episodes between evaluations."""
-        if self.eval_every is not None:
-            return self.eval_every
-        episodes = self.episodes if self.episodes is not None else (self.steps or 0) // horizon
-        return max(batch, episodes // EVALUATIONS)
+    @property
+    def evaluation_clock(self) -> Literal["episodes", "env_steps"]:
+        """The count of `Progress` by which evaluations are due: by default that of the budget."""
+        if self.eval_every is None and self.eval_every_steps is None:
+            return "episodes" if self.steps is None else "env_steps"
+        return "episodes" if self.eval_every_steps is None else "env_steps"
+
+    def interval(self, batch: int) -> int:
+        """Counts of `evaluation_clock` between evaluations."""
+        whole = self.episodes or self.steps or 0
+        return self.eval_every or self.eval_every_steps or max(batch, whole // EVALUATIONS)
 
 
 @dataclass
@@ -65,7 +76,7 @@ class Progress:
     env_steps: int = 0
     evaluations: int = 0
     next_evaluation: int = 0
-    """Episode count from which on the next evaluation is due."""
+    """Count, of episodes or steps (`Budget.evaluation_clock`), from which on the next evaluation is due."""
     recorded_at: int = -1
     """Episode count of the last evaluation."""
     regret: float = 0.0

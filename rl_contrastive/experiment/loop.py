@@ -125,7 +125,7 @@ class _Loop:
             tree,
             sink,
         )
-        self.interval = budget.interval(agent.batch, env.env_spec.horizon)
+        self.interval = budget.interval(agent.batch)
         self.progress = Progress(next_evaluation=self.interval)
         self.history: list[dict[str, Any]] = []
         markov = getattr(agent, "markov", True)
@@ -138,7 +138,7 @@ class _Loop:
         progress = self.progress
         while not self._spent():
             self._iterate()
-            if progress.episodes >= progress.next_evaluation:
+            if self._evaluation_clock() >= progress.next_evaluation:
                 self._evaluate()
             if self.sink is not None and self.sink.iterated(progress, self.snapshot):
                 return True
@@ -153,6 +153,11 @@ class _Loop:
         if budget.episodes is not None:
             return progress.episodes + self.agent.batch > budget.episodes
         return progress.env_steps >= (budget.steps or 0)
+
+    def _evaluation_clock(self) -> int:
+        """Episodes or steps so far, whichever says when evaluations are due."""
+        count: int = getattr(self.progress, self.budget.evaluation_clock)
+        return count
 
     def _iterate(self) -> None:
         """One batch of episodes and one update."""
@@ -206,7 +211,7 @@ class _Loop:
         progress.last_return = result.mean
         progress.evaluations += 1
         progress.recorded_at = progress.episodes
-        progress.next_evaluation = (progress.episodes // self.interval + 1) * self.interval
+        progress.next_evaluation = (self._evaluation_clock() // self.interval + 1) * self.interval
         self.history.append(line)
         if self.sink is not None:
             self.sink.evaluated(line, progress)
@@ -245,7 +250,7 @@ class _Loop:
         def on_progress(episodes: int, env_steps: int) -> bool:
             nonlocal stopped
             progress.episodes, progress.env_steps = int(episodes), int(env_steps)
-            if progress.episodes >= progress.next_evaluation:
+            if self._evaluation_clock() >= progress.next_evaluation:
                 self._evaluate()
             if self.sink is not None and self.sink.iterated(progress, None):
                 stopped = True

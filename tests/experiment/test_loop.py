@@ -109,6 +109,22 @@ def test_evaluations_come_at_multiples_and_at_the_end():
     assert len(at(episodes=1000, eval_every=None)) == 100
 
 
+def test_evaluations_by_the_count_of_steps():
+    entry, _ = get("env", "combination-lock")
+    env = entry.factory(entry.config(horizon=3, num_actions=2), 2)  # 6 steps a batch
+
+    def at(**limits):
+        result = train(Scripted([1.0]), env, seed=0, eval_episodes=4, exact="never", **limits)
+        return [line["env_steps"] for line in result.history]
+
+    assert at(steps=36, eval_every_steps=12) == [12, 24, 36]
+    assert at(steps=36, eval_every_steps=13) == [18, 30, 36]  # first batches that reach 13, 26
+    assert at(episodes=8, eval_every_steps=12) == [12, 24]
+    assert at(steps=36, eval_every=4) == [12, 24, 36]
+    assert len(at(steps=600)) == 100
+    assert at(steps=30, eval_every_steps=100) == [30]
+
+
 def test_a_line_holds_the_scalars_and_the_exact_values():
     _, result = scripted([0.0, 1.0], episodes=4)
     line = result.history[-1]
@@ -165,6 +181,8 @@ def test_impossible_budgets_are_refused():
         ({"episodes": 1, "steps": 1}, "exactly one"),
         ({"episodes": 0}, "episodes must be >= 1"),
         ({"episodes": 4, "eval_every": 0}, "eval_every"),
+        ({"episodes": 4, "eval_every_steps": 0}, "eval_every_steps"),
+        ({"episodes": 4, "eval_every": 1, "eval_every_steps": 1}, "not both"),
         ({"episodes": 4, "solve_at": 1.5}, "solve_at"),
         ({"episodes": 4, "exact": "maybe"}, "exact must be"),
     ]:
