@@ -70,12 +70,12 @@ class ContrastiveUCBDeep(BaseAgent):
     def _make_bonus(self) -> Bonus:
         if self.config.beta == 0:
             return NoBonus(self.env_spec.num_actions)
-        dim, rng = self.config.learner.representation.dim, self.seeds.generator("init", 1)
-        config, A = self.config, self.env_spec.num_actions
-        return make_bonus(config.bonus, config.capacity, A, dim, beta=config.beta, rng=rng)
+        config, of, A = self.config, self.config.learner.representation, self.env_spec.num_actions
+        rng = self.seeds.generator("init", 1)
+        return make_bonus(config.bonus, config.capacity, A, of.dim, beta=config.beta, rng=rng, features=of.features)
 
     def _phi(self, stacked: Array) -> FloatArray:
-        """What the bonus counts, of all actions: (N, ...) -> (N, A, d), d = 0 if it counts no features."""
+        """What the bonus counts: (N, ...) -> (N, A, d), (N, 1, d) of states, or d = 0 if it counts no features."""
         if not self.bonus.of_features:
             return np.zeros((len(stacked), self.env_spec.num_actions, 0))
         return self.learner.features.phi(stacked)

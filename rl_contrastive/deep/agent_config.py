@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig
+from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, check_counts
 
 
 @dataclass(frozen=True)
@@ -59,4 +59,5 @@ class ContrastiveUCBDeepConfig:
         for name in ("beta", "alpha"):
             require(0.0 <= getattr(self, name) < np.inf, f"deep: {name} must be >= 0, got {getattr(self, name)}.")
         require(0.0 < self.growth < np.inf, f"deep: growth must be > 0 and finite, got {self.growth}.")
+        check_counts(self.bonus, self.learner.representation.features)
         require(self.priority_steps >= 1, f"deep: priority_steps must be >= 1, got {self.priority_steps}.")

@@ -22,14 +22,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.deep.config import BonusConfig
+from rl_contrastive.deep.config import BonusConfig, check_counts
 from rl_contrastive.deep.patches import Patches
 from rl_contrastive.deep.tiles import Tiles
 from rl_contrastive.planning.bonus import EllipticalBonus
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 Chunk = tuple[IntArray, IntArray, FloatArray]
-"""Entries (n,), their actions (n,) with -1 for none, and their features (n, A, d)."""
+"""Entries (n,), their actions (n,) with -1 for none, and their features (n, A, d), or (n, 1, d) of states."""
 
 
 class Bonus(Protocol):
@@ -204,15 +204,20 @@ class EllipticalVisits(VisitBonus):
 class TileVisits(VisitBonus):
     """beta sqrt(mean_j 1 / (lambda + n_j)); keys are the cells' numbers."""
 
-    def __init__(self, capacity: int, num_actions: int, tiles: Tiles, *, lam: float, beta: float) -> None:
-        """capacity: entries of the replay, whose indices are used here too; lam > 0; beta >= 0."""
+    def __init__(
+        self, capacity: int, num_actions: int, tiles: Tiles, *, lam: float, beta: float, of_states: bool = False
+    ) -> None:
+        """capacity: entries of the replay, whose indices are used here too; lam > 0; beta >= 0. of_states: features are
+        (..., 1, d), of states, and each action has its own cells."""
         super().__init__(np.zeros((capacity, num_actions, tiles.tilings), dtype=np.int32), beta=beta)
+        self.of_states = of_states
         require(0.0 < lam < np.inf, f"bonus: lambda must be finite and > 0, got {lam}.")
         self.tiles, self.lam = tiles, float(lam)
         self.counts: FloatArray = np.zeros(tiles.cells)
 
     def key(self, phi: FloatArray) -> Array:
-        return self.tiles.cells_of(phi)
+        cells = self.tiles.cells_of(phi)
+        return self.tiles.apart(cells, self.keys.shape[1]) if self.of_states else cells
 
     def of_keys(self, keys: Array) -> FloatArray:
         each = self.counts.take(keys)
@@ -300,10 +305,18 @@ def evenly(count: int, most: int) -> IntArray:
 
 
 def make_bonus(
-    config: BonusConfig, capacity: int, num_actions: int, dim: int, *, beta: float, rng: np.random.Generator
+    config: BonusConfig,
+    capacity: int,
+    num_actions: int,
+    dim: int,
+    *,
+    beta: float,
+    rng: np.random.Generator,
+    features: str = "logits",
 ) -> VisitBonus:
-    """The bonus of this kind for features in R^dim; rng: the tilings' directions are drawn from it."""
+    """The bonus of this kind for such features in R^dim; rng: the tilings' directions are drawn from it."""
+    check_counts(config, features)
     if config.kind == "elliptical":
         return EllipticalVisits(capacity, num_actions, dim, lam=config.lam, beta=beta)
     tiles = Tiles(dim, tilings=config.tilings, directions=config.directions, width=config.width, rng=rng)
-    return TileVisits(capacity, num_actions, tiles, lam=config.lam, beta=beta)
+    return TileVisits(capacity, num_actions, tiles, lam=config.lam, beta=beta, of_states=features == "psi")

@@ -87,10 +87,11 @@ class RepresentationConfig:
     """Width of the ReLU layer of each head; 0: linear heads on the encoder's vector."""
     beta: float = 1.0
     """Sharpness of the softplus (> 0)."""
-    features: Literal["logits", "simplex", "unit", "raw"] = "logits"
+    features: Literal["logits", "simplex", "unit", "raw", "psi"] = "logits"
     """What the bonus counts: u_phi itself, of which phi is the softplus; the mixture weights w, |w|_1 = 1; phi scaled
     to length 1; or phi. The bounded ones suit a full Sigma, but saturate: states further out in a known direction look
-    as those seen there, and cells (`BonusConfig`) cannot tell them apart."""
+    as those seen there, and cells (`BonusConfig`) cannot tell them apart. psi: u_psi(s), what s tells about where it
+    came from, and each action by itself: noise is left out, and an action never tried is not taken for another one."""
     law_rate: float = 0.01
     """Weight in (0, 1] of the newest batch in the moving average u of psi over P^-."""
     every: int = 4
@@ -104,7 +105,7 @@ class RepresentationConfig:
         require(self.every >= 1, f"representation: every must be >= 1, got {self.every}.")
         require(0.0 < self.beta < math.inf, f"representation: beta must be > 0, got {self.beta}.")
         require(0.0 < self.law_rate <= 1.0, f"representation: law_rate must lie in (0, 1], got {self.law_rate}.")
-        kinds = ("logits", "simplex", "unit", "raw")
+        kinds = ("logits", "simplex", "unit", "raw", "psi")
         require(self.features in kinds, f"representation: features must be one of {', '.join(kinds)}.")
 
 
@@ -115,7 +116,8 @@ class BonusConfig:
     kind: Literal["tiles", "elliptical"] = "tiles"
     """tiles: visits of the cells that phi falls into; elliptical: phi itself, with a full Sigma."""
     lam: float = 0.1
-    """lambda (> 0), visits that everything had beforehand: a first visit is worth beta / sqrt(lambda)."""
+    """lambda (> 0), visits that everything had beforehand: a first visit is worth beta / sqrt(lambda). Where noise keeps
+    on finding cells that were never seen, a larger one (10) keeps them from outshining all else."""
     tilings: int = 4
     """T (>= 1), partitions that are averaged."""
     directions: int = 8
@@ -126,6 +128,12 @@ class BonusConfig:
     def __post_init__(self) -> None:
         require(self.kind in ("tiles", "elliptical"), "bonus: kind must be tiles or elliptical.")
         require(0.0 < self.lam < math.inf, f"bonus: lam must be > 0 and finite, got {self.lam}.")
+
+
+def check_counts(bonus: BonusConfig, features: str) -> None:
+    """RlcError unless this bonus can count these features."""
+    fits = bonus.kind == "tiles" or features != "psi"
+    require(fits, "bonus: features psi are those of states, which the kind tiles alone counts for each action.")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ With u_k = E_{P^-} psi_k the fitted model is a mixture, P-hat(s'|s,a) = sum_k w_
 
 The bonus counts u_phi ("logits", the default), phi / |phi| ("unit"), w ("simplex") or phi ("raw"). w does not depend
 on how phi and psi share their scale, coordinate by coordinate; |phi| <= 1, which the theory asks for, holds for unit
-and simplex.
+and simplex. All of them take an action that was never tried here for one that looks alike elsewhere. "psi" counts
+u_psi(s) and the action apart, as a decoder of latent states does: what of s cannot be foretold is not in psi.
 """
 
 from __future__ import annotations
@@ -83,7 +84,13 @@ class Representation(nn.Module):
 
     @torch.no_grad()
     def features(self, z: Tensor, action: Tensor | None = None) -> Tensor:
-        """What the bonus counts (`config.features`): z (N, width) -> (N, A, d), or (N, d) of the given actions (N,)."""
+        """What the bonus counts (`config.features`): z (N, width) -> (N, A, d), or (N, d) of the given actions (N,).
+
+        psi is the same for all actions, so there (N, 1, d).
+        """
+        if self.config.features == "psi":
+            v = self.successors(z)
+            return v[:, None] if action is None else v
         u = self.anchors(z)
         if action is not None:
             u = u[torch.arange(len(u), device=u.device), action]

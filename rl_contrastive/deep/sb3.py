@@ -55,11 +55,13 @@ class ContrastiveExtractor(BaseFeaturesExtractor):
         frozen: bool = True,
         output: Literal["encoder", "phi"] = "encoder",
     ) -> None:
-        """frozen: no gradients. output: the encoder's vector, or phi of all actions, (A d), which is always frozen."""
+        """frozen: no gradients. output: the encoder's vector, or what the bonus counts, of all actions, which is always
+        frozen."""
         layout = obs_layout(observation_space)
         own = features.layout
         require(layout == own, f"sb3: the features were learned on {own}, but the policy sees {layout}.")
-        width = features.encoder.width if output == "encoder" else features.num_actions * features.dim
+        per_state = features.heads.config.features == "psi"
+        width = features.encoder.width if output == "encoder" else (1 if per_state else features.num_actions) * features.dim
         super().__init__(observation_space, width)
         self.output, self._unchecked = output, layout.dtype == "uint8"
         self.features = copy.deepcopy(features).requires_grad_(not frozen and output == "encoder").eval()
@@ -149,6 +151,7 @@ class EllipticalBonusVecEnv(VecEnvWrapper):
             features.representation.dim,
             beta=self.bonus_config.beta,
             rng=rng,
+            features=features.representation.features,
         )
         self.rebuilt_at = 0
         """Visits at the last rebuild; 0: the features are still random."""

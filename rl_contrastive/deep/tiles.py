@@ -23,6 +23,8 @@ from rl_contrastive.spec import Array, FloatArray, State
 
 MIX = np.uint64(0x9E3779B97F4A7C15)
 """Odd multiplier of 64 bits (2^64 over the golden ratio) for hashing by multiplication."""
+STEP = 40503
+"""From one action's cell to the next one's: odd, so that cells of all actions differ."""
 
 
 class Tiles:
@@ -88,6 +90,13 @@ class Tiles:
         mixed += self._first
         out: Array = mixed.astype(np.int32)
         return out.reshape(*phi.shape[:-1], self.tilings)
+
+    def apart(self, cells: Array, num_actions: int) -> Array:
+        """Cells (..., 1, T) of states -> (..., A, T) of pairs: each action has cells of its own (`per_tiling` hashes)."""
+        moved = cells.astype(np.int64) + np.arange(num_actions)[:, None] * STEP
+        first = self._first.astype(np.int64)
+        out: Array = ((moved - first) % self.per_tiling + first).astype(np.int32)
+        return out
 
     def state_dict(self) -> State:
         """Directions, shifts, hash, origin and unit."""

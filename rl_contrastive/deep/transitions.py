@@ -80,7 +80,7 @@ class TransitionFeatures(nn.Module):
         return self.heads.config.dim
 
     def forward(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
-        """phi as the bonus counts it: (N, ...) -> (N, A, d), or (N, d) of the actions (N,); without gradients."""
+        """What the bonus counts: (N, ...) -> (N, A, d) or (N, 1, d), or (N, d) of the actions (N,); no gradients."""
         return self.heads.features(self.encoder.forward(obs), action)
 
     def contrast(self, obs: Tensor, action: Tensor, next_obs: Tensor, *, same: Tensor | None = None) -> Tensor:
@@ -121,7 +121,7 @@ class FeatureNet:
 
     @torch.inference_mode()
     def phi(self, obs: Array, action: IntArray | None = None) -> FloatArray:
-        """Frozen features (N, A, d), or (N, d) of the actions (N,), float64."""
+        """Frozen features (N, A, d), or (N, 1, d) of states, or (N, d) of the actions (N,), float64."""
         chosen = None if action is None else torch.as_tensor(action, device=self.device)
         return np.asarray(self.frozen.forward(put(obs, self.device), chosen).cpu().numpy(), dtype=np.float64)
 

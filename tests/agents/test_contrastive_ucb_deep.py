@@ -115,7 +115,10 @@ def test_the_evaluated_policy_has_no_bonus_and_no_noise() -> None:
     np.testing.assert_allclose(plain.sum(1), 1.0)
 
 
-@pytest.mark.parametrize("options", [{}, ELLIPTICAL], ids=["tiles", "elliptical"])
+PSI = {"learner": {"representation": {"dim": 8, "hidden": 16, "features": "psi"}}}
+
+
+@pytest.mark.parametrize("options", [{}, ELLIPTICAL, PSI], ids=["tiles", "elliptical", "psi"])
 def test_bonuses_are_those_of_the_frozen_network_and_todays_counts(options) -> None:
     """What is kept beside the replay is what a pass through the network would give, final observations included."""
     agent = make("gym:MountainCar-v0", batch=1, capacity=300, n_step=3, **options)
@@ -164,6 +167,7 @@ def test_global_generators_are_left_alone() -> None:
     [
         {"alpha": 0.5},
         ELLIPTICAL,
+        PSI,
         {"learner": {"representation": {"dim": 8, "hidden": 0, "every": 3, "features": "simplex"}}},
         {"learner": {"value": {"atoms": 11, "low": -1.0, "high": 3.0}}},
         {"learner": {"self_prediction": {"weight": 1.0, "steps": 2}}},
@@ -172,7 +176,7 @@ def test_global_generators_are_left_alone() -> None:
         {"learner": {"precision": "bf16"}},
         {"learner": {"value": {"dueling": False, "double": False, "hidden": 8}}},
     ],
-    ids=["priorities", "elliptical", "simplex", "atoms", "self-prediction", "meco", "masked", "bf16", "plain"],
+    ids=["priorities", "elliptical", "psi", "simplex", "atoms", "self-prediction", "meco", "masked", "bf16", "plain"],
 )
 def test_every_option_learns_and_resumes_to_the_bit(options) -> None:
     straight, first = sea(**options), sea(**options)
@@ -215,6 +219,7 @@ def test_features_move_only_at_a_rebuild() -> None:
         ({"learner": {"batch_size": 1}}, "batch_size must be >= 2"),
         ({"learner": {"representation": {"objective": "meco-keyed"}}}, "use meco"),
         ({"learner": {"representation": {"objective": "nceee"}}}, "nce"),
+        ({"bonus": {"kind": "elliptical"}, **PSI}, "kind tiles alone"),
     ],
 )
 def test_bad_options_are_sentences(options, words) -> None:
