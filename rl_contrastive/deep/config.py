@@ -116,8 +116,8 @@ class BonusConfig:
     kind: Literal["tiles", "elliptical"] = "tiles"
     """tiles: visits of the cells that phi falls into; elliptical: phi itself, with a full Sigma."""
     lam: float = 0.1
-    """lambda (> 0), visits that everything had beforehand: a first visit is worth beta / sqrt(lambda). Where noise keeps
-    on finding cells that were never seen, a larger one (10) keeps them from outshining all else."""
+    """lambda (> 0), visits that everything had beforehand: a first visit is worth beta / sqrt(lambda). Where noise
+    falls into new cells again and again, a larger one (10) keeps them from outshining all else."""
     tilings: int = 4
     """T (>= 1), partitions that are averaged."""
     directions: int = 8

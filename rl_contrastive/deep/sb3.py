@@ -60,8 +60,7 @@ class ContrastiveExtractor(BaseFeaturesExtractor):
         layout = obs_layout(observation_space)
         own = features.layout
         require(layout == own, f"sb3: the features were learned on {own}, but the policy sees {layout}.")
-        per_state = features.heads.config.features == "psi"
-        width = features.encoder.width if output == "encoder" else (1 if per_state else features.num_actions) * features.dim
+        width = features.encoder.width if output == "encoder" else features.width
         super().__init__(observation_space, width)
         self.output, self._unchecked = output, layout.dtype == "uint8"
         self.features = copy.deepcopy(features).requires_grad_(not frozen and output == "encoder").eval()

@@ -92,7 +92,7 @@ class Tiles:
         return out.reshape(*phi.shape[:-1], self.tilings)
 
     def apart(self, cells: Array, num_actions: int) -> Array:
-        """Cells (..., 1, T) of states -> (..., A, T) of pairs: each action has cells of its own (`per_tiling` hashes)."""
+        """Cells (..., 1, T) of states -> (..., A, T) of pairs: each action has cells of its own."""
         moved = cells.astype(np.int64) + np.arange(num_actions)[:, None] * STEP
         first = self._first.astype(np.int64)
         out: Array = ((moved - first) % self.per_tiling + first).astype(np.int32)

@@ -79,6 +79,11 @@ class TransitionFeatures(nn.Module):
         """d."""
         return self.heads.config.dim
 
+    @property
+    def width(self) -> int:
+        """Coordinates of what `forward` gives of one state: A d, or d of psi."""
+        return self.dim if self.heads.config.features == "psi" else self.num_actions * self.dim
+
     def forward(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
         """What the bonus counts: (N, ...) -> (N, A, d) or (N, 1, d), or (N, d) of the actions (N,); no gradients."""
         return self.heads.features(self.encoder.forward(obs), action)
