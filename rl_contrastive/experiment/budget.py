@@ -57,9 +57,8 @@ class Budget(Limits):
     @property
     def evaluation_clock(self) -> Literal["episodes", "env_steps"]:
         """The count of `Progress` by which evaluations are due: by default that of the budget."""
-        if self.eval_every is None and self.eval_every_steps is None:
-            return "episodes" if self.steps is None else "env_steps"
-        return "episodes" if self.eval_every_steps is None else "env_steps"
+        by_steps = self.eval_every is None and (self.eval_every_steps or self.steps) is not None
+        return "env_steps" if by_steps else "episodes"
 
     def interval(self, batch: int) -> int:
         """Counts of `evaluation_clock` between evaluations."""

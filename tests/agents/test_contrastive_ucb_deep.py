@@ -44,6 +44,7 @@ ELLIPTICAL = {
     "bonus": {"kind": "elliptical", "lam": 0.01},
     "learner": {"representation": {"dim": 8, "hidden": 16, "features": "unit"}},
 }
+PSI = {"learner": {"representation": {"dim": 8, "hidden": 16, "features": "psi"}}}
 
 
 def test_a_choice_is_the_largest_value_and_a_fair_one_among_ties() -> None:
@@ -113,9 +114,6 @@ def test_the_evaluated_policy_has_no_bonus_and_no_noise() -> None:
     np.testing.assert_array_equal(agent.policy(obs, 0, explore=True).argmax(1), b.argmax(1))
     assert optimistic.shape == plain.shape == (4, 2)
     np.testing.assert_allclose(plain.sum(1), 1.0)
-
-
-PSI = {"learner": {"representation": {"dim": 8, "hidden": 16, "features": "psi"}}}
 
 
 @pytest.mark.parametrize("options", [{}, ELLIPTICAL, PSI], ids=["tiles", "elliptical", "psi"])
