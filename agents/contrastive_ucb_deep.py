@@ -72,7 +72,7 @@ class ContrastiveUCBDeep(BaseAgent):
             return NoBonus(self.env_spec.num_actions)
         config, of, A = self.config, self.config.learner.representation, self.env_spec.num_actions
         rng = self.seeds.generator("init", 1)
-        return make_bonus(config.bonus, config.capacity, A, of.dim, beta=config.beta, rng=rng, features=of.features)
+        return make_bonus(config.bonus, config.capacity, A, of.dim, beta=config.beta, rng=rng, of_states=of.of_states)
 
     def _phi(self, stacked: Array) -> FloatArray:
         """What the bonus counts: (N, ...) -> (N, A, d), (N, 1, d) of states, or d = 0 if it counts no features."""

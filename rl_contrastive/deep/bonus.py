@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.deep.config import BonusConfig, check_counts
+from rl_contrastive.deep.config import BonusConfig
 from rl_contrastive.deep.patches import Patches
 from rl_contrastive.deep.tiles import Tiles
 from rl_contrastive.planning.bonus import EllipticalBonus
@@ -312,11 +312,13 @@ def make_bonus(
     *,
     beta: float,
     rng: np.random.Generator,
-    features: str = "logits",
+    of_states: bool = False,
 ) -> VisitBonus:
-    """The bonus of this kind for such features in R^dim; rng: the tilings' directions are drawn from it."""
-    check_counts(config, features)
+    """The bonus of this kind for features in R^dim; rng: the tilings' directions are drawn from it.
+
+    of_states: of states, each action apart (`RepresentationConfig.of_states`), which tiles alone can count.
+    """
     if config.kind == "elliptical":
         return EllipticalVisits(capacity, num_actions, dim, lam=config.lam, beta=beta)
     tiles = Tiles(dim, tilings=config.tilings, directions=config.directions, width=config.width, rng=rng)
-    return TileVisits(capacity, num_actions, tiles, lam=config.lam, beta=beta, of_states=features == "psi")
+    return TileVisits(capacity, num_actions, tiles, lam=config.lam, beta=beta, of_states=of_states)

@@ -108,6 +108,11 @@ class RepresentationConfig:
         kinds = ("logits", "simplex", "unit", "raw", "psi")
         require(self.features in kinds, f"representation: features must be one of {', '.join(kinds)}.")
 
+    @property
+    def of_states(self) -> bool:
+        """The bonus counts features of states, (N, 1, d), and each action by itself; else those of pairs, (N, A, d)."""
+        return self.features == "psi"
+
 
 @dataclass(frozen=True)
 class BonusConfig:
@@ -130,10 +135,11 @@ class BonusConfig:
         require(0.0 < self.lam < math.inf, f"bonus: lam must be > 0 and finite, got {self.lam}.")
 
 
-def check_counts(bonus: BonusConfig, features: str) -> None:
+def check_counts(bonus: BonusConfig, representation: RepresentationConfig) -> None:
     """RlcError unless this bonus can count these features."""
-    fits = bonus.kind == "tiles" or features != "psi"
-    require(fits, "bonus: features psi are those of states, which the kind tiles alone counts for each action.")
+    fits = bonus.kind == "tiles" or not representation.of_states
+    features = representation.features
+    require(fits, f"bonus: features {features} are those of states, which the kind tiles alone counts for each action.")
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class Representation(nn.Module):
 
         psi is the same for all actions, so there (N, 1, d).
         """
-        if self.config.features == "psi":
+        if self.config.of_states:
             v = self.successors(z)
             return v[:, None] if action is None else v
         u = self.anchors(z)

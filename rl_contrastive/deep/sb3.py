@@ -23,7 +23,7 @@ from torch import Tensor
 
 from rl_contrastive.config import require
 from rl_contrastive.deep.bonus import make_bonus
-from rl_contrastive.deep.config import BonusConfig, RepresentationConfig
+from rl_contrastive.deep.config import BonusConfig, RepresentationConfig, check_counts
 from rl_contrastive.deep.transitions import FeatureConfig, FeatureLearner, ObsLayout, TransitionFeatures
 from rl_contrastive.errors import RlcError
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -122,6 +122,7 @@ class EllipticalBonusConfig:
         require(0.0 < self.growth < np.inf, f"sb3 bonus: growth must be > 0 and finite, got {self.growth}.")
         for name, least in (("warm_start", 2), ("train_every", 1)):
             require(getattr(self, name) >= least, f"sb3 bonus: {name} must be >= {least}, got {getattr(self, name)}.")
+        check_counts(self.counts, self.features.representation)
 
 
 class EllipticalBonusVecEnv(VecEnvWrapper):
@@ -150,7 +151,7 @@ class EllipticalBonusVecEnv(VecEnvWrapper):
             features.representation.dim,
             beta=self.bonus_config.beta,
             rng=rng,
-            features=features.representation.features,
+            of_states=features.representation.of_states,
         )
         self.rebuilt_at = 0
         """Visits at the last rebuild; 0: the features are still random."""

@@ -82,7 +82,7 @@ class TransitionFeatures(nn.Module):
     @property
     def width(self) -> int:
         """Coordinates of what `forward` gives of one state: A d, or d of psi."""
-        return self.dim if self.heads.config.features == "psi" else self.num_actions * self.dim
+        return self.dim if self.heads.config.of_states else self.num_actions * self.dim
 
     def forward(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
         """What the bonus counts: (N, ...) -> (N, A, d) or (N, 1, d), or (N, d) of the actions (N,); no gradients."""

@@ -12,8 +12,9 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rl_contrastive.config import from_dict
+from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.bonus import make_bonus
-from rl_contrastive.deep.config import BonusConfig, RepresentationConfig
+from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, RepresentationConfig
 from rl_contrastive.deep.representation import Representation
 from rl_contrastive.deep.sb3 import ContrastiveExtractor, EllipticalBonusConfig, EllipticalBonusVecEnv
 from rl_contrastive.deep.transitions import FeatureConfig, FeatureNet, ObsLayout, TransitionFeatures
@@ -34,9 +35,9 @@ class Still(gym.Env):
         return 0, 0.0, False, False, {}
 
 
-def counting(features: str = "psi", lam: float = 0.5):
+def counting(of_states: bool = True, lam: float = 0.5):
     config = BonusConfig(lam=lam, tilings=2, directions=3)
-    return make_bonus(config, 20, A, D, beta=2.0, rng=np.random.default_rng(0), features=features)
+    return make_bonus(config, 20, A, D, beta=2.0, rng=np.random.default_rng(0), of_states=of_states)
 
 
 def test_visits_of_states_are_counted_for_each_action() -> None:
@@ -57,7 +58,7 @@ def test_visits_of_states_are_counted_for_each_action() -> None:
 def test_features_alike_in_all_actions_share_their_visits_unless_they_are_of_states() -> None:
     """The control: an action never tried, whose phi is that of one tried often, looks known."""
     x = np.zeros((1, A, D))
-    pairs, states = counting("logits"), counting("psi")
+    pairs, states = counting(of_states=False), counting()
     for bonus, phi in ((pairs, x), (states, x[:, :1])):
         for _ in range(9):
             bonus.put(np.array([0]), phi)
@@ -111,8 +112,11 @@ def test_psi_leaves_out_noise_that_nothing_foretells() -> None:
 
 
 def test_a_full_sigma_of_states_is_refused() -> None:
+    psi = RepresentationConfig(features="psi")
     with pytest.raises(RlcError, match="psi"):
-        make_bonus(BonusConfig(kind="elliptical"), 5, 2, 3, beta=1.0, rng=np.random.default_rng(0), features="psi")
+        EllipticalBonusConfig(features=FeatureConfig(representation=psi))
+    with pytest.raises(RlcError, match="psi"):
+        ContrastiveUCBDeepConfig(bonus=BonusConfig(kind="elliptical"), learner=DeepLearnerConfig(representation=psi))
 
 
 def test_psi_in_stable_baselines3() -> None:
