@@ -31,7 +31,7 @@ from rl_contrastive.spec import Array, Env, FloatArray, IntArray, State, Transit
 
 @register("agent", "contrastive-ucb-deep", ContrastiveUCBDeepConfig)
 class ContrastiveUCBDeep(BaseAgent):
-    """Networks for any observation: contrastive features, elliptical bonus of visits, optimistic and plain values."""
+    """Networks for any observation: contrastive features, a bonus of counted visits, optimistic and plain values."""
 
     config: ContrastiveUCBDeepConfig
 
@@ -102,6 +102,8 @@ class ContrastiveUCBDeep(BaseAgent):
             return uniform
         b = self.bonus.of(self._first) if h == 0 else self.bonus.ahead(self.replay.ring.open)  # (B, A)
         b += self.learner.q(stacked, rng=self.rng)[1]
+        hint = "lower learner.lr or learner.reward_scale"
+        require(bool(np.isfinite(b).all()), f"deep: values are NaN or infinite at step {self.steps}; {hint}.")
         planned = choose(b, rng=self.rng)
         return np.where(self.rng.random(len(obs)) < self.config.epsilon, uniform, planned)
 
@@ -120,7 +122,8 @@ class ContrastiveUCBDeep(BaseAgent):
         for _ in range(self.steps // every - before // every):
             share = min(1.0, self.steps / self.config.priority_steps)
             beta = self.config.priority_beta + share * (1.0 - self.config.priority_beta)
-            self._report = self.learner.step(self.replay, self.bonus, rng=self.fit_rng, priority_beta=beta)
+            # Not each gradient step is one of the features: their last loss stays in the report.
+            self._report |= self.learner.step(self.replay, self.bonus, rng=self.fit_rng, priority_beta=beta)
 
     def _store(self, transition: Transition) -> None:
         """2. The steps, the features of what was seen for the first time, and the visits."""
@@ -142,7 +145,7 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def _standardise(self) -> None:
         """Centre and scale of vector observations, from the steps of the warm start."""
-        self.learner.standardise(self.replay.observations(self.replay.visits()))
+        self.learner.standardise(self.replay.observations(self._some(4096)))
 
     def _rebuild(self) -> None:
         """4. Features of this moment for all that is kept."""
@@ -177,8 +180,8 @@ class ContrastiveUCBDeep(BaseAgent):
     def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
         """argmax_a Q(s,a) of the target network, or argmax_a b + G with explore; uniform over exact ties.
 
-        With `episodic` the former chooses among the actions tried least often at this observation of the episode. Steps
-        must come in order then, and where the environment's frames are stacked.
+        With `episodic` the former chooses among the actions tried least often at this observation of the episode, and b
+        is that of an observation new to its episode. Steps must come in order then, and where frames are stacked.
         """
         stacked = self._shown.push(obs, h)
         if not explore:

@@ -51,7 +51,7 @@ class EnvSpec:
     """P_h and r_h are the same at every step h."""
     frame_stack: int = 1
     """How many of the newest observations in a row make up a state. Above 1 (Atari) the environment returns single
-    frames, which an agent stacks itself along a new first axis."""
+    frames, which an agent stacks itself: planes (C, H, W) to (stack C, H, W), others along a new first axis."""
 
     @property
     def game(self) -> tuple[int, int]:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RndDqnConfig(ContrastiveUCBDeepConfig):
-    """Random network distillation in the place of counted features: `bonus` and `growth` are of no use here."""
+    """Random network distillation in the place of counted features: `bonus`, `growth`, and of `learner` the options of
+    features (`representation`, `feature_encoder`, `learn_features`) are of no use here."""
 
     beta: float = 0.01
     """Scale of the bonus (>= 0), in units of reward: what an error of one spread is worth. 0 is the control without
@@ -60,7 +61,7 @@ class RndDqn(ContrastiveUCBDeep):
 
     def _standardise(self) -> None:
         super()._standardise()
-        self.errors.start(self.replay.observations(self.replay.visits()))
+        self.errors.start(self.replay.observations(self._some(4096)))
 
     def histograms(self) -> dict[str, Array]:
         """Bonuses of up to 2048 stored steps."""

@@ -57,9 +57,9 @@ class ValueConfig:
     atoms: int = 1
     """Atoms of the return distributions (>= 1); 1: plain values. Data-efficient Rainbow has 51."""
     low: float = -10.0
-    """Smallest atom."""
+    """Smallest atom, in units of reward times `reward_scale`; returns beyond count as it, G's with their bonuses."""
     high: float = 10.0
-    """Largest atom (> low)."""
+    """Largest atom (> low), as `low`."""
     hidden: int = 0
     """Width of one hidden layer of each head (>= 0; 0: none)."""
     noisy: float = 0.0
@@ -93,9 +93,12 @@ class RepresentationConfig:
     as those seen there, and cells (`BonusConfig`) cannot tell them apart. psi: u_psi(s), what s tells about where it
     came from, and each action by itself: noise is left out, and an action never tried is not taken for another one."""
     law_rate: float = 0.01
-    """Weight in (0, 1] of the newest batch in the moving average u of psi over P^-."""
+    """Weight in (0, 1] of the newest batch in the moving average u of psi over P^-, for simplex features alone."""
     every: int = 4
     """Gradient steps of the values to one of the contrastive loss (>= 1): features are frozen between rebuilds."""
+    weighted: bool = True
+    """Where rows are drawn by priorities, weigh them back as those of the values, so that P and P^- are laws of what is
+    stored. Off: of what is drawn, which tilts P(s'|s,a) towards successors that surprise."""
     mask_identical: bool = False
     """Leave out negatives that equal the row's own successor. Off, because they belong to P^-: without them nothing
     holds f(s,a,s') down where s' is certain, and it grows without bound; with them it stops at 1 / P^-(s')."""
@@ -205,11 +208,11 @@ class DeepLearnerConfig:
     adam_eps: float = 1e-8
     """Adam's epsilon for Q and G (> 0); large values, as 1.5e-4 on Atari, damp rare gradients, and so small bonuses."""
     clip: float = 10.0
-    """Largest norm of the whole gradient (> 0)."""
+    """Largest norm of the gradient of Q, G and self-prediction (> 0); that of the features is not clipped."""
     tau: float = 0.005
     """Share of the online network that its target takes over after each step, in (0, 1]."""
     reward_scale: float = 1.0
-    """Q and G are learned of rewards and bonuses times this (> 0), atoms too. Each of Adam's steps moves an output by
+    """Q and G are learned of rewards and bonuses times this (> 0). Each of Adam's steps moves an output by
     about lr whatever the returns are, so differences far below 1 drown in it. 10 suits MiniGrid's returns below 1."""
     clip_rewards: bool = False
     """Learn from the sign of rewards, as is usual on Atari; evaluation is not touched."""

@@ -6,7 +6,8 @@ Counts of a lifetime tell rooms apart by how often they were seen; where rooms l
 view, walking on is worth no more than turning on the spot. What was not seen yet THIS time is what leads on, and what
 was not tried there is what ends a loop. Source: the episodic counts of RIDE (Raileanu and Rocktaeschel 2020) and NovelD
 (Zhang et al. 2021), there of observations alone. The same observation means the same bytes: ones with noise are never
-the same, and then nothing changes. Values stay functions of o alone, though the bonus now depends on the episode.
+the same, and then nothing changes. Where frames are stacked it is the newest one that counts: the others tell how one
+came here, not where here is. Values stay functions of the stack, though the bonus now depends on the episode.
 
 `LeastTried` is the same memory for what is evaluated. A deterministic policy of views alone, once it goes in a circle,
 goes in it for ever; learning and chance break circles in training, and nothing does in evaluation.

@@ -40,6 +40,8 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, EnvSpec, FloatArray, State
 
 Sequences = tuple[Tensor, Tensor, Tensor, Tensor]
+REPORTED = ("loss_q", "loss_g", "spr_cosine", "spr_spread")
+"""Of a gradient step; the last two (`SelfPrediction`) only where there is self-prediction."""
 
 
 class DeepLearner:
@@ -65,6 +67,7 @@ class DeepLearner:
             rng=rng,
             compiled=config.compile,
         )
+        check_augment(config.augment, self.features.online.encoder.kind)
         self.target = frozen_copy(self.values)
         # The values come first in the vector of all, so that their target follows a part of it.
         self._trained = FlatParameters(p for module in self._modules().values() for p in module.parameters())
@@ -93,15 +96,17 @@ class DeepLearner:
         """Q and G (N, A) of stacked observations; rng: of noise for acting, if the heads are noisy."""
         self._resample(rng)
         with self._autocast():
-            means = self.values.means(self.values.encoder.forward(put(obs, self.device)))
-        out = means.float().cpu().numpy().astype(np.float64) / self.config.reward_scale
+            z = self.values.encoder.forward(put(obs, self.device))
+        out = self.values.means(z.float()).cpu().numpy().astype(np.float64) / self.config.reward_scale
         return out[:, 0], out[:, 1]
 
     @torch.inference_mode()
     def judged(self, obs: Array) -> FloatArray:
         """Q (N, A) of the target network, for evaluation: the online one of the last steps, averaged, wanders less."""
+        quiet(self.target)
         with self._autocast():
-            out = self.target.means(self.target.encoder(put(obs, self.device)))
+            z = self.target.encoder(put(obs, self.device))
+        out = self.target.means(z.float())
         return np.asarray(out[:, 0].double().cpu().numpy()) / self.config.reward_scale
 
     def entries(self, replay: Replay, chunk: int = 1024) -> Iterator[Chunk]:
@@ -129,6 +134,7 @@ class DeepLearner:
         if self.config.compile:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         gradient, errors, losses = self._gradient_of(obs, numbers, ahead)
+        losses = losses.clone()  # outputs of a CUDA graph are overwritten by its next run
         norm = clip(gradient, self.config.clip)
         self._optimiser.lr = self.lr
         self._optimiser.step(gradient)
@@ -137,10 +143,10 @@ class DeepLearner:
             self.self_prediction.follow()
         if replay.tree is not None:
             replay.update_priorities(batch.index, errors.double().cpu().numpy() + 1e-6)
-        report = {"loss_q": losses[0], "loss_g": losses[1], "gradient_norm": norm}
+        report = {"gradient_norm": norm, **dict(zip(REPORTED, losses, strict=False))}
         learn = self.config.learn_features and bonus.of_features
         if learn and self.steps % self.config.representation.every == 0:
-            report["loss_contrast"] = self._contrast(batch, replay, rng)
+            report["loss_contrast"] = self._contrast(batch, replay, rng).clone()
         self.steps += 1
         return report
 
@@ -151,8 +157,11 @@ class DeepLearner:
             successors = replay.observations(replay.ring.next[batch.index])
         masked = self.config.representation.mask_identical
         same = put(identical(successors), self.device) if masked else None
+        # Drawn by priorities, rows are weighted back: the law to be learned is that of the data.
+        weighted = self.config.representation.weighted and replay.tree is not None
+        weight = put(batch.weight, self.device) if weighted else None
         obs, ahead = (self._augment(put(frames, self.device), rng) for frames in (batch.obs, successors))
-        return self.features.descend(obs, put(batch.action, self.device), ahead, same=same)
+        return self.features.descend(obs, put(batch.action, self.device), ahead, weight=weight, same=same)
 
     def _inputs(self, batch: ReplayBatch, replay: Replay, bonus: Bonus) -> tuple[Tensor, Tensor]:
         """What `_gradient` takes, in two copies to the device."""
@@ -178,31 +187,35 @@ class DeepLearner:
         return put(batch.ends, self.device), put(numbers, self.device)
 
     def _gradient(self, obs: Tensor, numbers: Tensor, ahead: Sequences | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient of all losses by all that is trained, |TD errors| (N,) for priorities, losses of Q and G (2,).
+        """The gradient of all losses by all that is trained, |TD errors| (N,) for priorities, and what is `REPORTED`.
 
         obs: o_t and o_{t+m}, one below the other, (2N, ...). numbers (N, 5 + 2A): returns of rewards, and of rewards
         and bonuses, discount, weight, action; what is added to Q (0) and G (bonuses) of all actions at o_{t+m}.
         """
         losses, errors = self._losses(obs, numbers)
-        loss = (numbers[:, 3:4] * losses).sum() / len(losses)
+        loss, report = (numbers[:, 3:4] * losses).sum() / len(losses), losses.detach().mean(0)
         if ahead is not None:
-            loss = loss + self.config.self_prediction.weight * self._predict(*ahead)
-        return self._trained.gradient(loss), errors.sum(1), losses.detach().mean(0)
+            predicted, more = self._predict(*ahead)
+            loss, report = loss + self.config.self_prediction.weight * predicted, torch.cat([report, more])
+        return self._trained.gradient(loss), errors.sum(1), report
 
     def _losses(self, obs: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Losses and |TD errors| (N, 2) of Q and G."""
         N, values, target = len(numbers), self.values, self.target
-        with self._autocast():
-            with torch.no_grad():
-                x = values.encoder.inputs(obs)  # target networks take them alike
-                target_next = target.head.forward(target.encoder.body.forward(x[N:])).float()
-                online_next = None
-                if self.config.value.double:
-                    online_next = values.head.forward(values.encoder.body.forward(x[N:])).float()
-            now = values.head.forward(values.encoder.body.forward(x[:N])).float()
+
+        def out(network: Values, inputs: Tensor) -> Tensor:
+            with self._autocast():
+                z = network.encoder.body.forward(inputs)
+            # Heads keep full precision: in bfloat16, values near 10 are multiples of 1/16, and all actions tie.
+            return network.head.forward(z.float())
+
+        with torch.no_grad():
+            x = values.encoder.inputs(obs)  # target networks take them alike
+            target_next = out(target, x[N:])
+            online_next = out(values, x[N:]) if self.config.value.double else None
         return td_losses(
             values,
-            now,
+            out(values, x[:N]),
             numbers[:, 4].long(),
             reward=numbers[:, :2],
             discount=numbers[:, 2],
@@ -219,15 +232,14 @@ class DeepLearner:
         now = self._augment(put(obs[:, 0], self.device), rng)
         return now, put(actions, self.device), ahead, put(mask, self.device)
 
-    def _predict(self, now: Tensor, actions: Tensor, ahead: Tensor, mask: Tensor) -> Tensor:
-        """SPR's loss on the sequences that start at the batch's entries."""
+    def _predict(self, now: Tensor, actions: Tensor, ahead: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """SPR's loss on the sequences that start at the batch's entries; its cosine and spread (2,)."""
         assert self.self_prediction is not None
         with torch.no_grad():
             targets = self.target.encoder(ahead).reshape(*actions.shape, -1)
         with self._autocast():
-            loss, _ = self.self_prediction(self.values.encoder(now), actions, targets, mask)
-        out: Tensor = loss.float()
-        return out
+            loss, report = self.self_prediction(self.values.encoder(now), actions, targets, mask)
+        return loss, torch.stack([report["cosine"], report["spread"]])
 
     def _augment(self, obs: Tensor, rng: np.random.Generator) -> Tensor:
         """Observations (N, ...), distorted if the config asks for it: still in the unit that they are stored in."""

@@ -71,9 +71,7 @@ class Replay:
     """The newest `capacity` observations of interleaved episodes, with their actions, rewards and ends.
 
     `alpha` > 0 switches prioritised sampling on: new entries get the largest priority seen so far (1 at first).
-    `storage`: a folder on whose disk the observations lie, in a memory-mapped file that ends with the process: scratch,
-    not part of the saved state.
-    Memory: an observation, 27 bytes and, with priorities, 9 more per entry.
+    Memory: an observation, 27 bytes and, with priorities, 17 more per entry.
     """
 
     def __init__(
@@ -86,11 +84,10 @@ class Replay:
         n_step: int = 1,
         stack: int = 1,
         alpha: float = 0.0,
-        storage: Path | None = None,
     ) -> None:
         require(0.0 <= gamma <= 1.0, f"replay: gamma must lie in [0, 1], got {gamma}.")
         require(0.0 <= alpha < np.inf, f"replay: alpha must be >= 0 and finite, got {alpha}.")
-        self.ring = Ring(capacity, obs_shape, obs_dtype, n_step=n_step, stack=stack, storage=storage)
+        self.ring = Ring(capacity, obs_shape, obs_dtype, n_step=n_step, stack=stack)
         self.gamma, self.alpha = float(gamma), float(alpha)
         self.tree = SumTree(capacity) if alpha > 0 else None
         self.max_priority = 1.0  # already to the power of alpha
@@ -109,7 +106,10 @@ class Replay:
         return stacked_shape(self.ring.obs_shape, self.ring.stack)
 
     def map_to(self, folder: Path) -> None:
-        """`storage` given later; only before the first episode."""
+        """Keep the observations in a memory-mapped file on this folder's disk, scratch that ends with the process.
+
+        Only before the first episode.
+        """
         require(not len(self.ring.obs), "replay: observations can be mapped only before there are any.")
         self.ring.storage = folder
 
@@ -207,7 +207,8 @@ class Replay:
     def sequences(self, index: IntArray, length: int) -> tuple[Array, IntArray, BoolArray]:
         """The next K = `length` steps: observations (N, K+1, ...), actions (N, K), and which steps (N, K) are real.
 
-        Behind the episode's end (and the newest observation) the last one is repeated, with action 0 and mask False.
+        What lies behind the episode's end, a lost life or the newest observation is not real: mask False, whatever
+        stands there.
         """
         require(length >= 1, f"replay: sequences need a length >= 1, got {length}.")
         steps, mask = self.ring.walk(index, length)

@@ -213,12 +213,11 @@ class Ring:
         return slots
 
     def _check_observations(self, *arrays: Array) -> None:
-        """RlcError on wrong shapes and on dtypes that would lose something."""
+        """RlcError on wrong shapes and on dtypes whose values might not fit."""
         for array in arrays:
-            fits = array.shape == (len(self.open), *self.obs_shape)
-            if not fits or (
-                array.dtype != self.obs.dtype and not np.can_cast(array.dtype, self.obs.dtype, "same_kind")
-            ):
+            # Of floats only digits are lost.
+            kept = np.can_cast(array.dtype, self.obs.dtype) or array.dtype.kind == self.obs.dtype.kind == "f"
+            if not kept or array.shape != (len(self.open), *self.obs_shape):
                 raise RlcError(
                     f"replay: observations must be {self.obs.dtype} of shape {(len(self.open), *self.obs_shape)}, "
                     f"got {array.dtype} of shape {array.shape}."

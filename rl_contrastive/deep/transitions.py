@@ -88,10 +88,18 @@ class TransitionFeatures(nn.Module):
         """What the bonus counts: (N, ...) -> (N, A, d) or (N, 1, d), or (N, d) of the actions (N,); no gradients."""
         return self.heads.features(self.encoder.forward(obs), action)
 
-    def contrast(self, obs: Tensor, action: Tensor, next_obs: Tensor, *, same: Tensor | None = None) -> Tensor:
-        """The contrastive loss of N transitions; both ends go through the encoder in one pass."""
+    def contrast(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        next_obs: Tensor,
+        *,
+        weight: Tensor | None = None,
+        same: Tensor | None = None,
+    ) -> Tensor:
+        """`Representation.contrast` of N transitions; both ends go through the encoder in one pass."""
         z, z_next = self.encoder(torch.cat([obs, next_obs])).chunk(2)
-        return self.heads.contrast(z, action, z_next, same=same)
+        return self.heads.contrast(z, action, z_next, weight=weight, same=same)
 
 
 class FeatureNet:
@@ -114,14 +122,24 @@ class FeatureNet:
         self._optimiser = FlatAdam(self._flat, lr=config.lr)
         self._gradient_of = differentiable(self._gradient, self.device) if compiled else self._gradient
 
-    def descend(self, obs: Tensor, action: Tensor, next_obs: Tensor, *, same: Tensor | None = None) -> Tensor:
-        """One gradient step on N transitions; returns the loss, on the device."""
-        loss, gradient = self._gradient_of(obs, action, next_obs, same)
+    def descend(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        next_obs: Tensor,
+        *,
+        weight: Tensor | None = None,
+        same: Tensor | None = None,
+    ) -> Tensor:
+        """One gradient step on N transitions with importance weights (N,); returns the loss, on the device."""
+        loss, gradient = self._gradient_of(obs, action, next_obs, weight, same)
         self._optimiser.step(gradient)
         return loss
 
-    def _gradient(self, obs: Tensor, action: Tensor, next_obs: Tensor, same: Tensor | None) -> tuple[Tensor, Tensor]:
-        loss = self.online.contrast(obs, action, next_obs, same=same)
+    def _gradient(
+        self, obs: Tensor, action: Tensor, next_obs: Tensor, weight: Tensor | None, same: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        loss = self.online.contrast(obs, action, next_obs, weight=weight, same=same)
         return loss.detach(), self._flat.gradient(loss)
 
     @torch.inference_mode()

@@ -144,7 +144,7 @@ def plan_jobs(
             new.append(config)
             jobs.append(Job(folder, config, fresh=True))
             continue
-        same = _essence(read_config(folder)) == _essence(config)
+        same = _essence(_completed(read_config(folder))) == _essence(config)
         require(same, f"{folder} holds a run with another config: choose another --out, or use --overwrite.")
         summary = read_summary(folder)
         if summary is not None and summary.get("status") == "finished":
@@ -154,6 +154,14 @@ def plan_jobs(
     for config in new:  # only now: no folder is made if any other one is in the way
         prepare(config, out, overwrite=overwrite, command=command)
     return jobs, done
+
+
+def _completed(config: RunConfig) -> RunConfig:
+    """With the defaults of options that are newer than the run."""
+    try:
+        return resolve(replace(config, imports=()))  # the sweep has imported its own
+    except RlcError:
+        return config  # of options that are no more
 
 
 def _essence(config: RunConfig) -> RunConfig:

@@ -61,6 +61,27 @@ def test_a_choice_is_the_largest_value_and_a_fair_one_among_ties() -> None:
     assert np.bincount(drawn, minlength=3) / 4000 == pytest.approx([0.5, 0.0, 0.5], abs=0.04)
 
 
+def test_the_last_contrastive_loss_is_reported_whichever_gradient_step_it_was_of() -> None:
+    agent = sea(train_every=1, learner={"representation": {"dim": 8, "hidden": 16, "every": 7}})
+    batches(agent, 0, 4)
+    losses = set()
+    for batch in range(4, 8):
+        batches(agent, batch, 1)
+        losses.add(agent.update()["loss_contrast"])
+    assert agent.learner.steps % 7 != 1  # the last step was none of the features
+    assert len(losses) > 1
+
+
+def test_values_that_diverged_stop_the_agent() -> None:
+    agent = sea()
+    batches(agent, 0, 4)
+    with torch.no_grad():
+        next(agent.learner.values.parameters()).fill_(float("nan"))
+    agent.begin(2)
+    with pytest.raises(RlcError, match="values are NaN or infinite at step"):
+        agent.act(np.zeros(2, dtype=np.int64), 0)
+
+
 def test_without_a_bonus_nothing_is_counted_and_the_values_are_those_of_a_bonus_of_zero() -> None:
     plain, counting = sea(beta=0.0), sea(beta=0.0)
     counting.bonus = make_bonus(BonusConfig(), 500, 2, 8, beta=0.0, rng=np.random.default_rng(0))

@@ -64,9 +64,9 @@ def test_each_observation_of_a_step_is_shifted_on_its_own() -> None:
         seen.append(obs.numpy())
         return net._gradient(obs, numbers, sequences)
 
-    def contrast(obs: torch.Tensor, action: torch.Tensor, ahead: torch.Tensor, same: None) -> Any:
+    def contrast(obs: torch.Tensor, action: torch.Tensor, ahead: torch.Tensor, *rest: None) -> Any:
         seen.append(torch.cat([obs, ahead]).numpy())
-        return net.features._gradient(obs, action, ahead, same)
+        return net.features._gradient(obs, action, ahead, *rest)
 
     net._gradient_of, net.features._gradient_of = gradient, contrast
     batch = replay.sample(4, rng=np.random.default_rng(5))  # what the step will draw
@@ -176,7 +176,10 @@ def test_a_noisy_agent_acts_by_noise_is_judged_without_and_resumes_to_the_bit() 
     batches(resumed, 3, 3)
     assert same(straight.state_dict(), resumed.state_dict())
     obs = np.arange(16)
-    np.testing.assert_array_equal(straight.policy(obs, 0), straight.policy(obs, 0))
+    loaded = noisy_sea(0.5)  # its noise was never drawn
+    loaded.load_state_dict(straight.state_dict())
+    assert any(layer.on for layer in straight.learner.target.modules() if isinstance(layer, NoisyLinear))
+    np.testing.assert_array_equal(straight.learner.judged(obs), loaded.learner.judged(obs))
     straight.begin(2)
     acts = {tuple(straight.act(np.zeros(2, dtype=np.int64), 0)) for _ in range(20)}
     quiet = noisy_sea(0.0)

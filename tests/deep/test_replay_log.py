@@ -25,6 +25,12 @@ def replay_of(n=2, stack=2, alpha=0.5, capacity=None, **kwargs):
     return Replay(capacity or 3 * (n + stack) + 9, (), "int64", gamma=0.9, n_step=n, stack=stack, alpha=alpha, **kwargs)
 
 
+def mapped_replay(folder):
+    replay = replay_of()
+    replay.map_to(folder)
+    return replay
+
+
 def learn(replay, rng):
     """Something that changes priorities, and what a run would see of it."""
     if not len(replay):
@@ -284,26 +290,26 @@ def test_the_same_run_writes_the_same_bytes(tmp_path):
 
 def test_observations_in_a_mapped_file_are_the_same_replay(tmp_path, monkeypatch):
     batches = steps_of((3, 5), 6)
-    memory, mapped = replay_of(), replay_of(storage=tmp_path / "map")
+    memory, mapped = replay_of(), mapped_replay(tmp_path / "map")
     for each in (memory, mapped):
         play(each, batches, np.random.default_rng(4))
     same(memory, mapped)
     assert isinstance(mapped.ring.obs.base, np.memmap)
     assert not list((tmp_path / "map").iterdir())  # nothing that a kill could leave, or another process meet
     cursor = mapped.save_log(tmp_path / "log")
-    back = replay_of(storage=tmp_path / "map2")
+    back = mapped_replay(tmp_path / "map2")
     back.load_log(tmp_path / "log", cursor)
     same(memory, back)
     (tmp_path / "file").write_text("")
     with pytest.raises(RlcError, match="cannot map"):
-        replay_of(storage=tmp_path / "file").begin(1)
+        mapped_replay(tmp_path / "file").begin(1)
 
     def full(handle, start, size):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(RlcError, match=r"cannot map 168 bytes to a file in .*map3: No space left on device"):
-        replay_of(storage=tmp_path / "map3").begin(1)
+        mapped_replay(tmp_path / "map3").begin(1)
     assert not list((tmp_path / "map3").iterdir())
 
 

@@ -142,3 +142,18 @@ def test_runs_of_one_bar_are_compared_by_it(tmp_path, capsys):
         out = tmp_path / str(bars[1])
         assert main(["sweep", str(path), "--out", str(out), "--workers", "1"]) == 0
         assert json.loads((out / "compare" / "compare.json").read_text())["method"]["bar"] == expected
+
+
+def test_a_run_older_than_an_option_had_its_default_and_one_of_an_option_that_is_gone_is_another(file, tmp_path):
+    out = tmp_path / "out"
+    runs = load_sweep(file, quick=True).runs
+    plan_jobs(runs, out)
+    path = next(out.rglob("config.json"))
+    values = json.loads(path.read_text())
+    default = values["agent_config"].pop("epsilon")
+    path.write_text(json.dumps(values))
+    assert plan_jobs(runs, out)[1] == []  # unfinished, and not refused
+    for wrong in ({"epsilon": default / 2}, {"gone": 1.0}):
+        path.write_text(json.dumps({**values, "agent_config": {**values["agent_config"], **wrong}}))
+        with pytest.raises(RlcError, match="another config"):
+            plan_jobs(runs, out)
