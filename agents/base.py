@@ -68,11 +68,11 @@ class BaseAgent:
         self.batch: int = config.batch
         self.seeds = SeedTree(seed)
 
-    def learn(self, episodes: int, **options: Any) -> TrainingResult:
-        """Train for `episodes` episodes on the agent's environment; options are those of `loop.train`."""
+    def learn(self, episodes: int | None = None, *, steps: int | None = None, **options: Any) -> TrainingResult:
+        """Train on the agent's environment, for `episodes` or for `steps`; options are those of `loop.train`."""
         from rl_contrastive.experiment.loop import train
 
-        return train(self, self.env, episodes=episodes, **options)
+        return train(self, self.env, episodes=episodes, steps=steps, **options)
 
     def begin(self, num_envs: int) -> None:
         """Nothing to draw per episode by default."""

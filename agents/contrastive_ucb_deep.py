@@ -51,6 +51,7 @@ class ContrastiveUCBDeep(BaseAgent):
             stack=stack,
             alpha=config.alpha,
         )
+        self.replay.ring.check_rows(config.batch)
         seed = self.seeds.integer("init")
         self.learner = DeepLearner(spec, self.replay.stacked_shape, config.learner, seed=seed)
         self.bonus: Bonus = self._make_bonus()

@@ -83,7 +83,7 @@ def make_atari(config: AtariConfig, num_envs: int) -> AtariEnv:
         from ale_py import ALEInterface, LoggerMode, roms
         from ale_py.vector_env import AtariVectorEnv
     except ImportError as error:
-        raise RlcError(f"atari:{config.id} needs ale-py 0.12 or newer: install rl-contrastive[atari].") from error
+        raise RlcError(f"atari:{config.id} needs ale-py 0.12 or newer: pip install -e '.[atari]'.") from error
     require(num_envs >= 1, f"atari:{config.id}: num_envs must be >= 1, got {num_envs}.")
     games = {rom.title().replace("_", ""): rom for rom in roms.get_all_rom_ids()}  # MsPacman -> ms_pacman
     if config.id not in games:

@@ -125,7 +125,7 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
             require(len(seed) == self.num_envs, f"{self.name}: reset needs {self.num_envs} seeds, got {len(seed)}.")
         obs, info = self._call("reset", seed=int(seed) if isinstance(seed, np.integer) else seed, options=options)
         self._steps = 0
-        return self._features.apply(obs), info
+        return self._seen(obs), info
 
     def step(self, actions: Any) -> tuple[Array, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
         """One step of every row; RlcError if the environment raises or pays a reward that is not finite."""
@@ -146,14 +146,14 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
             raise RlcError(f"{self.name}: reward {reward[row]} at step {self._steps} of sub-environment {row}.")
         terminated, truncated = np.array(terminated), np.array(truncated)
         ended = terminated | truncated
-        features = self._features.apply(obs)
+        features = self._seen(obs)
         if self._inner_mode == AutoresetMode.NEXT_STEP or not ended.any():
             return features, reward, terminated, truncated, info
         # SAME_STEP outwards: final observations in the info, the first ones of the new episodes in place.
         final = self._final_features(features, info, ended)
         if self._inner_mode == AutoresetMode.DISABLED:
             obs, _ = self._call("reset", options={"reset_mask": ended})
-            features = self._features.apply(obs)
+            features = self._seen(obs)
         info = {**info, "final_obs": final, "_final_obs": ended}
         return features, reward, terminated, truncated, info
 
@@ -165,8 +165,16 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
             observed = [info["final_obs"][row] for row in rows]
             # A Tuple observation arrives one tuple per row; the map takes one array per factor.
             batch = tuple(map(np.array, zip(*observed, strict=True))) if isinstance(observed[0], tuple) else observed
-            final[rows] = self._features.apply(batch if isinstance(batch, tuple) else np.stack(batch))
+            final[rows] = self._seen(batch if isinstance(batch, tuple) else np.stack(batch))
         return final
+
+    def _seen(self, obs: Any) -> Array:
+        """Features of raw observations; RlcError if one is not finite, which would look like a fault of the agent."""
+        if isinstance(obs, np.ndarray) and obs.dtype.kind == "f" and not np.isfinite(obs).all():
+            row = int(np.flatnonzero(~np.isfinite(obs).reshape(len(obs), -1).all(axis=1))[0])
+            where = f"at step {self._steps} of sub-environment {row}"
+            raise RlcError(f"{self.name}: an observation with NaN or infinite values {where}.")
+        return self._features.apply(obs)
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call the wrapped environment; whatever it raises becomes one sentence that names it and the step."""

@@ -61,7 +61,7 @@ def make_minatar(config: MinAtarConfig, num_envs: int) -> MinAtarEnv:
     try:
         from minatar import Environment  # here, because it brings matplotlib and seaborn with it
     except ImportError as error:
-        raise RlcError(f"minatar:{config.id} needs MinAtar: install rl-contrastive[bench].") from error
+        raise RlcError(f"minatar:{config.id} needs MinAtar: pip install -e '.[bench]'.") from error
     require(num_envs >= 1, f"minatar:{config.id}: num_envs must be >= 1, got {num_envs}.")
     games = [Environment(GAMES[config.id], config.sticky, config.ramping) for _ in range(num_envs)]
     return MinAtarEnv(config, games)

@@ -60,7 +60,7 @@ def make_minigrid(config: MiniGridConfig, num_envs: int) -> MiniGridEnv:
     try:
         import_module("minigrid")  # registers its worlds with gymnasium
     except ImportError as error:
-        raise RlcError(f"minigrid:{config.id} needs minigrid: install rl-contrastive[bench].") from error
+        raise RlcError(f"minigrid:{config.id} needs minigrid: pip install -e '.[bench]'.") from error
     require(num_envs >= 1, f"minigrid:{config.id}: num_envs must be >= 1, got {num_envs}.")
     known = [name for name in gym.registry if name.startswith("MiniGrid-")]
     if config.id not in known:

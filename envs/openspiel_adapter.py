@@ -68,7 +68,7 @@ def load(id: str) -> Any:
     try:
         import pyspiel
     except ImportError as error:
-        raise RlcError(f"{name} needs OpenSpiel, which is missing: pip install 'rl-contrastive[games]'.") from error
+        raise RlcError(f"{name} needs OpenSpiel, which is missing: pip install -e '.[games]'.") from error
     known = id.partition("(")[0] in pyspiel.registered_names()
     require(known, f"{name}: OpenSpiel has no game '{id.partition('(')[0]}'; {ALLOWED}{EXAMPLES}.")
     try:

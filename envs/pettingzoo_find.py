@@ -36,7 +36,7 @@ def find(id: str) -> Callable[..., Any]:
             module = importlib.import_module(path)
     except ImportError as error:
         what = f"the package '{error.name}'" if error.name else one_line(error)
-        raise RlcError(f"{name} needs {what}, which is missing: pip install 'rl-contrastive[games]'.") from error
+        raise RlcError(f"{name} needs {what}, which is missing: pip install -e '.[games]'.") from error
     except Exception as error:
         raise RlcError(f"{name}: importing {path} raised {one_line(error)}.") from error
     make = getattr(module, attribute, None)

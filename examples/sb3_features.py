@@ -86,6 +86,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16_000, help="environment steps of a PPO run")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each kind")
     arguments = parser.parse_args()
+    for name, least in (("noise", 0), ("play", 160), ("steps", 1), ("seeds", 1)):
+        if getattr(arguments, name) < least:
+            parser.error(f"--{name} must be >= {least}, got {getattr(arguments, name)}")
     torch.set_num_threads(1)  # small networks are slower on many
     for seed in range(arguments.seeds):
         features = pretrain(arguments.noise, arguments.play, seed)

@@ -10,14 +10,19 @@ if TYPE_CHECKING:
     import torch
 
 
+def check_device(name: str) -> None:
+    """RlcError for a name that is none."""
+    kind, _, number = name.partition(":")
+    known = name in ("auto", "cpu", "cuda") or (kind == "cuda" and number.isdigit())
+    require(known, f"device must be auto, cpu, cuda or cuda:N, got {name!r}.")
+
+
 def resolve_device(name: str) -> torch.device:
     """auto -> cuda if there is one, else cpu; RlcError for a name that is none or that torch cannot use."""
     import torch  # runs of closed forms never get here
 
+    check_device(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    known = name in ("cpu", "cuda") or (kind == "cuda" and number.isdigit())
-    require(known, f"device must be auto, cpu, cuda or cuda:N, got {name!r}.")
-    require(kind == "cpu" or torch.cuda.is_available(), f"device {name} was asked for, but torch sees no GPU.")
+    require(name == "cpu" or torch.cuda.is_available(), f"device {name} was asked for, but torch sees no GPU.")
     return torch.device(name)

@@ -13,11 +13,14 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import gymnasium
+
+from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError, unknown_name
 
 Kind = Literal["agent", "env", "objective", "experiment", "study", "opponent"]
@@ -46,12 +49,17 @@ class Entry:
 
 _ENTRIES: dict[tuple[Kind, str], Entry] = {}
 _DISCOVERED: set[str] = set()
+_IMPORTED: set[tuple[Path, int]] = set()
+"""User files that were imported, as they were."""
 
 
 def register(kind: Kind, name: str, config: type) -> Callable[[F], F]:
     """Decorator: make `name` known. A name ending in ':' is a prefix, whose rest becomes the config's `id`."""
 
     def decorate(factory: F) -> F:
+        require(is_dataclass(config), f"register: the config of {kind} '{name}' must be a dataclass, got {config!r}.")
+        batch = kind != "agent" or "batch" in {field.name for field in fields(config)}
+        require(batch, f"register: the config of agent '{name}' needs a field batch: the episodes side by side.")
         key = (kind, name)
         if key in _ENTRIES and _ENTRIES[key].factory.__module__ != factory.__module__:
             raise RlcError(f"the {kind} name '{name}' is already taken by {_ENTRIES[key].factory.__module__}.")
@@ -65,11 +73,14 @@ def register(kind: Kind, name: str, config: type) -> Callable[[F], F]:
 def get(kind: Kind, name: str) -> tuple[Entry, dict[str, Any]]:
     """Entry of `name` and the config values that the name itself fixes (`gym:CartPole-v1` fixes `id`)."""
     _discover(kind)
+    prefix, colon, rest = name.partition(":")
+    if colon and (kind, prefix + ":") in _ENTRIES:
+        require(bool(rest), f"the {kind} '{name}' needs a name behind the colon, such as gym:CartPole-v1.")
+        return _ENTRIES[kind, prefix + ":"], {"id": rest}
     if (kind, name) in _ENTRIES:
         return _ENTRIES[kind, name], {}
-    prefix, colon, rest = name.partition(":")
-    if colon and rest and (kind, prefix + ":") in _ENTRIES:
-        return _ENTRIES[kind, prefix + ":"], {"id": rest}
+    if kind == "env" and name in gymnasium.registry:
+        raise RlcError(f"unknown env '{name}'; did you mean 'gym:{name}'?")
     raise unknown_name(kind, name, (e.name for e in entries(kind)))
 
 
@@ -80,9 +91,14 @@ def entries(kind: Kind) -> list[Entry]:
 
 
 def import_file(path: Path) -> None:
-    """Import a user's Python file, so that what it registers can be named on the command line."""
+    """Import a user's Python file, once, so that what it registers can be named on the command line."""
     if not path.is_file():
         raise RlcError(f"--import: there is no file {path}.")
+    for kind in PACKAGES:  # the library's own names come first: a file that takes one of them is the one to blame
+        _discover(kind)
+    file = (path.resolve(), path.stat().st_mtime_ns)
+    if file in _IMPORTED:
+        return
     spec = importlib.util.spec_from_file_location(f"rlc_user_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise RlcError(f"--import: {path} is no Python file; its name must end in .py.")
@@ -92,6 +108,7 @@ def import_file(path: Path) -> None:
         spec.loader.exec_module(module)
     except Exception as error:
         raise RlcError(f"--import: {path} raised {type(error).__name__}: {error}.") from error
+    _IMPORTED.add(file)
 
 
 def _discover(kind: Kind) -> None:

@@ -99,3 +99,37 @@ def test_discovery_is_light(kind):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # Objectives are losses of torch tensors: they alone may import it.
     assert done.stdout.strip() in (["[]", "['torch']"] if kind == "objective" else ["[]"])
+
+
+def test_a_users_file_runs_once(tmp_path):
+    path, count = tmp_path / "once.py", tmp_path / "count"
+    path.write_text(f"from pathlib import Path\nwith Path({str(count)!r}).open('a') as file: file.write('x')\n")
+    import_file(path)
+    import_file(path)
+    assert count.read_text() == "x"
+
+
+def test_a_users_file_cannot_take_a_name_of_the_library(tmp_path):
+    path = tmp_path / "taker.py"
+    path.write_text(FILE.replace("from-a-file", "ucbvi"))
+    with pytest.raises(RlcError, match=r"the agent name 'ucbvi' is already taken by rl_contrastive\.agents"):
+        import_file(path)
+
+
+def test_configs_without_what_the_loop_needs_are_refused():
+    @dataclass(frozen=True)
+    class Bare:
+        speed: int = 1
+
+    with pytest.raises(RlcError, match="must be a dataclass"):
+        register("agent", "dicts", dict)(lambda env, config, seed: None)
+    with pytest.raises(RlcError, match="needs a field batch"):
+        register("agent", "bare", Bare)(lambda env, config, seed: None)
+    register("env", "bare", Bare)(lambda config, num_envs: None)  # only agents have batches
+
+
+def test_a_gymnasium_id_without_its_prefix_and_a_prefix_without_its_id():
+    with pytest.raises(RlcError, match="did you mean 'gym:CartPole-v1'"):
+        get("env", "CartPole-v1")
+    with pytest.raises(RlcError, match="'gym:' needs a name behind the colon"):
+        get("env", "gym:")

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rl_contrastive.agents.contrastive_ucb_deep import ContrastiveUCBDeep
+from rl_contrastive.config import require
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
-from rl_contrastive.deep.config import DeepLearnerConfig, RNDConfig
+from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, RNDConfig
 from rl_contrastive.registry import register
 from rl_contrastive.spec import Array
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class RndDqnConfig(ContrastiveUCBDeepConfig):
     """Random network distillation in the place of counted features: `bonus`, `growth`, and of `learner` the options of
-    features (`representation`, `feature_encoder`, `learn_features`) are of no use here."""
+    features (`representation`, `feature_encoder`) are of no use here, and refused."""
 
     beta: float = 0.01
     """Scale of the bonus (>= 0), in units of reward: what an error of one spread is worth. 0 is the control without
@@ -40,6 +41,15 @@ class RndDqnConfig(ContrastiveUCBDeepConfig):
     """Networks, losses, optimiser."""
     rnd: RNDConfig = field(default_factory=RNDConfig)
     """The random network and its predictor, which have encoders of their own, of the learner's kind."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        usual = DeepLearnerConfig()
+        unused = {"bonus": (self.bonus, BonusConfig()), "growth": (self.growth, ContrastiveUCBDeepConfig.growth)}
+        for name in ("representation", "feature_encoder"):
+            unused[f"learner.{name}"] = (getattr(self.learner, name), getattr(usual, name))
+        for name, (given, default) in unused.items():
+            require(given == default, f"rnd-dqn: {name} is of no use here, it learns and counts no features.")
 
 
 @register("agent", "rnd-dqn", RndDqnConfig)

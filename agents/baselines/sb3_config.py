@@ -144,7 +144,7 @@ class QrDqnConfig(DqnConfig):
         try:
             from sb3_contrib import QRDQN
         except ImportError as error:
-            raise RlcError("sb3-qrdqn needs sb3-contrib: install rl-contrastive[bench].") from error
+            raise RlcError("sb3-qrdqn needs sb3-contrib: pip install -e '.[bench]'.") from error
 
         return QRDQN
 

@@ -199,6 +199,7 @@ def _line(folder: Path, summary: Any) -> str:
     gap = summary.get("exact", {}).get("gap") if summary.get("players") else None
     parts += [] if gap is None else [f"duality gap {gap:.4f}"]
     parts += [f"solved at episode {solved}"] if solved is not None else []
+    parts += [f"go on with `rlc resume {folder}`"] if summary["status"] == "aborted" else []
     return f"{folder}: {', '.join(parts)}"
 
 

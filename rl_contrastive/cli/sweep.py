@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -39,6 +40,7 @@ class SweepCommand:
 
 def sweep(args: list[str]) -> int:
     """`rlc sweep FILE`."""
+    from rl_contrastive.experiment.run import read_summary
     from rl_contrastive.experiment.sweep import load_sweep, plan_jobs
 
     flags = flags_of(SweepCommand) - {"--file", "--imports"} | {"--import"}
@@ -48,7 +50,7 @@ def sweep(args: list[str]) -> int:
         return 0
     if parsed.engine == "ray":
         found = importlib.util.find_spec("ray") is not None
-        require(found, "--engine ray needs the package ray: pip install 'rl-contrastive[ray]'.")
+        require(found, "--engine ray needs the package ray: pip install -e '.[ray]'.")
     check_workers(parsed.workers)
     imports = tuple(str(Path(file).resolve()) for file in parsed.imports)
     plan = load_sweep(parsed.file, quick=parsed.quick, imports=imports)
@@ -59,7 +61,10 @@ def sweep(args: list[str]) -> int:
         code = _work_on_ray(jobs, done, as_json=parsed.json)
     else:
         code = work(jobs, parsed.workers, as_json=parsed.json, done=done)
-    if plan.compare and not parsed.json and code != 2:
+    unfinished = sum((read_summary(job.folder) or {"status": "aborted"})["status"] == "aborted" for job in jobs)
+    if unfinished:
+        print(f"rlc: stopped before the end of {unfinished} runs; the same command goes on.", file=sys.stderr)
+    if plan.compare and not parsed.json and code != 2 and not unfinished:
         from rl_contrastive.cli.reports import write_comparison
 
         bars = {config.budget.solve_at for config in plan.runs}

@@ -57,7 +57,8 @@ class ContrastiveUCBDeepConfig:
         for name in ("gamma", "epsilon", "priority_beta"):
             require(0.0 <= getattr(self, name) <= 1.0, f"deep: {name} must lie in [0, 1], got {getattr(self, name)}.")
         for name in ("beta", "alpha"):
-            require(0.0 <= getattr(self, name) < np.inf, f"deep: {name} must be >= 0, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            require(0.0 <= value < np.inf, f"deep: {name} must be >= 0 and finite, got {value}.")
         require(0.0 < self.growth < np.inf, f"deep: growth must be > 0 and finite, got {self.growth}.")
         check_counts(self.bonus, self.learner.representation)
         require(self.priority_steps >= 1, f"deep: priority_steps must be >= 1, got {self.priority_steps}.")

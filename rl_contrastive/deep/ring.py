@@ -69,14 +69,16 @@ class Ring:
         """Serial number of the oldest entry still there."""
         return max(self.total - self.capacity, 0)
 
+    def check_rows(self, num_envs: int) -> None:
+        """RlcError unless so many rows side by side leave each entry its n steps and its stack."""
+        # A row's next entry is at most B later.
+        needed = num_envs * (self.n_step + self.stack)
+        what = f"batch * (n_step + stack) = {num_envs} * ({self.n_step} + {self.stack}) = {needed}"
+        require(self.capacity > needed, f"replay: capacity must be > {what}, got {self.capacity}.")
+
     def begin(self, num_envs: int) -> IntArray:
         """`num_envs` new episodes start; ones still open end here like truncated ones. Returns slots now ready."""
-        needed = num_envs * (self.n_step + self.stack)
-        # A row's next entry is at most B later, so no entry loses its stack before its n steps are there.
-        require(
-            self.capacity > needed,
-            f"replay: capacity must be > rows * (n_step + stack) = {needed}, got {self.capacity}.",
-        )
+        self.check_rows(num_envs)
         cut = self._close(np.flatnonzero(self.open >= 0)) if self.total else np.zeros(0, dtype=np.int64)
         if num_envs:
             self._make_room()

@@ -1,4 +1,4 @@
-"""TensorBoard beside a run's record: its scalars over episodes, and the histograms that an agent may offer.
+"""TensorBoard beside a run's record: its scalars, over what the budget counts, and histograms that an agent may offer.
 
 The scalars are a copy of metrics.jsonl and are made anew when a run is resumed. Histograms are in the event files
 alone: a resumed run takes over those up to its checkpoint.
@@ -28,11 +28,13 @@ class Board:
     that `tensorboard.summary.Writer` makes it keeps ten.
     """
 
-    def __init__(self, path: Path, lines: list[dict[str, Any]]) -> None:
-        """path: folder of the event files, replaced by new ones. lines: the evaluations so far."""
+    def __init__(self, path: Path, lines: list[dict[str, Any]], clock: str = "episodes") -> None:
+        """path: folder of the event files, replaced by new ones. lines: the evaluations so far. clock: the column that
+        is the axis, episodes or env_steps."""
         from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
 
-        kept = list(_histograms(path, until=lines[-1]["episodes"])) if lines else []
+        self.clock = clock
+        kept = list(_histograms(path, until=lines[-1][clock])) if lines else []
         shutil.rmtree(path, ignore_errors=True)
         self._writer = EventFileWriter(str(path))
         for line in lines:
@@ -47,12 +49,12 @@ class Board:
         values = [
             Summary.Value(tag=name if "/" in name else f"run/{name}", simple_value=float(value))
             for name, value in line.items()
-            if name != "episodes" and value is not None
+            if name != self.clock and value is not None
         ]
-        self._add(line["episodes"], values)
+        self._add(line[self.clock], values)
 
-    def histograms(self, episodes: int, arrays: dict[str, Array]) -> None:
-        """Distributions of the arrays' elements, under "histograms/<name>".
+    def histograms(self, count: int, arrays: dict[str, Array]) -> None:
+        """Distributions of the arrays' elements at a count of the clock, under "histograms/<name>".
 
         Values that are NaN or infinite have no place in one: their number is written as a scalar of the same tag with
         "_not_finite" behind it.
@@ -68,7 +70,7 @@ class Board:
             if len(finite) < len(x):
                 tag = f"histograms/{name}_not_finite"
                 values.append(Summary.Value(tag=tag, simple_value=float(len(x) - len(finite))))
-        self._add(episodes, values)
+        self._add(count, values)
 
     def flush(self) -> None:
         """Everything to the disk."""
@@ -104,7 +106,7 @@ def _bars(x: Array) -> Any:
 
 
 def _histograms(path: Path, until: int) -> Iterator[Any]:
-    """The events with histograms in the files of `path`, up to `until` episodes."""
+    """The events with histograms in the files of `path`, up to `until` on the clock."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorboard.compat.proto.event_pb2 import Event
 

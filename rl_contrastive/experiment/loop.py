@@ -17,12 +17,13 @@ Budgets. `episodes`: a batch is played only if it fits whole, so a run ends with
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
 
 from rl_contrastive.config import require
+from rl_contrastive.errors import unknown_name
 from rl_contrastive.experiment.budget import Budget, Progress
 from rl_contrastive.experiment.evaluate import evaluate, exact_model
 from rl_contrastive.experiment.oracle import Oracle, make_oracle
@@ -86,7 +87,11 @@ def train(
     evaluation, by default `env` itself, which is seeded anew before each use. `seed`: of the environment's and the
     evaluation's streams, by default the agent's. `state`: a snapshot to go on from; the agent is loaded from it too.
     """
+    limits = {name: value for name, value in limits.items() if value is not None}
     require(budget is None or not limits, "give either a budget or its fields, not both.")
+    known = {field.name for field in fields(Budget)}
+    for name in limits.keys() - known:
+        raise unknown_name("option of train", name, known)
     tree = SeedTree(seed) if seed is not None else getattr(agent, "seeds", SeedTree(0))
     loop = _Loop(agent, env, budget or Budget(**limits), eval_env or env, tree, sink)
     if state is not None:
@@ -108,6 +113,13 @@ def check_fit(agent: Agent, env: Env, budget: Budget) -> None:
         f"the environment has {env.num_envs} rows, but the agent's batch is {B}: make it with num_envs={B}.",
     )
     require(cap is None or cap >= B, f"episodes must be >= the agent's batch of {B}, got {cap}: no batch would fit.")
+    spec = env.env_spec
+    judged = spec.optimal_return is not None or spec.players is not None
+    hint = f"the best return of {spec.name} is not known, so no run of it is ever solved"
+    require(judged or not budget.stop_when_solved, f"stop_when_solved: {hint}.")
+    if budget.exact == "always":
+        exact_model(env, "always")
+        require(getattr(agent, "markov", True), "exact: this agent's policy depends on the past of an episode.")
 
 
 class _Loop:
@@ -128,9 +140,7 @@ class _Loop:
         self.interval = budget.interval(agent.batch)
         self.progress = Progress(next_evaluation=self.interval)
         self.history: list[dict[str, Any]] = []
-        markov = getattr(agent, "markov", True)
-        require(markov or budget.exact != "always", "exact: this agent's policy depends on the past of an episode.")
-        model = exact_model(env, budget.exact) if markov else None
+        model = exact_model(env, budget.exact) if getattr(agent, "markov", True) else None
         self.oracle: Oracle | None = None if model is None else make_oracle(model, tree.generator("evaluation", 0, 2))
 
     def run(self) -> bool:

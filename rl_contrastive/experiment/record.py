@@ -131,7 +131,7 @@ class RunFolder:
         self.clear()
         for name in (CONFIG, LOCK):
             (self.path / name).unlink(missing_ok=True)
-        for folder in (self.path, self.path.parent):
+        for folder in (self.path, *self.path.parents[:2]):  # the seed's, the agent's and the experiment's
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
@@ -192,10 +192,12 @@ class RunSink:
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
         histograms: Callable[[], dict[str, Array]] | None = None,
+        clock: str = "episodes",
     ) -> None:
         """`identity` (agent, env, seed) is stored in each checkpoint, so that no other run can load it.
 
-        `histograms`: the agent's, asked for at each evaluation where TensorBoard is on, and never elsewhere.
+        `histograms`: the agent's, asked for at each evaluation where TensorBoard is on, and never elsewhere. `clock`:
+        what TensorBoard's curves run over, episodes or env_steps.
         """
         self.folder, self.identity, self.checkpoint_seconds = folder, identity, checkpoint_seconds
         self._on_progress, self._should_stop = on_progress, should_stop
@@ -203,7 +205,7 @@ class RunSink:
         self._started = self._saved_at = time.monotonic()
         self._metrics = _append(folder.path / METRICS)
         self._timing = _append(folder.path / TIMING)
-        self._board = Board(folder.path / TENSORBOARD, folder.lines()) if tensorboard else None
+        self._board = Board(folder.path / TENSORBOARD, folder.lines(), clock) if tensorboard else None
         self._histograms = histograms
 
     @property
@@ -224,7 +226,7 @@ class RunSink:
         if self._board is not None:
             self._board.scalars(line)
             if self._histograms is not None:
-                self._board.histograms(progress.episodes, self._histograms())
+                self._board.histograms(line[self._board.clock], self._histograms())
         self._on_progress(progress)
 
     def iterated(self, progress: Progress, snapshot: Callable[[], State] | None) -> bool:

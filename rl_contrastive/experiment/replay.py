@@ -219,7 +219,7 @@ def ffmpeg() -> Any:
         imageio_ffmpeg: Any = import_module("imageio_ffmpeg")
         imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
-        raise RlcError("replay: an MP4 needs imageio-ffmpeg: install rl-contrastive[video], or give a .gif.") from error
+        raise RlcError("replay: an MP4 needs imageio-ffmpeg: pip install -e '.[video]', or give a .gif.") from error
     return imageio_ffmpeg
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from rl_contrastive import registry
 from rl_contrastive.config import from_dict, require, to_dict
+from rl_contrastive.device import check_device
 from rl_contrastive.experiment.budget import Budget
 from rl_contrastive.experiment.record import CONFIG, read_json
 
@@ -59,6 +60,7 @@ class RunConfig:
         require(self.seed >= 0, f"seed must be >= 0, got {self.seed}.")
         require(self.threads >= 1, f"threads must be >= 1, got {self.threads}.")
         require(self.checkpoint_seconds >= 0, f"checkpoint_seconds must be >= 0, got {self.checkpoint_seconds}.")
+        check_device(self.device)
         for name in ("experiment", "label", "env_label"):
             value = getattr(self, name)
             require(value is None or bool(value.strip(". ")), f"{name} must not be empty or only dots, got {value!r}.")
@@ -78,6 +80,9 @@ def resolve(config: RunConfig) -> RunConfig:
         registry.import_file(Path(path))
     agent, _ = registry.get("agent", config.agent)
     env, fixed = registry.get("env", config.env)
+    for name, value in fixed.items():
+        given = config.env_config.get(name, value)
+        require(given == value, f"{config.env} says env.{name} already: leave out {given!r}.")
     agent_config = with_device(agent.config, config.agent_config, config.device)
     return replace(
         config,
@@ -87,7 +92,7 @@ def resolve(config: RunConfig) -> RunConfig:
 
 
 def with_device(config: type, values: dict[str, Any], device: str) -> dict[str, Any]:
-    """Set the field `device`, here and in nested configs, where it is not given; "auto" leaves the defaults."""
+    """Set the field `device`, here and in nested configs, where it is not given or "auto"."""
     if device == "auto":
         return values
     full = to_dict(from_dict(config, values, "agent."))
@@ -100,7 +105,8 @@ def with_device(config: type, values: dict[str, Any], device: str) -> dict[str, 
                 found |= inside
             elif name == "device":
                 found = True
-                out.setdefault(name, device)
+                if out.get(name, "auto") == "auto":
+                    out[name] = device
         return out, found
 
     out, found = put(values, full)

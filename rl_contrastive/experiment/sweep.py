@@ -13,7 +13,8 @@
     seeds = [0]
 
 A crossed `agent.x` is added to the label and every `env.x` to the task's name (`combination-lock,horizon=5`), so that
-each run has its own folder <out>/<label>--<task>/seed-<n>.
+each run has its own folder <out>/<label>--<task>/seed-<n>. A value that is a list itself stands in a list of its own:
+`"agent.net_arch" = [[256, 256]]`.
 """
 
 from __future__ import annotations
@@ -75,13 +76,12 @@ def expand(entry: dict[str, Any], where: str) -> list[RunConfig]:
     require(good, f"{where}: seeds must be a list of integers, got {seeds!r}.")
     for key in entry:
         if key not in BUDGET | PLAIN and not key.startswith(("agent.", "env.")):
-            raise unknown_name(
-                "key of a [[run]] table", key, BUDGET | PLAIN | {"seeds", "agent.<field>", "env.<field>"}
-            )
+            known = BUDGET | PLAIN | {"seeds", "agent.<field>", "env.<field>"}
+            raise RlcError(f"{where}: {unknown_name('key of a [[run]] table', key, known)}")
     for key in ("agent", "env"):
         require(key in entry, f"{where}: each [[run]] needs '{key}'.")
-    crossed = {key for key, value in entry.items() if isinstance(value, list)}
-    choices = [value if key in crossed else [value] for key, value in entry.items()]
+    choices = [value if isinstance(value, list) else [value] for value in entry.values()]
+    crossed = {key for key, values in zip(entry, choices, strict=True) if len(values) > 1}
     runs = []
     for values in itertools.product(*choices):
         config = _one(dict(zip(entry, values, strict=True)), crossed, experiment, imports, where)

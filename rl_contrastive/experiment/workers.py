@@ -27,6 +27,8 @@ from rl_contrastive.experiment.run import RunConfig, Summary
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 WORKER = "from rl_contrastive.experiment.workers import worker_main; worker_main()"
+DEAF = ("/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh")
+"""Starts a program that ignores Ctrl-C from its first moment: what is ignored stays so in what is executed."""
 REPORT_SECONDS = 0.2
 """A worker reports its progress at most this often."""
 
@@ -107,7 +109,7 @@ class Pool:
     def _start(self, job: Job) -> subprocess.Popen[str]:
         threads = {name: str(job.config.threads) for name in THREAD_VARIABLES}
         process = subprocess.Popen(
-            [sys.executable, "-c", WORKER],
+            [*DEAF, sys.executable, "-c", WORKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -139,13 +141,15 @@ class Pool:
         return outcome or Outcome(job, self._died(job, code))
 
     def _died(self, job: Job, code: int) -> Summary:
-        """A process that ended without a word: its run counts as failed, and can be resumed."""
+        """A process that ended without a word: its run counts as failed, if we did not stop it, and can be resumed."""
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-        error = f"the worker process ended with {how}."
+        error = f"the worker process ended with {how}; go on with `rlc resume {job.folder}`."
         c = job.config
         named = {"agent": c.agent, "env": c.shown_env, "label": c.shown_agent, "seed": c.seed}
-        summary = {**named, "status": "failed", "error": error, "solved_at_episode": None}
-        summary["episode_cap"] = c.budget.episodes
+        stopped = self._stopping and -code == signal.SIGTERM
+        ended = {"status": "aborted", "error": None} if stopped else {"status": "failed", "error": error}
+        caps = {"episode_cap": c.budget.episodes, "step_cap": c.budget.steps}
+        summary = {**named, **ended, "solved_at_episode": None, **caps}
         write_json(job.folder / SUMMARY, summary)
         return summary
 
@@ -155,7 +159,6 @@ def worker_main() -> None:
     # Whatever prints goes to stderr: stdout carries the protocol.
     channel, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
     os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _raise_interrupt)
     folder = Path(json.loads(sys.stdin.readline()))
     stop = threading.Event()

@@ -63,7 +63,7 @@ def load(name: str) -> ImageSet:
         return LOADERS[name]()
     except ImportError as error:
         raise RlcError(
-            f"image set '{name}': its package is not installed ({error}); pip install 'rl-contrastive[energy]'."
+            f"image set '{name}': its package is not installed ({error}); pip install -e '.[energy]'."
         ) from error
 
 

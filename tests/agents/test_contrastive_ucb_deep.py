@@ -72,6 +72,11 @@ def test_the_last_contrastive_loss_is_reported_whichever_gradient_step_it_was_of
     assert len(losses) > 1
 
 
+def test_a_replay_too_small_for_its_rows_is_refused_at_once() -> None:
+    with pytest.raises(RlcError, match=r"capacity must be > batch \* \(n_step \+ stack\) = 2 \* \(300 \+ 1\) = 602"):
+        sea(n_step=300)
+
+
 def test_values_that_diverged_stop_the_agent() -> None:
     agent = sea()
     batches(agent, 0, 4)

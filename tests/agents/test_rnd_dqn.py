@@ -179,3 +179,18 @@ def test_the_bonus_leads_further_along_a_chain() -> None:
     with_bonus, without = ([states_seen(beta, seed) for seed in seeds] for beta in (0.1, 0.0))
     assert all(more > less for more, less in zip(with_bonus, without, strict=True))
     assert np.mean(with_bonus) >= np.mean(without) + 5
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"growth": 0.5}, "growth"),
+        ({"bonus": {"lam": 1.0}}, "bonus"),
+        ({"learner": {"representation": {"dim": 3}}}, "learner.representation"),
+        ({"learner": {"feature_encoder": {"hidden": [3]}}}, "learner.feature_encoder"),
+    ],
+)
+def test_options_of_features_are_refused(options, name):
+    entry, _ = registry.get("agent", "rnd-dqn")
+    with pytest.raises(RlcError, match=f"rnd-dqn: {name} is of no use here"):
+        from_dict(entry.config, options)

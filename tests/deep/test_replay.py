@@ -320,7 +320,7 @@ def test_misuse_is_one_sentence():
     with pytest.raises(RlcError, match="gamma must lie in"):
         Replay(10, (), "int64", gamma=1.5)
     replay = small(capacity=8)
-    with pytest.raises(RlcError, match="capacity must be > rows"):
+    with pytest.raises(RlcError, match="capacity must be > batch"):
         replay.begin(2)
     with pytest.raises(RlcError, match="no entry can be sampled yet"):
         replay.sample(1, rng=np.random.default_rng(0))

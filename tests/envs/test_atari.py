@@ -220,5 +220,5 @@ def test_what_cannot_be_is_one_sentence(monkeypatch):
         with pytest.raises(RlcError, match=f"atari: {next(iter(fields))}"):
             AtariConfig(**fields)
     monkeypatch.setitem(sys.modules, "ale_py", None)
-    with pytest.raises(RlcError, match=r"^atari:Pong needs ale-py 0.12 or newer: install rl-contrastive\[atari\]\.$"):
+    with pytest.raises(RlcError, match=r"^atari:Pong needs ale-py 0.12 or newer: pip install -e '\.\[atari\]'\.$"):
         made("Pong")

@@ -271,3 +271,23 @@ def test_finite_spaces_are_numbered_without_collisions():
         feature_map(gym.spaces.Dict(a=gym.spaces.Discrete(2)), "raw", 1, 1, 1.0)
     with pytest.raises(RlcError, match="one-dimensional"):
         feature_map(gym.spaces.Box(0, 255, (8, 8, 3), np.uint8), "tile", 1, 1, 1.0)
+
+
+class Blind(Walk):
+    """Sees NaN at its third step."""
+
+    def observe(self):
+        return np.array([self.x, np.nan if self.t == 3 else self.t], dtype=np.float64)
+
+
+def test_observations_that_are_not_finite_name_environment_step_and_row():
+    gym.register("Blind-v0", Blind)
+    try:
+        env = make_gym(GymConfig(id="Blind-v0"), 2)
+        env.reset(seed=0)
+        for _ in range(2):
+            env.step(np.zeros(2, dtype=np.int64))
+        with pytest.raises(RlcError, match="gym:Blind-v0: an observation with NaN or infinite values at step 3 of sub"):
+            env.step(np.zeros(2, dtype=np.int64))
+    finally:
+        gym.registry.pop("Blind-v0")

@@ -119,5 +119,5 @@ def test_what_cannot_be_is_one_sentence(monkeypatch):
     with pytest.raises(RlcError, match="horizon"):
         MinAtarConfig(horizon=0)
     monkeypatch.setitem(sys.modules, "minatar", None)
-    with pytest.raises(RlcError, match=r"^minatar:Freeway needs MinAtar: install rl-contrastive\[bench\]\.$"):
+    with pytest.raises(RlcError, match=r"^minatar:Freeway needs MinAtar: pip install -e '\.\[bench\]'\.$"):
         make_minatar(MinAtarConfig(id="Freeway"), 1)

@@ -173,5 +173,5 @@ def test_what_cannot_be_is_one_sentence(monkeypatch):
     with pytest.raises(RlcError, match="horizon"):
         MiniGridConfig(horizon=0)
     monkeypatch.setitem(sys.modules, "minigrid", None)
-    with pytest.raises(RlcError, match=r"needs minigrid: install rl-contrastive\[bench\]\.$"):
+    with pytest.raises(RlcError, match=r"needs minigrid: pip install -e '\.\[bench\]'\.$"):
         made()

@@ -156,5 +156,5 @@ def test_bad_configs_and_a_missing_openspiel_are_refused(monkeypatch):
         with pytest.raises(RlcError, match=r"openspiel: (id|horizon) must"):
             OpenSpielConfig(**fields)
     monkeypatch.setitem(sys.modules, "pyspiel", None)  # what import sees where it is not installed
-    with pytest.raises(RlcError, match=r"needs OpenSpiel, which is missing: pip install 'rl-contrastive\[games\]'"):
+    with pytest.raises(RlcError, match=r"needs OpenSpiel, which is missing: pip install -e '\.\[games\]'"):
         load("matrix_rps")

@@ -396,5 +396,5 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pygame", None)  # what import sees where it is not installed
     for name in [m for m in sys.modules if m.startswith("pettingzoo.classic.rps")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(RlcError, match=r"pettingzoo:rps_v2 needs the package 'pygame'.*rl-contrastive\[games\]"):
+    with pytest.raises(RlcError, match=r"pettingzoo:rps_v2 needs the package 'pygame'.*'\.\[games\]'"):
         find("rps_v2")

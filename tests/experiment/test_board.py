@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,6 +146,7 @@ DEEP = {
     "capacity": 500,
     "learner": {"batch_size": 8, "encoder": {"hidden": [16]}, "representation": {"dim": 8, "hidden": 16}},
 }
+WITHOUT_FEATURES = {**DEEP, "learner": {"batch_size": 8, "encoder": {"hidden": [16]}}}
 
 
 # 12 episodes of 6 visits; 8 coordinates of each.
@@ -158,7 +160,7 @@ def test_histograms_of_the_deep_agents_leave_their_runs_as_they_are(agent, names
     config = RunConfig(
         agent,
         "deep-sea",
-        agent_config=DEEP,
+        agent_config=DEEP if agent == "contrastive-ucb-deep" else WITHOUT_FEATURES,
         env_config={"size": 6},
         budget=Budget(episodes=12, eval_every=4, eval_episodes=5),
         checkpoint_seconds=0.0,
@@ -199,3 +201,12 @@ def test_histograms_of_many_visits_are_of_an_even_spread(make_agent):
     assert (some[0], some[-1]) == (visits[0], visits[-1])
     assert set(np.diff(np.searchsorted(visits, some))) == {1, 2}
     assert len(agent.histograms()["bonus"]) == 2048
+
+
+def test_budgets_in_steps_are_drawn_over_steps(tmp_path, config, offering):
+    run(replace(config, tensorboard=True, budget=Budget(steps=100, eval_every_steps=50)), tmp_path)
+    folder = run_folder(tmp_path, config)
+    steps = [json.loads(line)["env_steps"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    board = read(folder / "tensorboard")
+    assert [event.step for event in board.Scalars("run/episodes")] == steps
+    assert [event.step for event in board.Histograms("histograms/q")] == steps

@@ -117,7 +117,8 @@ def test_a_damaged_folder_is_a_failed_run_with_a_sentence(tmp_path, damage, word
     (task,) = load([tmp_path], reps=20)
     (group,) = task.groups
     assert len(group.runs) == 3
-    assert [run.status for run in group.runs] == ["finished", "failed", "finished"]
+    status = "aborted" if words == "summary.json is missing" else "failed"
+    assert [run.status for run in group.runs] == ["finished", status, "finished"]
     assert words in (group.runs[1].error or "")
     assert group.runs[1].seed == 1
     assert group.episodes.solved == 2
@@ -305,3 +306,20 @@ def test_the_terminal_table_has_a_row_per_group(tmp_path):
     text = console.export_text()
     assert len(re.findall(r"\bmiddling\b", text)) == 2
     assert "≥ 1 000" in text
+
+
+def test_where_the_best_return_is_not_known_nothing_is_called_solved(tmp_path):
+    for name, optimal in (("known", 1.0), ("unknown", None)):
+        never(tmp_path / name, "a", 0, optimal=optimal)
+        compare([tmp_path / name], tmp_path / name / "out", reps=50)
+    known, unknown = ((tmp_path / name / "out" / "table.md").read_text() for name in ("known", "unknown"))
+    assert "0/1" in known
+    assert "0/1" not in unknown
+    assert "≥ 1 000" not in unknown
+
+
+def test_runs_that_were_stopped_are_not_called_failed(tmp_path):
+    for seed, status in enumerate(("finished", "failed", "aborted")):
+        write_run(tmp_path, "a", seed, status=status, error=None if status == "finished" else "Why.")
+    compare([tmp_path], tmp_path / "out", reps=50)
+    assert "3 (1 failed, 1 unfinished)" in (tmp_path / "out" / "table.md").read_text()

@@ -289,3 +289,13 @@ def test_learn_is_the_same_loop():
     learned = a.learn(2 * a.batch, eval_episodes=10)
     assert learned.history == train(b, b.env, episodes=2 * b.batch, eval_episodes=10).history
     assert learned.final_return == learned.history[-1]["return_mean"]
+
+
+def test_learn_counts_steps_too_and_refuses_what_it_does_not_know():
+    agent = agent_of("uniform", "low-rank")
+    result = agent.learn(steps=50, eval_episodes=10)
+    assert 50 <= result.progress.env_steps < 50 + 3 * agent.batch
+    with pytest.raises(RlcError, match="exactly one of episodes and steps"):
+        agent.learn()
+    with pytest.raises(RlcError, match="unknown option of train 'eval_evry'; did you mean 'eval_every'"):
+        agent.learn(3, eval_evry=2)

@@ -203,7 +203,7 @@ def test_the_deep_agents_environments_are_drawn(tmp_path, env, library, states):
 def test_an_mp4_without_an_encoder_is_one_sentence_and_no_file(tmp_path, monkeypatch):
     run = drawn(tmp_path, "a")
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(RlcError, match=r"needs imageio-ffmpeg: install rl-contrastive\[video\], or give a .gif"):
+    with pytest.raises(RlcError, match=r"needs imageio-ffmpeg: pip install -e '\.\[video\]', or give a .gif"):
         replay(run, tmp_path / "a.mp4")
     assert not (tmp_path / "a.mp4").exists()
 

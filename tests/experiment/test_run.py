@@ -206,11 +206,18 @@ def test_bad_configs_are_refused_before_a_folder_exists(tmp_path, config):
         ({"env": "gym:NoSuch-v0", "env_config": {}}, "cannot be made"),
         ({"budget": Budget(episodes=3)}, "no batch would fit"),
         ({"device": "cuda"}, "no field 'device'"),
+        ({"env": "gym:CartPole-v1", "env_config": {"id": "Acrobot-v1"}}, "says env.id already: leave out 'Acrobot-v1'"),
         ({"imports": ("/nowhere.py",)}, "no file /nowhere.py"),
     ]:
         with pytest.raises(RlcError, match=words):
             run(replace(config, **change), tmp_path / "x")
-    for name, value in [("seed", -1), ("label", ".."), ("experiment", ""), ("checkpoint_seconds", -1.0)]:
+    for name, value in [
+        ("seed", -1),
+        ("label", ".."),
+        ("experiment", ""),
+        ("checkpoint_seconds", -1.0),
+        ("device", "gpu"),
+    ]:
         with pytest.raises(RlcError, match=name):
             replace(config, **{name: value})
     assert not (tmp_path / "x").exists()
@@ -220,6 +227,19 @@ def test_the_device_goes_where_a_config_has_one():
     assert with_device(Outer, {}, "cpu") == {"learner": {"device": "cpu"}}
     assert with_device(Outer, {"learner": {"device": "cuda"}}, "cpu") == {"learner": {"device": "cuda"}}
     assert with_device(Outer, {"batch": 2}, "auto") == {"batch": 2}
+    # The command line hands over every field: a default is not a wish.
+    assert with_device(Outer, {"learner": {"device": "auto"}}, "cpu") == {"learner": {"device": "cpu"}}
+
+
+def test_what_can_never_happen_is_refused_before_a_folder_exists(tmp_path, config):
+    gym = {"agent": "uniform", "agent_config": {}, "env": "gym:CartPole-v1", "env_config": {}, "imports": ()}
+    for budget, words in [
+        (Budget(episodes=50, stop_when_solved=True), "the best return of gym:CartPole-v1 is not known"),
+        (Budget(episodes=50, exact="always"), "there is no exact model"),
+    ]:
+        with pytest.raises(RlcError, match=words):
+            run(replace(config, **gym, budget=budget), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 def test_lines_are_strict_json():
@@ -236,5 +256,6 @@ def test_a_prepared_run_that_another_process_took_over_is_not_discarded(tmp_path
     assert (path / "config.json").is_file()
     assert (path / "tensorboard").is_dir()
     owner.unlock()
-    RunFolder(path).discard()  # control: nobody's folder goes
+    RunFolder(path).discard()  # control: nobody's folder goes, nor do the empty ones around it stay
     assert not path.exists()
+    assert not path.parent.parent.exists()

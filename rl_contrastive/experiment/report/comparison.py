@@ -123,6 +123,11 @@ class Task:
     improvement: dict[tuple[str, str], st.Interval]
 
     @property
+    def judged(self) -> bool:
+        """Whether runs can be solved: the best return is known, or the gap of a game is."""
+        return (self.optimal is not None and not self.game) or self.headline is GAP
+
+    @property
     def heading(self) -> str:
         """The name as a title: `lock,lock_seed=1,horizon=5` reads `lock, lock seed 1, horizon 5`."""
         env, *settings = re.split(r"[, ](?=\w+=)", self.name)

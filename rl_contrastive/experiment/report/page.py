@@ -39,6 +39,7 @@ def notes(tasks: list[Task], *, bar: float, solve_gap: float, reps: int, seed: i
     sentences = [
         f"Solved: {'; '.join(rules)} at two evaluations in a row; the count is that of the first of the two, warm "
         "start included.",
+        "– where the best return is not known: there no run can be solved.",
         "Unsolved and failed runs count at the cap and are never dropped; ≥ marks a median or range end that they "
         "make a lower bound.",
         "Final value: interquartile mean (IQM) over runs: a quarter of the runs is cut at each end.",

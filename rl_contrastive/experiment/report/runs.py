@@ -102,7 +102,8 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def read_run(folder: Path) -> Run:
-    """Read one run; whatever is wrong with it becomes status "failed" and a sentence."""
+    """Read one run; whatever is wrong with it becomes status "failed" and a sentence, a lack of the summary alone
+    "aborted"."""
     problems: list[str] = []
     config = _guarded(problems, _read_json, folder / "config.json")
     summary = _guarded(problems, _read_json, folder / "summary.json")
@@ -113,7 +114,8 @@ def read_run(folder: Path) -> Run:
     status = summary.get("status", "failed")
     error = summary.get("error")
     if problems:
-        status, error = "failed", " ".join(problems)
+        going = len(problems) == 1 and not (folder / "summary.json").exists()
+        status, error = "aborted" if going else "failed", " ".join(problems)
     elif status not in ("finished", "aborted", "failed"):
         status, error = "failed", f"{folder / 'summary.json'} has the unknown status {status!r}."
     elif status != "finished" and not error:

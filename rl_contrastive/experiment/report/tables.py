@@ -63,16 +63,18 @@ def interval(value: Interval | None) -> str:
     return f"{words[0]} [{words[1]}, {words[2]}]"
 
 
-def row(group: Group, heads: tuple[str, ...]) -> tuple[str, ...]:
-    """The cells of one group under `columns(...)`."""
+def row(group: Group, task: Task, heads: tuple[str, ...]) -> tuple[str, ...]:
+    """The cells of one group of the task under `columns(...)`."""
     walls = [wall for run in group.runs if (wall := run.number("wall_s")) is not None]
-    failed = f" ({len(group.failed)} failed)" if group.failed else ""
+    failed = sum(run.status == "failed" for run in group.failed)
+    bad = {"failed": failed, "unfinished": len(group.failed) - failed}
+    words = ", ".join(f"{count} {word}" for word, count in bad.items() if count)
     return (
         group.agent,
-        f"{len(group.runs)}{failed}",
-        f"{group.episodes.solved}/{group.episodes.n}",
-        counts(group.episodes),
-        counts(group.steps),
+        f"{len(group.runs)}{f' ({words})' if words else ''}",
+        f"{group.episodes.solved}/{group.episodes.n}" if task.judged else "–",
+        counts(group.episodes) if task.judged else "–",
+        counts(group.steps) if task.judged else "–",
         interval(group.final),
         *([interval(group.slope)] if len(heads) == 8 else []),
         number(float(np.median(walls))) if walls else "–",
@@ -85,7 +87,7 @@ def markdown(tasks: list[Task], notes: list[str]) -> str:
     for task in tasks:
         heads = columns([task])
         optimal = "" if task.optimal is None else f" ({optimum(task)})"
-        lines += [f"## {task.heading}{optimal}", "", *aligned([heads, *(row(g, heads) for g in task.groups)]), ""]
+        lines += [f"## {task.heading}{optimal}", "", *aligned([heads, *(row(g, task, heads) for g in task.groups)]), ""]
     lines += [f"- {sentence}" for sentence in failures(tasks)]
     lines += [f"- {note}" for note in notes]
     return "\n".join(lines) + "\n"
@@ -134,7 +136,7 @@ def terminal(tasks: list[Task]) -> Table:
     for task in tasks:
         for index, group in enumerate(task.groups):
             last = group is task.groups[-1]
-            table.add_row(task.heading if index == 0 else "", *row(group, heads), end_section=last)
+            table.add_row(task.heading if index == 0 else "", *row(group, task, heads), end_section=last)
     return table
 
 
@@ -147,6 +149,7 @@ def as_json(tasks: list[Task]) -> list[dict[str, Any]]:
             "game": task.game,
             "headline": task.headline.key,
             "improvement_measure": task.measure,
+            "judged": task.judged,
             "groups": [_group(group, task.headline) for group in task.groups],
             "improvement": [{"agent": x, "over": y, **finite(value)} for (x, y), value in task.improvement.items()],
         }
