@@ -94,8 +94,9 @@ def import_file(path: Path) -> None:
     """Import a user's Python file, once, so that what it registers can be named on the command line."""
     if not path.is_file():
         raise RlcError(f"--import: there is no file {path}.")
-    for kind in PACKAGES:  # the library's own names come first: a file that takes one of them is the one to blame
-        _discover(kind)
+    # The library's own names come first: a file that takes one of them is the one to blame.
+    _discover("agent")
+    _discover("env")
     file = (path.resolve(), path.stat().st_mtime_ns)
     if file in _IMPORTED:
         return

@@ -139,7 +139,7 @@ def test_what_is_missing_or_unknown_is_a_sentence(monkeypatch):
         raise ModuleNotFoundError("No module named 'sklearn'")
 
     monkeypatch.setitem(image_data.LOADERS, "digits", missing)
-    with pytest.raises(RlcError, match=r"rl-contrastive\[energy\]"):
+    with pytest.raises(RlcError, match=r"pip install -e '\.\[energy\]'"):
         load.__wrapped__("digits")
 
 
