@@ -32,14 +32,18 @@ def agents_of(tasks: list[Task]) -> list[str]:
 def notes(tasks: list[Task], *, bar: float, solve_gap: float, reps: int, seed: int) -> list[str]:
     """How each number was made, one sentence each."""
     rules = []
-    if any(not task.game for task in tasks):
+    if any(task.judged and not task.game for task in tasks):
         rules.append(f"the bonus-free policy's mean return is at least {bar:g} of the optimal one")
-    if any(task.game for task in tasks):
+    if any(task.judged and task.game for task in tasks):
         rules.append(f"in a game the exact duality gap of the bonus-free policies is at most {solve_gap:g}")
-    sentences = [
+    solved = (
         f"Solved: {'; '.join(rules)} at two evaluations in a row; the count is that of the first of the two, warm "
-        "start included.",
-        "– where the best return is not known: there no run can be solved.",
+        "start included."
+    )
+    unknown = "Solved –: the best return of the task is not known, so no run of it can be."
+    sentences = [
+        *([solved] if rules else []),
+        *([unknown] if any(not task.judged for task in tasks) else []),
         "Unsolved and failed runs count at the cap and are never dropped; ≥ marks a median or range end that they "
         "make a lower bound.",
         "Final value: interquartile mean (IQM) over runs: a quarter of the runs is cut at each end.",
