@@ -18,8 +18,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import gymnasium
-
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError, unknown_name
 
@@ -79,8 +77,11 @@ def get(kind: Kind, name: str) -> tuple[Entry, dict[str, Any]]:
         return _ENTRIES[kind, prefix + ":"], {"id": rest}
     if (kind, name) in _ENTRIES:
         return _ENTRIES[kind, name], {}
-    if kind == "env" and name in gymnasium.registry:
-        raise RlcError(f"unknown env '{name}'; did you mean 'gym:{name}'?")
+    if kind == "env":
+        import gymnasium  # the environments need it anyway, other commands start faster without
+
+        if name in gymnasium.registry:
+            raise RlcError(f"unknown env '{name}'; did you mean 'gym:{name}'?")
     raise unknown_name(kind, name, (e.name for e in entries(kind)))
 
 

@@ -61,10 +61,12 @@ def sweep(args: list[str]) -> int:
         code = _work_on_ray(jobs, done, as_json=parsed.json)
     else:
         code = work(jobs, parsed.workers, as_json=parsed.json, done=done)
+    if code == 2:  # bad input: those runs have no folders any more
+        return code
     unfinished = sum((read_summary(job.folder) or {"status": "aborted"})["status"] == "aborted" for job in jobs)
     if unfinished:
         print(f"rlc: stopped before the end of {unfinished} runs; the same command goes on.", file=sys.stderr)
-    if plan.compare and not parsed.json and code != 2 and not unfinished:
+    elif plan.compare and not parsed.json:
         from rl_contrastive.cli.reports import write_comparison
 
         bars = {config.budget.solve_at for config in plan.runs}

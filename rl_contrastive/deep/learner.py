@@ -95,18 +95,20 @@ class DeepLearner:
     def q(self, obs: Array, *, rng: np.random.Generator | None = None) -> tuple[FloatArray, FloatArray]:
         """Q and G (N, A) of stacked observations; rng: of noise for acting, if the heads are noisy."""
         self._resample(rng)
-        with self._autocast():
-            z = self.values.encoder.forward(put(obs, self.device))
-        out = self.values.means(z.float()).cpu().numpy().astype(np.float64) / self.config.reward_scale
+        out = (
+            self.values.means(self._encoded(self.values.encoder, put(obs, self.device)))
+            .cpu()
+            .numpy()
+            .astype(np.float64)
+            / self.config.reward_scale
+        )
         return out[:, 0], out[:, 1]
 
     @torch.inference_mode()
     def judged(self, obs: Array) -> FloatArray:
         """Q (N, A) of the target network, for evaluation: the online one of the last steps, averaged, wanders less."""
         quiet(self.target)
-        with self._autocast():
-            z = self.target.encoder(put(obs, self.device))
-        out = self.target.means(z.float())
+        out = self.target.means(self._encoded(self.target.encoder, put(obs, self.device)))
         return np.asarray(out[:, 0].double().cpu().numpy()) / self.config.reward_scale
 
     def entries(self, replay: Replay, chunk: int = 1024) -> Iterator[Chunk]:
@@ -204,10 +206,7 @@ class DeepLearner:
         N, values, target = len(numbers), self.values, self.target
 
         def out(network: Values, inputs: Tensor) -> Tensor:
-            with self._autocast():
-                z = network.encoder.body.forward(inputs)
-            # Heads keep full precision: in bfloat16, values near 10 are multiples of 1/16, and all actions tie.
-            return network.head.forward(z.float())
+            return network.head.forward(self._encoded(network.encoder.body, inputs))
 
         with torch.no_grad():
             x = values.encoder.inputs(obs)  # target networks take them alike
@@ -256,6 +255,12 @@ class DeepLearner:
             quiet(self.values)
         else:
             resample(self.values, self.target, rng=torch_generator(rng))
+
+    def _encoded(self, encoder: torch.nn.Module, x: Tensor) -> Tensor:
+        """Vectors for heads of full precision: in bfloat16, values near 10 are 1/16 apart, and all actions tie."""
+        with self._autocast():
+            z: Tensor = encoder.forward(x)
+        return z.float()
 
     def _autocast(self) -> Any:
         bf16 = self.config.precision == "bf16"

@@ -55,6 +55,11 @@ class Budget(Limits):
         require(self.exact in ("auto", "always", "never"), f"exact must be auto, always or never, got {self.exact!r}.")
 
     @property
+    def clock(self) -> Literal["episodes", "env_steps"]:
+        """The count of `Progress` that is capped."""
+        return "episodes" if self.steps is None else "env_steps"
+
+    @property
     def evaluation_clock(self) -> Literal["episodes", "env_steps"]:
         """The count of `Progress` by which evaluations are due: by default that of the budget."""
         by_steps = self.eval_every is None and (self.eval_every_steps or self.steps) is not None

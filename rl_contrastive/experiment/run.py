@@ -181,7 +181,7 @@ def _train(
             on_progress=note,
             should_stop=should_stop,
             histograms=getattr(agent, "histograms", None),
-            clock="episodes" if config.budget.steps is None else "env_steps",
+            clock=config.budget.clock,
         )
         result = _guarded(agent, env, eval_env, config, sink, state)
         seen, status = result.progress, "aborted" if result.stopped else "finished"
