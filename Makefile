@@ -8,7 +8,7 @@ WORKERS ?= 2
 # Small matrices everywhere: one BLAS thread a process, parallelism goes to seeds.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-slow lint bench docs-results clean
+.PHONY: setup demo test test-long test-slow lint bench docs-results clean
 
 setup: $(STAMP)
 
@@ -25,6 +25,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/pytest -q -n 2
+
+test-long: $(STAMP)
+	$(BIN)/pytest -q -n 2 -m "long and not slow and not browser and not gpu"
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -q -n 2 -m "slow and not browser and not gpu"

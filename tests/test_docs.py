@@ -90,6 +90,7 @@ def test_the_example_run_is_small_finished_and_made_by_the_command_that_its_read
     assert read_config(copy) == read_config(folder)
 
 
+@pytest.mark.long
 def test_the_energy_page_s_code_runs(tmp_path, capsys):
     text = (ROOT / "docs" / "energy.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -204,6 +204,7 @@ def test_nash_vi_plan_against_loops(make_agent):
     np.testing.assert_allclose(agent.certificate(np.array([2, 0])), (upper - lower)[0, [2, 0]], atol=1e-9)
 
 
+@pytest.mark.long
 def test_pooled_nash_vi_counts_all_steps_but_the_last(make_agent):
     """The horizon ends the last step, whatever its kernel: counted, it would look like a way to leave the game."""
     env = {**SMALL, "stationary": True}
@@ -247,6 +248,7 @@ def test_ridge_by_counts_equals_ridge_by_rows(make_agent):
 # Learning.
 
 
+@pytest.mark.long
 def test_gaps_fall_on_random_games(make_agent):
     """3000 episodes, two games: true features best, counts and Nash-Q behind; independent Q and uniform play stay away
     (by their mean: an equilibrium of a game may happen to be nearly pure)."""

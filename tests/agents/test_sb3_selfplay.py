@@ -100,6 +100,7 @@ def test_policies_are_the_distributions_and_their_product():
 # Training.
 
 
+@pytest.mark.long
 def test_both_sides_learn_a_game_with_a_dominant_action():
     """[[3, 2], [1, 0]]: row 0 and column 1 are dominant. Untrained networks play them half of the time."""
     agent = on_matrix([[3.0, 2.0], [1.0, 0.0]], batch=8, n_steps=32, learning_rate=5e-3, ent_coef=0.0)

@@ -156,6 +156,7 @@ def fit_with_few_samples(gamma: float) -> float:
     return 0.5 * float((torch.softmax(f.table.detach(), 0) - P.log_p.exp()).abs().sum())
 
 
+@pytest.mark.long
 def test_the_moving_average_repairs_what_two_samples_break() -> None:
     assert fit_with_few_samples(0.05) < 0.03
     assert fit_with_few_samples(1.0) > 0.1  # SNIS: the negative control

@@ -178,6 +178,7 @@ def fit_table(gamma: float, noise: int) -> float:
     return 0.5 * float((model - P).abs().sum(-1).mean())
 
 
+@pytest.mark.long
 def test_the_table_repairs_what_two_samples_break() -> None:
     assert fit_table(0.05, noise=2) < 0.03
     assert fit_table(1.0, noise=2) > 0.1  # SNIS: the negative control
@@ -207,6 +208,7 @@ def fit_vector(gamma: float, noise: int) -> tuple[float, float]:
         return 0.5 * float((torch.exp(joint - log_z.unsqueeze(-1)) - P).abs().sum(-1).mean()), error
 
 
+@pytest.mark.long
 def test_sixteen_shared_samples_suffice_for_every_context() -> None:
     distance, error = fit_vector(0.1, noise=16)
     assert distance < 0.03

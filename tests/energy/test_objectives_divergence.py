@@ -81,6 +81,7 @@ def fit(objective: CD | PCD, x: Tensor, steps: int = 400) -> tuple[float, float]
     return f.mean_std
 
 
+@pytest.mark.long
 def test_both_find_a_gaussian() -> None:
     x = GaussianLaw(1.0, 0.5).quantiles(400)
     chain = ChainConfig("mala", steps=3, step_size=0.2)

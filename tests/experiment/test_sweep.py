@@ -132,6 +132,7 @@ def test_ray_is_asked_for_only_where_it_is_installed(file, capsys, monkeypatch):
     assert capsys.readouterr().err == "rlc: --engine ray needs the package ray: pip install -e '.[ray]'.\n"
 
 
+@pytest.mark.long
 def test_runs_of_one_bar_are_compared_by_it(tmp_path, capsys):
     path = tmp_path / "sweep.toml"
     run = (

@@ -130,6 +130,7 @@ def tv(objective: str, gamma: float | None = None, **options) -> float:
     return float(np.mean(errors))
 
 
+@pytest.mark.long
 def test_the_average_repairs_what_one_shared_negative_breaks() -> None:
     sampled = {"exact_entries": 0, "negatives": 1}
     exact = tv("mle")

@@ -19,7 +19,7 @@ import pytest
 
 from rl_contrastive.experiment.loop import Budget, TrainingResult, train
 
-SEEDS = range(10, 15)
+SEEDS = [10, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(11, 15))]
 # Weak signal beside strong noise: sharp whitening, strong ridge, more principal directions, and more data at first.
 DISTRACTED = {
     "decoder": {"forward": 1, "backward": 1, "gap": 2.5, "spectral": {"rho": 0.3, "ridge": 10.0, "pca_dim": 10}},
@@ -73,6 +73,7 @@ def test_contrastive_frontier_solves_deep_sea_where_epsilon_greedy_does_not(seed
     assert lost(trained("epsilon-greedy", "deep-sea", {"size": 10}, 320, seed, **fields))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [10, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (11, 12))])
 def test_dynamics_find_the_signal_among_distractors_and_pca_does_not(seed, trained):
     """H = 7, the same settings but for the directions."""

@@ -47,7 +47,7 @@ def test_there_are_probes_and_learners():
     assert {"contrastive-ucb", "rep-ucb", "contrastive-frontier", "pca-frontier"} <= set(LEARNERS)
 
 
-@pytest.mark.parametrize("seed", range(10, 13))
+@pytest.mark.parametrize("seed", [10, *(pytest.param(seed, marks=pytest.mark.long) for seed in (11, 12))])
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize("name", LEARNERS)
 def test_agents_find_the_exact_value_of_each_probe(name, probe, seed, make_agent):

@@ -105,6 +105,7 @@ def test_fits_repeat_to_the_bit():
     assert torch.equal(first.log_psi, again.log_psi)
 
 
+@pytest.mark.long
 def test_likelihood_and_meco_learn_the_law_and_snis_with_two_draws_does_not():
     data, seeds = problems((1, 2), transitions=20000), (1, 2)
     options = Descent(lr=0.05, steps=500)
@@ -138,6 +139,7 @@ def test_z_from_draws_and_the_own_z_normalise_what_q_ef_does_not():
     assert fit_tables(data, seeds, Learner("infonce", 2), SHORT).log_z is None
 
 
+@pytest.mark.long
 def test_nce_alone_needs_no_normalisation():
     data, seeds = problems((1,), transitions=5000), (1,)
     nce = fit_tables(data, seeds, Learner("nce", 16), Descent(steps=800))

@@ -38,6 +38,7 @@ def quick(tmp_path_factory):
     return out, conditional(ConditionalConfig.quick(), Context(out, device="cpu", say=lines.append)), lines
 
 
+@pytest.mark.long
 def test_the_quick_study_reports_every_method_variant_and_plot(quick):
     out, report, _ = quick
     tv, normalised, one, continuum, *failed = report.tables
@@ -54,6 +55,7 @@ def test_the_quick_study_reports_every_method_variant_and_plot(quick):
         assert (out / name).with_suffix(".svg").exists()
 
 
+@pytest.mark.long
 def test_nce_as_it_stands_is_its_own_normalisation_and_the_others_know_theirs_or_none(quick):
     rows = {row[0]: row for row in quick[1].tables[1].rows}
     assert rows["NCE, 16 a row"][2] == rows["NCE, 16 a row"][4]
@@ -61,6 +63,7 @@ def test_nce_as_it_stands_is_its_own_normalisation_and_the_others_know_theirs_or
     assert rows["MECO vector, 16 shared"][2] != rows["MECO vector, 16 shared"][4]
 
 
+@pytest.mark.long
 def test_a_second_run_measures_nothing_again_and_says_the_same(quick):
     out, report, lines = quick
     before = len(lines)

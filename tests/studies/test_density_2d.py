@@ -147,6 +147,7 @@ def test_the_best_objective_is_chosen_by_tuning_and_a_failed_seed_fails_the_bar(
     assert not study.nll_bars(config, cells)[0].met
 
 
+@pytest.mark.long
 def test_the_study_end_to_end(tmp_path: Path) -> None:
     report = study.density_2d(TINY, Context(out=tmp_path, device="cpu"))
     assert [len(t.rows) for t in report.tables] == [3 + 5, 4, 2 * 3, 5]
@@ -162,6 +163,7 @@ def test_the_study_end_to_end(tmp_path: Path) -> None:
     assert lines == {p: p.read_bytes() for p in tmp_path.rglob("cells.jsonl")}  # nothing was measured again
 
 
+@pytest.mark.long
 def test_a_method_that_always_fails_is_shown_and_stops_nothing(tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, narrow_rates=(1e30,), seeds=(10,))
     report = study.density_2d(config, Context(out=tmp_path, device="cpu"))

@@ -25,6 +25,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     return gaussian_mean(GaussianMeanConfig.quick(), Context(out)), out
 
 
+@pytest.mark.long
 def test_quick_study(study: tuple[Report, Path]) -> None:
     report, out = study
     assert get("study", "gaussian-mean")[0].factory is gaussian_mean
@@ -40,6 +41,7 @@ def test_quick_study(study: tuple[Report, Path]) -> None:
     assert exact["R=2, likelihood-GD"]["metrics"]["rate 0.1"] == [29.0]
 
 
+@pytest.mark.long
 def test_a_second_run_measures_nothing(study: tuple[Report, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     report, out = study
     monkeypatch.setattr(gaussian_report.gaussian_plots, "exact", lambda *_: report.plots[0])

@@ -115,6 +115,7 @@ def test_self_normalised_weights_do_not_feel_the_shift_and_a_moving_average_does
         assert np.allclose(centred.theta, raw.theta, rtol=0, atol=1e-6) is same, method
 
 
+@pytest.mark.long
 def test_all_methods_find_a_near_mean_and_none_a_far_one_without_noise_there() -> None:
     rates = {"eNCE-NGD": 0.05, "NCE-Adam": 0.1}
     for method in METHODS:

@@ -43,6 +43,7 @@ def test_together_gives_the_same_numbers(tmp_path):
     np.testing.assert_array_equal(apart["s", "a"].metrics["loss"], joint["s", "a"].metrics["loss"])
 
 
+@pytest.mark.long
 def test_workers_do_not_change_a_number(tmp_path):
     one = run_grid(bowl, BowlConfig(), grid(), Context(tmp_path / "a"))
     two = run_grid(bowl, BowlConfig(), grid(), Context(tmp_path / "b", workers=2))

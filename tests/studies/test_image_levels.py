@@ -56,6 +56,7 @@ def test_the_share_that_is_altered():
         LevelsConfig(altered=1.5)
 
 
+@pytest.mark.long
 def test_samples_are_both_bars_unmoved():
     """A third of the training images are moved, yet most made are a column at its place; untrained they are not."""
     images = bars(300)

@@ -129,6 +129,7 @@ def test_the_best_energy_is_tuning_s_and_bars_can_fail():
     assert images_report.verdict(Interval(0.1, 0.05, 0.2)) == "worse"
 
 
+@pytest.mark.long
 def test_the_quick_study(tmp_path):
     pytest.importorskip("sklearn")
     report = images(ImagesConfig.quick(), Context(tmp_path, device="cpu"))

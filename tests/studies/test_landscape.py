@@ -69,6 +69,7 @@ def test_directions() -> None:
     assert (measure("likelihood", line(R), 21).cosine[:-1] == 1.0).all()
 
 
+@pytest.mark.long
 def test_quick_study(tmp_path: Path) -> None:
     assert get("study", "landscape")[0].factory is landscape
     report = landscape(LandscapeConfig.quick(), Context(tmp_path / "new"))

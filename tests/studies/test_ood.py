@@ -196,6 +196,7 @@ def test_every_method_scores_the_same_points(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(seen["GMM"], seen["k-NN"], strict=True))
 
 
+@pytest.mark.long
 def test_the_quick_study(tmp_path):
     pytest.importorskip("sklearn")
     report = ood(OodConfig.quick(), Context(tmp_path, device="cpu"))

@@ -111,6 +111,7 @@ def test_normalised_and_adam_steps_have_the_length_they_should() -> None:
     assert history[1, :, 0] == pytest.approx(rates)  # the first step of Adam is the sign of the gradient
 
 
+@pytest.mark.long
 def test_a_far_mean_stops_nce_and_not_the_exponential_loss() -> None:
     def hit(name: str, R: float) -> float:
         history = descend(DESCENTS[name], line(R), np.array([0.1, 1.0, 10.0]), budget=3000, done=lambda _: False)

@@ -23,7 +23,9 @@ def cells(x: Tensor) -> Tensor:
     return torch.bincount(index[:, 0] * 20 + index[:, 1], minlength=400)
 
 
-@pytest.mark.parametrize("name", sorted(DENSITIES))
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.long) if n == "spirals" else n for n in sorted(DENSITIES)]
+)
 def test_samples_follow_the_density(name: str) -> None:
     """Counts in 400 squares against the integral of exp(log_prob) over each (5 x 5 midpoints): a chi-square test."""
     law = make_density(name)
@@ -47,6 +49,7 @@ def test_samples_follow_the_density(name: str) -> None:
     assert statistic(cells(1.05 * x)) > 20.0  # control: another law
 
 
+@pytest.mark.long
 def test_every_density_integrates_to_one() -> None:
     like = torch.zeros(0, dtype=torch.float64)
     for name, points, tolerance in (

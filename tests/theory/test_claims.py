@@ -36,7 +36,10 @@ def test_all_claims_are_registered_with_a_summary():
     assert all(entry.summary for entry in entries)
 
 
-@pytest.mark.parametrize("name", NAMES)
+LONG = {"optimism", "regret-slope", "sample-complexity"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n in LONG else n for n in NAMES])
 def test_a_claim_holds_and_its_control_fails(name, tmp_path):
     (verdict,) = run_theory([name], out=tmp_path, quick=True)
     assert verdict.passed, verdict.measurement
@@ -51,6 +54,7 @@ def test_a_claim_holds_and_its_control_fails(name, tmp_path):
     assert verdict.measurement in (tmp_path / "verdicts.md").read_text()
 
 
+@pytest.mark.long
 def test_the_same_call_gives_the_same_bytes_in_processes_of_their_own(tmp_path):
     names = ["elliptical-potential", "feature-recovery"]
     run_theory(names, out=tmp_path / "one", quick=True)

@@ -33,7 +33,10 @@ def test_the_first_word_of_names_selects_all_of_them():
             selected([wrong])
 
 
-@pytest.mark.parametrize("name", NAMES)
+LONG = {"games-optimism", "games-rate"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n in LONG else n for n in NAMES])
 def test_a_claim_holds_and_its_control_fails(name, tmp_path):
     (verdict,) = run_theory([name], out=tmp_path, quick=True)
     assert verdict.passed, verdict.measurement
@@ -90,6 +93,7 @@ def test_the_leaning_lock_differs_only_in_where_a_passed_key_leads():
                 assert to(Q, 0)[state, cell] == pytest.approx(live * share, abs=1e-12)
 
 
+@pytest.mark.long
 def test_a_bonus_of_the_wrong_sign_fails_optimism(tmp_path, monkeypatch):
     from rl_contrastive.agents.baselines import lsvi_game
 
@@ -99,6 +103,7 @@ def test_a_bonus_of_the_wrong_sign_fails_optimism(tmp_path, monkeypatch):
     assert not games_optimism(config, out=tmp_path).passed
 
 
+@pytest.mark.long
 def test_the_rate_is_not_for_everyone(tmp_path):
     quick = dataclasses.replace(GamesRateConfig.quick(), episodes=1000, games=1)
     assert not games_rate(dataclasses.replace(quick, agent="independent-q", controls=("uniform",)), out=tmp_path).passed
