@@ -209,6 +209,10 @@ class ResumeCommand:
 
     dir: tyro.conf.Positional[Path]
     """A seed's folder, or one that holds many."""
+    episodes: int | None = None
+    """Raise the cap of each run to this, and let finished ones go on too (for runs with a cap in episodes)."""
+    steps: int | None = None
+    """The same for runs with a cap in environment steps."""
     workers: int | None = None
     """Runs at a time; default: min(cores, runs)."""
     json: bool = False
@@ -217,6 +221,7 @@ class ResumeCommand:
 
 def resume(args: list[str]) -> int:
     """`rlc resume DIR`."""
+    from rl_contrastive.experiment.extend import extend, longer
     from rl_contrastive.experiment.record import CONFIG
     from rl_contrastive.experiment.run import read_config
     from rl_contrastive.experiment.workers import Job
@@ -229,6 +234,10 @@ def resume(args: list[str]) -> int:
     require(parsed.dir.is_dir(), f"there is no folder {parsed.dir}.")
     folders = sorted(path.parent for path in parsed.dir.rglob(CONFIG))
     require(len(folders) > 0, f"no run folder ({CONFIG}) at or below {parsed.dir}.")
-    # A damaged config is bad input, noticed before anything is started.
+    # A damaged config is bad input, noticed before anything is started or changed.
     jobs = [Job(folder, read_config(folder)) for folder in folders]
+    if parsed.episodes is not None or parsed.steps is not None:
+        jobs = [Job(folder, longer(folder, episodes=parsed.episodes, steps=parsed.steps)) for folder in folders]
+        for job in jobs:
+            extend(job.folder, job.config, "rlc resume " + shlex.join(args))
     return work(jobs, parsed.workers, as_json=parsed.json)
