@@ -36,11 +36,15 @@ class ContrastiveUCBDeep(BaseAgent):
     config: ContrastiveUCBDeepConfig
 
     def __init__(self, env: Env, config: ContrastiveUCBDeepConfig, *, seed: int = 0) -> None:
+        from rl_contrastive.deep.clock import Clock
         from rl_contrastive.deep.frames import Frames
         from rl_contrastive.deep.learner import DeepLearner
         from rl_contrastive.deep.replay import Replay
 
         super().__init__(env, config, seed=seed)
+        self.clock = Clock(self.env_spec) if config.clock else None
+        if self.clock is not None:
+            self.env_spec = self.clock.spec
         spec, stack = self.env_spec, self.env_spec.frame_stack
         self.replay = Replay(
             config.capacity,
@@ -81,6 +85,10 @@ class ContrastiveUCBDeep(BaseAgent):
             return np.zeros((len(stacked), self.env_spec.num_actions, 0))
         return self.learner.features.phi(stacked)
 
+    def _seen(self, obs: Array, h: int) -> Array:
+        """What the networks are shown at step h."""
+        return obs if self.clock is None else self.clock.show(obs, h)
+
     def keep_in(self, folder: Path) -> None:
         """Keep the replay in `folder` (see `spec.Agent`): before the first episode, and before a state is loaded."""
         self._folder = folder
@@ -95,7 +103,7 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def act(self, obs: Array, h: int) -> IntArray:
         """1."""
-        stacked = self._frames.push(obs, h)
+        stacked = self._frames.push(self._seen(obs, h), h)
         if h == 0:
             self._first = self._phi(stacked)  # later ones have their keys since they came
         uniform = self.rng.integers(self.env_spec.num_actions, size=len(obs))
@@ -110,7 +118,7 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def observe(self, transition: Transition) -> None:
         """2.-4."""
-        self._store(transition)
+        self._store(transition if self.clock is None else self.clock.timed(transition))
         before, self.steps = self.steps, self.steps + int(np.count_nonzero(transition.alive))
         if self.steps < self.config.warm_start or len(self.replay) == 0:
             return
@@ -184,6 +192,7 @@ class ContrastiveUCBDeep(BaseAgent):
         With `episodic` the former chooses among the actions tried least often at this observation of the episode, and b
         is that of an observation new to its episode. Steps must come in order then, and where frames are stacked.
         """
+        obs = self._seen(obs, h)
         stacked = self._shown.push(obs, h)
         if not explore:
             q = self.learner.judged(stacked)

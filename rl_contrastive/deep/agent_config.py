@@ -30,6 +30,9 @@ class ContrastiveUCBDeepConfig:
     optimism, which learns no features and counts nothing."""
     bonus: BonusConfig = field(default_factory=BonusConfig)
     """How visits are counted."""
+    clock: bool = False
+    """Show the networks the step h beside the observation, where laws, rewards or the end depend on it: state indices
+    and vectors only (`deep/clock.py`)."""
     episodic: bool = False
     """Memory of the episode, for places that look alike (`deep/episodic.py`): the bonus fades where the same was seen
     or done before, and what is evaluated takes the best of the actions tried least often there."""
@@ -60,5 +63,7 @@ class ContrastiveUCBDeepConfig:
             value = getattr(self, name)
             require(0.0 <= value < np.inf, f"deep: {name} must be >= 0 and finite, got {value}.")
         require(0.0 < self.growth < np.inf, f"deep: growth must be > 0 and finite, got {self.growth}.")
+        both = "deep: clock and episodic exclude each other: with its step, no observation comes again in an episode."
+        require(not (self.clock and self.episodic), both)
         check_counts(self.bonus, self.learner.representation)
         require(self.priority_steps >= 1, f"deep: priority_steps must be >= 1, got {self.priority_steps}.")
