@@ -320,5 +320,12 @@ def make_bonus(
     """
     if config.kind == "elliptical":
         return EllipticalVisits(capacity, num_actions, dim, lam=config.lam, beta=beta)
-    tiles = Tiles(dim, tilings=config.tilings, directions=config.directions, width=config.width, rng=rng)
+    tiles = Tiles(
+        dim,
+        tilings=config.tilings,
+        directions=config.directions,
+        width=config.width,
+        rng=rng,
+        per_tiling=max(1 << 18, 1 << (capacity - 1).bit_length()),  # at least a cell for each entry
+    )
     return TileVisits(capacity, num_actions, tiles, lam=config.lam, beta=beta, of_states=of_states)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits, VisitBonus
+from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits, VisitBonus, make_bonus
+from rl_contrastive.deep.config import BonusConfig
 from rl_contrastive.deep.tiles import Tiles
 from rl_contrastive.errors import RlcError
 
@@ -77,6 +78,17 @@ def test_more_pairs_than_coordinates_are_told_apart_by_tiles_and_not_by_sigma() 
         ratios.append(b[80:].mean() / b[:80].mean())
     assert ratios[0] < 2.0
     assert ratios[1] > 10.0
+
+
+def test_large_replays_have_room_for_a_cell_for_each_entry() -> None:
+    """A million entries, each of its own: hashed to the 2^18 numbers of a small replay, most share a cell."""
+    alone = {}
+    for capacity in (1000, 1_000_000):
+        bonus = make_bonus(BonusConfig(tilings=1, width=1e-3), capacity, 1, 4, beta=1.0, rng=np.random.default_rng(0))
+        assert isinstance(bonus, TileVisits)
+        cells = bonus.tiles.cells_of(np.random.default_rng(1).normal(size=(400_000, 4)))
+        alone[capacity] = np.count_nonzero(np.bincount(cells.ravel()) == 1) / len(cells)
+    assert alone[1000] < 0.3 < 0.6 < alone[1_000_000]  # e^{-n / N} of n cells among N numbers: .22 and .68
 
 
 def test_cells_move_with_scale_and_origin() -> None:
