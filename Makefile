@@ -59,7 +59,9 @@ docs-results: $(STAMP)
 	for name in objectives-low-rank objectives-games; do \
 		$(BIN)/python benchmarks/objectives_table.py runs/$$name > docs/results/$$name/pooled.md || exit 1; \
 	done
-	$(BIN)/python benchmarks/deep_table.py runs/deep-classic --terminal > docs/results/deep-classic/last.md
+	for name in deep-classic deep-cartpole; do \
+		$(BIN)/python benchmarks/deep_table.py runs/$$name --terminal > docs/results/$$name/last.md || exit 1; \
+	done
 	for name in deep-sea-deep deep-swingup; do \
 		$(BIN)/python benchmarks/deep_table.py runs/$$name > docs/results/$$name/last.md || exit 1; \
 	done
