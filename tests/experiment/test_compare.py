@@ -16,7 +16,7 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment import plots
 from rl_contrastive.experiment.budget import Budget
 from rl_contrastive.experiment.report import compare, load, page, render, tables
-from rl_contrastive.experiment.report.comparison import build, task_names
+from rl_contrastive.experiment.report.comparison import _grid, build, task_names
 from rl_contrastive.experiment.report.runs import find_runs, read_run
 from rl_contrastive.experiment.run_config import RunConfig, config_json
 from rl_contrastive.experiment.statistics import Interval
@@ -57,6 +57,17 @@ def test_curves_keep_the_last_value_of_solved_runs_and_mark_the_stops(tmp_path):
     assert curve.stops == (300.0,)  # seed 1 goes on to the end of the panel
     assert curve.solid_to == 600
     assert task.clock == "episodes"
+
+
+def test_a_curve_has_points_where_each_run_was_evaluated_anew():
+    """Evaluations due at 100, 200, 300 that came a little later: no point between the first and the last of a kind."""
+    counts = [np.array([100.0, 203.0, 300.0]), np.array([102.0, 200.0, 305.0])]
+    assert _grid(counts, 102.0, 305.0).tolist() == [102, 203, 305]
+    assert _grid(counts, 102.0, 304.0).tolist() == [102, 203]
+    short = np.array([101.0, 201.0])  # it ended there, and is waited for no longer
+    assert _grid([*counts, short], 102.0, 305.0).tolist() == [102, 203, 305]
+    rare = np.array([102.0, 305.0])
+    assert _grid([*counts, rare], 102.0, 305.0).tolist() == [102, 305]
 
 
 def test_budgets_in_steps_are_drawn_over_steps(tmp_path):
@@ -251,6 +262,17 @@ def test_mixed_settings_and_repeated_seeds_are_named(tmp_path):
     notes = " ".join(compare([tmp_path], tmp_path / "out", reps=5)["notes"])
     assert "Mixed settings: the runs of a on lock" in notes
     assert "Repeated seeds" in notes
+
+
+@pytest.mark.parametrize(("values", "mixed"), [({}, False), ({"epsilon": 0.3}, True)])
+def test_an_option_newer_than_a_run_has_its_default_there(values, mixed, tmp_path):
+    for i, agent_config in enumerate(({"epsilon": 0.1, "batch": 10}, values)):
+        folder = write_run(tmp_path / str(i), "a", i)
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"agent": "epsilon-greedy", "label": "a", "agent_config": agent_config}
+        (folder / "config.json").write_text(json.dumps(config))
+    notes = " ".join(compare([tmp_path], tmp_path / "out", reps=5)["notes"])
+    assert ("Mixed settings" in notes) == mixed
 
 
 def make_everything(root: Path) -> None:

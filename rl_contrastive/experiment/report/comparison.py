@@ -7,9 +7,9 @@ Rules, the same for every group:
 - Solved means: two evaluations in a row at bar * optimal (games: with a gap of at most `solve_gap`). Unsolved runs
   count at their cap, failed ones too.
 - Curves run over what the budgets of all runs of the task count, episodes or environment steps.
-- A curve at x takes each run's newest evaluation at or before x. A run that stopped because it was solved keeps its
-  last value. A run that did not finish counts, after its last evaluation, with the worst value that any run of the
-  task recorded, so failing never flatters.
+- A curve at x takes each run's newest evaluation at or before x, at counts x by which each was evaluated anew. A run
+  that stopped because it was solved keeps its last value. A run that did not finish counts, after its last evaluation,
+  with the worst value that any run of the task recorded, so failing never flatters.
 """
 
 from __future__ import annotations
@@ -315,13 +315,28 @@ def _headline_curve(runs: list[Run], frame: Frame, *, reps: int, rng: np.random.
     cuts = [float(r.series[clock][-1]) for r in recorded if r.finished and not r.solved]
     first = max(float(run.series[clock][0]) for run in recorded)
     last = max(min([*cuts, frame.end]), first)
-    grid = np.unique(np.concatenate([run.series[clock] for run in recorded]))
-    x = np.unique(np.append(grid[(grid >= first) & (grid <= last)], last))
+    x = np.unique(np.append(_grid([run.series[clock] for run in recorded], first, last), last))
     values = np.stack([_values(run, headline.key, x, worst, clock) for run in runs])
     centre, low, high = st.bootstrap_curve(values, rng=rng, reps=reps, level=LEVEL)
     ends = [float(run.series[clock][-1]) for run in recorded]
     stops = tuple(sorted(e for run, e in zip(recorded, ends, strict=True) if run.finished and run.solved and e < last))
     return Curve(x, centre, low, high, min(max(ends), last), stops)
+
+
+def _grid(counts: list[FloatArray], first: float, last: float) -> FloatArray:
+    """Counts in [first, last] at which each run was evaluated anew since the one before, or has ended: evaluations that
+    are due at the same count come at slightly different ones, and a point at each would show means half renewed."""
+    union = np.unique(np.concatenate(counts))
+    union = union[(union >= first) & (union <= last)]
+    done = np.stack([np.searchsorted(each, union, side="right") for each in counts])  # (R, n) evaluations so far
+    whole = np.array([len(each) for each in counts])
+    kept: list[int] = []
+    seen = np.zeros(len(counts), dtype=np.int64)
+    for i in range(len(union)):
+        if ((done[:, i] > seen) | (seen == whole)).all():
+            kept.append(i)
+            seen = done[:, i]
+    return np.asarray(union[kept])
 
 
 def _values(run: Run, key: str, x: FloatArray, worst: float | None, clock: str) -> FloatArray:
@@ -340,8 +355,7 @@ def _exact_curve(runs: list[Run], key: str, clock: str, *, reps: int, rng: np.ra
         return None
     first = max(max(float(run.series[clock][0]) for run in having), 1.0)
     last = min(float(run.series[clock][-1]) for run in having)
-    grid = np.unique(np.concatenate([run.series[clock] for run in having]))
-    x = grid[(grid >= first) & (grid <= last)]
+    x = _grid([run.series[clock] for run in having], first, last)
     if len(x) < 2:
         return None
     values = np.stack([_values(run, key, x, None, clock) for run in having])

@@ -48,9 +48,9 @@ def notes(tasks: list[Task], *, bar: float, solve_gap: float, reps: int, seed: i
         "make a lower bound.",
         "Final value: interquartile mean (IQM) over runs: a quarter of the runs is cut at each end.",
         f"Intervals: 95% percentile bootstrap over runs, {reps} resamples, generator seed {seed}.",
-        "Curves: at each count of episodes (of environment steps where all budgets are in steps) a run's newest "
-        "evaluation; a run stopped because it was solved keeps its last value; a run that did not finish counts with "
-        "the worst value recorded on the task.",
+        "Curves: a run's newest evaluation, at counts of episodes (of environment steps where all budgets are in "
+        "steps) by which each run was evaluated anew; a run stopped because it was solved keeps its last value; a run "
+        "that did not finish counts with the worst value recorded on the task.",
         "Probability of improvement: over all pairs of runs, ties count 1/2; by episodes to solve, unsolved runs "
         "behind solved ones (where no run solved, by the final return); games by the final gap.",
     ]
