@@ -141,6 +141,7 @@ def test_the_pooled_model_uses_the_data_of_all_steps(agent):
     assert not agent().model.learned.pooled  # only where the environment says that all steps are alike
 
 
+@pytest.mark.long
 def test_on_the_lock_latents_are_decoded_and_both_sides_explore(agent):
     """H = 3, few hundred episodes: past the decoy. Without a bonus it is what greedy players settle for."""
     env = {"horizon": 3, "num_actions": 4, "delta": 0.1}

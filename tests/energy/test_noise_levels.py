@@ -108,6 +108,7 @@ def test_an_energy_that_ignores_the_level_cannot_fit():
     assert fitted(Blurred(0.0, 1.0, know=0.0), x) > fitted(Blurred(0.0, 1.0), x) + 0.05
 
 
+@pytest.mark.long
 def test_network_starts_at_the_gaussian_and_learns_what_is_not():
     """Two narrow modes: the Gaussian part alone cannot, the trained one gives both and little between."""
     sides = torch.where(torch.rand(2000, 1, generator=seeded(1)) < 0.5, -1.0, 1.0)
@@ -151,6 +152,7 @@ def test_conditions_get_no_noise_and_are_not_scored():
         objective.loss(f, rows[:, :1], state=objective.initial_state(), rng=seeded())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("told", [True, False])
 def test_altered_data_change_the_law_only_of_a_network_that_is_not_told(told: bool):
     """Points near 0, half of them moved by up to 2: made with c = 0 they stay near 0, without c they do not."""

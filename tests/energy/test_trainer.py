@@ -195,6 +195,7 @@ def test_every_objective_trains(name: str) -> None:
     assert all(math.isfinite(v) for v in t.history["nll"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["meco", "nce"])
 def test_it_finds_a_gaussian(name: str) -> None:
     """N(1, 1/2^2) from 4000 quantiles with noise N(0, 1.5^2); the control is the model it starts from."""

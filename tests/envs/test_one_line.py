@@ -31,6 +31,7 @@ def test_one_line_runs_it(tmp_path, capsys, env, library, steps, more):
     assert row["env_steps"] >= steps
 
 
+@pytest.mark.long
 def test_sb3_dqn_trains_on_minatar(tmp_path, capsys):
     pytest.importorskip("minatar")
     words = ["run", "sb3-dqn", "minatar:Breakout", "--steps", "150", "--eval-episodes", "1", "--env.horizon", "60"]

@@ -179,6 +179,7 @@ def discounted_values(gamma: float) -> np.ndarray:
     return V
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("horizon", [10, 30, 120])
 def test_a_long_horizon_gives_littmans_discounted_game(horizon):
     V, _ = soccer.values(0.1, horizon)

@@ -142,6 +142,7 @@ def test_the_average_repairs_what_one_shared_negative_breaks() -> None:
         assert tv(name) == pytest.approx(exact, abs=0.02)  # exact expectations: both are maximum likelihood
 
 
+@pytest.mark.long
 def test_rows_of_vectors_are_fitted_too_and_are_a_law() -> None:
     """Two latents, seen as noisy vectors: with either average P-hat puts its mass on the right cluster."""
     rng = np.random.default_rng(0)

@@ -145,6 +145,7 @@ def test_fishers_directions_tell_noisy_latents_apart_better_than_the_spectral_on
     assert wrong[True] < wrong[False]
 
 
+@pytest.mark.long
 def test_refinement_by_descent_reads_the_lock_and_draws_from_its_own_generator(lock):
     config = DecoderConfig(refine=True)
     rows, (fresh, latents) = recorded(lock)[0], recorded(lock, 1010)

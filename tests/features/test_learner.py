@@ -179,6 +179,7 @@ def test_standard_lock_latents_are_found() -> None:
         assert forward_purity(data, latents, LinearSpectralConfig(), [1, 2]) == [1.0, 1.0]
 
 
+@pytest.mark.long
 def test_distractor_lock_needs_the_dynamics() -> None:
     """Inner steps, where all three latents occur and a next observation follows: exact with the true successors;
     with shuffled ones (same marginals), or few iterations from random factors, not."""

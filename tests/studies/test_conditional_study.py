@@ -124,6 +124,7 @@ def test_quadrature_holds_the_noise_law():
     assert float((weight * grid.squeeze(-1).square()).sum()) == pytest.approx(4.25, abs=1e-5)
 
 
+@pytest.mark.long
 def test_the_d_vector_learns_and_normalises_contexts_it_never_saw():
     options = ContinuousOptions(transitions=2000, steps=300, lr=0.003)
     before = fit_continuous("vector", 10, ContinuousOptions(transitions=2000, steps=1, lr=1e-9))

@@ -75,6 +75,7 @@ def flat_images(shape: tuple[int, int] = (1, 2)) -> ImageSet:
     return ImageSet("flat", torch.zeros(1, shape[0] * shape[1]), torch.zeros(1, dtype=torch.int64), shape, 17)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("objective", ["nce", "meco"])
 def test_a_trained_energy_is_a_better_density_than_its_noise_law(objective):
     """Two narrow clusters under one Gaussian, log Z by quadrature on points never trained on."""
