@@ -15,7 +15,7 @@ from rl_contrastive.config import require
 from rl_contrastive.experiment.budget import Budget
 from rl_contrastive.experiment.checkpoint import has_state
 from rl_contrastive.experiment.record import CHECKPOINT, CONFIG, SUMMARY, RunFolder, read_json, write_json
-from rl_contrastive.experiment.run import build
+from rl_contrastive.experiment.run import build, read_summary
 from rl_contrastive.experiment.run_config import RunConfig, config_json, read_config, resolve
 
 
@@ -31,7 +31,7 @@ def longer(folder: Path, *, episodes: int | None = None, steps: int | None = Non
     old = getattr(config.budget, kind)
     require(old is not None, f"{folder} has no cap in {kind}: give --{'steps' if kind == 'episodes' else 'episodes'}.")
     require(cap >= old, f"{folder} has a cap of {old} {kind} already: --{kind} can only raise it, got {cap}.")
-    summary = read_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else {}
+    summary = read_summary(folder) or {}
     done = summary.get("status") == "finished"
     solved = done and config.budget.stop_when_solved and summary.get("solved_at_episode") is not None
     if solved or cap == old:

@@ -7,11 +7,12 @@ import subprocess
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rl_contrastive import registry
 from rl_contrastive.config import from_dict, require, to_dict
 from rl_contrastive.device import check_device
+from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.budget import Budget
 from rl_contrastive.experiment.record import CONFIG, read_json
 
@@ -89,6 +90,16 @@ def resolve(config: RunConfig) -> RunConfig:
         agent_config=to_dict(from_dict(agent.config, agent_config, "agent.")),
         env_config=to_dict(from_dict(env.config, {**config.env_config, **fixed}, "env.")),
     )
+
+
+def completed(kind: Literal["agent", "env"], name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """A stored config in which options that are newer than it have their defaults; as it stands where the name is not
+    registered here, or an option is gone."""
+    try:
+        entry, _ = registry.get(kind, name)
+        return to_dict(from_dict(entry.config, values))
+    except RlcError:
+        return values
 
 
 def with_device(config: type, values: dict[str, Any], device: str) -> dict[str, Any]:

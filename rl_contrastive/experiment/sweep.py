@@ -29,6 +29,7 @@ from rl_contrastive.errors import RlcError, unknown_name
 from rl_contrastive.experiment.loop import Budget
 from rl_contrastive.experiment.record import CONFIG
 from rl_contrastive.experiment.run import RunConfig, prepare, read_config, read_summary, resolve, run_folder
+from rl_contrastive.experiment.run_config import completed
 from rl_contrastive.experiment.workers import Job
 
 BUDGET = {f.name for f in fields(Budget)}
@@ -158,10 +159,8 @@ def plan_jobs(
 
 def _completed(config: RunConfig) -> RunConfig:
     """With the defaults of options that are newer than the run."""
-    try:
-        return resolve(replace(config, imports=()))  # the sweep has imported its own
-    except RlcError:
-        return config  # of options that are no more
+    agent = completed("agent", config.agent, config.agent_config)
+    return replace(config, agent_config=agent, env_config=completed("env", config.env, config.env_config))
 
 
 def _essence(config: RunConfig) -> RunConfig:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive import registry
-from rl_contrastive.config import from_dict, require, to_dict
+from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.run_config import completed
 from rl_contrastive.spec import FloatArray
 
 FILES = ("config.json", "metrics.jsonl", "summary.json")
@@ -129,7 +129,7 @@ def read_run(folder: Path) -> Run:
         agent=str(config.get("label") or summary.get("label") or config.get("agent") or summary.get("agent") or parent),
         env=str(config.get("env_label") or config.get("env") or summary.get("env") or env_of_path or "unknown"),
         env_config=_table(config.get("env_config")),
-        agent_config=_settings(config),
+        agent_config=completed("agent", str(config.get("agent")), _table(config.get("agent_config"))),
         seed=_first_int(config.get("seed"), summary.get("seed"), int(seed.group(1)) if seed else None),
         status=status,
         error=None if error is None else str(error),
@@ -143,17 +143,6 @@ def read_run(folder: Path) -> Run:
         wall=timing,
         clock="env_steps" if config.get("episodes") is None and _number(config.get("steps")) else "episodes",
     )
-
-
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The agent's config, in which options that are newer than the run have their defaults; as it stands where the
-    agent is not registered here, or an option is gone."""
-    values = _table(config.get("agent_config"))
-    try:
-        entry, _ = registry.get("agent", str(config.get("agent")))
-        return to_dict(from_dict(entry.config, values))
-    except RlcError:
-        return values
 
 
 def _guarded(problems: list[str], read: Any, path: Path) -> dict[Any, Any]:
