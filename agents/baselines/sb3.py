@@ -116,7 +116,7 @@ class StableBaselines(BaseAgent):
             return self.algorithm(
                 "MlpPolicy",
                 as_vec_env(self.stream),
-                policy_kwargs=network(config),
+                policy_kwargs=network(config, self.env_spec),
                 seed=seed,
                 device="cpu",
                 **arguments,

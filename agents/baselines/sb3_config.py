@@ -10,6 +10,7 @@ import numpy as np
 from rl_contrastive.agents.baselines.sb3_view import Clock
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
+from rl_contrastive.spec import EnvSpec
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class PpoConfig:
     """Discount in (0, 1]; default max(.99, 1 - 1/H), so that the last reward is seen from the first step."""
     net_arch: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of policy and value networks (tanh)."""
+    channels: tuple[int, ...] = ()
+    """Output channels of 3 x 3 convolutions before the hidden layers, for planes (C, rows, columns); () flattens them.
+    MinAtar's own DQN has (16,). Bytes are not divided by 255."""
     n_steps: int = 2048
     """Steps of each environment between two updates (>= 2)."""
     minibatch: int = 64
@@ -79,6 +83,9 @@ class DqnConfig:
     """Discount in (0, 1]; default max(.99, 1 - 1/H), so that the last reward is seen from the first step."""
     net_arch: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of the value network (ReLU)."""
+    channels: tuple[int, ...] = ()
+    """Output channels of 3 x 3 convolutions before the hidden layers, for planes (C, rows, columns); () flattens them.
+    MinAtar's own DQN has (16,). Bytes are not divided by 255."""
     buffer_size: int = 1_000_000
     """Rows of the replay buffer (>= 1); never more than the run's steps are allocated."""
     learning_starts: int = 100
@@ -157,10 +164,16 @@ def discount(gamma: float | None, horizon: int) -> float:
     return gamma if gamma is not None else max(0.99, 1.0 - 1.0 / horizon)
 
 
-def network(config: Sb3Config) -> dict[str, Any]:
+def network(config: Sb3Config, spec: EnvSpec) -> dict[str, Any]:
     """SB3's `policy_kwargs`."""
-    quantiles = {"n_quantiles": config.quantiles} if isinstance(config, QrDqnConfig) else {}
-    return {"net_arch": list(config.net_arch), **quantiles}
+    kwargs: dict[str, Any] = {"net_arch": list(config.net_arch)}
+    if isinstance(config, QrDqnConfig):
+        kwargs["n_quantiles"] = config.quantiles
+    if config.channels:
+        from rl_contrastive.deep.sb3_planes import planes_kwargs
+
+        kwargs |= planes_kwargs(spec.obs_shape, config.channels)
+    return kwargs
 
 
 def _check_common(agent: str, config: Sb3Config) -> None:
@@ -170,6 +183,8 @@ def _check_common(agent: str, config: Sb3Config) -> None:
     require(gamma is None or 0.0 < gamma <= 1.0, f"{agent}: gamma must be in (0, 1], got {gamma}.")
     widths = config.net_arch
     require(all(width >= 1 for width in widths), f"{agent}: widths in net_arch must be >= 1, got {widths}.")
+    channels = config.channels
+    require(all(count >= 1 for count in channels), f"{agent}: numbers in channels must be >= 1, got {channels}.")
 
 
 def _check_ranges(agent: str, config: Sb3Config, least: dict[str, float]) -> None:

@@ -124,7 +124,7 @@ class SelfPlay(BaseAgent):
                 PPO(
                     "MlpPolicy",
                     as_vec_env(self.stream, num_actions),
-                    policy_kwargs=network(config),
+                    policy_kwargs=network(config, self.env_spec),
                     seed=int(seed),
                     device="cpu",
                     **arguments,

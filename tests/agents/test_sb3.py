@@ -191,6 +191,38 @@ def test_saved_networks_give_the_same_policy(name, make_agent):
 
 
 @each_agent
+def test_planes_are_convolved_and_the_clock_goes_beside_them(name, make_agent):
+    from torch.nn.functional import conv2d
+
+    from rl_contrastive.deep.sb3_planes import Planes
+
+    pytest.importorskip("minatar")
+    agent = make_agent(name, "minatar:Breakout", **{**SMALL[name], "channels": [3, 2], "clock": "fraction"})
+    spec = agent.env_spec
+    extractor = next(module for module in agent.model.policy.modules() if isinstance(module, Planes))
+    obs, _ = agent.env.reset(seed=[0])
+    first, second = (layer for layer in extractor.body if isinstance(layer, torch.nn.Conv2d))
+    x = torch.as_tensor(ObservationView(spec, "fraction")(obs, spec.horizon // 2))
+    by_hand = conv2d(conv2d(torch.as_tensor(obs, dtype=torch.float32), first.weight, first.bias).relu(), second.weight)
+    by_hand = (by_hand + second.bias[:, None, None]).relu().reshape(1, -1)
+    with torch.no_grad():
+        z = extractor(x)
+    assert extractor.features_dim == z.shape[1] == 2 * 6 * 6 + 1
+    torch.testing.assert_close(z[:, :-1], by_hand)
+    assert z[0, -1] == 0.5
+    before = weights(agent)
+    agent.train_external(steps=100, on_progress=no_progress)
+    assert weights(agent) != before
+
+
+@each_agent
+@pytest.mark.parametrize("env", ["low-rank", "combination-lock"])
+def test_what_is_no_picture_is_not_convolved(name, env, make_agent):
+    with pytest.raises(RlcError, match=r"1 convolutions need planes \(C, >= 3, >= 3\), got \("):
+        make_agent(name, env, **{**SMALL[name], "channels": [4]})
+
+
+@each_agent
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
@@ -198,6 +230,7 @@ def test_saved_networks_give_the_same_policy(name, make_agent):
         ({"learning_rate": 0.0}, "learning_rate must be > 0"),
         ({"batch": 0}, "batch must be >= 1"),
         ({"net_arch": [0]}, "net_arch must be >= 1"),
+        ({"channels": [16, 0]}, "numbers in channels must be >= 1"),
         ({"minibatch": 0}, "minibatch must be >="),
         ({"clock": "sundial"}, "must be one of"),
     ],
