@@ -16,7 +16,7 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment import plots
 from rl_contrastive.experiment.budget import Budget
 from rl_contrastive.experiment.report import compare, load, page, render, tables
-from rl_contrastive.experiment.report.comparison import _grid, build, task_names
+from rl_contrastive.experiment.report.comparison import _end, _grid, build, task_names
 from rl_contrastive.experiment.report.runs import find_runs, read_run
 from rl_contrastive.experiment.run_config import RunConfig, config_json
 from rl_contrastive.experiment.statistics import Interval
@@ -57,6 +57,16 @@ def test_curves_keep_the_last_value_of_solved_runs_and_mark_the_stops(tmp_path):
     assert curve.stops == (300.0,)  # seed 1 goes on to the end of the panel
     assert curve.solid_to == 600
     assert task.clock == "episodes"
+
+
+def test_a_curve_goes_to_the_last_evaluation_of_equal_budgets_and_not_beyond_a_smaller_one():
+    late = [np.array([100.0, 205.0, 302.0]), np.array([101.0, 200.0, 307.0]), np.array([100.0, 200.0, 300.0])]
+    assert _end(late, np.inf) == 307  # a budget of 300, used up with an episode
+    assert _end(late, 305) == 305
+    longer = np.array([100.0, 200.0, 300.0, 400.0, 500.0])
+    assert _end([*late, longer], np.inf) == 307
+    assert _end([longer, np.array([250.0])], np.inf) == 250  # one evaluation tells no interval
+    assert _end([], 400) == 400
 
 
 def test_a_curve_has_points_where_each_run_was_evaluated_anew():

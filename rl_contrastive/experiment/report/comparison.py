@@ -311,16 +311,29 @@ def _headline_curve(runs: list[Run], frame: Frame, *, reps: int, rng: np.random.
     recorded = [run for run in runs if _records(run, headline)]
     if worst is None or not recorded:
         return None
-    # Where a finished run used up its budget unsolved, nothing is known behind it: the curve ends there.
-    cuts = [float(r.series[clock][-1]) for r in recorded if r.finished and not r.solved]
     first = max(float(run.series[clock][0]) for run in recorded)
-    last = max(min([*cuts, frame.end]), first)
+    # Where a finished run used up its budget unsolved, nothing is known behind it: the curve ends there.
+    last = max(_end([run.series[clock] for run in recorded if run.finished and not run.solved], frame.end), first)
     x = np.unique(np.append(_grid([run.series[clock] for run in recorded], first, last), last))
     values = np.stack([_values(run, headline.key, x, worst, clock) for run in runs])
     centre, low, high = st.bootstrap_curve(values, rng=rng, reps=reps, level=LEVEL)
     ends = [float(run.series[clock][-1]) for run in recorded]
     stops = tuple(sorted(e for run, e in zip(recorded, ends, strict=True) if run.finished and run.solved and e < last))
     return Curve(x, centre, low, high, min(max(ends), last), stops)
+
+
+def _end(counts: list[FloatArray], end: float) -> float:
+    """The count up to which all these runs went, at most `end`.
+
+    Budgets in steps end with an episode: the last evaluations of equal budgets come at slightly different counts, and a
+    curve up to the first of them would leave out the others. So a run stands for less than half of an evaluation
+    interval more than it has.
+    """
+    reach = [float(each[-1] + (each[-1] - each[-2]) / 2 if len(each) > 1 else each[-1]) for each in counts]
+    if not reach:
+        return end
+    ends = np.array([float(each[-1]) for each in counts])
+    return min(float(ends[ends < min(reach)].max(initial=ends.min())), end)
 
 
 def _grid(counts: list[FloatArray], first: float, last: float) -> FloatArray:
@@ -354,7 +367,7 @@ def _exact_curve(runs: list[Run], key: str, clock: str, *, reps: int, rng: np.ra
     if not having:
         return None
     first = max(max(float(run.series[clock][0]) for run in having), 1.0)
-    last = min(float(run.series[clock][-1]) for run in having)
+    last = _end([run.series[clock] for run in having], np.inf)
     x = _grid([run.series[clock] for run in having], first, last)
     if len(x) < 2:
         return None
