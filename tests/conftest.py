@@ -7,12 +7,17 @@ import os
 # Before numpy loads its BLAS: matrices are small here, and the tests run on two processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import signal
 from typing import Any
 
 import pytest
 
 from rl_contrastive.config import from_dict
 from rl_contrastive.registry import get
+
+# A suite started in the background of a script ignores Ctrl-C, and so would the programs that the tests start and stop.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_env(name: str, num_envs: int, **fields: Any) -> Any:
