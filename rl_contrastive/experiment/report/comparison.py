@@ -329,11 +329,11 @@ def _end(counts: list[FloatArray], end: float) -> float:
     curve up to the first of them would leave out the others. So a run stands for less than half of an evaluation
     interval more than it has.
     """
-    reach = [float(each[-1] + (each[-1] - each[-2]) / 2 if len(each) > 1 else each[-1]) for each in counts]
-    if not reach:
+    if not counts:
         return end
-    ends = np.array([float(each[-1]) for each in counts])
-    return min(float(ends[ends < min(reach)].max(initial=ends.min())), end)
+    ends = np.array([each[-1] for each in counts])
+    reach = min(each[-1] + np.diff(each[-2:]).sum() / 2 for each in counts)
+    return min(float(ends[ends < reach].max(initial=ends.min())), end)
 
 
 def _grid(counts: list[FloatArray], first: float, last: float) -> FloatArray:
