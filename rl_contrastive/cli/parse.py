@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import io
 import os
+import re
 import typing
 from typing import Any
 
@@ -15,6 +16,19 @@ import tyro
 from rl_contrastive.errors import RlcError
 
 BORDER = "╭╮╰╯│─ "
+UNREADABLE = re.compile(
+    r"Error parsing (--\S+): (?:(?:(invalid literal for int)|could not convert string to float).*?: (['\"].*)"
+    r"|no type matching (.+) could be instantiated from \[(.+)\])"
+)
+TYPES = (
+    (r"\{\[INT \[INT \.\.\.\]\]\}", "whole numbers"),
+    (r"\{\[FLOAT \[FLOAT \.\.\.\]\]\}", "numbers"),
+    (r"\bINT\b", "a whole number"),
+    (r"\bFLOAT\b", "a number"),
+    (r"\{None\}", "None"),
+    (r"\|", " or "),
+)
+"""What tyro calls the types of values, in words."""
 
 
 class Done(Exception):  # noqa: N818 - not an error
@@ -68,7 +82,19 @@ def _sentence(box: str) -> str:
     # A config's own sentence names its field; "Error parsing env:" in front of it says nothing more.
     for group in ("env", "agent"):
         sentence = sentence.removeprefix(f"Error parsing {group}: ")
-    return sentence.rstrip(".") + "."
+    return _readable(sentence.rstrip(".")) + "."
+
+
+def _readable(sentence: str) -> str:
+    """tyro's complaint of a value that Python cannot read, as what, where and what is allowed; others as they are."""
+    found = UNREADABLE.fullmatch(sentence)
+    if not found:
+        return sentence
+    flag, whole, value, types, values = found.groups()
+    allowed = types or ("INT" if whole else "FLOAT")
+    for pattern, words in TYPES:
+        allowed = re.sub(pattern, words, allowed)
+    return f"{flag} takes {allowed}, got {value or values}"
 
 
 def flags_of(cls: type, prefix: str = "--") -> set[str]:
