@@ -20,14 +20,14 @@ UNREADABLE = re.compile(
     r"Error parsing (--\S+): (?:(?:(invalid literal for int)|could not convert string to float).*?: (['\"].*)"
     r"|no type matching (.+) could be instantiated from \[(.+)\])"
 )
-TYPES = (
-    (r"\{\[INT \[INT \.\.\.\]\]\}", "whole numbers"),
-    (r"\{\[FLOAT \[FLOAT \.\.\.\]\]\}", "numbers"),
-    (r"\bINT\b", "a whole number"),
-    (r"\bFLOAT\b", "a number"),
-    (r"\{None\}", "None"),
-    (r"\|", " or "),
-)
+TYPES = {
+    "{[INT [INT ...]]}": "whole numbers",
+    "{[FLOAT [FLOAT ...]]}": "numbers",
+    "INT": "a whole number",
+    "FLOAT": "a number",
+    "{None}": "None",
+    "|": " or ",
+}
 """What tyro calls the types of values, in words."""
 
 
@@ -92,8 +92,8 @@ def _readable(sentence: str) -> str:
         return sentence
     flag, whole, value, types, values = found.groups()
     allowed = types or ("INT" if whole else "FLOAT")
-    for pattern, words in TYPES:
-        allowed = re.sub(pattern, words, allowed)
+    for name, words in TYPES.items():
+        allowed = allowed.replace(name, words)
     return f"{flag} takes {allowed}, got {value or values}"
 
 
