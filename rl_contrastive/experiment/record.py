@@ -1,7 +1,7 @@
 """The run folder: what a run leaves on disk, and how it is opened again after a kill.
 
     runs/<experiment>/<label or agent>--<env>/seed-<n>/
-        config.json     the whole RunConfig; under "meta" versions, git commit and command
+        config.json     the whole RunConfig; under "meta" command, versions, processor, git commit
         metrics.jsonl   one line an evaluation, deterministic values only: the same seed gives the same bytes
         timing.jsonl    {"episodes", "env_steps", "wall_s"} of the same evaluations: wall times are kept apart
         summary.json    how the run ended

@@ -150,7 +150,8 @@ def config_json(config: RunConfig, command: str) -> dict[str, Any]:
     """RunConfig with the budget's fields beside the others, and where it came from under "meta"."""
     values = to_dict(config)
     budget = values.pop("budget")
-    return {**values, **budget, "meta": {"command": command, "versions": _versions(), "git": _git_commit()}}
+    meta = {"command": command, "versions": _versions(), "processor": _processor(), "git": _git_commit()}
+    return {**values, **budget, "meta": meta}
 
 
 def _versions() -> dict[str, str | None]:
@@ -161,6 +162,17 @@ def _versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     return found
+
+
+def _processor() -> str:
+    """The processor's name. Matrix libraries choose their code by it, and sums in another order round differently: the
+    same seed gives the same bytes on the same kind of processor only."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _git_commit() -> str | None:

@@ -31,6 +31,7 @@ def test_p8_the_record_answers_every_question(folder):
     assert config["env_config"]["horizon"] == 5
     assert (config["seed"], config["threads"], config["episodes"]) == (9, 1, 16)
     assert {"python", "numpy", "scipy", "gymnasium", "torch", "rl-contrastive"} <= config["meta"]["versions"].keys()
+    assert config["meta"]["processor"]
     git = config["meta"]["git"]
     assert git is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", git)
     assert summary["status"] == "finished"
