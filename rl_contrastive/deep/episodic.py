@@ -26,15 +26,15 @@ from numpy.typing import NDArray
 from rl_contrastive.config import require
 from rl_contrastive.deep.bonus import Bonus, Chunk
 from rl_contrastive.deep.patches import Patches
-from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Array, FloatArray, IntArray, State, Transition
 
 
 @dataclass
 class Seen:
     """One observation in one episode."""
 
-    taken: BoolArray
-    """(A,) actions that were taken there."""
+    taken: set[int]
+    """Actions that were taken there."""
     visits: int = 0
 
 
@@ -94,13 +94,14 @@ class EpisodicBonus:
         lost = np.zeros((len(newest), self.lost.shape[1]))
         for k, row in enumerate(np.flatnonzero(transition.alive).tolist()):
             episode, name = self._episodes[row], self._here[row]
-            here = episode.setdefault(name, Seen(np.zeros(self.lost.shape[1], dtype=np.bool_)))
-            here.taken[transition.action[row]] = True
+            here = episode.setdefault(name, Seen(set()))
+            here.taken.add(int(transition.action[row]))
             here.visits += 1
             self._here[row] = _name(transition.next_obs[row])
             again = episode.get(self._here[row])
             if again is not None:
-                lost[k] = 1.0 - ~again.taken / (1 + again.visits)
+                lost[k] = 1.0 - 1.0 / (1 + again.visits)
+                lost[k, list(again.taken)] = 1.0
         self._set(newest, lost)
 
     def _set(self, index: IntArray, lost: FloatArray) -> None:
@@ -131,22 +132,21 @@ class LeastTried:
     """
 
     def __init__(self) -> None:
-        self._episodes: list[dict[bytes, FloatArray]] = []
+        self._episodes: list[dict[bytes, list[float]]] = []
 
     def __call__(self, obs: Array, h: int, q: FloatArray) -> FloatArray:
         """Observations (B, ...) and Q (B, A) -> probabilities (B, A); what they say is taken as taken."""
         if h == 0:
             self._episodes = [{} for _ in q]
         require(len(self._episodes) == len(q), f"least tried: {len(q)} rows at step {h}, {len(self._episodes)} before.")
-        counts = [
-            row.setdefault(_name(one), np.zeros(q.shape[1])) for row, one in zip(self._episodes, obs, strict=True)
-        ]
-        times = np.stack(counts)
+        names = [_name(one) for one in obs]
+        never = [0.0] * q.shape[1]
+        times = np.array([row.get(name, never) for row, name in zip(self._episodes, names, strict=True)])
         values = np.where(times == times.min(axis=1, keepdims=True), q, -np.inf)
         best = values == values.max(axis=1, keepdims=True)
         probabilities: FloatArray = best / best.sum(axis=1, keepdims=True)
-        for count, taken in zip(counts, probabilities, strict=True):
-            count += taken
+        for row, name, counts in zip(self._episodes, names, (times + probabilities).tolist(), strict=True):
+            row[name] = counts
         return probabilities
 
 
