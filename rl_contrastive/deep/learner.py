@@ -35,13 +35,15 @@ from rl_contrastive.deep.weights import (
     load_weights,
     weights,
 )
-from rl_contrastive.device import resolve_device
+from rl_contrastive.device import resolve_device, trim_heap
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, EnvSpec, FloatArray, State
 
 Sequences = tuple[Tensor, Tensor, Tensor, Tensor]
 REPORTED = ("loss_q", "loss_g", "spr_cosine", "spr_spread")
 """Of a gradient step; the last two (`SelfPrediction`) only where there is self-prediction."""
+TRIM_EVERY = 500
+"""Gradient steps after which the heap is trimmed: what a run holds then no longer grows with its length."""
 
 
 class DeepLearner:
@@ -150,6 +152,8 @@ class DeepLearner:
         if learn and self.steps % self.config.representation.every == 0:
             report["loss_contrast"] = self._contrast(batch, replay, rng).clone()
         self.steps += 1
+        if self.steps % TRIM_EVERY == 0:
+            trim_heap()
         return report
 
     def _contrast(self, batch: ReplayBatch, replay: Replay, rng: np.random.Generator) -> Tensor:
