@@ -8,6 +8,7 @@ import numpy as np
 
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.evaluate import invert
+from rl_contrastive.planning.behaviour import Behaviour
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import Env, EnvSpec, ExactModel, FloatArray, IntArray, State, Transition
 
@@ -88,6 +89,10 @@ class BaseAgent:
 
     def policy(self, obs: Any, h: int, *, explore: bool = False) -> FloatArray:
         raise NotImplementedError
+
+    def behaviour(self, pi: FloatArray) -> Behaviour | None:
+        """The law of the next episodes, given the table pi (H, S, A) of `policy(explore=True)`; here pi itself."""
+        return Behaviour.markov(pi)
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         """No model of its own by default."""

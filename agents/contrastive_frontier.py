@@ -23,6 +23,7 @@ from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.agents.tables import make_table
 from rl_contrastive.config import require
 from rl_contrastive.features.decoder import DecoderConfig
+from rl_contrastive.planning.behaviour import Behaviour
 from rl_contrastive.planning.frontier import FrontierPlan, plan_frontier
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -115,6 +116,14 @@ class ContrastiveFrontier(BaseAgent):
         z = self.table.label(h, obs, explore=explore)
         values = (self.plan.reachable if explore else self.plan.Q)[h, z]  # (N, A)
         return np.asarray(np.eye(self.env_spec.num_actions)[values.argmax(axis=1)])
+
+    def behaviour(self, pi: FloatArray) -> Behaviour:
+        """4. Two modes: the way, and uniform actions from the first frontier state on."""
+        H, S, A = pi.shape
+        warm = float(self.episodes < self.config.warm_start)
+        states = np.arange(S)
+        leave = np.stack([self.frontier[h, self.table.label(h, states)] for h in range(H)])
+        return Behaviour(np.array([1.0 - warm, warm]), np.stack([pi, np.full(pi.shape, 1.0 / A)]), leave)
 
     def state_dict(self) -> State:
         numbers = {"episodes": self.episodes, "version": self.version, "rng": generator_state(self.rng)}

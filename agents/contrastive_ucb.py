@@ -24,6 +24,7 @@ from rl_contrastive.config import require
 from rl_contrastive.experiment.evaluate import sample
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.learner import LearnerConfig
+from rl_contrastive.planning.behaviour import Behaviour, uniform_around
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Env, ExactModel, FloatArray, IntArray, State, Transition
@@ -37,8 +38,10 @@ class ContrastiveUCBConfig:
     """B, episodes between two updates (>= 1)."""
     warm_start: int = 100
     """Episodes of uniform actions before the first plan (>= 0); they count as episodes and all their steps are kept."""
-    roll_in: Literal["paper", "on-policy"] = "paper"
-    """paper: uniform actions at t - 1 and t, only these steps are kept; on-policy: pi_k to the end, all are kept."""
+    roll_in: Literal["paper", "mixed", "thinned", "on-policy"] = "paper"
+    """paper: uniform actions at t - 1 and t, only these steps are kept, so the regret of what is played grows with K;
+    mixed: the same actions, all steps are kept; thinned: mixed with probability min(1, sqrt(warm_start / n)) in episode
+    n, else pi_k to the end, a regret of O(sqrt(K)) beyond that of pi_k; on-policy: pi_k to the end, all are kept."""
     gamma: float = 1.0
     """gamma, scale of the elliptical bonus (>= 0)."""
     lam: float = 1.0
@@ -88,8 +91,24 @@ class ContrastiveUCB(BaseAgent):
         self.report: dict[str, float] = {}
 
     def begin(self, num_envs: int) -> None:
-        """1. The step t of every episode, in 0..H: t = H fills D~_{H-1}, as t = 0 fills D_0."""
-        self._t = self.rng.integers(self.env_spec.horizon + 1, size=num_envs)
+        """1. The step t of every episode, in 0..H: t = H fills D~_{H-1}, as t = 0 fills D_0; H + 2 is never reached."""
+        H, share = self.env_spec.horizon, self._share()
+        self._t = self.rng.integers(H + 1, size=num_envs)
+        if share < 1.0:
+            self._t = np.where(self.rng.random(num_envs) < share, self._t, H + 2)
+
+    def _share(self) -> float:
+        """The share of the episodes that act uniformly around their t."""
+        if self.config.roll_in == "on-policy":
+            return 0.0
+        if self.config.roll_in == "thinned":
+            return min(1.0, float(np.sqrt(max(self.config.warm_start, 1) / max(self.episodes, 1))))
+        return 1.0
+
+    def behaviour(self, pi: FloatArray) -> Behaviour:
+        """1. as an exact law."""
+        share = self._share()
+        return Behaviour.markov(pi) if self.version == 0 or share == 0.0 else uniform_around(pi, share)
 
     def act(self, obs: Any, h: int) -> IntArray:
         """1. pi_k, uniform at t - 1 and t."""
@@ -102,13 +121,11 @@ class ContrastiveUCB(BaseAgent):
 
     def _uniform(self, h: int) -> Any:
         """(B,) episodes that act uniformly at step h."""
-        if self.config.roll_in == "on-policy":
-            return np.zeros(len(self._t), dtype=np.bool_)
         return (h == self._t) | (h == self._t - 1)
 
     def observe(self, transition: Transition) -> None:
-        """1. D and D~."""
-        keep_all = self.version == 0 or self.config.roll_in == "on-policy"
+        """1. D and D~; given (s,a) the next state has the same law whoever chose a, so other steps may be kept too."""
+        keep_all = self.version == 0 or self.config.roll_in != "paper"
         self.model.add(transition, transition.alive if keep_all else self._uniform(transition.h))
 
     def update(self) -> dict[str, float]:

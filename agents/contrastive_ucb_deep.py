@@ -116,6 +116,9 @@ class ContrastiveUCBDeep(BaseAgent):
         planned = choose(b, rng=self.rng)
         return np.where(self.rng.random(len(obs)) < self.config.epsilon, uniform, planned)
 
+    def behaviour(self, pi: FloatArray) -> None:
+        """No exact law: epsilon, noise and the bonus, which moves with every step, are no table of states."""
+
     def observe(self, transition: Transition) -> None:
         """2.-4."""
         self._store(transition if self.clock is None else self.clock.timed(transition))

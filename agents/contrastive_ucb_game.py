@@ -28,6 +28,7 @@ from rl_contrastive.config import require
 from rl_contrastive.experiment.evaluate import sample
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.learner import LearnerConfig
+from rl_contrastive.planning.behaviour import Behaviour, uniform_around
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import (
@@ -127,6 +128,16 @@ class ContrastiveUCBGame(BaseAgent):
         if self.config.roll_in in ("on-policy", "uniform"):
             return np.full(len(self._t), self.config.roll_in == "uniform")
         return np.asarray((h == self._t) | (h == self._t - 1))
+
+    def behaviour(self, pi: FloatArray) -> Behaviour | None:
+        """1. as an exact law; none with an opponent that is not controlled."""
+        if self.opponent is not None:
+            return None
+        if self.config.roll_in == "uniform":
+            return Behaviour.markov(np.full(pi.shape, 1.0 / pi.shape[-1]))
+        if self.version == 0 or self.config.roll_in == "on-policy":
+            return Behaviour.markov(pi)
+        return uniform_around(pi)
 
     def observe(self, transition: Transition) -> None:
         """1. D and D~; mixed and on-policy keep every step: given (s,a,b) the next state has the same law."""

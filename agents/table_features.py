@@ -103,13 +103,15 @@ class TableFeatures:
         return DenseModel(model.rows(0)[None]) if G == 1 and S * S * A <= WHOLE_TABLE else model
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
-        """TV of P-hat, weighted by visits, and the largest principal angle of phi; where observations are states."""
+        """TV of P-hat, weighted by visits, over the steps that were reached, and the largest principal angle of phi;
+        where observations are states."""
         assert self.features is not None
         # All visits weigh the errors, or the numbers would depend on when a checkpoint merged the last ones.
         self.table.refresh()
         G = self.spec.horizon
         tv = model_error(self.features.model(), model.P[:G], self.table.counts.pair_total())
-        metrics = {"tv": float(np.mean(tv.mean))}
+        reached = np.isfinite(tv.mean)  # episodes may end before a step was ever reached
+        metrics = {"tv": float(tv.mean[reached].mean())} if reached.any() else {}
         if model.phi is not None and model.phi.shape[-1] <= self.features.dim:
             metrics["sin_angle"] = float(np.sin(phi_angles(self.features.phi_table, model.phi[:G])).mean())
         return metrics

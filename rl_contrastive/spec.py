@@ -196,6 +196,10 @@ class Agent(Protocol):
     return only what finds it there again. It must be durable when `state_dict` returns, and what the last two
     checkpoints need must be there whenever the process is killed. Without that call the state holds everything.
 
+    Optional: `behaviour(pi) -> Behaviour | None`, the exact law of the next episodes (`planning/behaviour.py`), given
+    the table pi (H, S, A) of `policy(explore=True)`. Without it pi is taken for what is played; None says that no such
+    law is known, and no regret is recorded.
+
     Optional: `markov: bool`, False if `policy` depends on what it was asked earlier in the episode. It is then asked
     for all steps in order, and never for its exact value.
     """

@@ -37,7 +37,8 @@ def write_run(
     lines = []
     for i, value in enumerate(returns, start=1):
         line = {"episodes": every * i, "env_steps": 5 * every * i, "return_mean": value, "return_sem": 0.01}
-        lines.append(line | ({"gap": 1.001 - value, "regret": 10.0 * i**0.5} if exact else {}))
+        losses = {"gap": 1.001 - value, "regret": 10.0 * i**0.5, "suboptimality": 1.0 / i}
+        lines.append(line | (losses if exact else {}))
     summary = {"agent": agent, "env": env, "label": agent, "seed": seed, "status": status, "error": error}
     summary |= {"episodes": every * len(returns), "env_steps": 5 * every * len(returns), "wall_s": 1.5 + seed}
     summary |= {"solved_at_episode": solved_at, "solved_at_env_steps": solved_at and 5 * solved_at}

@@ -83,9 +83,12 @@ class Progress:
     """Count, of episodes or steps (`Budget.evaluation_clock`), from which on the next evaluation is due."""
     recorded_at: int = -1
     """Episode count of the last evaluation."""
-    regret: float = 0.0
-    """Sum over episodes of V* - V^{pi_k}, pi_k the optimistic policy of the episode's iteration; in a game, of the
-    duality gap of its marginals."""
+    regret: float | None = 0.0
+    """Sum over the episodes of what each loses in expectation as it is played, V* - V, uniform actions included; in a
+    game, of the duality gap of what it plays. None if the agent's behaviour has no exact law."""
+    policy_loss: float = 0.0
+    """Sum over the episodes of V* - V^{pi_k}, pi_k the optimistic policy of the episode's iteration, though the episode
+    may be played otherwise; in a game, of the duality gap of its marginals. Recorded as its mean, `suboptimality`."""
     plans: int = 0
     """Games: plans whose certificate was held against the exact gap of their marginals."""
     plans_covered: int = 0

@@ -174,8 +174,8 @@ class _Loop:
         agent, progress = self.agent, self.progress
         B = agent.batch
         if self.oracle is not None:
-            # pi_k is the optimistic policy of this iteration, fixed before its episodes are seen.
-            progress.regret += B * self.oracle.episode_loss(agent)
+            # Both losses are of this iteration's plan, fixed before its episodes are seen.
+            self._note_losses(self.oracle)
             self._note_certificate(self.oracle)
         agent.begin(B)
         for step in play(self.env, self.tree.env_seeds("env", progress.iteration, B), agent.act):
@@ -184,6 +184,14 @@ class _Loop:
         progress.scalars.update({name: float(value) for name, value in agent.update().items()})
         progress.iteration += 1
         progress.episodes += B
+
+    def _note_losses(self, oracle: Oracle) -> None:
+        """Add what the batch that begins loses: of pi_k, and of its episodes as they are played."""
+        progress, B = self.progress, self.agent.batch
+        progress.policy_loss += B * oracle.policy_loss(self.agent)
+        played = oracle.played_loss(self.agent)
+        # Once unknown, the sum stays unknown.
+        progress.regret = None if progress.regret is None or played is None else progress.regret + B * played
 
     def _note_certificate(self, oracle: Oracle) -> None:
         """Count each plan once, and whether its certificate holds."""
@@ -210,7 +218,9 @@ class _Loop:
         if self.oracle is not None:
             progress.exact = self.oracle.metrics(agent)
             if not getattr(agent, "external", False):
-                progress.exact["regret"] = progress.regret
+                if progress.regret is not None:
+                    progress.exact["regret"] = progress.regret
+                progress.exact["suboptimality"] = progress.policy_loss / max(progress.episodes, 1)
             if progress.plans:
                 progress.exact["covered"] = progress.plans_covered / progress.plans
             more = agent.exact_metrics(self.oracle.model)

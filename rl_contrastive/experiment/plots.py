@@ -131,13 +131,17 @@ def learning_curves(tasks: Sequence[Task], agents: Sequence[str], *, bar: float,
 def exact_curves(
     tasks: Sequence[Task], agents: Sequence[str], key: str, *, solve_gap: float, level: float = 0.95
 ) -> Figure | None:
-    """Exact gap or cumulative regret over the task's clock, both logarithmic; None where no task has it."""
+    """One exact column over the task's clock, both logarithmic; None where no task has it."""
     having = [task for task in tasks if any(key in group.exact for group in task.groups)]
     if not having:
         return None
     figure, axes = _panels(having)
     looks = colours(agents)
-    words = {"gap": "exact gap  V* − V of the policy", "regret": "exact cumulative regret"}
+    words = {
+        "gap": "exact gap  V* − V of the policy",
+        "regret": "exact regret of the episodes played",
+        "suboptimality": "mean of V* − V of π_k over the episodes",
+    }
     for axis, task in zip(axes, having, strict=True):
         for place, group in reversed(list(enumerate(task.groups))):
             if key in group.exact:

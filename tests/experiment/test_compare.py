@@ -296,12 +296,24 @@ def make_everything(root: Path) -> None:
             write_run(root, "middling", seed, env=env, returns=noisy, solved_at=None, exact=env == "low-rank")
 
 
+def test_old_records_of_the_loss_of_pi_k_are_not_shown_as_regret(tmp_path):
+    folder = write_run(tmp_path, "old", 0, exact=True)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["suboptimality"]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    series = read_run(folder).series
+    assert "regret" not in series
+    expected = [line["regret"] / line["episodes"] for line in lines]
+    np.testing.assert_allclose(series["suboptimality"], expected)
+
+
 def test_the_page_is_self_contained_and_same_runs_give_the_same_bytes(tmp_path):
     make_everything(tmp_path / "runs")
     for out in ("one", "two"):
         compare([tmp_path / "runs"], tmp_path / out, reps=100)
     names = sorted(p.name for p in (tmp_path / "one").iterdir())
-    figures = ["episodes-to-solve", "gap", "improvement", "regret", "sample-efficiency"]
+    figures = ["episodes-to-solve", "gap", "improvement", "regret", "sample-efficiency", "suboptimality"]
     assert names == sorted(
         ["compare.json", "table.md", "index.html", *(f + e for f in figures for e in (".png", ".svg"))]
     )
@@ -309,7 +321,7 @@ def test_the_page_is_self_contained_and_same_runs_give_the_same_bytes(tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
     assert (tmp_path / "one" / "gap.png").read_bytes()[:8] == PNG
     html = (tmp_path / "one" / "index.html").read_text()
-    assert html.count("<svg") == 5
+    assert html.count("<svg") == 6
     external = [u for u in re.findall(r'(?:src|href)="([^"]*)"', html) if not u.startswith("#")]
     assert external == []
     ids = re.findall(r'\bid="([^"]*)"', html)

@@ -77,7 +77,7 @@ def test_metrics_of_a_game_by_the_planner(make_env):
     assert found["loss_min"] == pytest.approx(expected.best_max - model.optimal_return)
     assert found["loss_max"] + found["loss_min"] == pytest.approx(found["gap"])
     assert found["certificate"] == pytest.approx(0.5)
-    assert oracle.episode_loss(agent) == pytest.approx(expected.gap)
+    assert oracle.policy_loss(agent) == pytest.approx(expected.gap)
 
 
 def test_a_version_is_evaluated_once(make_env):

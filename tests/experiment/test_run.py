@@ -58,10 +58,10 @@ def test_the_folder_holds_what_is_promised(tmp_path, config):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["episodes"] for line in lines] == [8, 16, 24, 32, 40]
     assert set(lines[0]) == {
-        "episodes", "env_steps", "return_mean", "return_sem", "version", "value", "gap", "regret", "q_error",
-        "agent/q_mean",
+        "episodes", "env_steps", "return_mean", "return_sem", "version", "value", "gap", "regret", "suboptimality",
+        "q_error", "agent/q_mean",
     }  # fmt: skip
-    assert summary["exact"] == {key: lines[-1][key] for key in ("value", "gap", "regret", "q_error")}
+    assert summary["exact"] == {key: lines[-1][key] for key in ("value", "gap", "regret", "suboptimality", "q_error")}
     assert summary["final_return"] == lines[-1]["return_mean"]
     times = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
     assert [set(t) for t in times] == [{"episodes", "env_steps", "wall_s"}] * 5

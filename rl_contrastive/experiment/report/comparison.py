@@ -26,7 +26,7 @@ from rl_contrastive.experiment import statistics as st
 from rl_contrastive.experiment.report.runs import Run, natural
 from rl_contrastive.spec import FloatArray
 
-EXACT = ("gap", "regret")
+EXACT = ("gap", "regret", "suboptimality")
 """Columns of metrics.jsonl drawn on logarithmic axes where they occur."""
 LEVEL = 0.95
 SLOPE_FROM = 0.03
@@ -362,7 +362,7 @@ def _values(run: Run, key: str, x: FloatArray, worst: float | None, clock: str) 
 
 
 def _exact_curve(runs: list[Run], key: str, clock: str, *, reps: int, rng: np.random.Generator) -> Curve | None:
-    """Gap or regret from 1 on, up to where the first run ends; failed runs have no exact value there."""
+    """An exact column from 1 on, up to where the first run ends; failed runs have no exact value there."""
     having = [run for run in runs if key in run.series and np.isfinite(run.series[key]).all()]
     if not having:
         return None

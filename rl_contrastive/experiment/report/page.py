@@ -16,7 +16,8 @@ FIGURES = {
     "episodes-to-solve": "Episodes to solve",
     "improvement": "Probability of improvement",
     "gap": "Exact gap",
-    "regret": "Exact regret",
+    "regret": "Exact regret of the episodes played",
+    "suboptimality": "Average sub-optimality of π_k",
 }
 
 

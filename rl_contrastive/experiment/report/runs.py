@@ -108,7 +108,7 @@ def read_run(folder: Path) -> Run:
     problems: list[str] = []
     config = _guarded(problems, _read_json, folder / "config.json")
     summary = _guarded(problems, _read_json, folder / "summary.json")
-    series = _guarded(problems, _read_series, folder / "metrics.jsonl")
+    series = _todays_names(_guarded(problems, _read_series, folder / "metrics.jsonl"))
     timing = _guarded([], _read_timing, folder / "timing.jsonl")  # wall times are a convenience: none is no failure
     parent, _, env_of_path = folder.parent.name.partition("--")
     seed = SEED_FOLDER.fullmatch(folder.name)
@@ -190,6 +190,15 @@ def _read_series(path: Path) -> dict[str, FloatArray]:
     columns = {name: np.array([_number(row.get(name), math.nan) for row in rows], dtype=float) for name in names}
     require(bool((np.diff(columns["episodes"]) > 0).all()), f"{path.name}: 'episodes' does not increase strictly.")
     return columns
+
+
+def _todays_names(series: dict[str, FloatArray]) -> dict[str, FloatArray]:
+    """Old records call the sum over the episodes of pi_k's loss "regret", whatever was played: it becomes the mean,
+    `suboptimality`, and their regret is unknown."""
+    if "regret" not in series or "suboptimality" in series:
+        return series
+    mean = series["regret"] / np.maximum(series["episodes"], 1.0)
+    return {**{name: column for name, column in series.items() if name != "regret"}, "suboptimality": mean}
 
 
 def _read_timing(path: Path) -> dict[int, float]:
