@@ -109,6 +109,7 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
             obs_dtype=self._features.dtype,
             num_states=self._features.num_states,
             optimal_return=None if self._exact is None else self._exact.optimal_return,
+            stationary=self._exact is not None,  # a published table knows no clock
         )
         raw_box = config.observation == "raw" and isinstance(envs.single_observation_space, gym.spaces.Box)
         self.single_observation_space = (
