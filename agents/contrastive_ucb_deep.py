@@ -37,11 +37,12 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def __init__(self, env: Env, config: ContrastiveUCBDeepConfig, *, seed: int = 0) -> None:
         from rl_contrastive.deep.clock import Clock
-        from rl_contrastive.deep.frames import Frames
+        from rl_contrastive.deep.frames import Frames, Tables
         from rl_contrastive.deep.learner import DeepLearner
         from rl_contrastive.deep.replay import Replay
 
         super().__init__(env, config, seed=seed)
+        self._tables = Tables(self.env_spec)
         self.clock = Clock(self.env_spec) if config.clock else None
         if self.clock is not None:
             self.env_spec = self.clock.spec
@@ -87,6 +88,7 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def _seen(self, obs: Array, h: int) -> Array:
         """What the networks are shown at step h."""
+        self._tables.check(obs, h)
         return obs if self.clock is None else self.clock.show(obs, h)
 
     def keep_in(self, folder: Path) -> None:
@@ -118,6 +120,7 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def observe(self, transition: Transition) -> None:
         """2.-4."""
+        self._tables.check(transition.next_obs, transition.h + 1)
         self._store(transition if self.clock is None else self.clock.timed(transition))
         before, self.steps = self.steps, self.steps + int(np.count_nonzero(transition.alive))
         if self.steps < self.config.warm_start or len(self.replay) == 0:

@@ -18,8 +18,8 @@ class EncoderConfig:
     """Raw observations -> vectors."""
 
     kind: Literal["auto", "mlp", "minatar", "minigrid", "nature", "impala"] = "auto"
-    """auto, by the shape of an observation: (C, 10, 10) bool planes minatar; other small bool planes, and (4 k, H, W)
-    bytes, minigrid; frames of 36 x 36 bytes or more nature; all else mlp."""
+    """auto, by the shape of an observation: (C, 10, 10) bool planes minatar; other small bool planes, and codes that
+    the environment declares (`EnvSpec.codes`), minigrid; frames of 36 x 36 bytes or more nature; all else mlp."""
     hidden: tuple[int, ...] | None = None
     """Widths of the linear layers, behind the convolutions if there are any; () for none there. Default: mlp
     (256, 256), minatar (128,), minigrid (256,), nature (512,), impala (256,)."""

@@ -19,7 +19,6 @@ from rl_contrastive.config import require
 from rl_contrastive.deep.augment import check_augment, distort, draw
 from rl_contrastive.deep.bonus import Bonus, Chunk
 from rl_contrastive.deep.config import DeepLearnerConfig
-from rl_contrastive.deep.networks import encoder
 from rl_contrastive.deep.noisy import quiet, resample
 from rl_contrastive.deep.replay import Replay, ReplayBatch
 from rl_contrastive.deep.representation import identical
@@ -54,7 +53,8 @@ class DeepLearner:
         self.config, self.num_actions = config, spec.num_actions
         self.device = resolve_device(config.device)
         rng = torch.Generator().manual_seed(seed)  # on the CPU: the same weights whatever the device
-        body = encoder(config.encoder, obs_shape, spec.obs_dtype, rng=rng, num_states=spec.num_states)
+        layout = ObsLayout(obs_shape, spec.obs_dtype, spec.num_states, spec.codes)
+        body = layout.encoder(config.encoder, rng=rng)
         check_augment(config.augment, body.kind)
         self.values = Values(body, spec.num_actions, config.value, rng=rng).to(self.device)
         self.self_prediction: SelfPrediction | None = None
@@ -63,7 +63,7 @@ class DeepLearner:
                 self.device
             )
         self.features = FeatureNet(
-            ObsLayout(obs_shape, spec.obs_dtype, spec.num_states),
+            layout,
             spec.num_actions,
             FeatureConfig(config.feature_encoder, config.representation, lr=config.lr, device=config.device),
             rng=rng,

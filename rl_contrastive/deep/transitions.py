@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rl_contrastive.config import require
 from rl_contrastive.deep.bonus import Chunk, evenly
 from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
-from rl_contrastive.deep.networks import encoder
+from rl_contrastive.deep.networks import Encoder, encoder
 from rl_contrastive.deep.representation import Representation, identical
 from rl_contrastive.deep.weights import (
     FlatAdam,
@@ -58,11 +58,16 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class ObsLayout:
-    """What an observation is: shape and dtype, and for state indices their number."""
+    """What an observation is: shape and dtype, for state indices their number, and codes as in `EnvSpec`."""
 
     shape: tuple[int, ...]
     dtype: str
     num_states: int | None = None
+    codes: tuple[int, ...] = ()
+
+    def encoder(self, config: EncoderConfig, *, rng: torch.Generator) -> Encoder:
+        """A network that reads it."""
+        return encoder(config, self.shape, self.dtype, rng=rng, num_states=self.num_states, codes=self.codes)
 
 
 class TransitionFeatures(nn.Module):
@@ -71,7 +76,7 @@ class TransitionFeatures(nn.Module):
     def __init__(self, layout: ObsLayout, num_actions: int, config: FeatureConfig, *, rng: torch.Generator) -> None:
         super().__init__()
         self.layout, self.num_actions = layout, num_actions
-        self.encoder = encoder(config.encoder, layout.shape, layout.dtype, rng=rng, num_states=layout.num_states)
+        self.encoder = layout.encoder(config.encoder, rng=rng)
         self.heads = Representation(self.encoder.width, num_actions, config.representation, rng=rng)
 
     @property
