@@ -12,6 +12,8 @@ from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, EnvSpec
 
+FLOAT32 = float(np.finfo(np.float32).max)
+
 
 def stacked_shape(obs_shape: tuple[int, ...], stack: int) -> tuple[int, ...]:
     """Shape of `stack` observations as one: planes (C, H, W) give (stack * C, H, W), others (stack, *obs_shape)."""
@@ -21,7 +23,8 @@ def stacked_shape(obs_shape: tuple[int, ...], stack: int) -> tuple[int, ...]:
 
 
 class Tables:
-    """Says which observations have an entry in the tables of state indices or codes: one without is read as nothing."""
+    """Says which observations the networks can read: state indices and codes that have an entry in their tables, as one
+    without is read as nothing, and floats within float32."""
 
     def __init__(self, spec: EnvSpec) -> None:
         self.name = spec.name
@@ -35,6 +38,11 @@ class Tables:
     def check(self, obs: Array, h: int) -> None:
         """RlcError unless all observations (N, ...) of step h are in the tables."""
         if self.sizes is None:
+            if obs.dtype == np.float64 and not (np.abs(obs) <= FLOAT32).all():
+                worst = float(obs.flat[int(np.abs(obs).argmax())])
+                raise RlcError(
+                    f"{self.name}: {worst:g} in an observation at step {h} is beyond float32; scale it down."
+                )
             return
         bad = (obs < 0) | (obs >= self.sizes)
         if np.count_nonzero(bad):

@@ -41,6 +41,8 @@ from rl_contrastive.spec import Array, EnvSpec, FloatArray, State
 Sequences = tuple[Tensor, Tensor, Tensor, Tensor]
 REPORTED = ("loss_q", "loss_g", "spr_cosine", "spr_spread")
 """Of a gradient step; the last two (`SelfPrediction`) only where there is self-prediction."""
+HUGE = 1e30
+"""Of returns: float32 ends at 3e38."""
 TRIM_EVERY = 500
 """Gradient steps after which the heap is trimmed: what a run holds then no longer grows with its length."""
 
@@ -172,10 +174,12 @@ class DeepLearner:
     def _inputs(self, batch: ReplayBatch, replay: Replay, bonus: Bonus) -> tuple[Tensor, Tensor]:
         """What `_gradient` takes, in two copies to the device."""
         N, A = len(batch.index), self.num_actions
-        numbers = np.zeros((N, 5 + 2 * A), dtype=np.float32)
         reward = batch.reward
         if self.config.clip_rewards:
             reward = replay.discounted(np.sign(replay.ring.reward[batch.steps]), batch.mask)
+        # Returns beyond float32 are scaled before they are rounded to it.
+        huge = np.abs(reward).max() > HUGE
+        numbers = np.zeros((N, 5 + 2 * A), dtype=np.float64 if huge else np.float32)
         numbers[:, 0] = numbers[:, 1] = reward
         counted = batch.mask
         if bonus.known_ahead:  # then the bonus at (s,a) itself is no part of G
@@ -190,7 +194,7 @@ class DeepLearner:
         numbers[:, 5 + A :] = bonus.ahead(batch.end)
         for part in (numbers[:, :2], numbers[:, 5:]):
             part *= self.config.reward_scale
-        return put(batch.ends, self.device), put(numbers, self.device)
+        return put(batch.ends, self.device), put(numbers.astype(np.float32, copy=False), self.device)
 
     def _gradient(self, obs: Tensor, numbers: Tensor, ahead: Sequences | None) -> tuple[Tensor, Tensor, Tensor]:
         """The gradient of all losses by all that is trained, |TD errors| (N,) for priorities, and what is `REPORTED`.

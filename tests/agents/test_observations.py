@@ -81,3 +81,31 @@ def test_an_observation_outside_its_finite_space_is_named(space, value, words):
 def test_an_agent_of_tables_names_those_that_read_vectors():
     with pytest.raises(RlcError, match=r"^ucbvi needs tabular observations, but .* \(contrastive-ucb-deep\), an env"):
         agent_on(match(*KINDS["many bits"][:2]), "ucbvi", {"batch": 4})
+
+
+@pytest.mark.parametrize("name", ["contrastive-ucb-deep", "rnd-dqn"])
+def test_rewards_beyond_float32_are_a_sentence(name):
+    def paid(scale: float) -> Any:
+        env = match(gym.spaces.Discrete(4), lambda card: card)
+        step = env.step
+        env.step = lambda action: (lambda out: (out[0], scale * out[1], *out[2:]))(step(action))  # type: ignore[method-assign]
+        return env
+
+    words = r"a reward of 1e\+39 times learner.reward_scale 1 is beyond .*reward-scale, e.g. 1e-39"
+    with pytest.raises(RlcError, match=words):
+        agent_on(paid(1e39), name, DEEP).learn(steps=32)
+    fields = {**DEEP, "learner": {**DEEP["learner"], "reward_scale": 1e-39}}
+    assert learned(paid(1e39), name, fields) > 0.9e39 * STEPS
+
+
+def test_observations_beyond_float32_are_a_sentence():
+    env = match(gym.spaces.Box(-np.inf, np.inf, (1,), np.float64), lambda card: np.array([card * 1e39]))
+    with pytest.raises(RlcError, match=r"gym:Match-v0: [123]e\+39 in an observation at step \d is beyond float32"):
+        agent_on(env, "contrastive-ucb-deep", DEEP).learn(steps=32)
+
+
+def test_an_environment_of_gymnasium_itself_is_a_sentence():
+    with pytest.raises(
+        RlcError, match=r"^UCBVI needs an environment with an env_spec, but .* has none: make it by its"
+    ):
+        agent_on(gym.make("FrozenLake-v1"), "ucbvi", {})
