@@ -168,6 +168,19 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
         info = {**info, "final_obs": final, "_final_obs": ended}
         return features, reward, terminated, truncated, info
 
+    def encode(self, observation: Any) -> Array:
+        """One observation as gymnasium's single environment gives it -> features (1, ...), as agents see them."""
+        space = self.envs.single_observation_space
+        if isinstance(space, gym.spaces.Tuple):
+            return self._seen(tuple(np.asarray(part)[None] for part in observation))
+        x = np.asarray(observation)[None]
+        require(x.shape[1:] == space.shape, f"{self.name}: an observation of shape {x.shape[1:]} is not in {space}.")
+        return self._seen(x)
+
+    def decode(self, action: int) -> int:
+        """An agent's action -> gymnasium's, which may count from elsewhere."""
+        return action + self._action_start
+
     def _final_features(self, features: Array, info: dict[str, Any], ended: BoolArray) -> Array:
         """(n, ...) features of the true final observations of the ended rows; other rows hold the current ones."""
         final = features.copy()

@@ -243,6 +243,15 @@ class PettingZooEnv(VectorEnv[Array, IntArray, Array]):
             at = f"step {self._clock[row]} of sub-environment {row}"
             raise RlcError(f"{self.name} raised at {method} ({at}): {one_line(error)}.") from error
 
+    def encode(self, observations: Any) -> Array:
+        """One observation of each player by name -> features (1, ...), as agents see them."""
+        return self._encode([self._observations(0, observations)])
+
+    def decode(self, action: int) -> dict[Any, int]:
+        """A joint action -> each player's, by name."""
+        pair = split_action(np.array(action), self.env_spec.game)
+        return {name: int(a) + start for name, a, start in zip(self.players, pair, self._start, strict=True)}
+
     # All rows.
 
     def _encode(self, observed: list[list[Any]]) -> Array:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from rl_contrastive.config import require
 from rl_contrastive.deep.config import EncoderConfig, Init, check_channels
+from rl_contrastive.device import require_memory
 from rl_contrastive.errors import RlcError
 
 RELU_GAIN = math.sqrt(2.0)
@@ -55,6 +56,11 @@ def encoder(
     body.append(nn.Flatten())
     widths = (math.prod(shape), *(HIDDEN[kind] if config.hidden is None else config.hidden))
     require(len(widths) > 1 or kind != "mlp", "encoder: an mlp needs at least one hidden layer.")
+    # Network and target, gradient and Adam's two means of each, in float32.
+    weights = sum(a * b for a, b in itertools.pairwise(widths))
+    require_memory(
+        20 * weights, f"encoder: {widths[0]} inputs for layers of {widths[1:]}", "show less, or shrink hidden"
+    )
     for a, b in itertools.pairwise(widths):
         body.append(linear(a, b, gain=RELU_GAIN, init=config.init, rng=rng))
         if config.layer_norm:

@@ -7,6 +7,7 @@ transitions, for code that brings its own agent, as Stable-Baselines3 does (`sb3
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,7 @@ from rl_contrastive.deep.weights import (
     load_weights,
     weights,
 )
-from rl_contrastive.device import resolve_device
+from rl_contrastive.device import require_memory, resolve_device
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 
@@ -204,6 +205,8 @@ class FeatureLearner:
         self.net = FeatureNet(layout, num_actions, config, rng=torch_generator(rng))
         self.stored = self.steps = 0
         """Transitions ever stored, gradient steps ever taken."""
+        size = 2 * config.capacity * math.prod(layout.shape) * np.dtype(layout.dtype).itemsize
+        require_memory(size, f"features: a memory of {config.capacity} transitions", "lower its capacity")
         self._obs, self._next = (np.zeros((config.capacity, *layout.shape), dtype=layout.dtype) for _ in range(2))
         self._action: IntArray = np.zeros(config.capacity, dtype=np.int64)
 

@@ -357,9 +357,11 @@ def _refuse_hopeless(where: str, gap: FloatArray) -> None:
 
 def _payoffs(where: str, name: str, M: FloatArray) -> FloatArray:
     """(N, A, B) float64 of finite numbers whose range is finite, or RlcError."""
-    M = np.ascontiguousarray(M, dtype=np.float64)
+    M = np.asarray(M, dtype=np.float64)
     good = M.ndim == 3 and min(M.shape[1:]) >= 1
-    require(good, f"{where}: {name} must be (N, A, B) with A, B >= 1, got shape {M.shape}.")
+    hint = f"; of one game give {name}[None]" if M.ndim == 2 else ""
+    require(good, f"{where}: {name} must be (N, A, B) with A, B >= 1, got shape {M.shape}{hint}.")
+    M = np.ascontiguousarray(M)
     finite = np.isfinite(M).all(axis=(1, 2))
     if finite.all():  # halves, because a range of 1e308 and -1e308 overflows
         finite = 0.5 * M.max(axis=(1, 2)) - 0.5 * M.min(axis=(1, 2)) < 0.5 * np.finfo(np.float64).max

@@ -414,6 +414,10 @@ def test_broken_input_is_one_sentence():
     for shape in ((2, 3), (2, 0, 3), (1, 2, 3, 4)):
         with pytest.raises(RlcError, match=r"must be \(N, A, B\)"):
             nash(np.zeros(shape))
+    with pytest.raises(RlcError, match=r"got shape \(3, 3\); of one game give M\[None\]"):
+        nash(ROSHAMBO)
+    with pytest.raises(RlcError, match=r"got shape \(\)"):
+        nash(3.0)
     with pytest.raises(RlcError, match="shapes must agree"):
         cce(good, np.zeros((2, 3, 2)))
     with pytest.raises(RlcError, match="x has shape"):
