@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
 import re
 import types
 import typing
@@ -45,8 +47,31 @@ def nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
     return value
 
 
+def unregistered() -> list[type]:
+    """Configs of the packages that are handed over in Python alone."""
+    found = set()
+    for package in ("deep", "energy", "features", "studies"):
+        root = importlib.import_module(f"rl_contrastive.{package}")
+        for module in pkgutil.walk_packages(root.__path__, root.__name__ + "."):
+            for thing in vars(importlib.import_module(module.name)).values():
+                if isinstance(thing, type) and dataclasses.is_dataclass(thing) and thing.__name__.endswith("Config"):
+                    found.add(thing)
+    known = {entry.config for kind in KINDS for entry in entries(kind)}
+    return sorted((cls for cls in found - known if has_defaults(cls)), key=lambda cls: cls.__module__ + cls.__name__)
+
+
+def has_defaults(cls: type) -> bool:
+    missing = dataclasses.MISSING
+    return all(f.default is not missing or f.default_factory is not missing for f in dataclasses.fields(cls))
+
+
 def cases() -> list[Any]:
-    return [
+    more = [
+        pytest.param(cls, path, hint, doc, id=f"{cls.__module__}.{cls.__name__}.{'.'.join(path)}")
+        for cls in unregistered()
+        for path, hint, doc in leaves(cls)
+    ]
+    return more + [
         pytest.param(entry.config, path, hint, doc, id=f"{kind}:{entry.name.rstrip(':')}.{'.'.join(path)}")
         for kind in KINDS
         for entry in entries(kind)
