@@ -79,6 +79,7 @@ def train(
     seed: int | None = None,
     sink: Sink | None = None,
     state: State | None = None,
+    progress: Progress | None = None,
     **limits: Any,
 ) -> TrainingResult:
     """Train `agent` on `env` (B = agent.batch rows) and return what was measured.
@@ -86,6 +87,7 @@ def train(
     The budget is `budget`, or the fields of `Budget` as keywords (`episodes=1000, eval_every=50`). `eval_env`: rows for
     evaluation, by default `env` itself, which is seeded anew before each use. `seed`: of the environment's and the
     evaluation's streams, by default the agent's. `state`: a snapshot to go on from; the agent is loaded from it too.
+    `progress`: the same for an agent that was loaded already.
     """
     limits = {name: value for name, value in limits.items() if value is not None}
     require(budget is None or not limits, "give either a budget or its fields, not both.")
@@ -96,6 +98,8 @@ def train(
     loop = _Loop(agent, env, budget or Budget(**limits), eval_env or env, tree, sink)
     if state is not None:
         loop.load(state)
+    elif progress is not None:
+        loop.progress = progress
     external = bool(getattr(agent, "external", False))
     stopped = loop.run_external() if external else loop.run()
     if sink is not None:

@@ -7,6 +7,7 @@ masked out by `alive`, until no row is alive.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -63,6 +64,17 @@ def final_observations(following: Array, info: dict[str, Any], ended: BoolArray)
     # Row by row: gymnasium hands out an object array, other environments a plain batch.
     next_obs[rows] = np.stack([np.asarray(info["final_obs"][row]) for row in rows])
     return next_obs
+
+
+def close(*envs: Env) -> None:
+    """Close environments that are not needed any more. One that fails at this is told on stderr: what was done with it
+    stays done."""
+    for env in envs:
+        try:
+            env.close()
+        except Exception as error:  # noqa: BLE001 - a user's code, and nothing depends on it
+            text = " ".join(str(error).split())
+            print(f"rlc: warning: closing {env.env_spec.name} raised {type(error).__name__}: {text}.", file=sys.stderr)
 
 
 def _check_rewards(name: str, reward: FloatArray, alive: BoolArray, h: int) -> None:

@@ -29,7 +29,7 @@ from rl_contrastive.errors import RlcError, unknown_name
 from rl_contrastive.experiment.loop import Budget
 from rl_contrastive.experiment.record import CONFIG
 from rl_contrastive.experiment.run import RunConfig, prepare, read_config, read_summary, resolve, run_folder
-from rl_contrastive.experiment.run_config import completed
+from rl_contrastive.experiment.run_config import completed, require_trust
 from rl_contrastive.experiment.workers import Job
 
 BUDGET = {f.name for f in fields(Budget)}
@@ -143,15 +143,17 @@ def plan_jobs(
         folder = run_folder(out, config)
         if overwrite or not (folder / CONFIG).exists():
             new.append(config)
-            jobs.append(Job(folder, config, fresh=True))
+            jobs.append(Job(folder, config, fresh=True, trusted=True))
             continue
-        same = _essence(_completed(read_config(folder))) == _essence(config)
+        stored = read_config(folder)
+        same = _essence(_completed(stored)) == _essence(config)
         require(same, f"{folder} holds a run with another config: choose another --out, or use --overwrite.")
         summary = read_summary(folder)
         if summary is not None and summary.get("status") == "finished":
             done.append(folder)
         else:
-            jobs.append(Job(folder, config))
+            require_trust(stored, folder, set(stored.imports) <= set(config.imports))
+            jobs.append(Job(folder, config, trusted=True))
     for config in new:  # only now: no folder is made if any other one is in the way
         prepare(config, out, overwrite=overwrite, command=command)
     return jobs, done
