@@ -157,7 +157,7 @@ class _Loop:
             if self.sink is not None and self.sink.iterated(progress, self.snapshot):
                 return True
         if progress.recorded_at != progress.episodes:
-            self._evaluate()
+            self._evaluate(last=True)
         return False
 
     def _spent(self) -> bool:
@@ -200,10 +200,16 @@ class _Loop:
             progress.plans += 1
             progress.plans_covered += covered
 
-    def _evaluate(self) -> None:
-        """Measure the bonus-free policy and hand a line to the sink."""
+    def _evaluate(self, *, last: bool = False) -> None:
+        """Measure the bonus-free policy and hand a line to the sink, if the budget affords it (`Budget.affordable`)."""
         progress, agent = self.progress, self.agent
-        result = evaluate(agent, self.eval_env, self.budget.eval_episodes, tree=self.tree, index=progress.evaluations)
+        episodes = self.budget.affordable(progress, int(agent.version), self.eval_env.num_envs, last=last)
+        if episodes == 0:
+            progress.next_evaluation = (self._evaluation_clock() // self.interval + 1) * self.interval
+            return
+        result = evaluate(agent, self.eval_env, episodes, tree=self.tree, index=progress.evaluations)
+        progress.eval_steps += result.steps
+        progress.evaluated_version = int(agent.version)
         line: dict[str, Any] = {
             "episodes": progress.episodes,
             "env_steps": progress.env_steps,
@@ -273,7 +279,7 @@ class _Loop:
         trainer: Any = self.agent
         trainer.train_external(episodes=budget.episodes, steps=budget.steps, on_progress=on_progress)
         if not stopped and progress.recorded_at != progress.episodes:
-            self._evaluate()
+            self._evaluate(last=True)
         return stopped
 
     def snapshot(self) -> State:

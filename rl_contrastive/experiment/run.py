@@ -18,6 +18,7 @@ from typing import Any
 from rl_contrastive import registry
 from rl_contrastive.config import from_dict, require
 from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.budget import FEWEST
 from rl_contrastive.experiment.evaluate import MOST_ROWS
 from rl_contrastive.experiment.loop import Budget, Progress, TrainingResult, check_fit, train
 from rl_contrastive.experiment.record import CONFIG, SUMMARY, RunFolder, RunSink, peak_memory_mb, read_json, write_json
@@ -66,8 +67,14 @@ def build(config: RunConfig) -> tuple[Agent, Env, Env]:
     env: Env = env_entry.factory(env_config, agent_config.batch)
     agent: Agent = agent_entry.factory(env, agent_config, seed=config.seed)
     check_fit(agent, env, config.budget)
-    eval_env: Env = env_entry.factory(for_evaluation(env_config), min(config.budget.eval_episodes, MOST_ROWS))
+    eval_env: Env = env_entry.factory(for_evaluation(env_config), _evaluation_rows(config.budget))
     return agent, env, eval_env
+
+
+def _evaluation_rows(budget: Budget) -> int:
+    """Rows of the evaluation environment: one for each episode of an evaluation, or FEWEST where their number varies,
+    because all rows are played even where fewer would do."""
+    return min(budget.eval_episodes or FEWEST, MOST_ROWS)
 
 
 def for_evaluation(env_config: Any) -> Any:
@@ -257,6 +264,12 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__} at {place}{': ' if text else ''}{text}."
 
 
+def _share(progress: Progress) -> float | None:
+    """Part of all environment steps, of training and of evaluations, that evaluations took."""
+    both = progress.env_steps + progress.eval_steps
+    return round(progress.eval_steps / both, 6) if both else None
+
+
 def _summary(config: RunConfig, env: Env, progress: Progress, status: str, error: str | None, wall: float) -> Summary:
     solved = progress.solved_at
     return {
@@ -269,6 +282,8 @@ def _summary(config: RunConfig, env: Env, progress: Progress, status: str, error
         "error": error,
         "episodes": progress.episodes,
         "env_steps": progress.env_steps,
+        "eval_steps": progress.eval_steps,
+        "evaluation_share": _share(progress),
         "wall_s": round(wall, 3),
         "solved_at_episode": solved[0] if solved else None,
         "solved_at_env_steps": solved[1] if solved else None,
