@@ -45,6 +45,8 @@ class RunFlags(Limits):
     """BLAS and torch threads of each run; another number may change the last bits of results."""
     checkpoint_seconds: float = 30.0
     """Wall seconds between checkpoints."""
+    step_seconds: float | None = None
+    """Seconds that one step of the environment may take; a step that hangs then fails the run. Default: no limit."""
     tensorboard: bool = True
     """Write TensorBoard scalars beside metrics.jsonl, and histograms of agents that offer them."""
     overwrite: bool = False
@@ -109,6 +111,7 @@ def _imports(options: list[str]) -> list[str]:
 def start(agent: str, env: str, parsed: Any, command: str) -> int:
     """Check everything once, here, then hand the seeds to worker processes."""
     from rl_contrastive.experiment.run import RunConfig, check_new, prepare, resolve, run_folder
+    from rl_contrastive.experiment.run_config import with_local_folder
     from rl_contrastive.experiment.workers import Job
 
     flags: RunFlags = parsed.run
@@ -127,10 +130,12 @@ def start(agent: str, env: str, parsed: Any, command: str) -> int:
             label=flags.label,
             device=flags.device,
             threads=flags.threads,
+            step_seconds=flags.step_seconds,
             tensorboard=flags.tensorboard,
             imports=tuple(str(Path(file).resolve()) for file in flags.imports),
         )
     )
+    config = with_local_folder(config)
     out = flags.out / flags.experiment
     configs = [replace(config, seed=flags.seed + i) for i in range(flags.seeds)]
     folders = [run_folder(out, c) for c in configs]

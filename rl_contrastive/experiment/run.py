@@ -22,7 +22,7 @@ from rl_contrastive.experiment.budget import FEWEST
 from rl_contrastive.experiment.evaluate import MOST_ROWS
 from rl_contrastive.experiment.loop import Budget, Progress, TrainingResult, check_fit, train
 from rl_contrastive.experiment.record import CONFIG, SUMMARY, RunFolder, RunSink, peak_memory_mb, read_json, write_json
-from rl_contrastive.experiment.rollout import close
+from rl_contrastive.experiment.rollout import close, step_limit
 from rl_contrastive.experiment.run_config import (
     RunConfig,
     config_from_json,
@@ -243,9 +243,10 @@ def _guarded(
 ) -> TrainingResult:
     """`train`, with whatever it raises turned into one sentence; the traceback goes to stderr if RLC_DEBUG is set."""
     try:
-        return train(
-            agent, env, budget=config.budget, eval_env=eval_env, seed=config.seed, sink=sink, progress=progress
-        )
+        with step_limit((env, eval_env), config.step_seconds):
+            return train(
+                agent, env, budget=config.budget, eval_env=eval_env, seed=config.seed, sink=sink, progress=progress
+            )
     except RlcError:
         raise
     except Exception as error:

@@ -119,6 +119,17 @@ def resolve(config: RunConfig) -> RunConfig:
     )
 
 
+def with_local_folder(config: RunConfig) -> RunConfig:
+    """With the current folder among the imports, where the environment's name (`pettingzoo:my_module:make`) means a
+    module that lies there: whoever opens the run from elsewhere finds it too."""
+    _, colon, rest = config.env.partition(":")
+    module, inner, _ = rest.partition(":")
+    here = Path.cwd()
+    top = module.partition(".")[0]
+    local = bool(colon and inner and top) and any((here / name).exists() for name in (f"{top}.py", top))
+    return replace(config, imports=(*config.imports, str(here))) if local else config
+
+
 def completed(kind: Literal["agent", "env"], name: str, values: dict[str, Any]) -> dict[str, Any]:
     """A stored config in which options that are newer than it have their defaults; as it stands where the name is not
     registered here, or an option is gone."""
