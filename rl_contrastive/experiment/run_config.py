@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import platform
 import subprocess
+import sys
+import sysconfig
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -95,6 +98,7 @@ def require_trust(config: RunConfig, folder: Path, trust_imports: bool) -> None:
     """RlcError if the run in `folder`, which somebody else may have made, names files that this process has not
     imported: they are executed only where the user says so."""
     new = [name for name in config.imports if not registry.is_imported(Path(name))]
+    new += [str(path) for path in [_own_module(config)] if path is not None]
     require(
         trust_imports or not new,
         f"{folder} names Python code to import: {', '.join(new)}. Read it, then allow it: --trust-imports on the "
@@ -119,14 +123,29 @@ def resolve(config: RunConfig) -> RunConfig:
     )
 
 
+def _own_module(config: RunConfig) -> Path | None:
+    """The file of the module that the environment's name asks for (`pettingzoo:my_module:make`), if that was not
+    imported yet and is not installed as a package."""
+    top = _module(config)
+    spec = None if not top or top in sys.modules else importlib.util.find_spec(top)
+    origin = None if spec is None or spec.origin is None else Path(spec.origin)
+    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+    return None if origin is None or any(origin.is_relative_to(folder) for folder in installed) else origin
+
+
+def _module(config: RunConfig) -> str:
+    """`my_module` of the environment pettingzoo:my_module:make; empty where the name asks for none."""
+    _, _, rest = config.env.partition(":")
+    module, inner, _ = rest.partition(":")
+    top = module.partition(".")[0]
+    return top if inner and top.isidentifier() else ""
+
+
 def with_local_folder(config: RunConfig) -> RunConfig:
     """With the current folder among the imports, where the environment's name (`pettingzoo:my_module:make`) means a
     module that lies there: whoever opens the run from elsewhere finds it too."""
-    _, colon, rest = config.env.partition(":")
-    module, inner, _ = rest.partition(":")
-    here = Path.cwd()
-    top = module.partition(".")[0]
-    local = bool(colon and inner and top) and any((here / name).exists() for name in (f"{top}.py", top))
+    here, top = Path.cwd(), _module(config)
+    local = bool(top) and any((here / name).exists() for name in (f"{top}.py", top))
     return replace(config, imports=(*config.imports, str(here))) if local else config
 
 

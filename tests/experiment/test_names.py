@@ -120,3 +120,68 @@ def test_a_module_of_the_current_folder_is_found_from_elsewhere(tmp_path, monkey
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     assert main(["--version"]) == 0
     assert str(Path.cwd()) in sys.path
+
+
+MODULE = """
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+open(MARK, "a").write("x")
+
+
+class Pennies(ParallelEnv):
+    metadata = {"name": "pennies"}
+    possible_agents = ["a", "b"]
+
+    def observation_space(self, agent):
+        return spaces.Discrete(1)
+
+    def action_space(self, agent):
+        return spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        self.agents = list(self.possible_agents)
+        return {agent: 0 for agent in self.agents}, {agent: {} for agent in self.agents}
+
+    def step(self, actions):
+        win = 1.0 if actions["a"] == actions["b"] else -1.0
+        names, self.agents = self.agents, []
+        seen, info = dict.fromkeys(names, 0), {name: {} for name in names}
+        return seen, {"a": win, "b": -win}, dict.fromkeys(names, True), dict.fromkeys(names, False), info
+
+
+def make():
+    return Pennies()
+"""
+
+
+def test_a_game_of_ones_own_module_trains_here_and_plays_from_elsewhere(tmp_path):
+    """Each command in a process of its own: what one has imported is not there for the next one."""
+    import subprocess
+    import sys
+
+    here, away, mark = tmp_path / "here", tmp_path / "away", tmp_path / "mark"
+    here.mkdir()
+    away.mkdir()
+    (here / "pennies_module.py").write_text(MODULE.replace("MARK", repr(str(mark))))
+
+    def rlc(folder, *words):
+        code = "import sys; from rl_contrastive.cli import main; sys.path.remove(''); sys.exit(main(sys.argv[1:]))"
+        command = [sys.executable, "-c", code, *words]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+    run = tmp_path / "runs" / "default" / "uniform--pettingzoo_pennies_module_make" / "seed-0"
+    words = ["run", "independent-q", "pettingzoo:pennies_module:make", "--label", "uniform", "--no-tensorboard"]
+    answer = rlc(here, *words, "--episodes", "64", "--eval-episodes", "5", "--out", str(tmp_path / "runs"))
+    assert answer.returncode == 0, answer.stderr
+    mark.unlink()
+    for folder in (here, away):
+        answer = rlc(folder, "matches", str(run), "--episodes", "5", "--out", str(tmp_path / "m"))
+        assert answer.returncode == 2
+        assert "names Python code to import" in answer.stderr
+        assert not mark.exists()
+        answer = rlc(folder, "matches", str(run), "--episodes", "5", "--out", str(tmp_path / "m"), "--trust-imports")
+        assert answer.returncode == 0, answer.stderr
+        assert mark.exists()
+        mark.unlink()
