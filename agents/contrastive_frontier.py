@@ -38,7 +38,7 @@ class FrontierConfig:
     """B, episodes between two updates (>= 1)."""
     warm_start: int = 100
     """n0, uniform episodes before the first plan (>= 1); they count as episodes."""
-    capacity: int = 500
+    capacity: int = 2000
     """Rows kept of each step, the newest ones (>= 10): a fresher mix and a cheaper refit. Tables of states keep all."""
     tail: int = 100
     """While a step has fewer rows than this, all its uniform actions are stored, not only those near the switch."""
@@ -46,7 +46,7 @@ class FrontierConfig:
     """Refit a step when its data grew by this fraction (> 0)."""
     uniform_steps: int = 2
     """Stored steps of each episode from the switch on (>= 1)."""
-    decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(arrivals=False))
+    decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(arrivals=False, backward=1))
     """Observations -> latent states; unused where observations are states."""
 
     def __post_init__(self) -> None:
@@ -142,7 +142,7 @@ class ContrastiveFrontier(BaseAgent):
 class PCAFrontierConfig(FrontierConfig):
     """The control: the same planner on latents of the leading principal directions, without any dynamics."""
 
-    decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(directions="pca", arrivals=False))
+    decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(directions="pca", arrivals=False, backward=1))
     """Observations -> latent states."""
 
 

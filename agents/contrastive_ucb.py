@@ -13,6 +13,7 @@ The episodes of a batch draw their t uniformly, which is step 1 in expectation, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -82,6 +83,7 @@ class ContrastiveUCBConfig:
         require(0 <= self.gamma < np.inf, f"ucb: gamma must be >= 0, got {self.gamma}.")
         require(0 < self.lam < np.inf, f"ucb: lam must be > 0, got {self.lam}.")
         require(0 <= self.growth < np.inf, f"ucb: growth must be >= 0, got {self.growth}.")
+        require(0 <= self.feature_growth < np.inf, f"ucb: feature_growth must be >= 0, got {self.feature_growth}.")
         require(0 < self.decoder_growth < np.inf, f"ucb: decoder_growth must be > 0, got {self.decoder_growth}.")
 
 
@@ -94,8 +96,13 @@ class ContrastiveUCB(BaseAgent):
     def __init__(self, env: Env, config: ContrastiveUCBConfig, *, seed: int = 0) -> None:
         super().__init__(env, config, seed=seed)
         tabular = self.env_spec.num_states is not None
-        kinds: dict[str, type[Model]] = {"vector": VectorModel, "latent": TableModel, "ridge": RidgeDecoderModel}
-        self.model: Model = TableModel(env, config) if tabular else kinds[config.representation](env, config)
+        kind = "latent" if tabular else config.representation
+        make: dict[str, Callable[[Env, ContrastiveUCBConfig], Model]] = {
+            "latent": TableModel,
+            "vector": VectorModel,
+            "ridge": RidgeDecoderModel,
+        }
+        self.model = make[kind](env, config)
         self.roll_in = config.roll_in if config.roll_in != "auto" else "mixed" if tabular else "paper"
         self.rng, self.fit_rng = self.seeds.generator("act"), self.seeds.generator("fit")
         self.episodes, self.fitted_rows = 0, 0

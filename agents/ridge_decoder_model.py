@@ -24,13 +24,15 @@ from rl_contrastive.spec import Array, BoolArray, Env, ExactModel, FloatArray, I
 if TYPE_CHECKING:
     from rl_contrastive.agents.contrastive_ucb import ContrastiveUCBConfig
 
+PLANS = ("w", "Q_greedy", "floor", "cap")
+
 
 class RidgeDecoderModel:
     """phi(o,a) in R^d of the observation; Q_h = clip(phi'w_h + b_h) with w_h by ridge regression on the rows.
 
-    The bonus-free policy is planned on latent states decoded from the same rows, by their frequencies. A regression of
-    the bonus-free values does not last: the maximum over A noisy phi'w is biased upwards at each step, worst where
-    nothing pays, and on the lock of 20 steps it hides the path that the optimistic policy already walks to the end.
+    The bonus-free values of this regression do not last: the maximum over A noisy phi'w is biased upwards at each step,
+    worst where nothing pays, and on the lock of 20 steps it hides the path that the optimistic policy already walks to
+    the end. So the policy handed out is a decoder's.
     """
 
     def __init__(self, env: Env, config: ContrastiveUCBConfig) -> None:
@@ -42,6 +44,7 @@ class RidgeDecoderModel:
         self.table = LatentTable(spec, config.decoder, capacity=config.capacity, growth=config.decoder_growth)
         self.learner = FeatureLearner(config.learner, horizon=spec.horizon, num_actions=spec.num_actions)
         self.bounds = ReturnBounds(spec, config.reward_max)
+        self.unit = self.bounds.unit
         self.floor, self.cap = self.bounds.returns()  # as of the last plan
         self.bonus = EllipticalBonus(spec.horizon, self.learner.dim, config.lam)
         self.features: FeatureMap | None = None
@@ -65,38 +68,45 @@ class RidgeDecoderModel:
             there[h] = self.features.phi(h + 1, data.next_obs[h])
         self.bonus.rebuild(phi, count=data.count)
         self.floor, self.cap = self.bounds.returns()
-        self.gamma = config.gamma * self.bounds.unit
+        self.unit = self.bounds.unit
         b = np.zeros(there.shape[:3])
         for h in range(H - 1):
-            b[h] = self.bonus.bonus(h + 1, there[h], self.gamma, H * self.bounds.unit)
+            b[h] = self._bonus(h + 1, there[h])
         bounds = {"cap": self.cap, "floor": self.floor}
         self.w = plan_ridge(phi, data.reward, there, b, data.discount, data.count, lam=config.lam, **bounds)
         self.table.refresh(rng=rng)
         M = self.table.M
         P = M / np.maximum(M.sum(axis=3, keepdims=True), 1.0)
         self.Q_greedy = plan_model(P, self.table.reward, alive=self.table.alive).Q
-        return {"bonus": float(b[:-1].mean()) if H > 1 else 0.0, **fit_scalars(fit)}
+        return {"bonus": float(b[:-1].mean()) if H > 1 else 0.0, **self.bounds.scalars(), **fit_scalars(fit)}
+
+    def _bonus(self, h: int, phi: FloatArray) -> FloatArray:
+        """b_h, in units of the rewards' range."""
+        return self.unit * self.bonus.bonus(h, phi, self.config.gamma, self.horizon)
 
     def q(self, h: int, obs: Array, *, explore: bool) -> FloatArray:
         if not explore:
             return np.asarray(self.Q_greedy[h, self.table.label(h, obs, explore=False)])
         assert self.features is not None
         phi = self.features.phi(h, np.asarray(obs))  # (N, A, d)
-        b = self.bonus.bonus(h, phi, self.gamma, self.horizon * self.gamma / max(self.config.gamma, 1e-300))
-        return np.asarray(np.clip(phi @ self.w[h] + b, self.floor[h], self.cap[h]))
+        return np.asarray(np.clip(phi @ self.w[h] + self._bonus(h, phi), self.floor[h], self.cap[h]))
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         return {}
 
     def state_dict(self) -> State:
         features = None if self.features is None else self.features.state_dict()
-        plans = {"w": self.w, "Q_greedy": self.Q_greedy}
+        plans = {name: getattr(self, name).copy() for name in PLANS}
+        plans |= {"unit": self.unit, "bounds": self.bounds.state_dict()}
         return {**plans, "table": self.table.state_dict(), "features": features, "bonus": self.bonus.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("w", "Q_greedy", "table", "features", "bonus"):
+        for key in (*PLANS, "unit", "bounds", "table", "features", "bonus"):
             require(key in state, f"model: the saved state lacks '{key}'.")
-        self.w, self.Q_greedy = (np.array(state[k], dtype=np.float64) for k in ("w", "Q_greedy"))
+        for name in PLANS:
+            setattr(self, name, np.array(state[name], dtype=np.float64))
+        self.unit = float(state["unit"])
+        self.bounds.load_state_dict(state["bounds"])
         self.table.load_state_dict(state["table"])
         self.bonus.load_state_dict(state["bonus"])
         self.features = None if state["features"] is None else features_from_state(state["features"])

@@ -1,7 +1,6 @@
-"""The learned model behind Contrastive-UCB: features, bonus and optimistic values, on tables or on vectors.
+"""The learned model behind Contrastive-UCB on finite states: P-hat = P^- psi'phi is a table of rank d, planned exactly.
 
-TableModel    states or decoded latents: P-hat = P^- psi'phi is a table of rank d, planned on exactly.
-VectorModel   phi(o,a) of the observation: least-squares value iteration on the stored rows, latents for the end.
+The states are observed, or decoded latents (`representation latent`). `vector_model.py` is the same on observations.
 """
 
 from __future__ import annotations

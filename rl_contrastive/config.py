@@ -117,7 +117,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
 def load_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; a missing or malformed file is an RlcError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
     except OSError as error:
         raise RlcError(f"cannot read {path}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

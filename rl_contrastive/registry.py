@@ -14,6 +14,7 @@ import pkgutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
+from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -47,8 +48,8 @@ class Entry:
 
 _ENTRIES: dict[tuple[Kind, str], Entry] = {}
 _DISCOVERED: set[str] = set()
-_IMPORTED: set[tuple[Path, int]] = set()
-"""User files that were imported, as they were."""
+_IMPORTED: dict[Path, int] = {}
+"""User files that were imported -> their time of change then."""
 
 
 def register(kind: Kind, name: str, config: type) -> Callable[[F], F]:
@@ -92,16 +93,23 @@ def entries(kind: Kind) -> list[Entry]:
 
 
 def import_file(path: Path) -> None:
-    """Import a user's Python file, once, so that what it registers can be named on the command line."""
+    """Import a user's Python file, once, so that what it registers can be named on the command line.
+
+    Its folder is put at the end of Python's path, so that it may import its neighbours. A file that is a module of this
+    process already, because the program imported it by its name or is that file, is not run again. A folder is only put
+    on the path.
+    """
+    add_folder(path if path.is_dir() else path.parent)
+    if path.is_dir():
+        return
     if not path.is_file():
         raise RlcError(f"--import: there is no file {path}.")
     # The library's own names come first: a file that takes one of them is the one to blame.
     _discover("agent")
     _discover("env")
-    file = (path.resolve(), path.stat().st_mtime_ns)
-    if file in _IMPORTED:
+    if is_imported(path):
         return
-    spec = importlib.util.spec_from_file_location(f"rlc_user_{path.stem}", path)
+    spec = _spec_of(path)
     if spec is None or spec.loader is None:
         raise RlcError(f"--import: {path} is no Python file; its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
@@ -109,8 +117,45 @@ def import_file(path: Path) -> None:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[spec.name]
         raise RlcError(f"--import: {path} raised {type(error).__name__}: {error}.") from error
-    _IMPORTED.add(file)
+    _IMPORTED[path.resolve()] = path.stat().st_mtime_ns
+
+
+def is_imported(path: Path) -> bool:
+    """Whether `import_file` would do nothing: the file was imported as it is now, or the folder is on Python's path."""
+    file = path.resolve()
+    if path.is_dir():
+        return str(file) in _resolved_path()
+    if file in _IMPORTED:
+        return path.is_file() and _IMPORTED[file] == path.stat().st_mtime_ns
+    return any(_file_of(module) == file for module in list(sys.modules.values()))
+
+
+def add_folder(folder: Path) -> None:
+    """Put a folder at the end of Python's path, where it hides nothing that is installed."""
+    if folder.is_dir() and str(folder.resolve()) not in _resolved_path():
+        sys.path.append(str(folder.resolve()))
+
+
+def _resolved_path() -> set[str]:
+    return {str(Path(entry).resolve()) for entry in sys.path}
+
+
+def _file_of(module: Any) -> Path | None:
+    name = getattr(module, "__file__", None)
+    return Path(name).resolve() if isinstance(name, str) else None
+
+
+def _spec_of(path: Path) -> ModuleSpec | None:
+    """By its own name where `import` would find this file, so that it is one module to whoever imports it."""
+    try:
+        found = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None
+    except (ValueError, ImportError):  # a module without a spec has this name, as `__main__` may
+        found = None
+    if found is not None and found.origin is not None and Path(found.origin).resolve() == path.resolve():
+        return found
+    return importlib.util.spec_from_file_location(f"rlc_user_{path.stem}", path)
 
 
 def _discover(kind: Kind) -> None:

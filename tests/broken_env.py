@@ -30,6 +30,7 @@ def broken(config, num_envs):
     fields = {"num_states": 6, "num_actions": 3, "horizon": 3, "rank": 2}
     env = entry.factory(from_dict(entry.config, fields), num_envs)
     resets, reset, step = [0], env.reset, env.step
+    how = "no" if "MENDED" in os.environ else config.how  # the cause of a failure lies outside the run, and goes away
 
     def counting_reset(**kwargs):
         resets[0] += 1
@@ -37,11 +38,11 @@ def broken(config, num_envs):
 
     def breaking_step(actions):
         obs, reward, terminated, truncated, info = step(actions)
-        if resets[0] >= config.at and config.how == "raise":
+        if resets[0] >= config.at and how == "raise":
             raise ZeroDivisionError("the simulator\nhas crashed.")
-        if resets[0] >= config.at and config.how == "die":
+        if resets[0] >= config.at and how == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if resets[0] >= config.at and config.how == "nan":
+        if resets[0] >= config.at and how == "nan":
             reward = np.where(np.arange(num_envs) == 1, np.nan, reward)
         return obs, reward, terminated, truncated, info
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rl_contrastive import __version__
 from rl_contrastive.errors import RlcError, unknown_name
+from rl_contrastive.registry import add_folder
 
 COMMANDS = {
     "run": ("rl_contrastive.cli.run", "run", "train an agent on an environment, one process a seed"),
@@ -35,6 +37,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `rlc`; returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
+    add_folder(Path.cwd())  # as `python -m` has it, and the worker processes
     try:
         return _dispatch(args)
     except RlcError as error:

@@ -12,6 +12,9 @@ import tyro
 from rl_contrastive.cli.parse import Done, flags_of, parse
 from rl_contrastive.config import require
 
+LOADING = ("trust_imports", "previous")
+"""Options of how a run folder is opened."""
+
 
 @dataclass(frozen=True)
 class MatchesCommand:
@@ -29,6 +32,11 @@ class MatchesCommand:
     """Bootstrap resamples (>= 1)."""
     json: bool = False
     """Print the result as JSON."""
+    trust_imports: bool = False
+    """Run the Python files that the run folders name (--import of their runs). Read them first where somebody else made
+    the folder."""
+    previous: bool = False
+    """Of runs whose last checkpoint is damaged, take the one before: an older agent."""
 
 
 def matches(args: list[str]) -> int:
@@ -40,7 +48,8 @@ def matches(args: list[str]) -> int:
     require(len(parsed.dirs) > 0, "rlc matches needs at least one folder.")
     from rl_contrastive.experiment.matches import matches as play
 
-    result = play(list(parsed.dirs), parsed.out, episodes=parsed.episodes, seed=parsed.seed, reps=parsed.reps)
+    names = ("episodes", "seed", "reps", *LOADING)
+    result = play(list(parsed.dirs), parsed.out, **{name: getattr(parsed, name) for name in names})
     return _show(result, parsed.out, parsed.json)
 
 
@@ -63,6 +72,11 @@ class ExploitCommand:
     """Folder for exploit.json, table.md and the learning curves; default: RUN/exploit."""
     json: bool = False
     """Print the result as JSON."""
+    trust_imports: bool = False
+    """Run the Python files that the run folders name (--import of their runs). Read them first where somebody else made
+    the folder."""
+    previous: bool = False
+    """Of runs whose last checkpoint is damaged, take the one before: an older agent."""
 
 
 def exploit(args: list[str]) -> int:
@@ -74,7 +88,7 @@ def exploit(args: list[str]) -> int:
     from rl_contrastive.experiment.exploit import exploit as train
 
     out = parsed.out or parsed.run / "exploit"
-    options = {name: getattr(parsed, name) for name in ("episodes", "eval_episodes", "seed")}
+    options = {name: getattr(parsed, name) for name in ("episodes", "eval_episodes", "seed", *LOADING)}
     result = train(parsed.run, out, agents=parsed.agent, **options)
     return _show(result, out, parsed.json)
 
@@ -99,6 +113,11 @@ class ReplayCommand:
     """How long a frame stays (> 0; .05 suits MinAtar and Atari), the last one of an episode three times as long."""
     every: int = 1
     """Show each k-th state only (>= 1), for long episodes."""
+    trust_imports: bool = False
+    """Run the Python files that the run folders name (--import of their runs). Read them first where somebody else made
+    the folder."""
+    previous: bool = False
+    """Of runs whose last checkpoint is damaged, take the one before: an older agent."""
 
 
 def replay(args: list[str]) -> int:
@@ -110,7 +129,7 @@ def replay(args: list[str]) -> int:
     from rl_contrastive.experiment.replay import replay as draw
 
     gif = parsed.out if parsed.out is not None or parsed.strip is not None else parsed.run / "replay.gif"
-    names = ("strip", "episodes", "seed", "against", "frame_seconds", "every")
+    names = ("strip", "episodes", "seed", "against", "frame_seconds", "every", *LOADING)
     returns = draw(parsed.run, gif, **{name: getattr(parsed, name) for name in names})
     for number, value in enumerate(returns, start=1):
         print(f"episode {number}: return {value:g}")

@@ -30,6 +30,8 @@ class CompareCommand:
     """Bootstrap resamples."""
     seed: int = 0
     """Seed of the bootstrap."""
+    pdf: bool = False
+    """Write the figures as PDF too."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -41,7 +43,7 @@ def compare(args: list[str]) -> int:
     except Done:
         return 0
     require(len(parsed.dirs) > 0, "rlc compare needs at least one folder.")
-    options = {name: getattr(parsed, name) for name in ("bar", "solve_gap", "reps", "seed")}
+    options = {name: getattr(parsed, name) for name in ("bar", "solve_gap", "reps", "seed", "pdf")}
     return write_comparison(list(parsed.dirs), parsed.out, as_json=parsed.json, **options)
 
 
@@ -68,9 +70,10 @@ def report(args: list[str]) -> int:
 
 def write_comparison(folders: list[Path], out: Path, *, as_json: bool, **options: Any) -> int:
     """Compare, and say where the result is."""
+    from rl_contrastive.experiment.progress import Occasionally
     from rl_contrastive.experiment.report import compare as make
 
-    result = make(folders, out, **options)
+    result = make(folders, out, say=Occasionally(2.0), **options)
     if as_json:
         print(json.dumps(result, indent=2, default=str))
     else:

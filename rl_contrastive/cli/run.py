@@ -45,6 +45,8 @@ class RunFlags(Limits):
     """BLAS and torch threads of each run; another number may change the last bits of results."""
     checkpoint_seconds: float = 30.0
     """Wall seconds between checkpoints."""
+    step_seconds: float | None = None
+    """Seconds that one step of the environment may take; a step that hangs then fails the run. Default: no limit."""
     tensorboard: bool = True
     """Write TensorBoard scalars beside metrics.jsonl, and histograms of agents that offer them."""
     overwrite: bool = False
@@ -109,6 +111,7 @@ def _imports(options: list[str]) -> list[str]:
 def start(agent: str, env: str, parsed: Any, command: str) -> int:
     """Check everything once, here, then hand the seeds to worker processes."""
     from rl_contrastive.experiment.run import RunConfig, check_new, prepare, resolve, run_folder
+    from rl_contrastive.experiment.run_config import with_local_folder
     from rl_contrastive.experiment.workers import Job
 
     flags: RunFlags = parsed.run
@@ -127,10 +130,12 @@ def start(agent: str, env: str, parsed: Any, command: str) -> int:
             label=flags.label,
             device=flags.device,
             threads=flags.threads,
+            step_seconds=flags.step_seconds,
             tensorboard=flags.tensorboard,
             imports=tuple(str(Path(file).resolve()) for file in flags.imports),
         )
     )
+    config = with_local_folder(config)
     out = flags.out / flags.experiment
     configs = [replace(config, seed=flags.seed + i) for i in range(flags.seeds)]
     folders = [run_folder(out, c) for c in configs]
@@ -138,7 +143,7 @@ def start(agent: str, env: str, parsed: Any, command: str) -> int:
         check_new(folder, flags.overwrite)
     for c in configs:
         prepare(c, out, overwrite=flags.overwrite, command=command)
-    jobs = [Job(f, c, fresh=True) for f, c in zip(folders, configs, strict=True)]
+    jobs = [Job(f, c, fresh=True, trusted=True) for f, c in zip(folders, configs, strict=True)]
     return work(jobs, flags.workers, as_json=flags.json)
 
 
@@ -215,6 +220,9 @@ class ResumeCommand:
     """The same for runs with a cap in environment steps."""
     workers: int | None = None
     """Runs at a time; default: min(cores, runs)."""
+    trust_imports: bool = False
+    """Run the Python files that the run folders name (--import of their runs). Read them first where somebody else made
+    the folder."""
     json: bool = False
     """Print the summaries as JSON."""
 
@@ -223,7 +231,8 @@ def resume(args: list[str]) -> int:
     """`rlc resume DIR`."""
     from rl_contrastive.experiment.extend import extend, longer
     from rl_contrastive.experiment.record import CONFIG
-    from rl_contrastive.experiment.run import read_config
+    from rl_contrastive.experiment.run import read_config, read_summary
+    from rl_contrastive.experiment.run_config import require_trust
     from rl_contrastive.experiment.workers import Job
 
     try:
@@ -234,10 +243,17 @@ def resume(args: list[str]) -> int:
     require(parsed.dir.is_dir(), f"there is no folder {parsed.dir}.")
     folders = sorted(path.parent for path in parsed.dir.rglob(CONFIG))
     require(len(folders) > 0, f"no run folder ({CONFIG}) at or below {parsed.dir}.")
+    further = parsed.episodes is not None or parsed.steps is not None
     # A damaged config is bad input, noticed before anything is started or changed.
-    jobs = [Job(folder, read_config(folder)) for folder in folders]
-    if parsed.episodes is not None or parsed.steps is not None:
-        jobs = [Job(folder, longer(folder, episodes=parsed.episodes, steps=parsed.steps)) for folder in folders]
+    trust = parsed.trust_imports
+    jobs = [Job(folder, read_config(folder), trusted=True) for folder in folders]
+    for job in jobs:
+        if (read_summary(job.folder) or {}).get("status") == "finished" and not further:
+            continue  # it is left as it is, and imports nothing
+        require_trust(job.config, job.folder, trust)
+    if further:
+        more = {"episodes": parsed.episodes, "steps": parsed.steps, "trust_imports": trust}
+        jobs = [Job(folder, longer(folder, **more), trusted=True) for folder in folders]
         for job in jobs:
             extend(job.folder, job.config, "rlc resume " + shlex.join(args))
     return work(jobs, parsed.workers, as_json=parsed.json)

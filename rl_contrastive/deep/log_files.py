@@ -12,7 +12,7 @@ import numpy as np
 
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
-from rl_contrastive.files import durably
+from rl_contrastive.files import check_stored, durably, read_array
 from rl_contrastive.spec import Array
 
 
@@ -34,17 +34,13 @@ def read_arrays(path: Path, names: Sequence[str], checksum: int) -> dict[str, Ar
     arrays: dict[str, Array] = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            if contents(archive) != checksum:
-                raise RlcError(f"replay log: {path} is not the file that the checkpoint was saved with.")
+            check_stored(archive, path.stat().st_size)
+            require(contents(archive) == checksum, "it is not the file that the checkpoint was saved with")
             for name in names:
-                with archive.open(name + ".npy") as entry:
-                    arrays[name] = np.lib.format.read_array(entry, allow_pickle=False)
-                    require(not entry.read(), f"replay log: {path} has bytes behind the end of {name}.")
+                arrays[name] = read_array(archive, name + ".npy")
     except OSError as error:
         raise RlcError(f"replay log: cannot read {path}: {error.strerror or error}.") from error
-    except RlcError:
-        raise
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError) as error:
+    except Exception as error:  # damaged bytes raise nearly anything, as in `experiment.checkpoint.read_state`
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise RlcError(f"replay log: {path} is corrupt or no part of a log: {reason}.") from error
     return arrays

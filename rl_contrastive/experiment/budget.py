@@ -12,6 +12,8 @@ from rl_contrastive.spec import State
 
 EVALUATIONS = 100
 """Evaluations of a run by default."""
+SHARE, FEWEST, MOST = 0.1, 5, 200
+"""Of budgets in steps: what evaluations may spend by default, relative to training; episodes of one of them."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,9 @@ class Limits:
     eval_every_steps: int | None = None
     """Environment steps between evaluations, up to the end of a batch, in place of `eval_every`; default a hundredth of
     `steps`."""
-    eval_episodes: int = 200
-    """Episodes of one evaluation (>= 1)."""
+    eval_episodes: int | None = None
+    """Episodes of one evaluation (>= 1); default 200, but for budgets in steps as many as keep all evaluations within a
+    tenth of the steps trained (at least 5, at most 200), and a policy that has not changed is not evaluated again."""
     solve_at: float = 0.9
     """Solved: mean return >= this fraction of the optimal one, twice in a row (0..1)."""
     solve_gap: float = 0.05
@@ -44,6 +47,8 @@ class Budget(Limits):
     """How long a run may be, and when it is measured: exactly one of episodes and steps is given."""
 
     def __post_init__(self) -> None:
+        if self.steps is None and self.eval_episodes is None:
+            object.__setattr__(self, "eval_episodes", MOST)  # the class is frozen
         one = (self.episodes is None) != (self.steps is None)
         require(one, "a run needs exactly one of episodes and steps.")
         for name in ("episodes", "steps", "eval_every", "eval_every_steps", "eval_episodes"):
@@ -65,6 +70,25 @@ class Budget(Limits):
         """The count of `Progress` by which evaluations are due: by default that of the budget."""
         by_steps = self.eval_every is None and (self.eval_every_steps or self.steps) is not None
         return "env_steps" if by_steps else "episodes"
+
+    def affordable(self, progress: Progress, version: int, rows: int, *, last: bool = False) -> int:
+        """Episodes of an evaluation that is due now; 0: it waits for a later one.
+
+        `eval_episodes` holds where it is given, and budgets in episodes always have it. A budget in steps is one of the
+        environment's time: by default its evaluations spend at most SHARE of the steps trained so far, by the mean
+        length of the episodes trained on. One of fewer than FEWEST episodes waits (or than `rows`, which are played
+        side by side), as does one of a policy `version` that was evaluated before. The last evaluation does not wait:
+        it has FEWEST episodes, whatever they cost.
+        """
+        if self.eval_episodes is not None:
+            return self.eval_episodes
+        if version == progress.evaluated_version and not last:
+            return 0
+        left = SHARE * progress.env_steps - progress.eval_steps
+        count = int(left * max(progress.episodes, 1) / max(progress.env_steps, 1))
+        if count < max(FEWEST, rows):
+            return FEWEST if last else 0
+        return min(count, MOST) // rows * rows or MOST
 
     def interval(self, batch: int) -> int:
         """Counts of `evaluation_clock` between evaluations."""
@@ -102,6 +126,10 @@ class Progress:
     """(episodes, env_steps) at the first one of the streak."""
     solved_at: tuple[int, int] | None = None
     last_return: float | None = None
+    eval_steps: int = 0
+    """Environment steps of all evaluations, which are not among `env_steps`."""
+    evaluated_version: int = -1
+    """Version of the agent at the last evaluation."""
     scalars: dict[str, float] = field(default_factory=dict)
     """Newest value of each scalar that `agent.update()` returned."""
     exact: dict[str, float] = field(default_factory=dict)
@@ -115,6 +143,7 @@ class Progress:
     def from_state(cls, state: State) -> Progress:
         """Inverse of `state_dict`; RlcError on missing or unknown keys."""
         names = {f.name for f in dataclasses.fields(cls)}
+        state = {"eval_steps": 0, "evaluated_version": -1, **state}  # checkpoints older than these
         require(state.keys() == names, f"the checkpoint's progress has fields {sorted(state)}, not {sorted(names)}.")
         solved = state["solved_at"]
         pairs = {"first_met": tuple(state["first_met"]), "solved_at": None if solved is None else tuple(solved)}

@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
-from rl_contrastive.files import sync_folder
+from rl_contrastive.files import check_stored, read_array, sync_folder
 from rl_contrastive.spec import Array, State
 
+T = TypeVar("T")
 NEWEST, PREVIOUS = "state.npz", "previous.npz"
 TREE = "tree.json"
 FORMAT = 1
@@ -63,13 +65,27 @@ def has_state(folder: Path) -> bool:
 
 def load_state(folder: Path) -> State:
     """The newest checkpoint that can be read whole; RlcError with the first reason if none can."""
+    return load_first(folder, lambda state: state)
+
+
+def load_first(folder: Path, use: Callable[[State], T], say: Callable[[str], None] = lambda sentence: None) -> T:
+    """`use` the newest checkpoint, or the one before if that cannot be read or `use` refuses it, which `say` tells.
+
+    RlcError with the first reason if both are of no use.
+    """
     problems: list[str] = []
     for name in (NEWEST, PREVIOUS):
-        if (folder / name).exists():
-            try:
-                return read_state(folder / name)
-            except RlcError as error:
-                problems.append(str(error))
+        if not os.path.lexists(folder / name):
+            continue
+        try:
+            found = use(read_state(folder / name))
+        except RlcError as error:
+            problems.append(str(error))
+            continue
+        if name == PREVIOUS:
+            reason = problems[0] if problems else f"{folder / NEWEST} is missing."
+            say(f"{reason} Going on from the last good checkpoint, {folder / PREVIOUS}.")
+        return found
     raise RlcError(problems[0] if problems else f"there is no checkpoint in {folder}.")
 
 
@@ -89,21 +105,17 @@ def read_state(path: Path) -> State:
     """Read one file; whatever is wrong with it (not ours, truncated, a flipped bit, a pickle) is an RlcError."""
     try:
         with zipfile.ZipFile(path) as archive:
+            check_stored(archive, path.stat().st_size)
             tree = json.loads(archive.read(TREE))
-            require(
-                isinstance(tree, dict) and tree.get("format") == FORMAT,
-                f"{path} is no checkpoint of format {FORMAT} of this library.",
-            )
-            state = _decode(tree["state"], archive)
+            ours = isinstance(tree, dict) and tree.get("format") == FORMAT and isinstance(tree.get("state"), dict)
+            require(ours, f"it is no checkpoint of format {FORMAT}")
+            return dict(_decode(tree["state"], archive, set()))
     except OSError as error:
         raise RlcError(f"cannot read the checkpoint {path}: {error.strerror or error}.") from error
-    except RlcError:
-        raise
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError) as error:
-        # CRC mismatches, missing entries, truncated tails, object arrays (which would need pickle) and bad JSON.
+    except Exception as error:
+        # CRC mismatches, missing entries, truncated tails, object arrays (which would need pickle), bad JSON; and what
+        # else Python's readers raise on damaged bytes: TypeError, RecursionError, MemoryError.
         raise RlcError(f"{path} is corrupt or not a checkpoint of this library: {_reason(error)}.") from error
-    require(isinstance(state, dict), f"{path} holds no state.")
-    return dict(state)
 
 
 def _reason(error: Exception) -> str:
@@ -129,15 +141,16 @@ def _encode(value: Any, arrays: list[Array], where: str) -> Any:
     return value
 
 
-def _decode(value: Any, archive: zipfile.ZipFile) -> Any:
-    """Inverse of `_encode`; reading an entry to its end checks its CRC."""
+def _decode(value: Any, archive: zipfile.ZipFile, seen: set[int]) -> Any:
+    """Inverse of `_encode`; reading an entry to its end checks its CRC. Each array stands in one place only: a million
+    mentions of one would fill the memory."""
     if isinstance(value, dict):
         if value.keys() == {ARRAY_KEY}:
-            with archive.open(f"{int(value[ARRAY_KEY])}.npy") as entry:
-                array = np.lib.format.read_array(entry, allow_pickle=False)
-                require(not entry.read(), f"{archive.filename}: array {value[ARRAY_KEY]} has bytes behind its end.")
-            return array
-        return {key: _decode(item, archive) for key, item in value.items()}
+            number = int(value[ARRAY_KEY])
+            require(number not in seen, f"it names the array {number} twice")
+            seen.add(number)
+            return read_array(archive, f"{number}.npy")
+        return {key: _decode(item, archive, seen) for key, item in value.items()}
     if isinstance(value, list):
-        return [_decode(item, archive) for item in value]
+        return [_decode(item, archive, seen) for item in value]
     return value

@@ -24,9 +24,10 @@ MOST_ENTRIES = 6e7
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Returns (n,) of n episodes, without discount."""
+    """Returns (n,) of n episodes, without discount, and the steps that they and what was played beside them took."""
 
     returns: FloatArray
+    steps: int = 0
 
     @property
     def mean(self) -> float:
@@ -53,12 +54,13 @@ def evaluate(
     def act(obs: Array, h: int) -> IntArray:
         return sample(checked_policy(agent, obs, h, num_actions, explore=explore), rng=rng)
 
-    returns = np.zeros(batches * rows)
+    returns, steps = np.zeros(batches * rows), 0
     for b in range(batches):
         total = returns[b * rows : (b + 1) * rows]
         for step in play(env, seeds[b * rows : (b + 1) * rows], act):
             total[step.alive] += step.reward[step.alive]
-    return Evaluation(returns[:episodes])
+            steps += int(np.count_nonzero(step.alive))
+    return Evaluation(returns[:episodes], steps)
 
 
 def sample(probabilities: FloatArray, *, rng: np.random.Generator) -> IntArray:

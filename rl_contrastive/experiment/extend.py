@@ -15,11 +15,14 @@ from rl_contrastive.config import require
 from rl_contrastive.experiment.budget import Budget
 from rl_contrastive.experiment.checkpoint import has_state
 from rl_contrastive.experiment.record import CHECKPOINT, CONFIG, SUMMARY, RunFolder, read_json, write_json
+from rl_contrastive.experiment.rollout import close
 from rl_contrastive.experiment.run import build, read_summary
-from rl_contrastive.experiment.run_config import RunConfig, config_json, read_config, resolve
+from rl_contrastive.experiment.run_config import RunConfig, config_json, read_config, require_trust, resolve
 
 
-def longer(folder: Path, *, episodes: int | None = None, steps: int | None = None) -> RunConfig:
+def longer(
+    folder: Path, *, episodes: int | None = None, steps: int | None = None, trust_imports: bool = False
+) -> RunConfig:
     """The config of the run in `folder` with a cap of `episodes` or `steps`; nothing is written.
 
     A run that ended because it was solved keeps its own. RlcError where a run cannot go on that far: a cap of the other
@@ -27,7 +30,9 @@ def longer(folder: Path, *, episodes: int | None = None, steps: int | None = Non
     """
     require((episodes is None) != (steps is None), "give one of --episodes and --steps.")
     kind, cap = ("episodes", episodes) if steps is None else ("steps", steps)
-    config = resolve(read_config(folder))
+    config = read_config(folder)
+    require_trust(config, folder, trust_imports)
+    config = resolve(config)
     old = getattr(config.budget, kind)
     require(old is not None, f"{folder} has no cap in {kind}: give --{'steps' if kind == 'episodes' else 'episodes'}.")
     require(cap >= old, f"{folder} has a cap of {old} {kind} already: --{kind} can only raise it, got {cap}.")
@@ -38,8 +43,7 @@ def longer(folder: Path, *, episodes: int | None = None, steps: int | None = Non
         return config
     config = replace(config, budget=_raised(config, kind, cap))
     agent, *envs = build(config)
-    for env in envs:
-        env.close()
+    close(*envs)
     own_loop = bool(getattr(agent, "external", False))
     require(not own_loop, f"{folder}: {config.agent} trains in a loop of its own and cannot go on; run it anew.")
     require(not done or has_state(folder / CHECKPOINT), f"{folder} has no checkpoint that it could go on from.")
@@ -68,6 +72,7 @@ def extend(folder: Path, config: RunConfig, command: str) -> None:
     try:
         before = read_json(folder / CONFIG)
         values = config_json(config, command)
+        del values["meta"]["run_id"]  # it stays the run that it was
         meta = dict(before.get("meta", {}))
         caps = {name: before.get(name) for name in ("episodes", "steps", "eval_every", "eval_every_steps")}
         values["meta"] = {**meta, "extended": [*meta.get("extended", []), {"before": caps, **values["meta"]}]}

@@ -79,6 +79,7 @@ def train(
     seed: int | None = None,
     sink: Sink | None = None,
     state: State | None = None,
+    progress: Progress | None = None,
     **limits: Any,
 ) -> TrainingResult:
     """Train `agent` on `env` (B = agent.batch rows) and return what was measured.
@@ -86,6 +87,7 @@ def train(
     The budget is `budget`, or the fields of `Budget` as keywords (`episodes=1000, eval_every=50`). `eval_env`: rows for
     evaluation, by default `env` itself, which is seeded anew before each use. `seed`: of the environment's and the
     evaluation's streams, by default the agent's. `state`: a snapshot to go on from; the agent is loaded from it too.
+    `progress`: the same for an agent that was loaded already.
     """
     limits = {name: value for name, value in limits.items() if value is not None}
     require(budget is None or not limits, "give either a budget or its fields, not both.")
@@ -96,6 +98,8 @@ def train(
     loop = _Loop(agent, env, budget or Budget(**limits), eval_env or env, tree, sink)
     if state is not None:
         loop.load(state)
+    elif progress is not None:
+        loop.progress = progress
     external = bool(getattr(agent, "external", False))
     stopped = loop.run_external() if external else loop.run()
     if sink is not None:
@@ -153,7 +157,7 @@ class _Loop:
             if self.sink is not None and self.sink.iterated(progress, self.snapshot):
                 return True
         if progress.recorded_at != progress.episodes:
-            self._evaluate()
+            self._evaluate(last=True)
         return False
 
     def _spent(self) -> bool:
@@ -204,10 +208,16 @@ class _Loop:
             progress.plans += 1
             progress.plans_covered += covered
 
-    def _evaluate(self) -> None:
-        """Measure the bonus-free policy and hand a line to the sink."""
+    def _evaluate(self, *, last: bool = False) -> None:
+        """Measure the bonus-free policy and hand a line to the sink, if the budget affords it (`Budget.affordable`)."""
         progress, agent = self.progress, self.agent
-        result = evaluate(agent, self.eval_env, self.budget.eval_episodes, tree=self.tree, index=progress.evaluations)
+        episodes = self.budget.affordable(progress, int(agent.version), self.eval_env.num_envs, last=last)
+        if episodes == 0:
+            progress.next_evaluation = (self._evaluation_clock() // self.interval + 1) * self.interval
+            return
+        result = evaluate(agent, self.eval_env, episodes, tree=self.tree, index=progress.evaluations)
+        progress.eval_steps += result.steps
+        progress.evaluated_version = int(agent.version)
         line: dict[str, Any] = {
             "episodes": progress.episodes,
             "env_steps": progress.env_steps,
@@ -279,7 +289,7 @@ class _Loop:
         trainer: Any = self.agent
         trainer.train_external(episodes=budget.episodes, steps=budget.steps, on_progress=on_progress)
         if not stopped and progress.recorded_at != progress.episodes:
-            self._evaluate()
+            self._evaluate(last=True)
         return stopped
 
     def snapshot(self) -> State:

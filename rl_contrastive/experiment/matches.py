@@ -23,6 +23,7 @@ from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment import statistics as st
 from rl_contrastive.experiment.evaluate import MOST_ROWS, evaluate
+from rl_contrastive.experiment.rollout import close
 from rl_contrastive.experiment.trained import (
     Trained,
     Versus,
@@ -99,7 +100,7 @@ def play_matches(
             returns = _returns(maximisers, minimisers, env, episodes, tree)
             cells[x, y] = _match(x, y, returns, signed=returns_can_be_negative(env.env_spec), seed=seed, reps=reps)
             on_match(cells[x, y])
-    env.close()
+    close(env)
     return Matches(runs[0].config.shown_env, tuple(groups), groups, cells, episodes, seed, env.env_spec.optimal_return)
 
 
@@ -159,14 +160,17 @@ def matches(
     seed: int = 0,
     reps: int = 2000,
     on_match: Callable[[Match], None] = lambda match: None,
+    trust_imports: bool = False,
+    previous: bool = False,
 ) -> dict[str, Any]:
     """Play the runs at or below `folders`; write matches.json, table.md and matches.png/.svg to `out`.
 
     Runs that cannot play (not finished, no checkpoint) are named in the result; RlcError if one was asked for itself.
+    trust_imports, previous: as of `load_agent`.
     """
     from rl_contrastive.experiment.report import match_table
 
-    runs, left_out = load_all(folders)
+    runs, left_out = load_all(folders, trust_imports=trust_imports, previous=previous)
     played = play_matches(runs, episodes=episodes, seed=seed, reps=reps, on_match=on_match)
     result = match_table.as_json(played, left_out)
     try:

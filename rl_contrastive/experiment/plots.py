@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rl_contrastive.files import durably, write_text
+from rl_contrastive.spec import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,8 +52,13 @@ STYLE: Any = {
     "figure.facecolor": "white",
     "svg.hashsalt": "rl_contrastive",
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # text that can be searched and edited, as in the SVG
     "path.simplify": False,
 }
+MOST_IN_MATRIX = 10
+"""Agents of a task in the matrix of improvement: more cells are too small to read."""
+POINTS = 20_000
+"""Points of all curves of a figure together: each is thinned to its share."""
 LABEL = 24
 """Characters of an agent's name in one line beside a panel."""
 LOG_RANGE = 6.0
@@ -80,10 +86,15 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save(figure: Figure, stem: Path) -> str:
-    """Write stem.png and stem.svg without dates or versions; returns the SVG text."""
+def save(figure: Figure, stem: Path, *, pdf: bool = False) -> str:
+    """Write stem.png and stem.svg, and stem.pdf if asked, without dates or versions; returns the SVG text."""
     png = stem.with_suffix(".png")
     durably(png, lambda file: figure.savefig(file, format="png", dpi=160, metadata={"Software": None}))
+    # Everything has its place now, and to compute it again would take as long as to draw.
+    figure.set_layout_engine(None)
+    if pdf:
+        nowhere = {"CreationDate": None, "Creator": None, "Producer": None}
+        durably(stem.with_suffix(".pdf"), lambda file: figure.savefig(file, format="pdf", metadata=nowhere))
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     write_text(stem.with_suffix(".svg"), buffer.getvalue())
@@ -105,12 +116,12 @@ def learning_curves(tasks: Sequence[Task], agents: Sequence[str], *, bar: float,
     if not tasks:
         return None
     figure, axes = _panels(tasks)
-    looks = colours(agents)
+    looks, most = colours(agents), _share(tasks)
     for axis, task in zip(axes, tasks, strict=True):
         drawn = [(group, group.curve) for group in task.groups if group.curve is not None]
         log = _wants_log([curve for _, curve in drawn])
         for place, (group, curve) in reversed(list(enumerate(drawn))):  # best last: on top
-            _draw_curve(axis, curve, *looks[group.agent], log=log, width=_width(place))
+            _draw_curve(axis, curve, *looks[group.agent], log=log, width=_width(place), most=most)
         if log:
             axis.set_xscale("log")
         if task.optimal is not None:
@@ -136,7 +147,7 @@ def exact_curves(
     if not having:
         return None
     figure, axes = _panels(having)
-    looks = colours(agents)
+    looks, most = colours(agents), _share(having)
     words = {
         "gap": "exact gap  V* − V of the policy",
         "regret": "exact regret of the episodes played",
@@ -145,7 +156,8 @@ def exact_curves(
     for axis, task in zip(axes, having, strict=True):
         for place, group in reversed(list(enumerate(task.groups))):
             if key in group.exact:
-                _draw_curve(axis, _positive(group.exact[key]), *looks[group.agent], log=True, width=_width(place))
+                curve = _positive(group.exact[key])
+                _draw_curve(axis, curve, *looks[group.agent], log=True, width=_width(place), most=most)
         headline = task.headline.key == key
         if headline:
             _bar(axis, solve_gap, f"solved: gap ≤ {solve_gap:g}")
@@ -159,8 +171,12 @@ def exact_curves(
     return figure
 
 
-def episodes_to_solve(tasks: Sequence[Task], agents: Sequence[str]) -> Figure:
-    """One dot a run, a bar at the median; open triangles are unsolved runs at their cap."""
+def episodes_to_solve(tasks: Sequence[Task], agents: Sequence[str]) -> Figure | None:
+    """One dot a run, a bar at the median; open triangles are unsolved runs at their cap. None where no task can be
+    solved, because its best return is not known."""
+    tasks = [task for task in tasks if task.judged and task.groups]
+    if not tasks:
+        return None
     figure, axes = _panels(tasks, row_height=0.42)
     looks = colours(agents)
     for axis, task in zip(axes, tasks, strict=True):
@@ -190,7 +206,8 @@ def episodes_to_solve(tasks: Sequence[Task], agents: Sequence[str]) -> Figure:
 
 def improvement_matrix(tasks: Sequence[Task], *, level: float = 0.95) -> Figure | None:
     """P(row better than column) for the agents of each task; None where no task has two agents."""
-    having = [task for task in tasks if task.improvement]
+    having = [replace(task, groups=task.groups[:MOST_IN_MATRIX]) for task in tasks if task.improvement]
+    having = [task for task in having if len(task.groups) > 1]
     if not having:
         return None
     most = max(len(task.groups) for task in having)
@@ -198,12 +215,13 @@ def improvement_matrix(tasks: Sequence[Task], *, level: float = 0.95) -> Figure 
     for axis, task in zip(axes, having, strict=True):
         names = [group.agent for group in task.groups]
         table = np.full((len(names), len(names)), np.nan)
-        for (x, y), value in task.improvement.items():
+        cells = {key: value for key, value in task.improvement.items() if {*key} <= {*names}}
+        for (x, y), value in cells.items():
             table[names.index(x), names.index(y)] = value.estimate
         # A mesh, not an image: the SVG then holds no raster.
         axis.pcolormesh(np.ma.masked_invalid(table), cmap=diverging(), vmin=0, vmax=1, edgecolor="white", linewidth=2)
         axis.invert_yaxis()
-        for (x, y), value in task.improvement.items():
+        for (x, y), value in cells.items():
             _improvement_cell(axis, names.index(y) + 0.5, names.index(x) + 0.5, value.estimate, value.low, value.high)
         axis.set_xticks(np.arange(len(names)) + 0.5, [wrap(n) for n in names], fontsize=8.5)
         axis.set_yticks(np.arange(len(names)) + 0.5, [wrap(n, LABEL) for n in names], fontsize=8.5)
@@ -212,7 +230,9 @@ def improvement_matrix(tasks: Sequence[Task], *, level: float = 0.95) -> Figure 
         axis.spines[:].set_visible(False)
         _title(axis, task, beside=_label_inches(task))
         axis.set_xlabel(f"better: {task.measure}", fontsize=8.5)
-    caption(figure, f"P(a run of the row is better than one of the column), ties 1/2, with {level:.0%} bootstrap CI.")
+    words = f"P(a run of the row is better than one of the column), ties 1/2, with {level:.0%} bootstrap CI."
+    cut = any(len(task.groups) > MOST_IN_MATRIX for task in tasks)
+    caption(figure, words + (f" The {MOST_IN_MATRIX} best agents of each task." if cut else ""))
     return figure
 
 
@@ -245,7 +265,7 @@ def _title(axis: Axes, task: Task, beside: float = 0.8) -> None:
     columns = axis.get_gridspec().ncols  # type: ignore[union-attr]
     characters = max(int((figure.get_size_inches()[0] / columns - beside) * 10.5), 12)  # type: ignore[union-attr]
     whole = task.heading.replace(" ", "\u00a0").replace(",\u00a0", ", ")
-    axis.set_title("\n".join(textwrap.wrap(whole, characters, break_on_hyphens=False)))
+    axis.set_title(verbatim("\n".join(textwrap.wrap(whole, characters, break_on_hyphens=False))))
 
 
 def _bar(axis: Axes, height: float, words: str) -> None:
@@ -271,8 +291,11 @@ def _width(place: int) -> float:
     return 1.8 + 0.5 * min(place, 4)
 
 
-def _draw_curve(axis: Axes, curve: Curve, colour: str, dash: tuple[float, ...], *, log: bool, width: float) -> None:
-    keep = curve.x > 0 if log else np.ones(len(curve.x), dtype=bool)
+def _draw_curve(
+    axis: Axes, curve: Curve, colour: str, dash: tuple[float, ...], *, log: bool, width: float, most: int
+) -> None:
+    keep = np.flatnonzero(curve.x > 0) if log else np.arange(len(curve.x))
+    keep = keep[_spread(curve.x[keep], most, log=log)]
     x, centre, low, high = curve.x[keep], curve.centre[keep], curve.low[keep], curve.high[keep]
     solid, after = x <= curve.solid_to, x >= curve.solid_to
     axis.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=2)
@@ -287,15 +310,27 @@ def _draw_curve(axis: Axes, curve: Curve, colour: str, dash: tuple[float, ...], 
     )  # fmt: skip
 
 
+def _spread(x: FloatArray, most: int, *, log: bool) -> IntArray:
+    """Indices of at most `most` of the increasing points x, even along the axis, the first and the last among them."""
+    if len(x) <= most:
+        return np.arange(len(x))
+    space = np.geomspace if log else np.linspace
+    return np.unique(np.clip(np.searchsorted(x, space(x[0], x[-1], most)), 0, len(x) - 1))
+
+
+def _share(tasks: Sequence[Task]) -> int:
+    """Points that each curve of a figure may have."""
+    return max(POINTS // max(sum(len(task.groups) for task in tasks), 1), 40)
+
+
 def _draw_counts(axis: Axes, y: int, group: Group, colour: str, *, log: bool) -> None:
     """Runs spread a little in y so that equal counts stay visible."""
     n = len(group.counts)
-    offsets = np.linspace(-0.17, 0.17, n) if n > 1 else np.zeros(1)
-    for count, solved, offset in zip(group.counts, group.solved, offsets, strict=True):
-        if log and count <= 0:
-            continue  # a run that failed before its first evaluation has no place on a log axis; the table lists it
-        face = colour if solved else "white"
-        axis.plot(count, y + offset, "o" if solved else ">", color=colour, markerfacecolor=face, markersize=6,
+    heights = y + (np.linspace(-0.17, 0.17, n) if n > 1 else np.zeros(1))
+    # A run that failed before its first evaluation has no place on a log axis; the table lists it.
+    placed, solved = (group.counts > 0) | (not log), np.array(group.solved, dtype=bool)
+    for which, marker, face in ((placed & solved, "o", colour), (placed & ~solved, ">", "white")):
+        axis.plot(group.counts[which], heights[which], marker, color=colour, markerfacecolor=face, markersize=6,
                   markeredgewidth=1.2, alpha=0.9, zorder=3)  # fmt: skip
     axis.plot(
         [group.episodes.median] * 2, [y - 0.3, y + 0.3], color=INK, linewidth=2.2, zorder=2, solid_capstyle="butt"
@@ -358,7 +393,7 @@ def _legend(figure: Figure, tasks: Sequence[Task], agents: Sequence[str], looks:
         if sizes:
             colour, dash = looks[agent]
             handles.append(Line2D([], [], color=colour, dashes=dash or (None, None), linewidth=2.2))
-            labels.append(f"{agent} (n={'–'.join(str(n) for n in sorted({min(sizes), max(sizes)}))})")
+            labels.append(f"{verbatim(agent)} (n={'–'.join(str(n) for n in sorted({min(sizes), max(sizes)}))})")
     width = figure.get_size_inches()[0]
     columns = max(1, min(len(labels), int(width / (0.62 + 0.085 * max(len(label) for label in labels)))))
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, fontsize=9, handlelength=1.8)
@@ -369,11 +404,16 @@ def caption(figure: Figure, text: str) -> None:
     import textwrap
 
     lines = textwrap.wrap(text, int(figure.get_size_inches()[0] * 14.5))
-    figure.supxlabel("\n".join(lines), fontsize=8, color="#555555", x=0.01, ha="left")
+    figure.supxlabel(verbatim("\n".join(lines)), fontsize=8, color="#555555", x=0.01, ha="left")
 
 
 def wrap(name: str, width: int = 14) -> str:
     """A long agent name in lines, broken at hyphens and spaces."""
     import textwrap
 
-    return "\n".join(textwrap.wrap(name, width))
+    return verbatim("\n".join(textwrap.wrap(name, width)))
+
+
+def verbatim(text: str) -> str:
+    """A user's words as they are written: matplotlib reads what stands between two dollar signs as mathematics."""
+    return text.replace("$", r"\$")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.evaluate import checked_policy, sample
-from rl_contrastive.experiment.rollout import autoreset_mode, play
+from rl_contrastive.experiment.rollout import autoreset_mode, close, play
 from rl_contrastive.experiment.trained import Trained, Versus, load_trained, require_game, require_same_env
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import Array, Env, EnvSpec, IntArray, split_action
@@ -62,11 +62,13 @@ def replay(
     against: Path | None = None,
     frame_seconds: float = 0.6,
     every: int = 1,
+    trust_imports: bool = False,
+    previous: bool = False,
 ) -> list[float]:
     """Play the bonus-free policy of a run and write `out` (GIF or MP4) and `strip` (PNG); the returns of the episodes.
 
     against: a run of the same game whose minimiser plays instead of the run's own. RlcError where the environment has
-    no picture, before anything is written.
+    no picture, before anything is written. trust_imports, previous: as of `load_agent`.
     """
     require(episodes >= 1, f"replay: episodes must be >= 1, got {episodes}.")
     require(every >= 1, f"replay: every must be >= 1, got {every}.")
@@ -77,11 +79,11 @@ def replay(
         require(known, f"replay: {file} must end in {' or '.join(endings)}.")
     if out is not None and out.suffix.lower() == ".mp4":
         ffmpeg()  # a missing encoder is known before anything is played
-    run = load_trained(path)
+    run = load_trained(path, trust_imports=trust_imports, previous=previous)
     policy: Any = run.agent
     names = [run.label]
     if against is not None:
-        other = load_trained(against)
+        other = load_trained(against, trust_imports=trust_imports, previous=previous)
         require_same_env([run, other])
         policy = Versus(run.agent, other.agent, require_game(run))
         names = [run.label, other.label]
@@ -107,7 +109,7 @@ def _episodes(run: Trained, policy: Any, episodes: int, seed: int, every: int) -
             where = f"episode {number + 1}, " if episodes > 1 else ""
             yield film(env, policy, seeds[number], rng=rng, prefix=where, every=every)
     finally:
-        env.close()
+        close(env)
 
 
 def film(

@@ -7,7 +7,11 @@ masked out by `alive`, until no row is alive.
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -63,6 +67,53 @@ def final_observations(following: Array, info: dict[str, Any], ended: BoolArray)
     # Row by row: gymnasium hands out an object array, other environments a plain batch.
     next_obs[rows] = np.stack([np.asarray(info["final_obs"][row]) for row in rows])
     return next_obs
+
+
+def close(*envs: Env) -> None:
+    """Close environments that are not needed any more. One that fails at this is told on stderr: what was done with it
+    stays done."""
+    for env in envs:
+        try:
+            env.close()
+        except Exception as error:  # noqa: BLE001 - a user's code, and nothing depends on it
+            text = " ".join(str(error).split())
+            print(f"rlc: warning: closing {env.env_spec.name} raised {type(error).__name__}: {text}.", file=sys.stderr)
+
+
+@contextmanager
+def step_limit(envs: Sequence[Any], seconds: float | None) -> Iterator[None]:
+    """Within it a step or reset of `envs` that takes longer than `seconds` raises RlcError; None: no limit.
+
+    By an alarm signal, so in the main thread only, and a step that hangs in native code is interrupted when it returns.
+    """
+    if seconds is None:
+        yield
+        return
+
+    def ring(number: int, frame: Any) -> None:
+        raise RlcError(f"a step of the environment took longer than step_seconds, {seconds:g} s.")
+
+    def limited(work: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **keywords: Any) -> Any:
+            signal.setitimer(signal.ITIMER_REAL, seconds, seconds)  # again and again: the environment may catch it
+            try:
+                return work(*args, **keywords)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+        return call
+
+    require(threading.current_thread() is threading.main_thread(), "step_seconds works in the main thread only.")
+    before = signal.signal(signal.SIGALRM, ring)
+    own = [(env, env.step, env.reset) for env in envs]
+    for env, step, reset in own:
+        env.step, env.reset = limited(step), limited(reset)
+    try:
+        yield
+    finally:
+        for env, step, reset in own:
+            env.step, env.reset = step, reset
+        signal.signal(signal.SIGALRM, before)
 
 
 def _check_rewards(name: str, reward: FloatArray, alive: BoolArray, h: int) -> None:

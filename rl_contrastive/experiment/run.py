@@ -16,16 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from rl_contrastive import registry
-from rl_contrastive.config import from_dict
+from rl_contrastive.config import from_dict, require
 from rl_contrastive.errors import RlcError
+from rl_contrastive.experiment.budget import FEWEST
 from rl_contrastive.experiment.evaluate import MOST_ROWS
 from rl_contrastive.experiment.loop import Budget, Progress, TrainingResult, check_fit, train
 from rl_contrastive.experiment.record import CONFIG, SUMMARY, RunFolder, RunSink, peak_memory_mb, read_json, write_json
+from rl_contrastive.experiment.rollout import close, step_limit
 from rl_contrastive.experiment.run_config import (
     RunConfig,
     config_from_json,
     config_json,
+    identity,
     read_config,
+    require_identity,
+    require_trust,
     resolve,
     run_folder,
     with_device,
@@ -62,8 +67,14 @@ def build(config: RunConfig) -> tuple[Agent, Env, Env]:
     env: Env = env_entry.factory(env_config, agent_config.batch)
     agent: Agent = agent_entry.factory(env, agent_config, seed=config.seed)
     check_fit(agent, env, config.budget)
-    eval_env: Env = env_entry.factory(for_evaluation(env_config), min(config.budget.eval_episodes, MOST_ROWS))
+    eval_env: Env = env_entry.factory(for_evaluation(env_config), _evaluation_rows(config.budget))
     return agent, env, eval_env
+
+
+def _evaluation_rows(budget: Budget) -> int:
+    """Rows of the evaluation environment: one for each episode of an evaluation, or FEWEST where their number varies,
+    because all rows are played even where fewer would do."""
+    return min(budget.eval_episodes or FEWEST, MOST_ROWS)
 
 
 def for_evaluation(env_config: Any) -> Any:
@@ -101,24 +112,52 @@ def resume(
     *,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
+    trust_imports: bool = False,
 ) -> Summary:
-    """Go on with the run in `path` from its last whole checkpoint, or from its seed if it has none.
+    """Go on with the run in `path` from its last good checkpoint, or from its seed if it has none.
 
-    A finished run is left as it is. The result has the bytes of a run that was never interrupted.
+    A finished run is left as it is. The result has the bytes of a run that was never interrupted. `trust_imports`: run
+    the Python files that config.json names; RlcError if it names some that this process has not imported.
     """
     config = read_config(path)
     summary = read_summary(path)
     if summary is not None and summary.get("status") == "finished":
         return summary
-    config = resolve(config)
+    require_trust(config, path, trust_imports)
     folder = RunFolder(path)
     folder.lock()
     try:
-        parts = build(config)
-        state = folder.restore(_identity(config))
-        return _train(config, folder, parts, state, on_progress, should_stop)
+        again = read_config(path)  # another process may have had the lock until now
+        require(again == config, f"{path} was changed by another process; start again.")
+        config = resolve(config)
+        found = folder.restore(
+            lambda state: require_identity(path, state.get("run"), config),
+            lambda state: _restored(config, folder, state),
+        )
+        parts, progress = (build(config), None) if found is None else found
+        return _train(config, folder, parts, progress, on_progress, should_stop)
     finally:
         folder.unlock()
+
+
+def _restored(config: RunConfig, folder: RunFolder, state: State) -> tuple[tuple[Agent, Env, Env], Progress]:
+    """A new agent with its environments, as it was at a checkpoint; RlcError whatever is wrong with that."""
+    parts = build(config)
+    try:
+        _keep(parts[0], folder)
+        progress = Progress.from_state(state["progress"])
+        parts[0].load_state_dict(state["agent"])
+    except Exception as error:
+        close(*parts[1:])
+        raise RlcError(f"the checkpoint in {folder.path} cannot be loaded: {one_line(error)}") from error
+    return parts, progress
+
+
+def _keep(agent: Agent, folder: RunFolder) -> None:
+    """Give agents that keep large things in a folder of the run theirs."""
+    keep_in: Callable[[Path], None] | None = getattr(agent, "keep_in", None)
+    if keep_in is not None:
+        keep_in(folder.replay)
 
 
 def prepare(config: RunConfig, out: Path, *, overwrite: bool = False, command: str = "") -> Path:
@@ -145,21 +184,17 @@ def read_summary(path: Path) -> Summary | None:
     return read_json(path / SUMMARY) if (path / SUMMARY).is_file() else None
 
 
-def _identity(config: RunConfig) -> dict[str, Any]:
-    return {"agent": config.agent, "env": config.env, "seed": config.seed}
-
-
 def _train(
     config: RunConfig,
     folder: RunFolder,
     parts: tuple[Agent, Env, Env],
-    state: State | None,
+    progress: Progress | None,
     on_progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
 ) -> Summary:
-    """Train, and write summary.json whatever happens."""
+    """Train, and write summary.json whatever happens. `progress`: of a run that goes on, whose agent is loaded."""
     agent, env, eval_env = parts
-    seen = Progress.from_state(state["progress"]) if state is not None else Progress()
+    seen = Progress() if progress is None else progress
 
     def note(progress: Progress) -> None:
         nonlocal seen
@@ -169,13 +204,12 @@ def _train(
     sink: RunSink | None = None
     status, error = "failed", None
     started = time.monotonic()
-    keep_in: Callable[[Path], None] | None = getattr(agent, "keep_in", None)
     try:
-        if keep_in is not None:
-            keep_in(folder.replay)
+        if progress is None:
+            _keep(agent, folder)
         sink = RunSink(
             folder,
-            identity=_identity(config),
+            identity=identity(config),
             checkpoint_seconds=config.checkpoint_seconds,
             tensorboard=config.tensorboard,
             on_progress=note,
@@ -183,7 +217,7 @@ def _train(
             histograms=getattr(agent, "histograms", None),
             clock=config.budget.clock,
         )
-        result = _guarded(agent, env, eval_env, config, sink, state)
+        result = _guarded(agent, env, eval_env, config, sink, progress)
         seen, status = result.progress, "aborted" if result.stopped else "finished"
     except KeyboardInterrupt:
         status = "aborted"
@@ -192,33 +226,49 @@ def _train(
     finally:
         if sink is not None:
             sink.close()
-        env.close()
-        eval_env.close()
+        close(env, eval_env)
     wall = sink.wall if sink is not None else time.monotonic() - started
     summary = _summary(config, env, seen, status, error, wall)
     try:
+        folder.require_own()
         write_json(folder.path / SUMMARY, summary)
-    except RlcError as problem:  # a full disk: the caller still learns how the run ended
+    except RlcError as problem:  # a full disk, a deleted folder: the caller still learns how the run ended
         summary["error"] = summary["error"] or str(problem)
         summary["status"] = "failed"
     return summary
 
 
 def _guarded(
-    agent: Agent, env: Env, eval_env: Env, config: RunConfig, sink: RunSink, state: State | None
+    agent: Agent, env: Env, eval_env: Env, config: RunConfig, sink: RunSink, progress: Progress | None
 ) -> TrainingResult:
     """`train`, with whatever it raises turned into one sentence; the traceback goes to stderr if RLC_DEBUG is set."""
     try:
-        return train(agent, env, budget=config.budget, eval_env=eval_env, seed=config.seed, sink=sink, state=state)
+        with step_limit((env, eval_env), config.step_seconds):
+            return train(
+                agent, env, budget=config.budget, eval_env=eval_env, seed=config.seed, sink=sink, progress=progress
+            )
     except RlcError:
         raise
     except Exception as error:
         if os.environ.get("RLC_DEBUG"):
             traceback.print_exc(file=sys.stderr)
-        text = " ".join(str(error).split()).rstrip(".")
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(last.filename).name}:{last.lineno} ({last.name})"
-        raise RlcError(f"the run raised {type(error).__name__} at {place}{': ' if text else ''}{text}.") from error
+        raise RlcError(f"the run raised {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """`ZeroDivisionError at lock.py:7 (step): ...`; an RlcError is its own sentence."""
+    if isinstance(error, RlcError):
+        return str(error)
+    text = " ".join(str(error).split()).rstrip(".")
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(last.filename).name}:{last.lineno} ({last.name})"
+    return f"{type(error).__name__} at {place}{': ' if text else ''}{text}."
+
+
+def _share(progress: Progress) -> float | None:
+    """Part of all environment steps, of training and of evaluations, that evaluations took."""
+    both = progress.env_steps + progress.eval_steps
+    return round(progress.eval_steps / both, 6) if both else None
 
 
 def _summary(config: RunConfig, env: Env, progress: Progress, status: str, error: str | None, wall: float) -> Summary:
@@ -233,6 +283,8 @@ def _summary(config: RunConfig, env: Env, progress: Progress, status: str, error
         "error": error,
         "episodes": progress.episodes,
         "env_steps": progress.env_steps,
+        "eval_steps": progress.eval_steps,
+        "evaluation_share": _share(progress),
         "wall_s": round(wall, 3),
         "solved_at_episode": solved[0] if solved else None,
         "solved_at_env_steps": solved[1] if solved else None,

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
 import platform
 import subprocess
+import sys
+import sysconfig
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +22,9 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.budget import Budget
 from rl_contrastive.experiment.record import CONFIG, read_json
 
+TABLES = ("agent_config", "env_config", "budget")
+LONGEST_NAME = 255
+"""Bytes of a folder's name on common file systems."""
 PACKAGES = ("rl-contrastive", "numpy", "scipy", "gymnasium", "torch", "stable-baselines3")
 
 
@@ -55,16 +64,26 @@ class RunConfig:
     tensorboard: bool = True
     """Write TensorBoard scalars, and histograms of agents that offer them."""
     imports: tuple[str, ...] = ()
-    """User files to import first."""
+    """User files to import first, and folders from which modules may be imported."""
+    step_seconds: float | None = None
+    """Seconds that one step of the environment may take (> 0); a step that hangs then fails the run."""
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed must be >= 0, got {self.seed}.")
         require(self.threads >= 1, f"threads must be >= 1, got {self.threads}.")
         require(self.checkpoint_seconds >= 0, f"checkpoint_seconds must be >= 0, got {self.checkpoint_seconds}.")
+        require(
+            self.step_seconds is None or 0 < self.step_seconds < math.inf,
+            f"step_seconds must be > 0 and finite, got {self.step_seconds}.",
+        )
         check_device(self.device)
         for name in ("experiment", "label", "env_label"):
             value = getattr(self, name)
-            require(value is None or bool(value.strip(". ")), f"{name} must not be empty or only dots, got {value!r}.")
+            if value is not None:
+                require(bool(value.strip(". ")), f"{name} must not be empty or only dots, got {value!r}.")
+                require(value.isprintable(), f"{name} must hold printable characters only, got {value!r}.")
+        inside = not Path(self.experiment).is_absolute() and ".." not in Path(self.experiment).parts
+        require(inside, f"experiment must be the name of a folder below --out, got {self.experiment!r}.")
 
     @property
     def shown_agent(self) -> str:
@@ -75,8 +94,20 @@ class RunConfig:
         return self.env_label or self.env
 
 
+def require_trust(config: RunConfig, folder: Path, trust_imports: bool) -> None:
+    """RlcError if the run in `folder`, which somebody else may have made, names files that this process has not
+    imported: they are executed only where the user says so."""
+    new = [name for name in config.imports if not registry.is_imported(Path(name))]
+    new += [str(path) for path in [_own_module(config)] if path is not None]
+    require(
+        trust_imports or not new,
+        f"{folder} names Python code to import: {', '.join(new)}. Read it, then allow it: --trust-imports on the "
+        "command line, trust_imports=True in Python.",
+    )
+
+
 def resolve(config: RunConfig) -> RunConfig:
-    """The same run with every field of both configs written out, all names and values checked."""
+    """The same run with every field of both configs written out, all names and values checked. Imports its files."""
     for path in config.imports:
         registry.import_file(Path(path))
     agent, _ = registry.get("agent", config.agent)
@@ -90,6 +121,32 @@ def resolve(config: RunConfig) -> RunConfig:
         agent_config=to_dict(from_dict(agent.config, agent_config, "agent.")),
         env_config=to_dict(from_dict(env.config, {**config.env_config, **fixed}, "env.")),
     )
+
+
+def _own_module(config: RunConfig) -> Path | None:
+    """The file of the module that the environment's name asks for (`pettingzoo:my_module:make`), if that was not
+    imported yet and is not installed as a package."""
+    top = _module(config)
+    spec = None if not top or top in sys.modules else importlib.util.find_spec(top)
+    origin = None if spec is None or spec.origin is None else Path(spec.origin)
+    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+    return None if origin is None or any(origin.is_relative_to(folder) for folder in installed) else origin
+
+
+def _module(config: RunConfig) -> str:
+    """`my_module` of the environment pettingzoo:my_module:make; empty where the name asks for none."""
+    _, _, rest = config.env.partition(":")
+    module, inner, _ = rest.partition(":")
+    top = module.partition(".")[0]
+    return top if inner and top.isidentifier() else ""
+
+
+def with_local_folder(config: RunConfig) -> RunConfig:
+    """With the current folder among the imports, where the environment's name (`pettingzoo:my_module:make`) means a
+    module that lies there: whoever opens the run from elsewhere finds it too."""
+    here, top = Path.cwd(), _module(config)
+    local = bool(top) and any((here / name).exists() for name in (f"{top}.py", top))
+    return replace(config, imports=(*config.imports, str(here))) if local else config
 
 
 def completed(kind: Literal["agent", "env"], name: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -127,14 +184,81 @@ def with_device(config: type, values: dict[str, Any], device: str) -> dict[str, 
 
 def run_folder(out: Path, config: RunConfig) -> Path:
     """out/<label or agent>--<env>/seed-<n>; what cannot stand in a file name becomes "_"."""
-    name = f"{config.shown_agent}--{config.shown_env}"
-    return out / "".join("_" if c in '/\\: *?"<>|\n' else c for c in name) / f"seed-{config.seed}"
+    name = "".join("_" if c in '/\\: *?"<>|' else c for c in f"{config.shown_agent}--{config.shown_env}")
+    size = len(name.encode())
+    require(
+        size <= LONGEST_NAME,
+        f"the folder name {name[:60]}... has {size} bytes, at most {LONGEST_NAME} are allowed: give a shorter label or "
+        "env_label.",
+    )
+    return out / name / f"seed-{config.seed}"
 
 
 def read_config(path: Path) -> RunConfig:
     """The RunConfig of a run folder."""
     require((path / CONFIG).is_file(), f"{path} is no run folder: it has no {CONFIG}.")
     return config_from_json(read_json(path / CONFIG), str(path / CONFIG))
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """What decides a resolved run's bytes, as JSON values: each checkpoint holds it."""
+    budget = config.budget
+    judged = ("episodes", "steps", "eval_episodes", "solve_at", "solve_gap", "stop_when_solved", "exact")
+    return {
+        "agent": config.agent,
+        "env": config.env,
+        "seed": config.seed,
+        "agent_config": config.agent_config,
+        "env_config": config.env_config,
+        "budget": {
+            **{name: getattr(budget, name) for name in judged},
+            "clock": budget.evaluation_clock,
+            "interval": budget.interval(int(config.agent_config["batch"])),
+        },
+    }
+
+
+def require_identity(folder: Path, found: Any, config: RunConfig) -> None:
+    """RlcError unless `found`, the identity in a checkpoint of `folder`, is that of `config`.
+
+    Options that are newer than the checkpoint have their defaults, older ones hold fewer keys, and a run whose cap was
+    raised has checkpoints of the caps before.
+    """
+    keys = {"agent", "env", "seed"}
+    good = isinstance(found, dict) and keys <= found.keys() and all(isinstance(found.get(k, {}), dict) for k in TABLES)
+    require(good, f"the checkpoint in {folder} does not say of which run it is.")
+    own = identity(config)
+    theirs = dict(found)
+    if (theirs["agent"], theirs["env"]) == (own["agent"], own["env"]):
+        if "agent_config" in theirs:
+            theirs["agent_config"] = completed("agent", own["agent"], theirs["agent_config"])
+        if "env_config" in theirs:
+            theirs["env_config"] = completed("env", own["env"], theirs["env_config"])
+    if "budget" in theirs:
+        theirs["budget"] = {**own["budget"], **theirs["budget"]}
+        cap = {name: theirs["budget"][name] for name in ("episodes", "steps")}
+        if cap in _earlier_caps(folder):
+            theirs["budget"] |= {name: own["budget"][name] for name in cap}
+    other = list(_differences(theirs, own, ""))
+    require(not other, f"the checkpoint in {folder} is of another run: {', '.join(other)}.")
+
+
+def _earlier_caps(folder: Path) -> list[dict[str, Any]]:
+    """The caps that a run had before `rlc resume` raised them."""
+    meta = read_json(folder / CONFIG).get("meta")
+    notes = meta.get("extended", []) if isinstance(meta, dict) else []
+    before = [note.get("before") for note in notes if isinstance(note, dict)]
+    return [{name: caps.get(name) for name in ("episodes", "steps")} for caps in before if isinstance(caps, dict)]
+
+
+def _differences(found: dict[str, Any], own: dict[str, Any], where: str) -> Iterator[str]:
+    """`agent_config.step_size is 0.5 there and 0.6 here` for each value of `found` that is another one in `own`."""
+    for key, value in found.items():
+        mine = own.get(key)
+        if isinstance(value, dict) and isinstance(mine, dict):
+            yield from _differences(value, mine, f"{where}{key}.")
+        elif value != mine:
+            yield f"{where}{key} is {value!r} there and {mine!r} here"
 
 
 def config_from_json(values: dict[str, Any], where: str) -> RunConfig:
@@ -150,8 +274,9 @@ def config_json(config: RunConfig, command: str) -> dict[str, Any]:
     """RunConfig with the budget's fields beside the others, and where it came from under "meta"."""
     values = to_dict(config)
     budget = values.pop("budget")
-    meta = {"command": command, "versions": _versions(), "processor": _processor(), "git": _git_commit()}
-    return {**values, **budget, "meta": meta}
+    made = {"versions": _versions(), "processor": _processor(), "git": _git_commit()}
+    # The run id tells this run from any other one in the same folder; nothing that is computed depends on it.
+    return {**values, **budget, "meta": {"command": command, "run_id": uuid.uuid4().hex, **made}}
 
 
 def _versions() -> dict[str, str | None]:

@@ -121,8 +121,22 @@ def probability_of_improvement(
 ) -> Interval:
     """`improvement` of X over Y with a bootstrap that resamples both sides; larger values are better."""
     x, y = _runs(x), _runs(y)
+    _check(reps, level)
     wins = 0.5 + 0.5 * np.sign(x[:, None] - y[None, :])  # (n, m)
-    return crossed(wins, rng=rng, reps=reps, level=level)
+    n, m = wins.shape
+    if n == 1 and m == 1:
+        return Interval(float(wins[0, 0]), np.nan, np.nan)
+    # As in `crossed`, but how often each run is drawn says it all: sums of 0, 1/2 and 1 are exact in any order.
+    rows, columns = _times(resample(n, reps, rng=rng), n), _times(resample(m, reps, rng=rng), m)
+    draws = ((rows @ wins) * columns).sum(axis=1) / (n * m)
+    return Interval(float(wins.mean()), *_percentiles(draws, level))
+
+
+def _times(index: IntArray, n: int) -> FloatArray:
+    """How often each of n runs is drawn in each row of the index (reps, n)."""
+    reps = len(index)
+    flat = (index + n * np.arange(reps)[:, None]).ravel()
+    return np.bincount(flat, minlength=reps * n).reshape(reps, n).astype(np.float64)
 
 
 def crossed(table: FloatArray, *, rng: np.random.Generator, reps: int = 2000, level: float = 0.95) -> Interval:

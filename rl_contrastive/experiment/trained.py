@@ -17,12 +17,13 @@ import numpy as np
 from rl_contrastive import registry
 from rl_contrastive.config import from_dict, require
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.checkpoint import has_state, load_state
+from rl_contrastive.experiment.checkpoint import NEWEST, PREVIOUS, has_state, read_state
 from rl_contrastive.experiment.evaluate import checked_policy, sample
 from rl_contrastive.experiment.record import CHECKPOINT, CONFIG
+from rl_contrastive.experiment.rollout import close
 from rl_contrastive.experiment.run import build, for_evaluation, read_summary
-from rl_contrastive.experiment.run_config import RunConfig, read_config, resolve
-from rl_contrastive.spec import Agent, Array, Env, EnvSpec, FloatArray, marginals, product
+from rl_contrastive.experiment.run_config import RunConfig, read_config, require_identity, require_trust, resolve
+from rl_contrastive.spec import Agent, Array, Env, EnvSpec, FloatArray, State, marginals, product
 
 
 @dataclass(frozen=True)
@@ -85,39 +86,61 @@ class Player:
         return action if decode is None else decode(action)
 
 
-def load_agent(path: Path | str) -> tuple[Agent, RunConfig]:
+def load_agent(path: Path | str, *, trust_imports: bool = False, previous: bool = False) -> tuple[Agent, RunConfig]:
     """The trained agent of a run folder, and the config that names its environment; RlcError unless it finished.
+
+    trust_imports: run the Python files that the folder's config.json names; RlcError if it names some that this process
+    has not imported. previous: of a run whose last checkpoint is damaged, take the one before, an older agent.
 
     Its folder `replay` is not read: agents that keep one there (`spec.Agent`) can play afterwards, but not learn.
     """
     path = Path(path)  # a text is a path as well
     config = read_config(path)
-    summary = read_summary(path)
-    status = None if summary is None else summary.get("status")
+    summary = read_summary(path) or {}
     # A run that failed has no policy to speak of; one that was stopped is worth what it is only at its end.
-    require(status == "finished", f"{path} is no finished run: go on with `rlc resume {path}` first.")
+    finished = summary.get("status") == "finished"
+    require(finished, f"{path} is no finished run: go on with `rlc resume {path}` first.")
     require(
         has_state(path / CHECKPOINT),
         f"{path} has no checkpoint, so its {config.agent} cannot play: agents with a training loop of their own keep "
         "none (sb3-ppo-selfplay does).",
     )
+    require_trust(config, path, trust_imports)
     config = resolve(config)
+    state = _last_state(path, summary, previous)
+    require_identity(path, state.get("run"), config)
     agent, env, eval_env = build(config)
-    state = load_state(path / CHECKPOINT)
-    own = {"agent": config.agent, "env": config.env, "seed": config.seed}
-    require(state.get("run") == own, f"the checkpoint in {path} is of another run: {state.get('run')}, not {own}.")
     agent.load_state_dict(state["agent"])
-    for opened in (env, eval_env):
-        opened.close()
+    close(env, eval_env)
     return agent, config
 
 
-def load_trained(path: Path | str) -> Trained:
+def _last_state(path: Path, summary: dict[str, Any], previous: bool) -> State:
+    """The checkpoint that a finished run ended with, or the one before it."""
+    if previous:
+        return read_state(path / CHECKPOINT / PREVIOUS)
+    hint = "`--previous` (previous=True in Python) takes the one before, an older agent"
+    try:
+        state = read_state(path / CHECKPOINT / NEWEST)
+    except RlcError as error:
+        raise RlcError(f"{error} It is the run's last checkpoint; {hint}.") from error
+    progress = state.get("progress")
+    counted = progress.get("episodes") if isinstance(progress, dict) else None
+    ended = summary.get("episodes")
+    require(
+        counted == ended,
+        f"{path / CHECKPOINT / NEWEST} is of episode {counted}, but the run ended at {ended}: it is not the run's last "
+        f"checkpoint; {hint}.",
+    )
+    return state
+
+
+def load_trained(path: Path | str, *, trust_imports: bool = False, previous: bool = False) -> Trained:
     """`load_agent` with its folder and its environment's spec."""
-    agent, config = load_agent(path)
+    agent, config = load_agent(path, trust_imports=trust_imports, previous=previous)
     env = make_env(config, 1)
     spec = env.env_spec
-    env.close()
+    close(env)
     return Trained(Path(path), config, agent, spec)
 
 
@@ -150,8 +173,10 @@ def find_trained(folders: Sequence[Path]) -> list[Path]:
     return [found[key] for key in sorted(found)]
 
 
-def load_all(folders: Sequence[Path]) -> tuple[list[Trained], list[str]]:
-    """The runs at or below `folders`, and a sentence for each that cannot play.
+def load_all(
+    folders: Sequence[Path], *, trust_imports: bool = False, previous: bool = False
+) -> tuple[list[Trained], list[str]]:
+    """The runs at or below `folders`, loaded as by `load_agent`, and a sentence for each that cannot play.
 
     A run that was named itself must be able to play (RlcError), and so must at least one of all.
     """
@@ -159,7 +184,7 @@ def load_all(folders: Sequence[Path]) -> tuple[list[Trained], list[str]]:
     runs, left_out = [], []
     for path in find_trained(folders):
         try:
-            runs.append(load_trained(path))
+            runs.append(load_trained(path, trust_imports=trust_imports, previous=previous))
         except RlcError as error:
             if path.resolve() in named:
                 raise

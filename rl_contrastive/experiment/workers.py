@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.record import SUMMARY, RunFolder, write_json
 from rl_contrastive.experiment.run import RunConfig, Summary
 
@@ -42,6 +43,8 @@ class Job:
     """What the folder's config.json holds."""
     fresh: bool = False
     """Just prepared: the folder goes away again if its config turns out to be impossible."""
+    trusted: bool = False
+    """The user has asked for the Python files that the config names: they may be run."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class Pool:
             env={**os.environ, **threads},
         )
         assert process.stdin is not None
-        process.stdin.write(json.dumps(str(job.folder)) + "\n")
+        process.stdin.write(json.dumps({"folder": str(job.folder), "trusted": job.trusted}) + "\n")
         process.stdin.flush()
         return process
 
@@ -150,7 +153,10 @@ class Pool:
         ended = {"status": "aborted", "error": None} if stopped else {"status": "failed", "error": error}
         caps = {"episode_cap": c.budget.episodes, "step_cap": c.budget.steps}
         summary = {**named, **ended, "solved_at_episode": None, **caps}
-        write_json(job.folder / SUMMARY, summary)
+        try:
+            write_json(job.folder / SUMMARY, summary)
+        except RlcError as problem:  # the folder is gone, or the disk is full
+            summary["error"] = summary["error"] or str(problem)
         return summary
 
 
@@ -160,10 +166,10 @@ def worker_main() -> None:
     channel, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, _raise_interrupt)
-    folder = Path(json.loads(sys.stdin.readline()))
+    job = json.loads(sys.stdin.readline())
     stop = threading.Event()
     threading.Thread(target=_watch_parent, args=(sys.stdin, stop), daemon=True).start()
-    message = _work(folder, channel, stop)
+    message = _work(Path(job["folder"]), job["trusted"], channel, stop)
     _send(channel, message)
     # No interpreter shutdown: the watcher still holds stdin's lock, and everything is written and closed.
     sys.stderr.flush()
@@ -187,11 +193,10 @@ def _send(channel: IO[str], message: dict[str, Any]) -> None:
         return  # the parent died; stdin's end stops this process after its batch
 
 
-def _work(folder: Path, channel: IO[str], stop: threading.Event) -> dict[str, Any]:
+def _work(folder: Path, trusted: bool, channel: IO[str], stop: threading.Event) -> dict[str, Any]:
     """Do the job; the outcome as a message."""
     import time
 
-    from rl_contrastive.errors import RlcError
     from rl_contrastive.experiment.loop import Progress
     from rl_contrastive.experiment.run import resume
 
@@ -204,7 +209,7 @@ def _work(folder: Path, channel: IO[str], stop: threading.Event) -> dict[str, An
             _send(channel, progress_message(progress))
 
     try:
-        summary = resume(folder, on_progress=report, should_stop=stop.is_set)
+        summary = resume(folder, on_progress=report, should_stop=stop.is_set, trust_imports=trusted)
     except RlcError as error:
         return {"bad_input": str(error)}
     return {"summary": summary}

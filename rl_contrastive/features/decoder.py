@@ -26,6 +26,7 @@ from rl_contrastive.features.latents import (
 from rl_contrastive.features.learner import FeatureLearner, LearnerConfig, take_levels
 from rl_contrastive.features.maps import LinearFeatures
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, fit_linear
+from rl_contrastive.features.whitening import FULL, LOOK_AGAIN, Whitening, full_is_better
 from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, LevelData, State
 
 LEAST_ROWS = 10
@@ -45,8 +46,9 @@ class DecoderConfig:
     """Directions of o_h that matter for what follows (>= 0)."""
     backward: int = 2
     """Directions of o_h that are predictable from (o_{h-1}, a_{h-1}) (>= 0)."""
-    gap: float = 3.0
-    """Least distance of two latents' centres, in within-cluster standard deviations (> 0)."""
+    gap: float | None = None
+    """Least distance of two latents' centres, in within-cluster standard deviations (> 0); None: 3 in the whitening
+    that is given, 2.5 in the full one, whose directions carry more noise."""
     smallest: int = 2
     """Least number of rows of a latent (>= 1): one row far from all others may be an outlier."""
     arrivals: bool = True
@@ -61,6 +63,9 @@ class DecoderConfig:
     refine: bool = False
     """Descend the paper's contrastive loss from the spectral fit at each refit and, at the steps where a held-out
     loss improves, take the directions of the refined features (torch; far slower than the closed form)."""
+    whitening: Whitening = "auto"
+    """given: that of `spectral`; full: all directions down to the noise floor, right where distractors vary more than
+    what predicts; auto: the one that predicts held-out rows better, looked at again as the rows grow."""
     spectral: LinearSpectralConfig = field(default_factory=LinearSpectralConfig)
     """Whitening and ridge of the closed-form fit."""
 
@@ -70,7 +75,7 @@ class DecoderConfig:
             self.forward >= 0 and self.backward >= 0 and self.forward + self.backward >= 1,
             f"decoder: forward and backward must be >= 0 and not both 0, got {self.forward} and {self.backward}.",
         )
-        require(0 < self.gap < np.inf, f"decoder: gap must be > 0, got {self.gap}.")
+        require(self.gap is None or 0 < self.gap < np.inf, f"decoder: gap must be > 0, got {self.gap}.")
         require(0 < self.shrinkage < np.inf, f"decoder: shrinkage must be > 0, got {self.shrinkage}.")
         require(self.smallest >= 1, f"decoder: smallest must be >= 1, got {self.smallest}.")
 
@@ -88,6 +93,10 @@ class LatentDecoder:
         self.W: FloatArray = np.zeros((horizon, D, q))
         self.forward: FloatArray = np.zeros((horizon, D, config.forward))
         self.backward: FloatArray = np.zeros((horizon + 1, D, config.backward))  # of o_{h+1}, by the fit of step h
+        self.full = config.whitening == "full"
+        """Which of the two whitenings is in use."""
+        self.looked_at = 0
+        """Rows held when it was chosen."""
         K = config.most_latents
         self.clusters = Clusters(np.zeros((horizon, K, q)), np.ones(horizon, dtype=np.int64), np.zeros((horizon, K)))
 
@@ -100,8 +109,9 @@ class LatentDecoder:
         levels = levels[data.count[levels] >= LEAST_ROWS]
         if not len(levels):
             return levels
+        self._choose(data)
         part = take_levels(data, levels, int(data.count[levels].max()))
-        spectral = fit_linear(part, self.num_actions, 2, self.config.spectral)
+        spectral = fit_linear(part, self.num_actions, 2, FULL if self.full else self.config.spectral)
         f, b = self.config.forward, self.config.backward
         if self.config.directions == "pca":
             # The same whitened coordinates, in order of variance and regardless of what they predict.
@@ -121,12 +131,25 @@ class LatentDecoder:
         self._cluster(data, changed)
         return changed
 
+    def _choose(self, data: LevelData) -> None:
+        """The whitening, where it is to be chosen and the rows have doubled since."""
+        held, auto = int(data.count.sum()), self.config.whitening == "auto" and self.config.directions != "pca"
+        some = np.flatnonzero(data.count >= LEAST_ROWS)
+        if auto and held >= LOOK_AGAIN * self.looked_at:
+            self.looked_at = held
+            self.full = full_is_better(take_levels(data, some), self.num_actions, self.config.spectral)
+
+    @property
+    def gap(self) -> float:
+        """The gap of the whitening in use."""
+        return self.config.gap or (2.5 if self.full else 3.0)
+
     def _refined(
         self, part: LevelData, forward: FloatArray, backward: FloatArray, rng: np.random.Generator | None
     ) -> tuple[FloatArray, FloatArray]:
         """Directions of the descended features: singular directions of (Phi_{h,a})_a and of Psi_h, whitened side."""
         assert rng is not None
-        config = LearnerConfig(method="spectral+nce", linear=self.config.spectral)
+        config = LearnerConfig(method="spectral+nce", linear=FULL if self.full else self.config.spectral)
         fit = FeatureLearner(config, horizon=len(forward), num_actions=self.num_actions).fit_rows(part, rng=rng)
         features = fit.features
         assert isinstance(features, LinearFeatures)
@@ -154,7 +177,7 @@ class LatentDecoder:
         x = np.asarray(x.reshape(*x.shape[:2], -1), dtype=np.float64)
         points = (x - self.mean[levels][:, None]) @ self.W[levels]
         if not config.discriminant:
-            found = cluster(points, mask, config.most_latents, gap=config.gap, smallest=config.smallest)
+            found = cluster(points, mask, config.most_latents, gap=self.gap, smallest=config.smallest)
             self.clusters.put(levels, found)
             return
         self.clusters.put(levels, single_cluster(points, mask, config.most_latents))
@@ -172,7 +195,7 @@ class LatentDecoder:
         """
         config = self.config
         found, labels = propose(points, mask, k)
-        good = separated(points, mask, labels, found.centres, config.gap)
+        good = separated(points, mask, labels, found.centres, self.gap)
         good &= large_enough(labels, mask, k, config.smallest)
         W, effective = discriminant(x, mask, labels, k, ridge=config.shrinkage)
         q = min(k - 1, self.W.shape[2])
@@ -181,7 +204,7 @@ class LatentDecoder:
         member = ((labels[..., None] == np.arange(k)) & mask[..., None]).astype(np.float64)
         centres = np.swapaxes(member, 1, 2) @ sharp / np.maximum(member.sum(axis=1), 1.0)[..., None]
         found, labels = settle(sharp, mask, Clusters(centres, found.count, np.zeros((len(levels), k))))
-        sharper = separated(sharp, mask, labels, found.centres, config.gap, effective)
+        sharper = separated(sharp, mask, labels, found.centres, self.gap, effective)
         good |= sharper & large_enough(labels, mask, k, config.smallest)
         self.W[levels[good]] = 0.0
         self.W[levels[good], :, :q] = W[good]
@@ -204,8 +227,9 @@ class LatentDecoder:
         return np.asarray(self.clusters.labels(self._points(obs[None], level), level, weighted=weighted)[0])
 
     def state_dict(self) -> State:
-        """Copies of all arrays."""
-        return {name: array.copy() for name, array in self._arrays().items()}
+        """Copies of all arrays, and the choice of the whitening."""
+        choice = {"full": self.full, "looked_at": self.looked_at}
+        return {**{name: array.copy() for name, array in self._arrays().items()}, **choice}
 
     def _arrays(self) -> dict[str, Array]:
         return {
@@ -225,6 +249,9 @@ class LatentDecoder:
             shape = np.shape(state[key])
             require(shape == value.shape, f"decoder: the saved {key} has shape {shape}, not {value.shape}.")
             value[...] = state[key]
+        for key in ("full", "looked_at"):
+            require(key in state, f"decoder: the saved state lacks '{key}'.")
+        self.full, self.looked_at = bool(state["full"]), int(state["looked_at"])
 
 
 def _columns(directions: FloatArray, q: int) -> FloatArray:

@@ -1,6 +1,6 @@
 """Contrastive features on the simplex for vector observations: both factors saturate, so that P-hat is a distribution.
 
-    phi_h(o,a) = softmax(Phi_{h,a}'z(o)),  psi_h(o') = sigma_h(o') / E_{P^-} sigma_h,  sigma_h(o') = softmax(Psi_h'z~(o'))
+    phi_h(o,a) = softmax(Phi_{h,a}'z(o)),   sigma_h(o') = softmax(Psi_h'z~(o')),   psi_h = sigma_h / E_{P^-} sigma_h
     f = psi'phi,   P-hat_h(o'|o,a) = P^-_h(o') psi_h(o')'phi_h(o,a),   sum over o' = 1 for every (o,a)
 
 z and z~ are the forward and backward directions of the spectral contrastive fit (`spectral_linear.py`). Over all stored
@@ -13,6 +13,7 @@ backward pass takes the largest error each time; here the error at a state that 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 
@@ -41,6 +42,9 @@ class MixtureConfig:
     """Ridge of phi's softmax regression towards the factors' shares, in rows (> 0)."""
     width: float = 1e-3
     """Ridge of sigma's covariance within a factor, as a share of the mean variance of o' (> 0)."""
+    whitening: Literal["auto", "given", "full"] = "auto"
+    """given: that of `learner.linear`; full: all directions down to the noise floor, right where distractors vary more
+    than what predicts; auto: the one that predicts held-out rows better, looked at again as the rows grow."""
     most: int = 4
     """Largest d that is tried where d is chosen from held-out rows (>= 2)."""
     folds: int = 4

@@ -1,4 +1,4 @@
-"""How many simplex factors each step gets: chosen on held-out rows, looked at again whenever the rows have doubled."""
+"""How many simplex factors each step gets: chosen on held-out rows, looked at again as the rows grow."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from rl_contrastive.features.mixture import (
     held_out_score,
     one_factor,
 )
+from rl_contrastive.features.spectral_linear import LinearSpectralConfig
+from rl_contrastive.features.whitening import FULL, LOOK_AGAIN, full_is_better
 from rl_contrastive.spec import IntArray, LevelData, State
 
 LEAST_ROWS = 20
@@ -30,15 +32,14 @@ class MixtureLearner:
     def __init__(self, config: MixtureConfig, learner: LearnerConfig, *, horizon: int, num_actions: int) -> None:
         self.config, self.num_actions = config, num_actions
         self.fixed = learner.dim
-        self.linear = learner.linear
-        self.looked_at = 0
+        self.given, self.full, self.looked_at = learner.linear, config.whitening == "full", 0
         self.ranks: IntArray = np.full(horizon, learner.dim or 2, dtype=np.int64)
 
     def fit(self, data: LevelData, total: int, *, version: int = 0) -> MixtureFeatures:
         """Features of all steps from stored rows, of which `total` were ever stored."""
         levels = np.flatnonzero(data.count >= LEAST_ROWS)
         D, A = int(np.prod(data.obs.shape[2:], dtype=np.int64)), self.num_actions
-        if len(levels) and self.fixed is None and total >= 2 * self.looked_at:
+        if len(levels) and total >= LOOK_AGAIN * self.looked_at:
             self._choose(take_levels(data, levels), levels)
             self.looked_at = total
         d = int(self.ranks[levels].max(initial=2))
@@ -51,7 +52,16 @@ class MixtureLearner:
                     getattr(features, field.name)[some] = getattr(part, field.name)
         return features
 
+    @property
+    def linear(self) -> LinearSpectralConfig:
+        """The whitening in use."""
+        return FULL if self.full else self.given
+
     def _choose(self, data: LevelData, levels: IntArray) -> None:
+        if self.config.whitening == "auto":
+            self.full = full_is_better(data, self.num_actions, self.given)
+        if self.fixed is not None:
+            return
         best = held_out_score(data, self.num_actions, 2, self.config, self.linear)
         left = np.arange(len(levels))
         self.ranks[levels] = 2
@@ -67,14 +77,15 @@ class MixtureLearner:
             best[left] = score[better]
 
     def scalars(self) -> dict[str, float]:
-        """The largest and the mean number of factors."""
-        return {"dim": float(self.ranks.max()), "dim_mean": float(self.ranks.mean())}
+        """The largest and the mean number of factors, and whether the whitening is the full one."""
+        return {"dim": float(self.ranks.max()), "dim_mean": float(self.ranks.mean()), "full": float(self.full)}
 
     def state_dict(self) -> State:
-        return {"looked_at": self.looked_at, "ranks": self.ranks.copy()}
+        return {"full": self.full, "looked_at": self.looked_at, "ranks": self.ranks.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; RlcError on missing keys."""
-        for key in ("looked_at", "ranks"):
+        for key in ("full", "looked_at", "ranks"):
             require(key in state, f"mixture: the saved state lacks '{key}'.")
-        self.looked_at, self.ranks = int(state["looked_at"]), np.array(state["ranks"], dtype=np.int64)
+        self.full, self.looked_at = bool(state["full"]), int(state["looked_at"])
+        self.ranks = np.array(state["ranks"], dtype=np.int64)

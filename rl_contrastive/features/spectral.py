@@ -28,6 +28,8 @@ OVERSAMPLE = 4
 """Extra basis vectors of the block iteration; they decide the gap that drives convergence."""
 KRYLOV_BLOCKS = 5
 """Powers of the Gram matrix kept before a restart."""
+EDGE = 1.1
+"""Singular values count from this multiple of the noise's largest one on: that one fluctuates."""
 MOST_DIMENSIONS = 64
 """Largest d that is chosen from the data."""
 FIRST_DIMENSIONS = 8
@@ -64,7 +66,7 @@ def fit_tabular(
 ) -> SpectralFit:
     """Rank-d minimiser of the spectral contrastive loss for all steps; rank None: d is read off the singular values.
 
-    Then each step keeps the values above `noise_level`, at least one, and d is the largest number kept.
+    Then each step keeps the values above EDGE `noise_level`, at least one, and d is the largest number kept.
     law: P^- (H, S), default the empirical marginal. smoothing: pseudo-count kappa of transitions s' ~ P^- added to
     each pair's average, phi = (N E-hat[psi|s,a] + kappa E_{P^-}[psi]) / (N + kappa); 0 is the exact minimiser.
     start: features of an earlier fit, whose psi warms the iteration (same result to TOLERANCE, fewer sweeps).
@@ -72,7 +74,8 @@ def fit_tabular(
     H, S, A = counts.horizon, counts.num_states, counts.num_actions
     require(rank is None or 1 <= rank <= S, f"spectral: rank must lie in 1..S={S}, got {rank}.")
     require(np.isfinite(smoothing) and smoothing >= 0, f"spectral: smoothing must be >= 0, got {smoothing}.")
-    law = tabular_law(counts.succ_total()) if law is None else np.asarray(law, dtype=np.float64)
+    marginal = tabular_law(counts.succ_total())
+    law = marginal if law is None else np.asarray(law, dtype=np.float64)
     require(law.shape == (H, S), f"spectral: the law of negatives has shape {law.shape}, expected {(H, S)}.")
     require(
         bool((law[counts.level, counts.succ] > 0).all()),
@@ -91,18 +94,22 @@ def fit_tabular(
     else:
         matrices = [counts.matrix(h, whitened) for h in range(H)]
         V, sigma = _right_singular_vectors(matrices, rank or min(FIRST_DIMENSIONS, S), guess)
-    cut = False
-    if rank is None:
-        floor = noise_level(counts, law)[:, None]
+    cut, ranks = False, np.full(H, rank or 1)
+    if rank is None and not np.array_equal(law, marginal):
+        # The rank of P is the same under every law, and the noise is even under the marginal one.
+        own = fit_tabular(counts, None)
+        ranks, cut, rank = own.ranks, own.cut, own.features.dim
+        if sigma.shape[1] < rank:
+            V, sigma = _right_singular_vectors(matrices, rank, V)
+    elif rank is None:
+        floor = EDGE * noise_level(counts, law)[:, None]
         while (sigma[:, -1:] > floor).any() and sigma.shape[1] < min(MOST_DIMENSIONS, S):
             V, sigma = _right_singular_vectors(matrices, min(2 * sigma.shape[1], MOST_DIMENSIONS, S), V)
         ranks = np.maximum((sigma > floor).sum(axis=1), 1)
         cut = bool((ranks > MOST_DIMENSIONS).any() or (MOST_DIMENSIONS < S and (ranks == MOST_DIMENSIONS).any()))
         rank = int(min(ranks.max(), MOST_DIMENSIONS))
-        used = np.arange(rank) < ranks[:, None]  # (H, d)
-        V, sigma = V[:, :, :rank] * used[:, None], sigma[:, :rank] * used
-    else:
-        ranks = np.full(H, rank)
+    used = np.arange(rank) < ranks[:, None]  # (H, d)
+    V, sigma = V[:, :, :rank] * used[:, None], sigma[:, :rank] * used
     psi = np.where(law[..., None] > 0, V / root[..., None], 0.0)
     prior = np.einsum("hs,hsd->hd", law, psi)  # phi of the ratio 1, projected on the span
     if dense:

@@ -24,15 +24,15 @@ SMALL_OBSERVATION = 48
 class LinearSpectralConfig:
     """Regularisation of the closed form; the defaults suit observations of one dominant scale."""
 
-    pca_dim: int = 64
+    pca_dim: int = 6
     """k, leading principal directions kept of each side (>= 1)."""
-    rho: float | None = None
+    rho: float | None = 16.0
     """Softness of the whitening, as a multiple of the largest eigenvalue (> 0): T = U diag(lam_i + rho lam_1)^-1/2.
     Small values lift weak directions to the level of strong ones, signal and noise alike. None: a multiple of the noise
     floor instead, which coordinates that vary for no reason do not raise."""
     floor: float = 1.0
     """Without rho: T = U diag(lam_i + floor * nu)^-1/2, nu the noise floor of the observations (> 0; `noise_floor`)."""
-    ridge: float = 30.0
+    ridge: float = 3.0
     """Ridge of each action's regression, in samples of the whitened scale (> 0)."""
     reward_target: bool = True
     """Predict the reward beside the successor: directions that matter only for reward are kept too."""
@@ -180,18 +180,19 @@ NULL = 1e-9
 """Eigenvalues below this share of the largest are directions without any variance."""
 
 
-def noise_floor(lam: FloatArray, count: IntArray, rest: FloatArray) -> float:
+def noise_floor(lam: FloatArray, count: IntArray, rest: FloatArray | None = None) -> float:
     """nu: what the weakest directions vary by, of eigenvalues lam (H, k), falling, of steps with count (H,) rows.
 
     The mean variance `rest` of the directions that were left out, where some were; else the lower quartile of the
     eigenvalues that are not 0: up to three quarters of the directions may be signal or distractors. One number for all
     steps, their mean weighted by rows, because a step of few rows shows too little of its weak directions.
     """
-    solid = lam > NULL * lam[:, :1]
-    weakest = np.array(
-        [np.quantile(row[good], 0.25) if good.any() else 0.0 for row, good in zip(lam, solid, strict=True)]
-    )
-    values = np.where(rest > 0, rest, weakest)
+    values = np.zeros(len(lam))
+    for h, row in enumerate(lam):
+        solid = row[row > NULL * row[0]]
+        values[h] = np.quantile(solid, 0.25) if len(solid) else 0.0
+    if rest is not None:
+        values = np.where(rest > 0, rest, values)
     return float((values * count).sum() / max(int(count.sum()), 1))
 
 

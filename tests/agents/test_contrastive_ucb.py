@@ -30,7 +30,7 @@ def stored(agent, store: LevelStore):
 @pytest.fixture(name="rolling")
 def rolling_fixture(make_agent):
     """(agent, log): its planned action is always 0; log holds (t, h, actions, stored rows) of three large batches."""
-    agent = make_agent("contrastive-ucb", "low-rank", env=SMALL, batch=2000)
+    agent = make_agent("contrastive-ucb", "low-rank", env=SMALL, batch=2000, roll_in="paper")
     batches(agent, 0, 1)
     agent.model.q = lambda h, obs, *, explore: np.tile([1.0, 0.0, 0.0], (len(obs), 1))
     agent.config = ContrastiveUCBConfig(warm_start=10**9)  # no more fits: Q stays as it is
@@ -73,7 +73,7 @@ def test_the_two_uniform_actions_of_an_episode_are_independent(rolling):
 
 def test_sizes_of_d_and_d_tilde(make_agent):
     """Step h gets one row from each episode of t = h (D) and of t = h + 1 (D~), t = H included."""
-    agent = make_agent("contrastive-ucb", "low-rank", env=SMALL, batch=50, warm_start=50)
+    agent = make_agent("contrastive-ucb", "low-rank", env=SMALL, batch=50, warm_start=50, roll_in="paper")
     batches(agent, 0, 1)
     assert agent.model.rows().tolist() == [50] * 4  # the warm start keeps everything
     expected = np.full(4, 50)
@@ -261,14 +261,49 @@ def test_the_model_gets_better_with_data(make_agent):
 
 @pytest.fixture(name="vector")
 def vector_fixture(make_agent):
-    agent = make_agent("contrastive-ucb", "combination-lock", seed=10, env=LOCK, representation="vector", lam=0.5)
+    agent = make_agent("contrastive-ucb", "combination-lock", seed=10, env=LOCK, lam=0.5, growth=0.0)
     batches(agent, 0, 5)
     return agent
 
 
-def test_vectors_have_their_sigma_and_values_by_hand(vector):
+@pytest.mark.parametrize("explore", [True, False])
+def test_vectors_are_planned_through_p_hat_by_hand(vector, explore):
+    """One recursion for both: Q = clip(r-hat + b + sum_m P^-(o_m) psi(o_m)'phi V(o_m)), with b = 0 for what is handed
+    out; P-hat is written out as a table over the stored successors, whose rows sum to 1."""
+    model, data = vector.model, vector.model.store.data()
+    V = np.zeros(data.action.shape[1])
+    for h in reversed(range(3)):
+        n = data.count[h]
+        here = model.features.phi(h, data.obs[h, :n])  # (n, A, d)
+        rows = here[np.arange(n), data.action[h, :n]]
+        Sigma = 0.5 * np.eye(here.shape[2]) + rows.T @ rows
+        np.testing.assert_allclose(model.bonus.Sigma[h], Sigma, rtol=1e-9, atol=1e-9)
+        P_hat = (here @ model.features.psi(h, data.next_obs[h, :n]).T) / n  # (n, A, n)
+        np.testing.assert_allclose(P_hat.sum(axis=2), 1.0, atol=1e-9)
+        if h < 2:
+            V = data.discount[h, :n] * np.clip(model.q(h + 1, data.next_obs[h, :n], explore=explore), 0.0, 2 - h).max(1)
+        else:
+            V = np.zeros(n)
+        reward = here @ np.linalg.solve(Sigma, rows.T @ data.reward[h, :n])
+        norm = np.sqrt(np.einsum("nad,de,nae->na", here, np.linalg.inv(Sigma), here))
+        expected = reward + P_hat @ V + (np.minimum(norm, 3.0) if explore else 0.0)
+        expected = np.clip(expected, 0.0, 3 - h) if explore else expected
+        np.testing.assert_allclose(model.q(h, data.obs[h, :n], explore=explore), expected, atol=1e-7)
+    assert vector.exact_metrics(vector.env.exact()) == {}
+
+
+@pytest.fixture(name="ridge")
+def ridge_fixture(make_agent):
+    agent = make_agent(
+        "contrastive-ucb", "combination-lock", seed=10, env=LOCK, representation="ridge", lam=0.5, growth=0
+    )
+    batches(agent, 0, 5)
+    return agent
+
+
+def test_the_ridge_variant_has_its_sigma_and_values_by_hand(ridge):
     """phi(o,a) of the observation itself; Q = clip(phi'w + b, 0, H - h), w = Sigma^-1 sum phi (r + V)."""
-    model, data = vector.model, vector.model.table.store.data()
+    model, data = ridge.model, ridge.model.table.store.data()
     V = np.zeros(data.action.shape[1])
     for h in reversed(range(3)):
         n = data.count[h]
@@ -285,8 +320,8 @@ def test_vectors_have_their_sigma_and_values_by_hand(vector):
         np.testing.assert_allclose(model.q(h, data.obs[h, :n], explore=True), expected, atol=1e-6)
 
 
-def test_the_bonus_free_policy_of_vectors_is_optimal_in_the_decoded_frequencies(vector):
-    model, table = vector.model, vector.model.table
+def test_the_ridge_variant_hands_out_the_optimum_of_the_decoded_frequencies(ridge):
+    model, table = ridge.model, ridge.model.table
     N = table.M.sum(axis=3)
     P = np.divide(table.M, N[..., None], out=np.zeros_like(table.M), where=N[..., None] > 0)
     V = np.zeros(table.num_states)
@@ -297,7 +332,7 @@ def test_the_bonus_free_policy_of_vectors_is_optimal_in_the_decoded_frequencies(
         obs = table.store.data().obs[h, :5]
         z = table.label(h, obs, explore=False)
         np.testing.assert_array_equal(model.q(h, obs, explore=False), model.Q_greedy[h][z])
-    assert vector.exact_metrics(vector.env.exact()) == {}
+    assert ridge.exact_metrics(ridge.env.exact()) == {}
 
 
 # rep-ucb, state, configs.
@@ -327,7 +362,7 @@ def test_rep_ucb_is_contrastive_ucb_but_for_the_objective(make_agent):
     [
         ("low-rank", SMALL, {}),
         ("combination-lock", LOCK, {}),
-        ("combination-lock", LOCK, {"representation": "vector"}),
+        ("combination-lock", LOCK, {"representation": "ridge"}),
         ("combination-lock", LOCK, {"representation": "latent"}),
         ("low-rank", SMALL, {"growth": 0.3}),
     ],
@@ -354,8 +389,32 @@ def test_a_state_with_a_hole_is_refused(key, make_agent):
 @pytest.mark.parametrize(
     ("env_name", "env", "fields", "keys"),
     [
-        ("low-rank", SMALL, {}, ["Q", "Q_greedy", "table", "features", "bonus", "visits"]),
-        ("combination-lock", LOCK, {"representation": "vector"}, ["w", "Q_greedy", "table", "features", "bonus"]),
+        ("low-rank", SMALL, {}, ["Q", "Q_greedy", "bounds", "table", "features", "bonus", "visits"]),
+        (
+            "combination-lock",
+            LOCK,
+            {"representation": "ridge"},
+            ["w", "Q_greedy", "floor", "cap", "unit", "bounds", "table", "features", "bonus"],
+        ),
+        (
+            "combination-lock",
+            LOCK,
+            {},
+            [
+                "theta",
+                "w",
+                "w_greedy",
+                "floor",
+                "cap",
+                "unit",
+                "fitted",
+                "store",
+                "bounds",
+                "bonus",
+                "features",
+                "learner",
+            ],
+        ),
     ],
 )
 def test_a_models_state_with_a_hole_is_refused(env_name, env, fields, keys, make_agent):

@@ -130,7 +130,8 @@ def test_descended_features_plan_as_well(agent):
 
 def test_the_pooled_model_uses_the_data_of_all_steps(agent):
     stationary = {**GAME, "stationary": True}
-    pooled, apart = agent(env=stationary), agent(env=stationary, pool=False)
+    two = {"learner": {"dim": 2}}
+    pooled, apart = agent(env=stationary, **two), agent(env=stationary, pool=False, **two)
     for a in (pooled, apart):
         batches(a, 0, 8)
     assert pooled.model.learned.rows().tolist() == [800]  # the last step ends for the horizon's sake

@@ -228,7 +228,7 @@ def test_runs_that_failed_for_the_same_reason_share_a_sentence(tmp_path):
         ((1.0, 1.0, 1.0), "1 [1, 1]"),
         ((0.68, 0.0391, 1.0), "0.6800 [0.0391, 1.0000]"),
         ((1234.5, 900.25, 2000.0), "1 234 [900, 2 000]"),
-        ((3.0, math.nan, math.nan), "3 [one run: no CI]"),
+        ((3.0, math.nan, math.nan), "3 [n < 5: no interval]"),
     ],
 )
 def test_an_interval_has_the_same_decimals_in_all_its_numbers(values, words):

@@ -94,16 +94,20 @@ def test_what_was_kept_is_one_sentence_when_it_is_lost(tmp_path, config, keeper,
     folder = part_of(config, tmp_path)
     for path in (folder / "replay").iterdir():
         path.unlink()
-    summary = resume(folder)
-    assert summary["status"] == "failed"
-    assert "FileNotFoundError" in summary["error"]
-    assert "\n" not in summary["error"]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(RlcError, match="cannot be loaded: FileNotFoundError") as problem:
+        resume(folder)
+    assert "\n" not in str(problem.value)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     def no_room(self, folder):
         raise RlcError("no room.")
 
     monkeypatch.setattr(registry.get("agent", "tiny")[0].factory, "keep_in", no_room)
-    assert resume(folder)["error"] == read_summary(folder)["error"] == "no room."
+    with pytest.raises(RlcError, match="no room"):
+        resume(folder)
+    assert run(config, tmp_path / "new")["error"] == read_summary(run_folder(tmp_path / "new", config))["error"]
+    assert read_summary(run_folder(tmp_path / "new", config))["error"] == "no room."
 
 
 def test_it_goes_with_the_run_that_it_belongs_to(tmp_path, config, keeper):

@@ -123,13 +123,15 @@ def test_a_run_that_cannot_play_says_why(tmp_path):
         load_agent(tmp_path / "absent")
 
 
-def test_the_checkpoint_is_what_plays_not_the_config(tmp_path):
+def test_the_checkpoint_is_what_plays_and_a_config_that_was_changed_is_refused(tmp_path):
     run = fixed_run(tmp_path, "a", mu=PAPER, nu=ROCK)
+    agent, _ = load_agent(run)
+    assert agent.policy(np.zeros(1, int), 0).argmax() == 3  # paper against rock
     config = json.loads((run / "config.json").read_text())
     config["agent_config"]["mu"] = [1.0, 0.0, 0.0]
     (run / "config.json").write_text(json.dumps(config))
-    agent, _ = load_agent(run)
-    assert agent.policy(np.zeros(1, int), 0).argmax() == 3  # paper against rock
+    with pytest.raises(RlcError, match=r"of another run: agent_config\.mu is \[0.0, 1.0, 0.0\] there and \[1.0, 0.0"):
+        load_agent(run)
 
 
 def test_of_a_folder_those_that_can_play_do_and_the_others_are_named(tmp_path):

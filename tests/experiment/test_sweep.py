@@ -74,7 +74,8 @@ def test_bad_files_are_one_sentence(file, tmp_path, tiny):
         ('label = "named"', "", ""),
         ('env = "probe-delay"', "", "needs 'env'"),
         ("name =", "name", "not valid TOML"),
-        ("seeds = [7]", "seeds = [7, 7]", "two runs share the folder"),
+        ("seeds = [7]", "seeds = [7, 7]", "seeds has 7 more than once"),
+        ('"agent.step_size" = [0.5, 1.0]', '"agent.step_size" = [0.5, 0.5]', "two runs share the folder"),
     ]:
         assert old in text
         bad = tmp_path / "bad.toml"

@@ -279,10 +279,10 @@ def test_state_round_trip_and_refusals(lock):
     data, _ = recorded(lock)
     decoder.refit(data, np.arange(H))
     state = decoder.state_dict()
-    json.dumps({name: array.tolist() for name, array in state.items()})
+    json.dumps({name: np.asarray(value).tolist() for name, value in state.items()})
     other.load_state_dict(state)
     np.testing.assert_array_equal(other.labels(data.obs, np.arange(H)), decoder.labels(data.obs, np.arange(H)))
-    saved = {name: array.copy() for name, array in state.items()}
+    saved = {name: np.copy(value) for name, value in state.items()}
     decoder.refit(recorded(lock, seed=12)[0], np.arange(H))  # a snapshot does not move with its decoder
     for name, array in saved.items():
         np.testing.assert_array_equal(state[name], array)

@@ -233,7 +233,7 @@ def test_a_lifted_start_has_the_model_of_the_spectral_fit() -> None:
 
     data, _ = lock(600, H=2)
     for model in ("linear", "neural"):
-        config = LearnerConfig(method="spectral+nce", model=model)  # type: ignore[arg-type]
+        config = LearnerConfig(method="spectral+nce", model=model, dim=3)  # type: ignore[arg-type]
         spectral = fit_linear(data, 10, 3, config.linear)
         rng = np.random.default_rng(0)
         problem = RowProblem(data, 10, config, spectral=spectral, start=None, rng=rng, version=0)

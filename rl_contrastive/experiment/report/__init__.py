@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +23,29 @@ TITLE = "Comparison of runs"
 
 
 def load(
-    folders: list[Path], *, bar: float = 0.9, solve_gap: float = 0.05, reps: int = 2000, seed: int = 0
+    folders: list[Path],
+    *,
+    bar: float = 0.9,
+    solve_gap: float = 0.05,
+    reps: int = 2000,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> list[Task]:
-    """Read the run folders at or below `folders` and compute every number; writes nothing."""
+    """Read the run folders at or below `folders` and compute every number; writes nothing. `say` is told how far it
+    is."""
     from rl_contrastive.experiment.report import comparison
-    from rl_contrastive.experiment.report.runs import find_runs, read_run
+    from rl_contrastive.experiment.report.runs import Run, find_runs, read_run
 
     require(0.0 < bar <= 1.0, f"compare: bar must lie in (0, 1], got {bar}.")
     require(solve_gap > 0.0, f"compare: solve_gap must be > 0, got {solve_gap}.")
     require(reps >= 1, f"compare: reps must be >= 1, got {reps}.")
     require(seed >= 0, f"compare: seed must be >= 0, got {seed}.")
-    runs = [read_run(path) for path in find_runs(folders)]
-    return comparison.build(runs, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed)
+    paths = find_runs(folders)
+    runs: list[Run] = []
+    for path in paths:
+        say(f"reading the runs: {len(runs)} of {len(paths)}")
+        runs.append(read_run(path))
+    return comparison.build(runs, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed, say=say)
 
 
 def compare(
@@ -45,16 +57,18 @@ def compare(
     reps: int = 2000,
     seed: int = 0,
     title: str = TITLE,
+    pdf: bool = False,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Any]:
     """Compare the runs at or below `folders`; write compare.json, table.md, plots (PNG, SVG) and index.html to `out`.
 
     bar: fraction of the optimal return that counts as solved, twice in a row; solve_gap: the exact duality gap that
-    does in a two-player game. reps, seed: of the bootstrap. A damaged
+    does in a two-player game. reps, seed: of the bootstrap. pdf: write the figures as PDF too. A damaged
     run folder is a failed run with its sentence; RlcError only where there is no run at all or `out` cannot be written.
     """
     from rl_contrastive.experiment.report import page, tables
 
-    tasks = load(folders, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed)
+    tasks = load(folders, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed, say=say)
     notes = page.notes(tasks, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed)
     result = {
         "method": {
@@ -74,7 +88,7 @@ def compare(
         text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
         write_text(out / "compare.json", text + "\n")
         write_text(out / "table.md", tables.markdown(tasks, notes))
-        page.write(tasks, notes, out, bar=bar, solve_gap=solve_gap, title=title)
+        page.write(tasks, notes, out, bar=bar, solve_gap=solve_gap, title=title, pdf=pdf, say=say)
     except OSError as error:
         raise RlcError(f"compare: cannot write to {out}: {error.strerror}.") from error
     return result

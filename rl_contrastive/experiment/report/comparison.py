@@ -17,8 +17,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,12 @@ EXACT = ("gap", "regret", "suboptimality")
 LEVEL = 0.95
 SLOPE_FROM = 0.03
 """Log-log slopes are fitted from this fraction of a run's episodes on: 300 of 10 000."""
+FEWEST = 5
+"""Runs of an agent below which there is no interval: resampling three runs says little of the next ones."""
+MOST_LINES = 2000
+"""Evaluations of a run that its curves, areas and slopes are made of, at most: those of a longer record are thinned."""
+MOST_COMPARED = 20
+"""Agents of a task, the best ones, between which probabilities of improvement are computed."""
 ZERO = 1e-9
 """A gap below this is one of rounding: it has no meaningful logarithm."""
 
@@ -135,13 +142,24 @@ class Task:
         return ", ".join([env, *words])
 
 
-def build(runs: Sequence[Run], *, bar: float, reps: int, seed: int, solve_gap: float = 0.05) -> list[Task]:
+def build(
+    runs: Sequence[Run],
+    *,
+    bar: float,
+    reps: int,
+    seed: int,
+    solve_gap: float = 0.05,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> list[Task]:
     """All tasks of the runs, by name, numbers in their order."""
-    runs = [_judge(run, bar, solve_gap) for run in runs]
-    names = task_names(runs)
+    runs = [_thinned(_judge(run, bar, solve_gap)) for run in runs]
+    groups: dict[str, list[Run]] = {}
+    for run, name in zip(runs, task_names(runs), strict=True):
+        groups.setdefault(name, []).append(run)
     tasks = []
-    for name in sorted(set(names), key=natural):
-        members = [run for run, task in zip(runs, names, strict=True) if task == name]
+    for done, name in enumerate(sorted(groups, key=natural)):
+        say(f"computing the tasks: {done} of {len(groups)}")
+        members = groups[name]
         # One generator a task: adding a task leaves the others' intervals as they are.
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *name.encode()])))
         tasks.append(_task(name, members, reps=reps, rng=rng))
@@ -151,14 +169,33 @@ def build(runs: Sequence[Run], *, bar: float, reps: int, seed: int, solve_gap: f
 def task_names(runs: Sequence[Run]) -> list[str]:
     """Name of each run's task: the environment, and those settings in which runs of the same environment differ."""
     settings = [{k: v for k, v in run.env_config.items() if not k.endswith("_seed")} for run in runs]
-    names = []
+    # A run whose config is lost has no settings to differ in; it stays under the plain name if that is ambiguous.
+    same: dict[str, list[dict[str, Any]]] = {run.env: [] for run in runs}
     for run, own in zip(runs, settings, strict=True):
-        # A run whose config is lost has no settings to differ in; it stays under the plain name if that is ambiguous.
-        same = [s for other, s in zip(runs, settings, strict=True) if other.env == run.env and other.env_config]
-        keys = sorted({key for s in same for key in s})
-        varied = [key for key in keys if len({json.dumps(s.get(key), sort_keys=True) for s in same}) > 1]
-        names.append(" ".join([run.env, *(f"{key}={own[key]}" for key in varied if key in own)]))
-    return names
+        if run.env_config:
+            same[run.env].append(own)
+    varied = {env: _varied(tables) for env, tables in same.items()}
+    return [
+        " ".join([run.env, *(f"{key}={own[key]}" for key in varied[run.env] if key in own)])
+        for run, own in zip(runs, settings, strict=True)
+    ]
+
+
+def _varied(tables: list[dict[str, Any]]) -> list[str]:
+    """The keys in which the tables differ."""
+    keys = sorted({key for table in tables for key in table})
+    return [key for key in keys if len({json.dumps(table.get(key), sort_keys=True) for table in tables}) > 1]
+
+
+def _thinned(run: Run) -> Run:
+    """The run with at most MOST_LINES evaluations: half of them evenly spaced, half ever denser towards the beginning,
+    as on a logarithmic axis; the first and the last are among them."""
+    n = len(run.series.get("episodes", ()))
+    if n <= MOST_LINES:
+        return run
+    even, early = np.linspace(0, n - 1, MOST_LINES // 2), np.geomspace(1, n, MOST_LINES // 2) - 1
+    kept = np.unique(np.rint(np.concatenate([even, early])).astype(np.int64))
+    return replace(run, series={name: column[kept] for name, column in run.series.items()})
 
 
 def _judge(run: Run, bar: float, solve_gap: float) -> Run:
@@ -199,11 +236,14 @@ def _task(name: str, runs: list[Run], *, reps: int, rng: np.random.Generator) ->
     groups = [_group(agent, name, [r for r in runs if r.agent == agent], frame, reps=reps, rng=rng) for agent in agents]
     groups.sort(key=lambda group: _rank(group, headline))
     measure, keys = _measure(groups, headline, game)
+    compared = list(zip(groups, keys, strict=True))[:MOST_COMPARED]
     improvement = {
-        (x.agent, y.agent): st.probability_of_improvement(keys[i], keys[j], rng=rng, reps=reps, level=LEVEL)
-        for i, x in enumerate(groups)
-        for j, y in enumerate(groups)
-        if i != j and len(keys[i]) and len(keys[j])
+        (x.agent, y.agent): _if_enough(
+            st.probability_of_improvement(mine, theirs, rng=rng, reps=reps, level=LEVEL), min(len(mine), len(theirs))
+        )
+        for x, mine in compared
+        for y, theirs in compared
+        if x is not y and len(mine) and len(theirs)
     }
     optimal = next((v for v in (run.number("optimal_return") for run in runs) if v is not None), None)
     return Task(name, optimal, game, headline, clock, tuple(groups), measure, improvement)
@@ -254,7 +294,7 @@ def _group(agent: str, task: str, runs: list[Run], frame: Frame, *, reps: int, r
     area = None
     if curve is not None and len(curve.x) > 1:
         areas = [st.area_under_curve(curve.x, _values(run, headline.key, curve.x, worst, frame.clock)) for run in runs]
-        area = st.bootstrap([np.array(areas)], rng=rng, reps=reps, level=LEVEL)
+        area = _if_enough(st.bootstrap([np.array(areas)], rng=rng, reps=reps, level=LEVEL), len(areas))
     exact = {key: c for key in EXACT if (c := _exact_curve(runs, key, frame.clock, reps=reps, rng=rng)) is not None}
     return Group(
         agent=agent,
@@ -264,7 +304,7 @@ def _group(agent: str, task: str, runs: list[Run], frame: Frame, *, reps: int, r
         solved=solved,
         episodes=st.solve_summary(counts, np.array(solved)),
         steps=_steps(runs),
-        final=st.bootstrap([finals], rng=rng, reps=reps, level=LEVEL) if len(finals) else None,
+        final=_if_enough(st.bootstrap([finals], rng=rng, reps=reps, level=LEVEL), len(finals)) if len(finals) else None,
         finals=finals,
         area=area,
         curve=curve,
@@ -292,7 +332,21 @@ def _slope(runs: list[Run], *, reps: int, rng: np.random.Generator) -> st.Interv
         if keep.sum() < 3 or (y[keep] < ZERO).any():
             return None
         slopes.append(round(float(st.loglog_slope(x[keep], y[keep])), 6))  # a level gap has slope 0, not 1e-17
-    return st.bootstrap([np.array(slopes)], st.mean, rng=rng, reps=reps, level=LEVEL) if slopes else None
+    if not slopes:
+        return None
+    return _if_enough(st.bootstrap([np.array(slopes)], st.mean, rng=rng, reps=reps, level=LEVEL), len(slopes))
+
+
+def _if_enough(value: st.Interval, n: int) -> st.Interval:
+    """The estimate alone where it is of fewer than FEWEST runs."""
+    return value if n >= FEWEST else st.Interval(value.estimate, math.nan, math.nan)
+
+
+def _band(values: FloatArray, *, reps: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Centre, low and high of curves (n, T); no band of fewer than FEWEST."""
+    centre, low, high = st.bootstrap_curve(values, rng=rng, reps=reps, level=LEVEL)
+    none = np.full(len(centre), math.nan)
+    return (centre, low, high) if len(values) >= FEWEST else (centre, none, none)
 
 
 def _steps(runs: list[Run]) -> st.SolveSummary | None:
@@ -316,7 +370,7 @@ def _headline_curve(runs: list[Run], frame: Frame, *, reps: int, rng: np.random.
     last = max(_end([run.series[clock] for run in recorded if run.finished and not run.solved], frame.end), first)
     x = np.unique(np.append(_grid([run.series[clock] for run in recorded], first, last), last))
     values = np.stack([_values(run, headline.key, x, worst, clock) for run in runs])
-    centre, low, high = st.bootstrap_curve(values, rng=rng, reps=reps, level=LEVEL)
+    centre, low, high = _band(values, reps=reps, rng=rng)
     ends = [float(run.series[clock][-1]) for run in recorded]
     stops = tuple(sorted(e for run, e in zip(recorded, ends, strict=True) if run.finished and run.solved and e < last))
     return Curve(x, centre, low, high, min(max(ends), last), stops)
@@ -372,5 +426,5 @@ def _exact_curve(runs: list[Run], key: str, clock: str, *, reps: int, rng: np.ra
     if len(x) < 2:
         return None
     values = np.stack([_values(run, key, x, None, clock) for run in having])
-    centre, low, high = st.bootstrap_curve(values, rng=rng, reps=reps, level=LEVEL)
+    centre, low, high = _band(values, reps=reps, rng=rng)
     return Curve(x, centre, low, high, last, ())

@@ -101,7 +101,7 @@ def draw(played: Matches, stem: Path) -> None:
         axis.tick_params(length=0, labelcolor=plots.INK)
         axis.grid(visible=False)
         axis.spines[:].set_visible(False)
-        axis.set(title=f"{played.game}: return of max", xlabel="minimiser", ylabel="maximiser")
+        axis.set(title=plots.verbatim(f"{played.game}: return of max"), xlabel="minimiser", ylabel="maximiser")
         bar = figure.colorbar(mesh, ax=axis, shrink=0.9, aspect=18, pad=0.02)
         bar.outline.set_visible(False)
         words = "" if played.nash_value is None else f"; white: the Nash value {number(played.nash_value)}"

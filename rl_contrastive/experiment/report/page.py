@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from rl_contrastive.experiment import plots
 from rl_contrastive.experiment.report import tables
-from rl_contrastive.experiment.report.comparison import EXACT, GAP, SLOPE_FROM, Group, Task
+from rl_contrastive.experiment.report.comparison import EXACT, FEWEST, GAP, MOST_COMPARED, SLOPE_FROM, Group, Task
 from rl_contrastive.files import write_text
 
+MOST_PANELS, MOST_AGENTS = 16, 20
+"""Tasks and agents that a figure shows at most."""
 FIGURES = {
     "sample-efficiency": "Sample efficiency",
     "episodes-to-solve": "Episodes to solve",
@@ -48,13 +52,22 @@ def notes(tasks: list[Task], *, bar: float, solve_gap: float, reps: int, seed: i
         "Unsolved and failed runs count at the cap and are never dropped; ≥ marks a median or range end that they "
         "make a lower bound.",
         "Final value: interquartile mean (IQM) over runs: a quarter of the runs is cut at each end.",
-        f"Intervals: 95% percentile bootstrap over runs, {reps} resamples, generator seed {seed}.",
+        f"Intervals: 95% percentile bootstrap over runs, {reps} resamples, generator seed {seed}; none where an agent "
+        f"has fewer than {FEWEST} runs.",
         "Curves: a run's newest evaluation, at counts of episodes (of environment steps where all budgets are in "
         "steps) by which each run was evaluated anew; a run stopped because it was solved keeps its last value; a run "
         "that did not finish counts with the worst value recorded on the task.",
         "Probability of improvement: over all pairs of runs, ties count 1/2; by episodes to solve, unsolved runs "
         "behind solved ones (where no run solved, by the final return); games by the final gap.",
     ]
+    shown = trimmed(tasks)
+    if [len(task.groups) for task in shown] != [len(task.groups) for task in tasks]:
+        sentences.append(
+            f"Figures show the first {len(shown)} of {len(tasks)} tasks and at most {MOST_AGENTS} agents, the best "
+            "ones; the tables have all."
+        )
+    if any(len(task.groups) > MOST_COMPARED for task in tasks):
+        sentences.append(f"Probability of improvement: between the {MOST_COMPARED} best agents of a task.")
     if any(task.headline is GAP for task in tasks):
         sentences.append(
             "Duality gap of a game: what best responses gain against both players together, from the true model; "
@@ -80,11 +93,31 @@ def notes(tasks: list[Task], *, bar: float, solve_gap: float, reps: int, seed: i
     return sentences
 
 
-def write(tasks: list[Task], sentences: list[str], out: Path, *, bar: float, solve_gap: float, title: str) -> None:
-    """Draw the figures into `out` and write index.html, which needs no other file."""
+def trimmed(tasks: list[Task]) -> list[Task]:
+    """What a figure can show: the first MOST_PANELS tasks with the groups of the best MOST_AGENTS agents."""
+    tasks = tasks[:MOST_PANELS]
+    agents = agents_of(tasks)
+    if len(agents) <= MOST_AGENTS:
+        return tasks
+    best = agents[:MOST_AGENTS]
+    return [replace(task, groups=tuple(g for g in task.groups if g.agent in best)) for task in tasks]
+
+
+def write(
+    tasks: list[Task],
+    sentences: list[str],
+    out: Path,
+    *,
+    bar: float,
+    solve_gap: float,
+    title: str,
+    pdf: bool = False,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> None:
+    """Draw the figures into `out`, as PDF too if asked, and write index.html, which needs no other file."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    agents = agents_of(tasks)
+    agents, everything, tasks = agents_of(tasks), tasks, trimmed(tasks)
     figures = []
     with plots.style():
         exact = {key: plots.exact_curves(tasks, agents, key, solve_gap=solve_gap) for key in EXACT}
@@ -97,17 +130,21 @@ def write(tasks: list[Task], sentences: list[str], out: Path, *, bar: float, sol
             **exact,
         }
         for name, figure in drawn.items():
-            if figure is not None:
-                figures.append((FIGURES[name], inline(plots.save(figure, out / name), name)))
+            if figure is None:
+                for kind in ("png", "svg", "pdf"):  # of an earlier comparison in the same folder
+                    (out / f"{name}.{kind}").unlink(missing_ok=True)
+            else:
+                say(f"drawing {name}")
+                figures.append((FIGURES[name], inline(plots.save(figure, out / name, pdf=pdf), name)))
     loader = PackageLoader("rl_contrastive.experiment.report", package_path="")
     template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("compare.html.j2")
     html = template.render(
         title=title,
-        tasks=tasks,
+        tasks=everything,
         agents=agents,
-        total=sum(len(group.runs) for task in tasks for group in task.groups),
-        failed=tables.failures(tasks),
-        unfinished=sum(len(group.failed) for task in tasks for group in task.groups),
+        total=sum(len(group.runs) for task in everything for group in task.groups),
+        failed=tables.failures(everything),
+        unfinished=sum(len(group.failed) for task in everything for group in task.groups),
         columns=tables.columns,
         row=tables.row,
         optimum=tables.optimum,

@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from rl_contrastive.experiment.run_config import completed
 from rl_contrastive.spec import FloatArray
 
 FILES = ("config.json", "metrics.jsonl", "summary.json")
+HUGE = 1e300
+"""Numbers beyond this, which JSON can hold as integers, are none of ours."""
 SEED_FOLDER = re.compile(r"seed-(\d+)$")
 
 
@@ -48,8 +53,8 @@ class Run:
     """The bar the run itself was judged by."""
     solve_gap: float = 0.05
     """Games: the duality gap the run itself was judged by."""
-    wall: dict[int, float] = field(default_factory=dict)
-    """Episodes -> wall seconds at that evaluation, from timing.jsonl."""
+    wall: dict[str, FloatArray] = field(default_factory=dict)
+    """`episodes` and `wall_s` of the evaluations, from timing.jsonl; empty if it cannot be read."""
     clock: str = "episodes"
     """The column that the budget counted: episodes or env_steps."""
 
@@ -61,6 +66,11 @@ class Run:
     def solved(self) -> bool:
         """A failed run counts as unsolved whatever it reached before."""
         return self.solved_at is not None and self.status != "failed"
+
+    def wall_at(self, episodes: float) -> float | None:
+        """Wall seconds at the evaluation after so many episodes."""
+        at = np.flatnonzero(self.wall["episodes"] == episodes) if self.wall else np.zeros(0, dtype=np.int64)
+        return float(self.wall["wall_s"][at[0]]) if len(at) else None
 
     @property
     def game(self) -> bool:
@@ -129,7 +139,7 @@ def read_run(folder: Path) -> Run:
         agent=str(config.get("label") or summary.get("label") or config.get("agent") or summary.get("agent") or parent),
         env=str(config.get("env_label") or config.get("env") or summary.get("env") or env_of_path or "unknown"),
         env_config=_table(config.get("env_config")),
-        agent_config=completed("agent", str(config.get("agent")), _table(config.get("agent_config"))),
+        agent_config=_completed(str(config.get("agent")), json.dumps(_table(config.get("agent_config")))),
         seed=_first_int(config.get("seed"), summary.get("seed"), int(seed.group(1)) if seed else None),
         status=status,
         error=None if error is None else str(error),
@@ -153,9 +163,21 @@ def _guarded(problems: list[str], read: Any, path: Path) -> dict[Any, Any]:
         return {}
 
 
+@lru_cache(maxsize=512)
+def _completed(agent: str, values: str) -> dict[str, Any]:
+    """`run_config.completed`, once for runs that agree: a sweep has many seeds of one config."""
+    return completed("agent", agent, json.loads(values))
+
+
 def _text(path: Path) -> str:
+    return "".join(_text_lines(path))
+
+
+def _text_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file one by one: a long record is never in memory as text."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            yield from file
     except FileNotFoundError as error:
         raise RlcError(f"{path.name} is missing: the run was killed, is still running, or was not copied.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -173,23 +195,27 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_series(path: Path) -> dict[str, FloatArray]:
     """Columns of a JSON-lines file; `episodes` must increase strictly and `return_mean` be a finite number."""
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    columns: dict[str, array[float]] = {}
+    count = 0
+    for count, line in enumerate(_text_lines(path), start=1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RlcError(f"{path.name} is not valid JSON in line {number}.") from error
-        good = isinstance(row, dict) and _number(row.get("episodes")) is not None
-        require(good, f"{path.name} has no number 'episodes' in line {number}.")
-        require(
-            _number(row.get("return_mean")) is not None, f"{path.name} has no finite 'return_mean' in line {number}."
-        )
-        rows.append(row)
-    require(len(rows) > 0, f"{path.name} holds no evaluation.")
-    names = sorted({name for row in rows for name in row})
-    columns = {name: np.array([_number(row.get(name), math.nan) for row in rows], dtype=float) for name in names}
-    require(bool((np.diff(columns["episodes"]) > 0).all()), f"{path.name}: 'episodes' does not increase strictly.")
-    return columns
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise RlcError(f"{path.name} is not valid JSON in line {count}.") from error
+        require(isinstance(row, dict), f"{path.name} has no number 'episodes' in line {count}.")
+        for name in row.keys() - columns.keys():
+            columns[name] = array("d", [math.nan]) * (count - 1)
+        for name, column in columns.items():
+            value = row.get(name)
+            number = value if type(value) is float else _number(value)
+            column.append(math.nan if number is None else number)
+    require(count > 0, f"{path.name} holds no evaluation.")
+    for name, words in (("episodes", "number"), ("return_mean", "finite")):
+        bad = np.flatnonzero(~np.isfinite(columns.get(name, array("d", [math.nan]))))
+        require(not len(bad), f"{path.name} has no {words} '{name}' in line {int(bad[0]) + 1 if len(bad) else 0}.")
+    series = {name: np.array(columns[name]) for name in sorted(columns)}
+    require(bool((np.diff(series["episodes"]) > 0).all()), f"{path.name}: 'episodes' does not increase strictly.")
+    return {name: np.where(np.isfinite(column), column, math.nan) for name, column in series.items()}
 
 
 def _todays_names(series: dict[str, FloatArray]) -> dict[str, FloatArray]:
@@ -201,23 +227,24 @@ def _todays_names(series: dict[str, FloatArray]) -> dict[str, FloatArray]:
     return {**{name: column for name, column in series.items() if name != "regret"}, "suboptimality": mean}
 
 
-def _read_timing(path: Path) -> dict[int, float]:
-    """Episodes -> wall seconds; a half-written last line is left out."""
-    wall: dict[int, float] = {}
-    for line in _text(path).splitlines():
+def _read_timing(path: Path) -> dict[str, FloatArray]:
+    """`episodes` and `wall_s` of each line; those that cannot be read are left out."""
+    columns = {"episodes": array("d"), "wall_s": array("d")}
+    for line in _text_lines(path):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = _table(json.loads(line))
+        except (json.JSONDecodeError, RecursionError):
             continue
-        episodes, seconds = (_number(_table(row).get(key)) for key in ("episodes", "wall_s"))
-        if episodes is not None and seconds is not None:
-            wall[int(episodes)] = seconds
-    return wall
+        values = [_number(row.get(name)) for name in columns]
+        if None not in values:
+            for column, value in zip(columns.values(), values, strict=True):
+                column.append(value or 0.0)
+    return {name: np.array(column) for name, column in columns.items()}
 
 
 def _number(value: Any, default: float | None = None) -> float | None:
     """A finite int or float as float; anything else (bool, NaN, text) is the default."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -HUGE < value < HUGE:
         return default
     return float(value)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from rl_contrastive.experiment.report.comparison import GAP, Group, Headline, Task
+from rl_contrastive.experiment.report.comparison import FEWEST, GAP, Group, Task
 from rl_contrastive.experiment.statistics import Interval, SolveSummary
 
 
@@ -55,7 +55,7 @@ def interval(value: Interval | None) -> str:
     if value is None:
         return "–"
     if math.isnan(value.low):
-        return f"{number(value.estimate)} [one run: no CI]"
+        return f"{number(value.estimate)} [n < {FEWEST}: no interval]"
     words = [number(v) for v in (value.estimate, value.low, value.high)]
     if not any("e" in word or " " in word for word in words):
         decimals = max(len(word.partition(".")[2]) for word in words)
@@ -150,22 +150,27 @@ def as_json(tasks: list[Task]) -> list[dict[str, Any]]:
             "headline": task.headline.key,
             "improvement_measure": task.measure,
             "judged": task.judged,
-            "groups": [_group(group, task.headline) for group in task.groups],
+            "groups": [_group(group, task) for group in task.groups],
             "improvement": [{"agent": x, "over": y, **finite(value)} for (x, y), value in task.improvement.items()],
         }
         for task in tasks
     ]
 
 
-def _group(group: Group, headline: Headline) -> dict[str, Any]:
+def _group(group: Group, task: Task) -> dict[str, Any]:
+    headline = task.headline
+    to_solve = {
+        "solved": group.episodes.solved,
+        "episodes_to_solve": {**group.episodes.__dict__, "runs": group.counts.tolist()},
+        "env_steps_to_solve": None if group.steps is None else dict(group.steps.__dict__),
+    }
     return {
         "agent": group.agent,
         "n": len(group.runs),
         "seeds": [run.seed for run in group.runs],
         "failed": len(group.failed),
-        "solved": group.episodes.solved,
-        "episodes_to_solve": {**group.episodes.__dict__, "runs": group.counts.tolist()},
-        "env_steps_to_solve": None if group.steps is None else dict(group.steps.__dict__),
+        # Where the best return is not known, nothing is said of what was solved.
+        **(to_solve if task.judged else dict.fromkeys(to_solve)),
         f"final_{headline.final}": None
         if group.final is None
         else {**finite(group.final), "runs": group.finals.tolist()},
@@ -173,7 +178,7 @@ def _group(group: Group, headline: Headline) -> dict[str, Any]:
         "area_under_curve": None if group.area is None else finite(group.area),
         "wall_s": [run.number("wall_s") for run in group.runs],
         "wall_s_to_solve": [
-            run.wall.get(int(run.solved_at)) if run.solved_at is not None else None for run in group.runs
+            run.wall_at(run.solved_at) if task.judged and run.solved_at is not None else None for run in group.runs
         ],
         "runs": [
             {"folder": str(run.folder), "seed": run.seed, "status": run.status, "error": run.error}

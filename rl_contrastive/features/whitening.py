@@ -1,0 +1,58 @@
+"""Which whitening the spectral fit starts from: a choice between two kinds of worlds, made on held-out rows.
+
+given   few directions of large variance, hardly scaled: right where what predicts varies most, and then the sparing
+        one, since nothing is estimated in the other directions
+full    all directions, scaled to equal variance down to the noise floor: right where coordinates that predict
+        nothing vary more than those that do
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from rl_contrastive.features.mixture import MixtureConfig, held_out_score
+from rl_contrastive.features.spectral_linear import LinearSpectralConfig, noise_floor, whiten
+from rl_contrastive.spec import LevelData
+
+Whitening = Literal["auto", "given", "full"]
+
+FULL = LinearSpectralConfig(pca_dim=64, rho=None, floor=2.0, ridge=30.0)
+"""The whitening of worlds with distractors."""
+JUDGE = MixtureConfig(iterations=4, folds=2)
+ROWS = 512
+"""Rows of a step that judge, evenly from those stored."""
+
+
+LOUD = 10.0
+"""A direction that varies by this many noise floors and that nothing predicts is a distractor."""
+LOOK_AGAIN = 1.5
+"""The choice is made anew when the rows have grown by this factor."""
+
+
+def full_is_better(data: LevelData, num_actions: int, given: LinearSpectralConfig) -> bool:
+    """Whether FULL predicts held-out transitions better than `given`, by two standard errors; while neither predicts,
+    whether most steps have a direction of large variance all the same."""
+    judges = _evenly(data)
+    score = held_out_score(judges, num_actions, 2, JUDGE, given)
+    gain = held_out_score(judges, num_actions, 2, JUDGE, FULL) - score
+    if score.sum() > 0.0 or (score + gain).sum() > 0.0:
+        return bool(gain.sum() > 2.0 * np.sqrt(np.square(gain).sum()))
+    obs = judges.obs.reshape(*judges.action.shape, -1)
+    variance = whiten(obs, judges.count, FULL)[0].eigenvalues  # (H, k)
+    loudness = variance[:, 0] / max(noise_floor(variance, judges.count), 1e-300)
+    return bool(np.median(loudness) > LOUD)
+
+
+def _evenly(data: LevelData) -> LevelData:
+    """At most ROWS rows of each step."""
+    N = data.action.shape[1]
+    if N <= ROWS:
+        return data
+    rows = np.linspace(0, N - 1, ROWS).astype(np.int64)
+    count = (rows < data.count[:, None]).sum(axis=1).astype(np.int64)
+    return LevelData(
+        data.obs[:, rows], data.action[:, rows], data.reward[:, rows],
+        data.next_obs[:, rows], data.discount[:, rows], count,
+    )  # fmt: skip
