@@ -28,8 +28,6 @@ OVERSAMPLE = 4
 """Extra basis vectors of the block iteration; they decide the gap that drives convergence."""
 KRYLOV_BLOCKS = 5
 """Powers of the Gram matrix kept before a restart."""
-EDGE = 1.1
-"""Singular values count from this multiple of the noise's largest one on: that one fluctuates."""
 MOST_DIMENSIONS = 64
 """Largest d that is chosen from the data."""
 FIRST_DIMENSIONS = 8
@@ -66,7 +64,7 @@ def fit_tabular(
 ) -> SpectralFit:
     """Rank-d minimiser of the spectral contrastive loss for all steps; rank None: d is read off the singular values.
 
-    Then each step keeps the values above EDGE `noise_level`, at least one, and d is the largest number kept.
+    Then each step keeps the values above `noise_level`, at least one, and d is the largest number kept.
     law: P^- (H, S), default the empirical marginal. smoothing: pseudo-count kappa of transitions s' ~ P^- added to
     each pair's average, phi = (N E-hat[psi|s,a] + kappa E_{P^-}[psi]) / (N + kappa); 0 is the exact minimiser.
     start: features of an earlier fit, whose psi warms the iteration (same result to TOLERANCE, fewer sweeps).
@@ -102,7 +100,7 @@ def fit_tabular(
         if sigma.shape[1] < rank:
             V, sigma = _right_singular_vectors(matrices, rank, V)
     elif rank is None:
-        floor = EDGE * noise_level(counts, law)[:, None]
+        floor = noise_level(counts, law)[:, None]
         while (sigma[:, -1:] > floor).any() and sigma.shape[1] < min(MOST_DIMENSIONS, S):
             V, sigma = _right_singular_vectors(matrices, min(2 * sigma.shape[1], MOST_DIMENSIONS, S), V)
         ranks = np.maximum((sigma > floor).sum(axis=1), 1)
