@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rl_contrastive.config import require_finite
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.evaluate import invert
 from rl_contrastive.planning.behaviour import Behaviour
@@ -56,6 +57,12 @@ class BaseAgent:
     """What the agent is made for: one agent's problems, two-player zero-sum games, or both."""
 
     def __init__(self, env: Env, config: Any, *, seed: int = 0) -> None:
+        if not isinstance(getattr(env, "env_spec", None), EnvSpec):
+            raise RlcError(
+                f"{type(self).__name__} needs an environment with an env_spec, but {type(env).__name__} has none: make "
+                "it by its name here, as in make_gym(GymConfig(id='CartPole-v1'), num_envs) of envs/gym_adapter.py."
+            )
+        require_finite(config, "agent.")
         self.env = env
         game = env.env_spec.players is not None
         if self.plays != "any" and (self.plays == "game") != game:

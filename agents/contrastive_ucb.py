@@ -19,11 +19,14 @@ from typing import Any, Literal
 import numpy as np
 
 from rl_contrastive.agents.base import BaseAgent, due, greedy
-from rl_contrastive.agents.ucb_models import Model, TableModel, VectorModel
+from rl_contrastive.agents.ridge_decoder_model import RidgeDecoderModel
+from rl_contrastive.agents.ucb_models import Model, TableModel
+from rl_contrastive.agents.vector_model import VectorModel
 from rl_contrastive.config import require
 from rl_contrastive.experiment.evaluate import sample
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.learner import LearnerConfig
+from rl_contrastive.features.mixture import MixtureConfig
 from rl_contrastive.planning.behaviour import Behaviour, uniform_around
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -38,24 +41,29 @@ class ContrastiveUCBConfig:
     """B, episodes between two updates (>= 1)."""
     warm_start: int = 100
     """Episodes of uniform actions before the first plan (>= 0); they count as episodes and all their steps are kept."""
-    roll_in: Literal["paper", "mixed", "thinned", "on-policy"] = "paper"
-    """paper: uniform actions at t - 1 and t, only these steps are kept, so the regret of what is played grows with K;
-    mixed: the same actions, all steps are kept; thinned: mixed with probability min(1, sqrt(warm_start / n)) in episode
-    n, else pi_k to the end, a regret of O(sqrt(K)) beyond that of pi_k; on-policy: pi_k to the end, all are kept."""
+    roll_in: Literal["auto", "paper", "mixed", "thinned", "on-policy"] = "auto"
+    """auto: mixed on tables of states, paper elsewhere. paper: uniform actions at t - 1 and t, only these steps are
+    kept, so the regret of what is played grows with K; mixed: the same actions, all steps are kept; thinned: mixed with
+    probability min(1, sqrt(warm_start / n)) in episode n, else pi_k to the end, a regret of O(sqrt(K)) beyond that of
+    pi_k; on-policy: pi_k to the end, all are kept."""
     gamma: float = 1.0
-    """gamma, scale of the elliptical bonus (>= 0)."""
+    """gamma, scale of the elliptical bonus, in units of the rewards' range (>= 0)."""
     lam: float = 1.0
     """lambda, ridge of Sigma (> 0)."""
-    growth: float = 0.0
-    """Refit and replan when the stored transitions grew by this fraction (>= 0; 0: after every batch, which is cheap
-    in closed form on small tables and takes half the episodes of .05 on the lock)."""
+    feature_growth: float = 0.1
+    """Vectors: learn the features anew when the stored transitions grew by this fraction (>= 0)."""
+    growth: float = 0.02
+    """Plan again when the stored transitions grew by this fraction (>= 0; 0: after every batch). Any fraction above 0
+    keeps the cost of an episode from growing with their number."""
     decoder_growth: float = 0.1
     """Refit a step's decoder when its rows grew by this fraction (> 0)."""
     known_reward: bool = False
     """Read r_h(s,a) from the environment's exact model, as the paper assumes it known; else use observed means."""
     reward_max: float | None = None
-    """Largest reward; default the environment's bound, or 1 where it declares none."""
-    representation: Literal["vector", "latent"] = "vector"
+    """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
+    pool: bool = True
+    """Tables where the environment declares one kernel for all steps: fit one from the data of all steps."""
+    representation: Literal["vector", "latent", "ridge"] = "vector"
     """Rich observations only (states are tables always). vector: phi(o,a) of the observation, linear or neural, with
     least-squares value iteration; latent: phi(z,a) over latent states decoded from it, a block function class with an
     exact backward pass. On the lock of 20 steps vector takes 6 000 episodes and latent 9 000."""
@@ -63,6 +71,8 @@ class ContrastiveUCBConfig:
     """Rows kept of each step where observations are stored, the newest ones (>= 10). Tables of states keep all."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """The contrastive fit."""
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    """Simplex features of vectors."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Rich observations -> latent states: of representation latent, and of the bonus-free policy of vector."""
 
@@ -84,7 +94,9 @@ class ContrastiveUCB(BaseAgent):
     def __init__(self, env: Env, config: ContrastiveUCBConfig, *, seed: int = 0) -> None:
         super().__init__(env, config, seed=seed)
         tabular = self.env_spec.num_states is not None
-        self.model: Model = (TableModel if tabular or config.representation == "latent" else VectorModel)(env, config)
+        kinds: dict[str, type[Model]] = {"vector": VectorModel, "latent": TableModel, "ridge": RidgeDecoderModel}
+        self.model: Model = TableModel(env, config) if tabular else kinds[config.representation](env, config)
+        self.roll_in = config.roll_in if config.roll_in != "auto" else "mixed" if tabular else "paper"
         self.rng, self.fit_rng = self.seeds.generator("act"), self.seeds.generator("fit")
         self.episodes, self.fitted_rows = 0, 0
         self._t: IntArray = np.zeros(0, dtype=np.int64)
@@ -99,9 +111,9 @@ class ContrastiveUCB(BaseAgent):
 
     def _share(self) -> float:
         """The share of the episodes that act uniformly around their t."""
-        if self.config.roll_in == "on-policy":
+        if self.roll_in == "on-policy":
             return 0.0
-        if self.config.roll_in == "thinned":
+        if self.roll_in == "thinned":
             return min(1.0, float(np.sqrt(max(self.config.warm_start, 1) / max(self.episodes, 1))))
         return 1.0
 
@@ -125,7 +137,8 @@ class ContrastiveUCB(BaseAgent):
 
     def observe(self, transition: Transition) -> None:
         """1. D and D~; given (s,a) the next state has the same law whoever chose a, so other steps may be kept too."""
-        keep_all = self.version == 0 or self.config.roll_in != "paper"
+        self.model.bounds.note(transition.reward[transition.alive])
+        keep_all = self.version == 0 or self.roll_in != "paper"
         self.model.add(transition, transition.alive if keep_all else self._uniform(transition.h))
 
     def update(self) -> dict[str, float]:

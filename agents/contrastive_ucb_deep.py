@@ -24,9 +24,13 @@ from rl_contrastive.config import require
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.bonus import Bonus, NoBonus, evenly, make_bonus
 from rl_contrastive.deep.episodic import EpisodicBonus, LeastTried
+from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Array, Env, FloatArray, IntArray, State, Transition
+
+LARGEST_REWARD = 1e30
+"""Of what the networks learn: float32 ends at 3e38, and returns and losses are sums of many."""
 
 
 @register("agent", "contrastive-ucb-deep", ContrastiveUCBDeepConfig)
@@ -37,11 +41,12 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def __init__(self, env: Env, config: ContrastiveUCBDeepConfig, *, seed: int = 0) -> None:
         from rl_contrastive.deep.clock import Clock
-        from rl_contrastive.deep.frames import Frames
+        from rl_contrastive.deep.frames import Frames, Tables
         from rl_contrastive.deep.learner import DeepLearner
         from rl_contrastive.deep.replay import Replay
 
         super().__init__(env, config, seed=seed)
+        self._tables = Tables(self.env_spec)
         self.clock = Clock(self.env_spec) if config.clock else None
         if self.clock is not None:
             self.env_spec = self.clock.spec
@@ -87,6 +92,7 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def _seen(self, obs: Array, h: int) -> Array:
         """What the networks are shown at step h."""
+        self._tables.check(obs, h)
         return obs if self.clock is None else self.clock.show(obs, h)
 
     def keep_in(self, folder: Path) -> None:
@@ -121,6 +127,7 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def observe(self, transition: Transition) -> None:
         """2.-4."""
+        self._tables.check(transition.next_obs, transition.h + 1)
         self._store(transition if self.clock is None else self.clock.timed(transition))
         before, self.steps = self.steps, self.steps + int(np.count_nonzero(transition.alive))
         if self.steps < self.config.warm_start or len(self.replay) == 0:
@@ -140,6 +147,7 @@ class ContrastiveUCBDeep(BaseAgent):
     def _store(self, transition: Transition) -> None:
         """2. The steps, the features of what was seen for the first time, and the visits."""
         alive = np.flatnonzero(transition.alive)
+        self._check_rewards(transition.reward[alive])
         self.replay.observe(transition)
         if not self.first_reward and (transition.reward[alive] > 0).any():
             self.first_reward = self.steps + len(alive)
@@ -154,6 +162,17 @@ class ContrastiveUCBDeep(BaseAgent):
         self.bonus.visit(index, transition.action[alive])
         if isinstance(self.bonus, EpisodicBonus):
             self.bonus.follow(transition, index, newest)
+
+    def _check_rewards(self, reward: FloatArray) -> None:
+        """RlcError where sums of rewards as the networks learn them would be beyond float32."""
+        learner = self.config.learner
+        if learner.clip_rewards or not len(reward):
+            return
+        largest = float(np.maximum.reduce(np.abs(reward)))
+        if largest * learner.reward_scale > LARGEST_REWARD:
+            hint = f"scale them by --agent.learner.reward-scale, e.g. {1.0 / largest:.0e}, and beta with them"
+            what = f"a reward of {largest:g} times learner.reward_scale {learner.reward_scale:g}"
+            raise RlcError(f"deep: {what} is beyond what float32 can sum: {hint}.")
 
     def _standardise(self) -> None:
         """Centre and scale of vector observations, from the steps of the warm start."""

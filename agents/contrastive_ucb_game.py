@@ -66,7 +66,7 @@ class ContrastiveUCBGameConfig:
     known_reward: bool = False
     """Read r_h(s,a,b) from the environment's exact model, as the paper assumes it known; else use observed means."""
     reward_max: float | None = None
-    """Largest reward; default the environment's bounds, or 1 where it declares none."""
+    """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
     pool: bool = True
     """Where the environment declares one kernel for all steps, fit one from the data of all steps."""
     capacity: int = 20000
@@ -144,6 +144,7 @@ class ContrastiveUCBGame(BaseAgent):
         if self.opponent is not None:
             self.opponent.observe(transition)
             self._earned += float(transition.reward[transition.alive].sum())
+        self.model.bounds.note(transition.reward[transition.alive])
         keep_all = self.version == 0 or self.config.roll_in != "paper"
         self.model.learned.add(transition, transition.alive if keep_all else self._uniform(transition.h))
 

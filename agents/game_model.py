@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rl_contrastive.agents.base import true_reward
-from rl_contrastive.agents.table_features import TableFeatures, accepted
+from rl_contrastive.agents.table_features import TableFeatures, fit_scalars
 from rl_contrastive.config import require
-from rl_contrastive.planning.lsvi import return_caps
+from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.optimistic_games import plan_game, plan_nash
 from rl_contrastive.spec import Array, Env, ExactModel, FloatArray, State, product
 
@@ -29,7 +29,8 @@ class GameModel:
         spec = env.env_spec
         self.config, self.players = config, spec.game
         self.learned = TableFeatures(spec, config, pooled=config.pool)
-        self.floor, self.cap = return_caps(spec, config.reward_max)
+        self.bounds = ReturnBounds(spec, config.reward_max)
+        self.floor, self.cap = self.bounds.returns()
         self.true_reward = true_reward(env) if config.known_reward else None
         H, S, AB = spec.horizon, self.learned.table.num_states, spec.num_actions
         self.sigma: FloatArray = np.full((H, S, AB), 1.0 / AB)
@@ -41,6 +42,7 @@ class GameModel:
         """Features, bonus, plans from all stored rows; scalars to record."""
         fit, config, players = self.learned.refit(version, rng=rng), self.config, self.players
         table = self.learned.table
+        self.floor, self.cap = self.bounds.returns()
         b = self.bonus()
         r = np.broadcast_to(table.reward, b.shape) if self.true_reward is None else self.true_reward
         model, bounds = self.learned.planner(), {"cap": self.cap, "floor": self.floor}
@@ -58,7 +60,7 @@ class GameModel:
             self.V_upper, self.V_lower = plan.V_upper[0], plan.V_lower[0]
         N = np.broadcast_to(self.learned.visits, b.shape)
         scalars = {"saturated": saturated, "bonus": float((b * N).sum() / max(N.sum(), 1.0)), "iota": iota}
-        return {**scalars, **accepted(fit)}
+        return {**scalars, **self.bounds.scalars(), **fit_scalars(fit)}
 
     def bonus(self) -> FloatArray:
         """b_h(s,a,b) = min(gamma sqrt(A B) ||phi||, 1) (cap_h - floor_h) (H, S, AB), the 1 for what was never tried.
@@ -90,13 +92,18 @@ class GameModel:
         return {**self.learned.exact_metrics(model), **sides}
 
     def state_dict(self) -> State:
-        return {**{name: getattr(self, name) for name in PLANS}, "learned": self.learned.state_dict()}
+        return {
+            **{name: getattr(self, name) for name in PLANS},
+            "learned": self.learned.state_dict(),
+            "bounds": self.bounds.state_dict(),
+        }
 
     def load_state_dict(self, state: State) -> None:
-        for key in (*PLANS, "learned"):
+        for key in (*PLANS, "learned", "bounds"):
             require(key in state, f"ucb-game: the saved state lacks '{key}'.")
         for name in PLANS:
             saved, shape = np.array(state[name], dtype=np.float64), getattr(self, name).shape
             require(saved.shape == shape, f"ucb-game: the saved {name} has shape {saved.shape}, not {shape}.")
             setattr(self, name, saved)
         self.learned.load_state_dict(state["learned"])
+        self.bounds.load_state_dict(state["bounds"])

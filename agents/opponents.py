@@ -116,6 +116,12 @@ class QOpponentConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Rich observations -> latent states."""
 
+    def __post_init__(self) -> None:
+        require(0.0 < self.alpha <= 1.0, f"q-learner: alpha must be in (0, 1], got {self.alpha}.")
+        require(0.0 <= self.epsilon <= 1.0, f"q-learner: epsilon must be in [0, 1], got {self.epsilon}.")
+        require(self.capacity >= 10, f"q-learner: capacity must be >= 10, got {self.capacity}.")
+        require(self.decoder_growth > 0.0, f"q-learner: decoder_growth must be > 0, got {self.decoder_growth}.")
+
 
 @register("opponent", "q-learner", QOpponentConfig)
 class QOpponent:

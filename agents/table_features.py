@@ -48,9 +48,11 @@ class TableFeatures:
         self.spec = replace(spec, horizon=1) if self.pooled else spec
         self.table = make_table(self.spec, config.decoder, capacity=config.capacity, growth=config.decoder_growth)
         S = self.table.num_states
-        learner = replace(config.learner, dim=min(config.learner.dim, S))
+        learner = config.learner
+        if learner.dim is not None:
+            learner = replace(learner, dim=min(learner.dim, S))
         self.learner = FeatureLearner(learner, horizon=self.spec.horizon, num_actions=spec.num_actions, num_states=S)
-        self.bonus = EllipticalBonus(self.spec.horizon, learner.dim, config.lam)
+        self.bonus = EllipticalBonus(self.spec.horizon, learner.dim or 1, config.lam)  # d is taken from each fit
         self.features: TabularFeatures | None = None
         self.visits: FloatArray = np.zeros((self.spec.horizon, S, spec.num_actions))
         """N_h(s,a) as of the last `refit`."""
@@ -132,6 +134,9 @@ class TableFeatures:
         self.visits = np.array(state["visits"], dtype=np.float64)
 
 
-def accepted(fit: Fit) -> dict[str, float]:
-    """Share of the steps whose gradient refinement was kept, where there was one."""
-    return {"refined": float(np.nanmean(fit.report["accepted"]))} if "accepted" in fit.report else {}
+def fit_scalars(fit: Fit) -> dict[str, float]:
+    """d of the features, and the share of the steps whose gradient refinement was kept, where there was one."""
+    scalars = {"dim": float(fit.features.dim)}
+    if "accepted" in fit.report:
+        scalars["refined"] = float(np.nanmean(fit.report["accepted"]))
+    return scalars

@@ -111,8 +111,9 @@ class StateTable:
     def __init__(self, spec: EnvSpec, agent: str = "a table of states") -> None:
         if spec.num_states is None:
             raise RlcError(
-                f"{agent} needs tabular observations, but {spec.name} has observations of shape {spec.obs_shape}; "
-                "use an environment with num_states, or gym:ID with --env.observation bins."
+                f"{agent} needs tabular observations, but {spec.name} has observations of shape {spec.obs_shape}: use "
+                "an agent that reads vectors (contrastive-ucb-deep), an environment with fewer states, or, where they "
+                "are a short Box, gym:ID with --env.observation bins."
             )
         self.num_states = spec.num_states
         shape = spec.horizon, self.num_states, spec.num_actions

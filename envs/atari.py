@@ -128,6 +128,7 @@ class AtariEnv(BatchEnv):
             obs_shape=(config.stack, size, size) if config.stacked else (size, size),
             obs_dtype="uint8",
             reward_range=(-1.0, 1.0) if config.clip_rewards else (-np.inf, np.inf),
+            life_loss=config.life_loss,
             frame_stack=1 if config.stacked else config.stack,
         )
         space = gym.spaces.Box(0, 255, spec.obs_shape, np.uint8)

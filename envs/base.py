@@ -40,14 +40,15 @@ class BatchEnv(VectorEnv[Array, IntArray, Array]):
 
     A subclass calls `super().__init__(env_spec, num_envs, words_per_step)` and implements `_prepare`, `_start`,
     `_advance`, `_observe`, `latent_states` and `exact`; with `_draw` it declares render mode "rgb_array". Every `reset`
-    or `step` call consumes `words_per_step` random words of every stream, so row i is a function of (seed_i, actions
-    of row i) alone.
+    or `step` call consumes `words_per_step` (>= 0) random words of every stream, so row i is a function of (seed_i,
+    actions of row i) alone.
     """
 
     def __init__(
         self, env_spec: EnvSpec, num_envs: int, words_per_step: int, observation_space: gym.Space[Any] | None = None
     ) -> None:
         require(num_envs >= 1, f"{env_spec.name}: num_envs must be >= 1, got {num_envs}.")
+        require(words_per_step >= 0, f"{env_spec.name}: words_per_step must be >= 0, got {words_per_step}.")
         self.env_spec = env_spec
         self.num_envs = num_envs
         drawn = type(self)._draw is not BatchEnv._draw
@@ -176,7 +177,7 @@ class BatchEnv(VectorEnv[Array, IntArray, Array]):
             if self._streams is None:
                 raise RlcError(f"{self.env_spec.name}: call reset() before step().")
             length = 2 * self._block if self._block else self.env_spec.horizon + 1
-            cap = max(1, BLOCK_WORDS // (self._words_per_step * self.num_envs))
+            cap = max(1, BLOCK_WORDS // (max(self._words_per_step, 1) * self.num_envs))
             length = min(length, cap)
             words = self._streams.words(length * self._words_per_step)
             self._prepare(words.reshape(length, self._words_per_step, self.num_envs))

@@ -19,7 +19,7 @@ from gymnasium.vector.utils import batch_space
 
 from rl_contrastive.config import require
 from rl_contrastive.envs.base import default_observation_space
-from rl_contrastive.envs.gym_features import FeatureKind, feature_map
+from rl_contrastive.envs.gym_features import FeatureKind, OutsideError, feature_map
 from rl_contrastive.envs.gym_table import exact_table
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
@@ -33,17 +33,19 @@ class GymConfig:
     """Which gymnasium environment, how long its episodes may be, and how its observations are seen."""
 
     id: str = "CartPole-v1"
-    """gymnasium id, as in `gymnasium.make`; given after the colon of `gym:ID`."""
+    """gymnasium id, as in `gymnasium.make` (`module:ID` too); given after the colon of `gym:ID`."""
     horizon: int | None = None
-    """H, cap on the steps of an episode (>= 1); the default is the environment's own limit, or 200 without one."""
+    """H, after which steps an episode is cut (>= 1), in place of the environment's own limit; the default is that
+    limit, or 200 without one."""
     observation: FeatureKind = "raw"
-    """Box observations: raw | fourier | tile | bins (a table). Finite spaces are tables always."""
+    """Box observations: raw (pictures with their channels first) | fourier | tile | bins (a table). Finite spaces are
+    tables, and beyond 100000 states one-hot vectors."""
     resolution: int = 3
     """Order of the Fourier basis, tiles per coordinate, or bins per coordinate (>= 1)."""
     tilings: int = 4
     """Number of shifted grids of tile coding (>= 1)."""
     scale: float = 1.0
-    """Unit of coordinates without bounds (> 0): they enter as 1 / (1 + exp(-x / scale))."""
+    """Unit of coordinates without bounds (> 0, finite): they enter as 1 / (1 + exp(-x / scale))."""
     kwargs: str = "{}"
     """JSON object of keyword arguments for `gymnasium.make`, e.g. '{"is_slippery": false}'."""
 
@@ -53,7 +55,11 @@ class GymConfig:
         require(self.resolution >= 1, f"gym: resolution must be >= 1, got {self.resolution}.")
         require(self.tilings >= 1, f"gym: tilings must be >= 1, got {self.tilings}.")
         require(0.0 < self.scale < np.inf, f"gym: scale must be > 0, got {self.scale}.")
-        self.make_arguments()
+        limit = self.make_arguments().get("max_episode_steps", self.horizon)
+        whole = limit is None or (isinstance(limit, int) and limit >= 1)
+        require(whole, f"gym: max_episode_steps must be a whole number >= 1, got {limit!r}.")
+        same = self.horizon in (None, limit)
+        require(same, f"gym: horizon {self.horizon} and kwargs' max_episode_steps {limit} differ; give one of them.")
 
     def make_arguments(self) -> dict[str, Any]:
         """`kwargs` as a dict; RlcError unless it is a JSON object."""
@@ -71,9 +77,8 @@ def make_gym(config: GymConfig, num_envs: int) -> GymEnv:
     require(num_envs >= 1, f"gym:{config.id}: num_envs must be >= 1, got {num_envs}.")
     arguments = config.make_arguments()
     try:
-        own_limit = gym.spec(config.id).max_episode_steps
-        limits = [limit for limit in (config.horizon, own_limit) if limit is not None]
-        horizon = min(limits, default=DEFAULT_HORIZON)
+        asked = arguments.pop("max_episode_steps", None) or config.horizon
+        horizon = asked or own_limit(config.id, arguments) or DEFAULT_HORIZON
         make = partial(gym.make, config.id, max_episode_steps=horizon, **arguments)
         envs = SyncVectorEnv([make] * num_envs)
     except RlcError:
@@ -81,6 +86,15 @@ def make_gym(config: GymConfig, num_envs: int) -> GymEnv:
     except Exception as error:
         raise RlcError(f"gym:{config.id} cannot be made: {one_line(error)}.") from error
     return GymEnv(envs, config, horizon)
+
+
+def own_limit(id: str, arguments: dict[str, Any]) -> int | None:
+    """The limit on an episode's steps that the environment was registered with."""
+    if id in gym.registry:
+        return gym.registry[id].max_episode_steps
+    env = gym.make(id, **arguments)  # `module:ID`, or a name without its version, which is resolved there
+    env.close()
+    return None if env.spec is None else env.spec.max_episode_steps
 
 
 class GymEnv(VectorEnv[Array, IntArray, Array]):
@@ -109,11 +123,9 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
             obs_dtype=self._features.dtype,
             num_states=self._features.num_states,
             optimal_return=None if self._exact is None else self._exact.optimal_return,
+            stationary=self._exact is not None,  # a published table knows no clock
         )
-        raw_box = config.observation == "raw" and isinstance(envs.single_observation_space, gym.spaces.Box)
-        self.single_observation_space = (
-            envs.single_observation_space if raw_box else default_observation_space(self.env_spec)
-        )
+        self.single_observation_space = self._features.space or default_observation_space(self.env_spec)
         self.single_action_space = gym.spaces.Discrete(int(actions.n))
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -157,6 +169,19 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
         info = {**info, "final_obs": final, "_final_obs": ended}
         return features, reward, terminated, truncated, info
 
+    def encode(self, observation: Any) -> Array:
+        """One observation as gymnasium's single environment gives it -> features (1, ...), as agents see them."""
+        space = self.envs.single_observation_space
+        if isinstance(space, gym.spaces.Tuple):
+            return self._seen(tuple(np.asarray(part)[None] for part in observation))
+        x = np.asarray(observation)[None]
+        require(x.shape[1:] == space.shape, f"{self.name}: an observation of shape {x.shape[1:]} is not in {space}.")
+        return self._seen(x)
+
+    def decode(self, action: int) -> int:
+        """An agent's action -> gymnasium's, which may count from elsewhere."""
+        return action + self._action_start
+
     def _final_features(self, features: Array, info: dict[str, Any], ended: BoolArray) -> Array:
         """(n, ...) features of the true final observations of the ended rows; other rows hold the current ones."""
         final = features.copy()
@@ -174,7 +199,12 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
             row = int(np.flatnonzero(~np.isfinite(obs).reshape(len(obs), -1).all(axis=1))[0])
             where = f"at step {self._steps} of sub-environment {row}"
             raise RlcError(f"{self.name}: an observation with NaN or infinite values {where}.")
-        return self._features.apply(obs)
+        try:
+            return self._features.apply(obs)
+        except OutsideError as error:
+            where = f"at step {self._steps} of sub-environment {error.row}"
+            space = self.envs.single_observation_space
+            raise RlcError(f"{self.name}: observation {error.value} {where} is not in {space}.") from error
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call the wrapped environment; whatever it raises becomes one sentence that names it and the step."""

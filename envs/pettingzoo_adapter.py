@@ -41,13 +41,15 @@ class PettingZooConfig:
     id: str = "rps_v2"
     """Name in PettingZoo's packages, or module:attribute; given after the colon of `pettingzoo:ID`."""
     horizon: int | None = None
-    """H, cap on the steps of an episode (>= 1); the default is the environment's own limit, or 200 without one."""
+    """H, cap on the steps of an episode (>= 1), at most the environment's own limit, which is the default; 200 without
+    one."""
     reward_bound: float = 1.0
     """Largest |reward| of one step (> 0), which optimism needs to know; a larger reward is an error."""
     sees: Literal["both", "first"] = "both"
     """The state is what both agents observe, or the first agent's observation alone (where all see everything)."""
     observation: FeatureKind = "raw"
-    """Boxes: raw | fourier | tile | bins (a table), as for `gym:`. Finite observations are tables always."""
+    """Boxes: raw | fourier | tile | bins (a table), as for `gym:`. Finite observations are tables, and
+    beyond 100000 states one-hot vectors."""
     resolution: int = 3
     """Order of the Fourier basis, tiles per coordinate, or bins per coordinate (>= 1)."""
     kwargs: str = "{}"
@@ -97,12 +99,14 @@ class PettingZooEnv(VectorEnv[Array, IntArray, Array]):
         self._spaces = spaces[: self._seen]
         self._features, self._flat = joint_features(self.name, self._spaces, config.observation, config.resolution)
         own = own_limit(envs[0])
-        limits = [limit for limit in (config.horizon, own) if limit is not None]
+        fits = own is None or config.horizon is None or config.horizon <= own
+        hint = f"raise it in env.kwargs, where the environment takes it: '{{\"max_cycles\": {config.horizon}}}'"
+        require(fits, f"{self.name}: horizon {config.horizon} is beyond the environment's own limit of {own}; {hint}.")
         A, B = (int(space.n) for space in actions)
         self.env_spec = EnvSpec(
             name=self.name,
             num_actions=A * B,
-            horizon=min(limits, default=DEFAULT_HORIZON),
+            horizon=config.horizon or own or DEFAULT_HORIZON,
             obs_shape=self._features.shape,
             obs_dtype=self._features.dtype,
             num_states=self._features.num_states,
@@ -238,6 +242,15 @@ class PettingZooEnv(VectorEnv[Array, IntArray, Array]):
         except Exception as error:
             at = f"step {self._clock[row]} of sub-environment {row}"
             raise RlcError(f"{self.name} raised at {method} ({at}): {one_line(error)}.") from error
+
+    def encode(self, observations: Any) -> Array:
+        """One observation of each player by name -> features (1, ...), as agents see them."""
+        return self._encode([self._observations(0, observations)])
+
+    def decode(self, action: int) -> dict[Any, int]:
+        """A joint action -> each player's, by name."""
+        pair = split_action(np.array(action), self.env_spec.game)
+        return {name: int(a) + start for name, a, start in zip(self.players, pair, self._start, strict=True)}
 
     # All rows.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import math
 import textwrap
 import tomllib
 import types
@@ -25,6 +26,17 @@ def require(condition: bool, sentence: str) -> None:
     """Raise RlcError(sentence) unless the condition holds; the sentence says what, where and what is allowed."""
     if not condition:
         raise RlcError(sentence)
+
+
+def require_finite(config: Any, where: str = "") -> None:
+    """RlcError if a number anywhere in a config is NaN or infinite: comparisons with NaN pass many a range check."""
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{where}{field.name}"
+        if dataclasses.is_dataclass(value):
+            require_finite(value, name + ".")
+        for number in value if isinstance(value, tuple) else value.values() if isinstance(value, dict) else (value,):
+            good = not isinstance(number, float) or math.isfinite(number)
+            require(good, f"{name} must be finite, got {number}.")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -93,8 +105,10 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if hint is type(None):
         require(value is None, f"{where} must be null, got {value!r}.")
         return None
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value)
+        require(math.isfinite(number), f"{where} must be finite, got {value!r}.")
+        return number
     ok = isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool))
     require(ok, f"{where} must be of type {getattr(hint, '__name__', hint)}, got {value!r}.")
     return value

@@ -1,15 +1,21 @@
-"""Which torch device a name means, the same words wherever a network is trained; and memory that is given back."""
+"""Which torch device a name means, the same words wherever a network is trained; memory asked for and given back."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rl_contrastive.config import require
 
 if TYPE_CHECKING:
     import torch
+
+GIB = 1 << 30
+ASKED = 1 << 28
+"""Bytes from which on it is asked whether there is room."""
 
 
 def check_device(name: str) -> None:
@@ -28,6 +34,33 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     require(name == "cpu" or torch.cuda.is_available(), f"device {name} was asked for, but torch sees no GPU.")
     return torch.device(name)
+
+
+def free_memory() -> int | None:
+    """Bytes that this process may still use, by the system, its container and its own limit; None if nobody says."""
+    known = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                known.append(1024 * int(line.split()[1]))
+    with contextlib.suppress(OSError, ValueError):  # "max": no limit
+        known.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    with contextlib.suppress(ImportError, OSError):
+        import resource  # not on Windows
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            known.append(limit)
+    return min(known, default=None)
+
+
+def require_memory(needed: int, what: str, hint: str) -> None:
+    """RlcError with what is needed, what there is and what helps, where there is too little; little is not refused."""
+    if needed < ASKED:
+        return
+    free = free_memory()
+    have = "" if free is None else f", but {free / GIB:.1f} GiB are free"
+    require(free is None or needed <= free, f"{what} needs {needed / GIB:.1f} GiB{have}: {hint}.")
 
 
 def trim_heap() -> bool:

@@ -49,6 +49,11 @@ class EnvSpec:
     Nash value."""
     stationary: bool = False
     """P_h and r_h are the same at every step h."""
+    codes: tuple[int, ...] = ()
+    """How many values each of the C planes of an observation (C, rows, columns) of bytes has, where these are codes of
+    things (MiniGrid: objects, colours, states, direction) and no brightness; () for none."""
+    life_loss: bool = False
+    """The environment gives `info["life_lost"]` (see `Env`); of any other one such an entry means nothing."""
     frame_stack: int = 1
     """How many of the newest observations in a row make up a state. Above 1 (Atari) the environment returns single
     frames, which an agent stacks itself: planes (C, H, W) to (stack C, H, W), others along a new first axis."""
@@ -167,8 +172,9 @@ class Env(Protocol):
 
     `reset(seed=[...])` takes one seed per sub-environment and makes everything that follows a function of these
     seeds and the actions; `step(actions)` returns (obs, reward, terminated, truncated, info), with the final
-    observation of an ended episode under `metadata["autoreset_mode"]`'s rule. `info["life_lost"]` (B,) bool, where it
-    is given, marks steps whose discount is 0 although the episode goes on. `exact()` returns the true model or None.
+    observation of an ended episode under `metadata["autoreset_mode"]`'s rule. `info["life_lost"]` (B,) bool, where
+    `env_spec.life_loss` declares it, marks steps whose discount is 0 although the episode goes on. `exact()` returns
+    the true model or None.
     """
 
     num_envs: int

@@ -29,7 +29,7 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.evaluate import sample
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.planning.bonus import EllipticalBonus
-from rl_contrastive.planning.lsvi import return_caps
+from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.optimistic_games import plan_game, plan_nash
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -54,7 +54,7 @@ class LsviGameConfig:
     growth: float = 0.0
     """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch)."""
     reward_max: float | None = None
-    """Largest reward; default the environment's bounds, or 1 where it declares none."""
+    """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
 
     def __post_init__(self) -> None:
         require(self.batch >= 1, f"lsvi-game: batch must be >= 1, got {self.batch}.")
@@ -110,7 +110,7 @@ class LsviGame(BaseAgent):
         self.phi = true_features(model, config.features, spec.name)  # (H, S, AB, d)
         self.true_reward = model.r
         self.elliptical = EllipticalBonus(spec.horizon, self.phi.shape[-1], config.lam)
-        self.floor, self.cap = return_caps(spec, config.reward_max)
+        self.bounds = ReturnBounds(spec, config.reward_max)
         self.rng = self.seeds.generator("act")
         self._plan()
 
@@ -119,6 +119,7 @@ class LsviGame(BaseAgent):
 
     def observe(self, transition: Transition) -> None:
         t = transition
+        self.bounds.note(t.reward[t.alive])
         self.table.add(t)
         self.elliptical.update(t.h, self.phi[t.h, t.obs[t.alive], t.action[t.alive]])  # (2)
 
@@ -137,12 +138,13 @@ class LsviGame(BaseAgent):
 
     def _plan(self) -> None:
         self.table.refresh()
+        self.floor, self.cap = self.bounds.returns()
         players = self.env_spec.game
         model = RidgeModel(self.phi, self.elliptical.inverse, self.table.model().counts)
         r = self.true_reward if self.config.reward == "known" else self.table.reward
         bonus = self.config.c * (self.cap - self.floor)[:, None, None] * self.elliptical.norms(self.phi)  # (H, S, AB)
         optimistic = plan_game(model, r, bonus, players, cap=self.cap, floor=self.floor)  # (1)
-        report = {"bonus": float(bonus.mean()), "cce_gap": optimistic.gap}
+        report = {"bonus": float(bonus.mean()), "cce_gap": optimistic.gap, **self.bounds.scalars()}
         self.planned = PlannedGame(optimistic, plan_nash(model, r, players), float(self.table.rows().sum()), report)
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
@@ -153,6 +155,7 @@ class LsviGame(BaseAgent):
         """Counts, covariances, the last plan, generator and counters; features come from the environment."""
         return {
             "table": self.table.state_dict(),
+            "bounds": self.bounds.state_dict(),
             "elliptical": self.elliptical.state_dict(),
             "planned": self.planned.state_dict(),
             "version": self.version,
@@ -160,11 +163,12 @@ class LsviGame(BaseAgent):
         }
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("table", "elliptical", "planned", "version", "rng"):
+        for key in ("table", "bounds", "elliptical", "planned", "version", "rng"):
             require(key in state, f"lsvi-game: the saved state lacks '{key}'.")
         d = np.shape(state["elliptical"].get("Sigma"))[-1:]
         require(d == (self.phi.shape[-1],), f"lsvi-game: the saved Sigma has dimension {d}, not {self.phi.shape[-1]}.")
         self.table.load_state_dict(state["table"])
+        self.bounds.load_state_dict(state["bounds"])
         self.elliptical.load_state_dict(state["elliptical"])
         self.planned.load_state_dict(state["planned"])
         self.version = int(state["version"])

@@ -24,7 +24,8 @@ from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.evaluate import sample
 from rl_contrastive.planning.bonus import EllipticalBonus
-from rl_contrastive.planning.lsvi import Plan, return_caps
+from rl_contrastive.planning.bounds import ReturnBounds
+from rl_contrastive.planning.lsvi import Plan
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Env, ExactModel, FloatArray, IntArray, State, Transition
@@ -40,7 +41,8 @@ class LsviUcbConfig:
     batch: int = 10
     """B, episodes between two updates (>= 1)."""
     c: float = 0.03
-    """Scale of the bonus (>= 0): beta = c H. The theory's is c d H sqrt(log(2 d T / delta))."""
+    """Scale of the bonus (>= 0): beta = c H, in units of the rewards' range. The theory's is
+    c d H sqrt(log(2 d T / delta))."""
     lam: float = 1.0
     """lambda, ridge of the regression and of the covariance (> 0)."""
     features: Literal["true", "onehot"] = "true"
@@ -52,7 +54,7 @@ class LsviUcbConfig:
     growth: float = 0.05
     """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch)."""
     reward_max: float | None = None
-    """Largest reward; default the environment's bound, or 1 where it declares none."""
+    """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
 
     def __post_init__(self) -> None:
         require(self.batch >= 1, f"lsvi-ucb: batch must be >= 1, got {self.batch}.")
@@ -75,7 +77,7 @@ class LsviUcb(BaseAgent):
         self.phi = true_features(model, config.features, spec.name)  # (H, S, A, d)
         self.true_reward = model.r
         self.elliptical = EllipticalBonus(spec.horizon, self.phi.shape[-1], config.lam)
-        self.floor, self.cap = return_caps(spec, config.reward_max)
+        self.bounds = ReturnBounds(spec, config.reward_max)
         self.rng = self.seeds.generator("act")
         self._replan()
 
@@ -84,6 +86,7 @@ class LsviUcb(BaseAgent):
 
     def observe(self, transition: Transition) -> None:
         t = transition
+        self.bounds.note(t.reward[t.alive])
         self.table.add(t)
         visited = self.phi[t.h, t.obs[t.alive], t.action[t.alive]]  # (k, d)
         self.elliptical.update(t.h, visited)  # the features never change, so Lambda is never rebuilt
@@ -99,10 +102,13 @@ class LsviUcb(BaseAgent):
 
     def _replan(self) -> None:
         self.table.refresh()
-        beta = self.config.c * self.env_spec.horizon
-        bonus = self.elliptical.bonuses(self.phi, beta, cap=float(self.env_spec.horizon))  # (H, S, A)
+        self.floor, self.cap = self.bounds.returns()
+        beta = self.config.c * self.env_spec.horizon * self.bounds.unit
+        bonus = self.elliptical.bonuses(self.phi, beta, cap=np.inf)  # (H, S, A); Q is capped
         optimistic, greedy = self.plan(bonus), self.plan(np.zeros_like(bonus))
-        self.planned = Planned(optimistic, greedy, float(self.table.rows().sum()), {"bonus": float(bonus.mean())})
+        self.planned = Planned(
+            optimistic, greedy, float(self.table.rows().sum()), {"bonus": float(bonus.mean()), **self.bounds.scalars()}
+        )
 
     def plan(self, bonus: FloatArray) -> Plan:
         """(1) The backward pass by sufficient statistics, for a bonus (H, S, A)."""
@@ -130,6 +136,7 @@ class LsviUcb(BaseAgent):
         """Counts, covariances, the last plan, generator and counters; features come from the environment."""
         return {
             "table": self.table.state_dict(),
+            "bounds": self.bounds.state_dict(),
             "elliptical": self.elliptical.state_dict(),
             "planned": self.planned.state_dict(),
             "version": self.version,
@@ -142,6 +149,7 @@ class LsviUcb(BaseAgent):
         d = np.shape(state["elliptical"].get("Sigma"))[-1:]
         require(d == (self.phi.shape[-1],), f"lsvi-ucb: the saved Sigma has dimension {d}, not {self.phi.shape[-1]}.")
         self.table.load_state_dict(state["table"])
+        self.bounds.load_state_dict(state["bounds"])
         self.elliptical.load_state_dict(state["elliptical"])
         self.planned.load_state_dict(state["planned"])
         self.version = int(state["version"])

@@ -29,7 +29,7 @@ from rl_contrastive.agents.baselines.planned_game import PlannedGame
 from rl_contrastive.agents.tables import StateTable, add_pooled, one_kernel
 from rl_contrastive.config import require
 from rl_contrastive.experiment.evaluate import sample
-from rl_contrastive.planning.lsvi import return_caps
+from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.optimistic_games import plan_game, plan_nash
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -54,7 +54,7 @@ class NashViConfig:
     known_reward: bool = False
     """Read r_h(s,a,b) from the environment's exact model, as the paper assumes it known; else use observed means."""
     reward_max: float | None = None
-    """Largest reward; default the environment's bounds, or 1 where it declares none."""
+    """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
 
     def __post_init__(self) -> None:
         require(self.batch >= 1, f"nash-vi: batch must be >= 1, got {self.batch}.")
@@ -74,7 +74,7 @@ class NashVI(BaseAgent):
         spec = self.env_spec
         self.pooled = one_kernel(spec, config.pool)
         self.table = StateTable(replace(spec, horizon=1) if self.pooled else spec, "nash-vi")
-        self.floor, self.cap = return_caps(spec, config.reward_max)
+        self.bounds = ReturnBounds(spec, config.reward_max)
         self.true_reward = true_reward(env) if config.known_reward else None
         self.rng = self.seeds.generator("act")
         self._plan()
@@ -83,6 +83,7 @@ class NashVI(BaseAgent):
         return sample(self.policy(obs, h, explore=True), rng=self.rng)  # (1)
 
     def observe(self, transition: Transition) -> None:
+        self.bounds.note(transition.reward[transition.alive])
         if self.pooled:
             add_pooled(self.table, transition, self.env_spec.horizon)
         else:
@@ -110,6 +111,7 @@ class NashVI(BaseAgent):
 
     def _plan(self) -> None:
         self.table.refresh()
+        self.floor, self.cap = self.bounds.returns()
         model, players = self.table.model(), self.env_spec.game  # (2)
         r = self.table.reward if self.true_reward is None else self.true_reward
         r = np.broadcast_to(r, (self.env_spec.horizon, *r.shape[1:]))
@@ -117,7 +119,7 @@ class NashVI(BaseAgent):
         middle = ((self.cap + self.floor) / 2.0)[:, None, None]  # (H, 1, 1)
         nash = plan_nash(model, np.where(self.table.visits > 0, r, middle), players)
         visited = float((self.table.visits > 0).mean())
-        report = {"visited": visited, "cce_gap": optimistic.gap}
+        report = {"visited": visited, "cce_gap": optimistic.gap, **self.bounds.scalars()}
         self.planned = PlannedGame(optimistic, nash, float(self.table.rows().sum()), report)
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
@@ -128,15 +130,17 @@ class NashVI(BaseAgent):
         """Counts, the plan of the counts at the last planning time, generator and counters."""
         return {
             "table": self.table.state_dict(),
+            "bounds": self.bounds.state_dict(),
             "planned": self.planned.state_dict(),
             "version": self.version,
             "rng": generator_state(self.rng),
         }
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("table", "planned", "version", "rng"):
+        for key in ("table", "bounds", "planned", "version", "rng"):
             require(key in state, f"nash-vi: the saved state lacks '{key}'.")
         self.table.load_state_dict(state["table"])
+        self.bounds.load_state_dict(state["bounds"])
         self.planned.load_state_dict(state["planned"])
         self.version = int(state["version"])
         restore_generator(self.rng, state["rng"])

@@ -63,7 +63,7 @@ class RndDqn(ContrastiveUCBDeep):
         from rl_contrastive.deep.transitions import ObsLayout
 
         spec, config = self.env_spec, self.config
-        layout = ObsLayout(self.replay.stacked_shape, spec.obs_dtype, spec.num_states)
+        layout = ObsLayout(self.replay.stacked_shape, spec.obs_dtype, spec.num_states, spec.codes)
         encoders, device = config.learner.encoder, config.learner.device
         rnd = RandomDistillation(layout, encoders, config.rnd, seed=self.seeds.integer("init", 1), device=device)
         self.errors = NextErrors(rnd, self.replay, spec.num_actions, beta=config.beta)

@@ -17,6 +17,8 @@ from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import Array, BoolArray, Env, EnvSpec, FloatArray, IntArray
 
 Clock = Literal["auto", "onehot", "fraction", "none"]
+LARGEST = 1e30
+"""Of rewards: float32 ends at 3e38, and returns are sums of many."""
 LONGEST_ONEHOT = 128
 """Largest H whose clock is one-hot under "auto"."""
 
@@ -75,6 +77,8 @@ class EpisodeStream:
         reward = np.asarray(reward, dtype=np.float64)
         if not np.isfinite(reward).all():
             raise RlcError(f"{spec.name}: a reward of step h={self.h} is NaN or infinite; it must be finite.")
+        if (np.abs(reward) > LARGEST).any():
+            raise RlcError(f"{spec.name}: a reward of step h={self.h} is above {LARGEST:g}, too large for float32.")
         ended: BoolArray = terminated | truncated
         mode = autoreset_mode(self.env)
         last = final_observations(following, info, ended) if mode.value == "SameStep" else following

@@ -24,7 +24,8 @@ from rl_contrastive.agents.baselines.planned import Planned
 from rl_contrastive.agents.tables import StateTable
 from rl_contrastive.config import require
 from rl_contrastive.experiment.evaluate import sample
-from rl_contrastive.planning.lsvi import plan_model, return_caps, reward_bounds
+from rl_contrastive.planning.bounds import ReturnBounds
+from rl_contrastive.planning.lsvi import plan_model
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Env, ExactModel, FloatArray, IntArray, State, Transition
@@ -48,7 +49,7 @@ class UcbviConfig:
     known_reward: bool = False
     """Read r_h(s,a) from the environment's exact model, as the paper assumes it known; else use observed means."""
     reward_max: float | None = None
-    """Largest reward; default the environment's bound, or 1 where it declares none."""
+    """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
 
     def __post_init__(self) -> None:
         require(self.batch >= 1, f"ucbvi: batch must be >= 1, got {self.batch}.")
@@ -65,10 +66,7 @@ class UCBVI(BaseAgent):
         super().__init__(env, config, seed=seed)
         spec = self.env_spec
         self.table = StateTable(spec, "ucbvi")
-        self.floor, self.cap = return_caps(spec, config.reward_max)
-        low, high = reward_bounds(spec, config.reward_max)
-        # The paper's rewards are in [0, 1]; the bonus scales with the largest reward in absolute value.
-        self.unit = max(high, -low) if np.isfinite(low) else high
+        self.bounds = ReturnBounds(spec, config.reward_max)
         self.true_reward = true_reward(env) if config.known_reward else None
         self.rng = self.seeds.generator("act")
         self._plan()
@@ -77,6 +75,7 @@ class UCBVI(BaseAgent):
         return sample(self.policy(obs, h, explore=True), rng=self.rng)  # (1)
 
     def observe(self, transition: Transition) -> None:
+        self.bounds.note(transition.reward[transition.alive])
         self.table.add(transition)  # (2)
 
     def update(self) -> dict[str, float]:
@@ -92,7 +91,9 @@ class UCBVI(BaseAgent):
         """b_h(s,a) (H, S, A), infinite where there is no visit."""
         N = self.table.visits
         H, S, A = N.shape
-        scale = self.config.c * H * self.unit
+        low, high = self.bounds.reward()
+        # The paper's rewards are in [0, 1]; the bonus scales with the largest reward in absolute value.
+        scale = self.config.c * H * max(high, -low)
         if self.config.bonus == "hoeffding":
             scale *= 7.0 * np.log(5.0 * S * A * max(N.sum(), 1.0) / self.config.delta)
         return np.where(N > 0, scale / np.sqrt(np.maximum(N, 1.0)), np.inf if self.config.c > 0 else 0.0)
@@ -101,10 +102,13 @@ class UCBVI(BaseAgent):
         self.table.refresh()
         model = self.table.model()  # (3)
         r = self.table.reward if self.true_reward is None else self.true_reward
-        optimistic = plan_model(model, r, self.bonus(), cap=self.cap, floor=self.floor)  # (4)
+        floor, cap = self.bounds.returns()
+        optimistic = plan_model(model, r, self.bonus(), cap=cap, floor=floor)  # (4)
         greedy = plan_model(model, r)
         visited = float((self.table.visits > 0).mean())
-        self.planned = Planned(optimistic, greedy, float(self.table.rows().sum()), {"visited": visited})
+        self.planned = Planned(
+            optimistic, greedy, float(self.table.rows().sum()), {"visited": visited, **self.bounds.scalars()}
+        )
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         """How optimistic the plan is."""
@@ -114,6 +118,7 @@ class UCBVI(BaseAgent):
         """Counts, the plan of the counts at the last planning time, generator and counters."""
         return {
             "table": self.table.state_dict(),
+            "bounds": self.bounds.state_dict(),
             "planned": self.planned.state_dict(),
             "version": self.version,
             "rng": generator_state(self.rng),
@@ -123,6 +128,7 @@ class UCBVI(BaseAgent):
         for key in self.state_dict():
             require(key in state, f"ucbvi: the saved state lacks '{key}'.")
         self.table.load_state_dict(state["table"])
+        self.bounds.load_state_dict(state["bounds"])
         self.planned.load_state_dict(state["planned"])
         self.version = int(state["version"])
         restore_generator(self.rng, state["rng"])

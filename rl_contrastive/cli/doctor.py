@@ -74,12 +74,20 @@ def _extra(name: str) -> Finding:
 def _cuda() -> Finding:
     if importlib.util.find_spec("torch") is None:
         return Finding("cuda", "bad", "torch is missing")
-    import torch
+    try:
+        import torch
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it is the finding
+        return Finding("cuda", "bad", f"torch is installed, but broken: {_short(error)}")
 
     if not torch.cuda.is_available():
         return Finding("cuda", "note", "no CUDA device: networks train on the CPU")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return Finding("cuda", "ok", ", ".join(names))
+
+
+def _short(error: Exception) -> str:
+    """`ImportError: text` on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _cores() -> Finding:
@@ -99,5 +107,8 @@ def _names() -> Finding:
     """Whether everything registered can be imported."""
     from rl_contrastive import registry
 
-    counts = [f"{len(registry.entries(kind))} {kind}s" for kind in registry.PACKAGES]
+    try:
+        counts = [f"{len(registry.entries(kind))} {kind}s" for kind in registry.PACKAGES]
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it is the finding
+        return Finding("registry", "bad", f"not everything can be imported: {_short(error)}")
     return Finding("registry", "ok", ", ".join(counts))

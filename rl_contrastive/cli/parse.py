@@ -13,6 +13,7 @@ from typing import Any
 
 import tyro
 
+from rl_contrastive.config import require_finite
 from rl_contrastive.errors import RlcError
 
 BORDER = "╭╮╰╯│─ "
@@ -66,6 +67,8 @@ def parse(command: Any, args: list[str], *, prog: str, flags: set[str], default:
             hint = f" did you mean {close[0]}?" if close else ""
             raise RlcError(f"unknown option {word};{hint} {prog} --help lists all.")
         raise RlcError(f"{prog}: unexpected word {word!r}; see {prog} --help.")
+    if dataclasses.is_dataclass(parsed):
+        require_finite(parsed)
     return parsed
 
 

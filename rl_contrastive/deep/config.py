@@ -18,8 +18,8 @@ class EncoderConfig:
     """Raw observations -> vectors."""
 
     kind: Literal["auto", "mlp", "minatar", "minigrid", "nature", "impala"] = "auto"
-    """auto, by the shape of an observation: (C, 10, 10) bool planes minatar; other small bool planes, and (4 k, H, W)
-    bytes, minigrid; frames of 36 x 36 bytes or more nature; all else mlp."""
+    """auto, by the shape of an observation: (C, 10, 10) bool planes minatar; other small bool planes, and codes that
+    the environment declares (`EnvSpec.codes`), minigrid; frames of 36 x 36 bytes or more nature; all else mlp."""
     hidden: tuple[int, ...] | None = None
     """Widths of the linear layers, behind the convolutions if there are any; () for none there. Default: mlp
     (256, 256), minatar (128,), minigrid (256,), nature (512,), impala (256,)."""
@@ -68,7 +68,8 @@ class ValueConfig:
 
     def __post_init__(self) -> None:
         require(self.atoms >= 1, f"value: atoms must be >= 1, got {self.atoms}.")
-        require(self.low < self.high, f"value: low must be < high, got {self.low} and {self.high}.")
+        finite = -math.inf < self.low < self.high < math.inf
+        require(finite, f"value: low must be < high, both finite, got {self.low} and {self.high}.")
         require(self.hidden >= 0, f"value: hidden must be >= 0, got {self.hidden}.")
         require(0.0 <= self.noisy < math.inf, f"value: noisy must be >= 0 and finite, got {self.noisy}.")
 
@@ -135,7 +136,11 @@ class BonusConfig:
 
     def __post_init__(self) -> None:
         require(self.kind in ("tiles", "elliptical"), "bonus: kind must be tiles or elliptical.")
-        require(0.0 < self.lam < math.inf, f"bonus: lam must be > 0 and finite, got {self.lam}.")
+        for name in ("lam", "width"):
+            value = getattr(self, name)
+            require(0.0 < value < math.inf, f"bonus: {name} must be > 0 and finite, got {value}.")
+        for name in ("tilings", "directions"):
+            require(getattr(self, name) >= 1, f"bonus: {name} must be >= 1, got {getattr(self, name)}.")
 
 
 def check_counts(bonus: BonusConfig, representation: RepresentationConfig) -> None:

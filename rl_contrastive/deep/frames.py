@@ -9,7 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.spec import Array
+from rl_contrastive.errors import RlcError
+from rl_contrastive.spec import Array, EnvSpec
+
+FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def stacked_shape(obs_shape: tuple[int, ...], stack: int) -> tuple[int, ...]:
@@ -17,6 +20,36 @@ def stacked_shape(obs_shape: tuple[int, ...], stack: int) -> tuple[int, ...]:
     if stack == 1:
         return obs_shape
     return (stack * obs_shape[0], *obs_shape[1:]) if len(obs_shape) == 3 else (stack, *obs_shape)
+
+
+class Tables:
+    """Says which observations the networks can read: state indices and codes that have an entry in their tables, as one
+    without is read as nothing, and floats within float32."""
+
+    def __init__(self, spec: EnvSpec) -> None:
+        self.name = spec.name
+        self.sizes: Array | None = None if spec.num_states is None else np.array(spec.num_states)
+        if spec.codes:
+            fits = spec.obs_dtype == "uint8" and len(spec.obs_shape) == 3 and spec.obs_shape[0] % len(spec.codes) == 0
+            require(fits, f"{spec.name}: codes {spec.codes} do not fit {spec.obs_dtype} of shape {spec.obs_shape}.")
+            frames = spec.obs_shape[0] // len(spec.codes)
+            self.sizes = np.array(spec.codes * frames)[:, None, None]
+
+    def check(self, obs: Array, h: int) -> None:
+        """RlcError unless all observations (N, ...) of step h are in the tables."""
+        if self.sizes is None:
+            if obs.dtype == np.float64 and not (np.abs(obs) <= FLOAT32).all():
+                worst = float(obs.flat[int(np.abs(obs).argmax())])
+                raise RlcError(
+                    f"{self.name}: {worst:g} in an observation at step {h} is beyond float32; scale it down."
+                )
+            return
+        bad = (obs < 0) | (obs >= self.sizes)
+        if np.count_nonzero(bad):
+            place = tuple(np.argwhere(bad)[0])
+            most = int(np.broadcast_to(self.sizes, np.shape(obs)[1:])[place[1:]]) - 1
+            what = f"plane {place[1]} of an observation" if len(place) > 1 else "an observation"
+            raise RlcError(f"{self.name}: {what} holds {obs[place]} at step {h}, but only 0..{most} is declared.")
 
 
 class Frames:

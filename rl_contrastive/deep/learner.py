@@ -19,7 +19,6 @@ from rl_contrastive.config import require
 from rl_contrastive.deep.augment import check_augment, distort, draw
 from rl_contrastive.deep.bonus import Bonus, Chunk
 from rl_contrastive.deep.config import DeepLearnerConfig
-from rl_contrastive.deep.networks import encoder
 from rl_contrastive.deep.noisy import quiet, resample
 from rl_contrastive.deep.replay import Replay, ReplayBatch
 from rl_contrastive.deep.representation import identical
@@ -42,6 +41,8 @@ from rl_contrastive.spec import Array, EnvSpec, FloatArray, State
 Sequences = tuple[Tensor, Tensor, Tensor, Tensor]
 REPORTED = ("loss_q", "loss_g", "spr_cosine", "spr_spread")
 """Of a gradient step; the last two (`SelfPrediction`) only where there is self-prediction."""
+HUGE = 1e30
+"""Of returns: float32 ends at 3e38."""
 TRIM_EVERY = 500
 """Gradient steps after which the heap is trimmed: what a run holds then no longer grows with its length."""
 
@@ -54,7 +55,8 @@ class DeepLearner:
         self.config, self.num_actions = config, spec.num_actions
         self.device = resolve_device(config.device)
         rng = torch.Generator().manual_seed(seed)  # on the CPU: the same weights whatever the device
-        body = encoder(config.encoder, obs_shape, spec.obs_dtype, rng=rng, num_states=spec.num_states)
+        layout = ObsLayout(obs_shape, spec.obs_dtype, spec.num_states, spec.codes)
+        body = layout.encoder(config.encoder, rng=rng)
         check_augment(config.augment, body.kind)
         self.values = Values(body, spec.num_actions, config.value, rng=rng).to(self.device)
         self.self_prediction: SelfPrediction | None = None
@@ -63,7 +65,7 @@ class DeepLearner:
                 self.device
             )
         self.features = FeatureNet(
-            ObsLayout(obs_shape, spec.obs_dtype, spec.num_states),
+            layout,
             spec.num_actions,
             FeatureConfig(config.feature_encoder, config.representation, lr=config.lr, device=config.device),
             rng=rng,
@@ -172,10 +174,12 @@ class DeepLearner:
     def _inputs(self, batch: ReplayBatch, replay: Replay, bonus: Bonus) -> tuple[Tensor, Tensor]:
         """What `_gradient` takes, in two copies to the device."""
         N, A = len(batch.index), self.num_actions
-        numbers = np.zeros((N, 5 + 2 * A), dtype=np.float32)
         reward = batch.reward
         if self.config.clip_rewards:
             reward = replay.discounted(np.sign(replay.ring.reward[batch.steps]), batch.mask)
+        # Returns beyond float32 are scaled before they are rounded to it.
+        huge = np.abs(reward).max() > HUGE
+        numbers = np.zeros((N, 5 + 2 * A), dtype=np.float64 if huge else np.float32)
         numbers[:, 0] = numbers[:, 1] = reward
         counted = batch.mask
         if bonus.known_ahead:  # then the bonus at (s,a) itself is no part of G
@@ -190,7 +194,7 @@ class DeepLearner:
         numbers[:, 5 + A :] = bonus.ahead(batch.end)
         for part in (numbers[:, :2], numbers[:, 5:]):
             part *= self.config.reward_scale
-        return put(batch.ends, self.device), put(numbers, self.device)
+        return put(batch.ends, self.device), put(numbers.astype(np.float32, copy=False), self.device)
 
     def _gradient(self, obs: Tensor, numbers: Tensor, ahead: Sequences | None) -> tuple[Tensor, Tensor, Tensor]:
         """The gradient of all losses by all that is trained, |TD errors| (N,) for priorities, and what is `REPORTED`.

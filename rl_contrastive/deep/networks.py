@@ -4,7 +4,8 @@ An encoder takes raw observations (N, *obs_shape) as the replay stores them and 
 
     mlp       floats (standardised), bytes / 255, state indices as one-hot vectors; then linear layers
     minatar   10 x 10 planes: one 3 x 3 convolution, as MinAtar's own DQN (Young and Tian 2019)
-    minigrid  7 x 7 codes, one-hot here, or planes: 3 x 3 convolutions without padding, so that places stay apart
+    minigrid  7 x 7 codes that the environment declares, one-hot here, or planes: 3 x 3 convolutions without padding, so
+              that places stay apart
     nature    84 x 84 frames: the convolutions 8/4, 4/2, 3/1 of Mnih et al. 2015
     impala    frames: the residual towers of Espeholt et al. 2018 (Figure 3, right)
 
@@ -22,12 +23,10 @@ from torch import Tensor, nn
 
 from rl_contrastive.config import require
 from rl_contrastive.deep.config import EncoderConfig, Init, check_channels
+from rl_contrastive.device import require_memory
 from rl_contrastive.errors import RlcError
 
 RELU_GAIN = math.sqrt(2.0)
-CODES = (11, 6, 3, 4)
-"""Values of MiniGrid's codes: objects, colours, states, and the direction, one plane each."""
-
 
 HIDDEN = {"mlp": (256, 256), "minatar": (128,), "minigrid": (256,), "nature": (512,), "impala": (256,)}
 CHANNELS = {"minatar": (16,), "minigrid": (32, 64), "nature": (32, 64, 64), "impala": (16, 32, 32)}
@@ -40,10 +39,12 @@ def encoder(
     *,
     rng: torch.Generator,
     num_states: int | None = None,
+    codes: tuple[int, ...] = (),
 ) -> Encoder:
-    """The encoder of observations of this shape (after stacking) and dtype; `num_states` for tabular indices."""
-    kind = choose_kind(obs_shape, obs_dtype) if config.kind == "auto" else config.kind
-    inputs = Inputs(kind, obs_shape, obs_dtype, num_states, device=rng.device)
+    """The encoder of observations of this shape (after stacking) and dtype; `num_states` for tabular indices, `codes`
+    as in `EnvSpec`."""
+    kind = choose_kind(obs_shape, obs_dtype, codes) if config.kind == "auto" else config.kind
+    inputs = Inputs(kind, obs_shape, obs_dtype, num_states, codes, device=rng.device)
     body: list[nn.Module] = []
     shape = inputs.out_shape
     if kind != "mlp":
@@ -55,6 +56,11 @@ def encoder(
     body.append(nn.Flatten())
     widths = (math.prod(shape), *(HIDDEN[kind] if config.hidden is None else config.hidden))
     require(len(widths) > 1 or kind != "mlp", "encoder: an mlp needs at least one hidden layer.")
+    # Network and target, gradient and Adam's two means of each, in float32.
+    weights = sum(a * b for a, b in itertools.pairwise(widths))
+    require_memory(
+        20 * weights, f"encoder: {widths[0]} inputs for layers of {widths[1:]}", "show less, or shrink hidden"
+    )
     for a, b in itertools.pairwise(widths):
         body.append(linear(a, b, gain=RELU_GAIN, init=config.init, rng=rng))
         if config.layer_norm:
@@ -63,18 +69,17 @@ def encoder(
     return Encoder(kind, inputs, Layers(*body), widths[-1])
 
 
-def choose_kind(obs_shape: tuple[int, ...], obs_dtype: str) -> str:
+def choose_kind(obs_shape: tuple[int, ...], obs_dtype: str, codes: tuple[int, ...] = ()) -> str:
     """What `kind = "auto"` means, see `EncoderConfig`."""
+    if codes:
+        return "minigrid"
     if len(obs_shape) not in (2, 3) or obs_dtype not in ("bool", "uint8"):
         return "mlp"
     rows, columns = obs_shape[-2:]
-    planes = obs_shape[0] if len(obs_shape) == 3 else 1
     if min(rows, columns) >= 36:
         return "nature"
     if obs_dtype == "bool" and len(obs_shape) == 3 and min(rows, columns) >= 5:
         return "minatar" if (rows, columns) == (10, 10) else "minigrid"
-    if obs_dtype == "uint8" and planes % len(CODES) == 0 and min(rows, columns) >= 5:
-        return "minigrid"
     return "mlp"
 
 
@@ -92,7 +97,7 @@ class Layers(nn.Sequential):
 class Inputs(nn.Module):
     """Raw observations (N, *obs_shape) -> numbers (N, *out_shape) in the precision of the buffers.
 
-    Bytes are divided by 255, MiniGrid's codes and state indices become one-hot. Floats become sign(x) log(1 + |x|) of x
+    Bytes are divided by 255, declared codes and state indices become one-hot. Floats become sign(x) log(1 + |x|) of x
     standardised by the centre and spread that `standardise` was last given: 0 and 1 before.
     """
 
@@ -101,7 +106,14 @@ class Inputs(nn.Module):
     value: Tensor
 
     def __init__(
-        self, kind: str, obs_shape: tuple[int, ...], obs_dtype: str, num_states: int | None, *, device: torch.device
+        self,
+        kind: str,
+        obs_shape: tuple[int, ...],
+        obs_dtype: str,
+        num_states: int | None,
+        codes: tuple[int, ...],
+        *,
+        device: torch.device,
     ) -> None:
         super().__init__()
         dtype = np.dtype(obs_dtype)
@@ -110,11 +122,15 @@ class Inputs(nn.Module):
             require(kind == "mlp", f"encoder: state indices need the kind mlp, not {kind}.")
             require(dtype.kind in "iu", f"encoder: {num_states} states, but observations of dtype {obs_dtype}.")
             self.rule, self.out_shape = "states", (*self.obs_shape, num_states)
-        elif kind == "minigrid" and dtype == np.uint8:
-            planes = obs_shape[0] if len(obs_shape) == 3 else 1
-            require(planes % len(CODES) == 0, f"encoder minigrid: bytes must be 4 code planes a frame, got {planes}.")
-            self.rule = "codes"
-            self.out_shape = (planes // len(CODES) * sum(CODES), *obs_shape[1:])
+        elif codes:
+            planes = len(obs_shape) == 3 and obs_shape[0] % len(codes) == 0 and dtype == np.uint8
+            have = f"{obs_dtype} of shape {obs_shape}"
+            require(
+                planes, f"encoder: {len(codes)} planes of codes a frame need bytes (k {len(codes)}, H, W), not {have}."
+            )
+            frames = obs_shape[0] // len(codes)
+            self.rule, self.out_shape = "codes", (frames * sum(codes), *obs_shape[1:])
+            codes = codes * frames
         else:
             self.rule = {"bool": "flags", "uint8": "bytes"}.get(dtype.name, "floats")
             require(dtype != np.int64 or obs_shape != (), "encoder: state indices need num_states.")
@@ -124,7 +140,9 @@ class Inputs(nn.Module):
         shape = self.obs_shape if floats else ()
         self.register_buffer("centre", torch.zeros(shape, device=device))
         self.register_buffer("factor", torch.full(shape, 1 / 255 if self.rule == "bytes" else 1.0, device=device))
-        count = max(CODES) if self.rule == "codes" else num_states or 0
+        self.codes = codes if self.rule == "codes" else ()
+        """Numbers of values of all planes."""
+        count = max(codes) if self.rule == "codes" else num_states or 0
         kind_of = torch.uint8 if self.rule == "codes" else torch.int64
         # Not saved: it follows from the shape.
         self.register_buffer("value", torch.arange(count, dtype=kind_of, device=device), persistent=False)
@@ -155,8 +173,8 @@ class Inputs(nn.Module):
         dtype = self.centre.dtype
         if self.rule == "states":
             return (obs[..., None] == self.value).to(dtype)
-        if self.rule == "codes":  # (N, 24 k, H, W); a comparison a plane takes half the time of one with a gather
-            values = [self.value[: CODES[p % len(CODES)], None, None] for p in range(self.obs_shape[0])]
+        if self.rule == "codes":  # (N, sum of codes, H, W); a comparison a plane takes half the time of a gather
+            values = [self.value[:count, None, None] for count in self.codes]
             return torch.cat([obs[:, p, None] == value for p, value in enumerate(values)], dim=1).to(dtype)
         x = obs.to(dtype)
         if self.rule == "floats":

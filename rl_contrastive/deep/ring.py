@@ -15,6 +15,7 @@ Successors are newer than their predecessors, so what overwriting can take from 
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import require
+from rl_contrastive.device import require_memory
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, State
 
@@ -162,7 +164,12 @@ class Ring:
         """Memory that the system fills on first use, or a mapped file."""
         if not len(self.obs):
             shape, dtype = (self.capacity, *self.obs_shape), self.obs.dtype
-            self.obs = np.zeros(shape, dtype=dtype) if self.storage is None else _mapped(shape, dtype, self.storage)
+            if self.storage is not None:
+                self.obs = _mapped(shape, dtype, self.storage)
+                return
+            what = f"replay: a capacity of {self.capacity} observations of shape {self.obs_shape} and {dtype}"
+            require_memory(math.prod(shape) * dtype.itemsize, what, "lower agent.capacity, or use agent.storage mapped")
+            self.obs = np.zeros(shape, dtype=dtype)
 
     def _write(self, obs: Array, before: IntArray | None, lost: list[IntArray]) -> IntArray:
         """New entries behind the slots `before` (None: first of their episodes); returns their slots.

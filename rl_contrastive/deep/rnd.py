@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from rl_contrastive.config import require
 from rl_contrastive.deep.bonus import NoBonus
 from rl_contrastive.deep.config import EncoderConfig, RNDConfig
-from rl_contrastive.deep.networks import RELU_GAIN, Encoder, encoder, linear
+from rl_contrastive.deep.networks import RELU_GAIN, Encoder, linear
 from rl_contrastive.deep.replay import Replay
 from rl_contrastive.deep.transitions import ObsLayout, put
 from rl_contrastive.deep.weights import FlatAdam, FlatParameters, load_weights, weights
@@ -87,7 +87,7 @@ class RandomDistillation:
         rng = torch.Generator().manual_seed(seed)  # on the CPU: the same weights whatever the device
 
         def network(hidden: int) -> nn.Sequential:
-            body = encoder(encoders, layout.shape, layout.dtype, rng=rng, num_states=layout.num_states)
+            body = layout.encoder(encoders, rng=rng)
             more: list[nn.Module] = []
             if hidden:
                 more = [linear(body.width, hidden, gain=RELU_GAIN, init=encoders.init, rng=rng), nn.ReLU()]

@@ -30,7 +30,7 @@ from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, State
 
 
-def obs_layout(space: spaces.Space[Any]) -> ObsLayout:
+def obs_layout(space: spaces.Space[Any], codes: tuple[int, ...] = ()) -> ObsLayout:
     """Shape and dtype of a Box, number of states of a Discrete; RlcError for what the encoders cannot read."""
     if isinstance(space, spaces.Discrete):
         require(int(space.start) == 0, f"sb3: states must be numbered from 0, got {space}.")
@@ -39,7 +39,7 @@ def obs_layout(space: spaces.Space[Any]) -> ObsLayout:
         raise RlcError(f"sb3: observations must be a Box or Discrete space, got {space}.")
     if is_image_space(space) and not is_image_space_channels_first(space):
         raise RlcError(f"sb3: images must have their channels first, got {space.shape}; wrap in VecTransposeImage.")
-    return ObsLayout(tuple(space.shape), np.dtype(space.dtype).name)
+    return ObsLayout(tuple(space.shape), np.dtype(space.dtype).name, codes=codes)
 
 
 class ContrastiveExtractor(BaseFeaturesExtractor):
@@ -57,8 +57,8 @@ class ContrastiveExtractor(BaseFeaturesExtractor):
     ) -> None:
         """frozen: no gradients. output: the encoder's vector, or what the bonus counts, of all actions, which is always
         frozen."""
-        layout = obs_layout(observation_space)
         own = features.layout
+        layout = obs_layout(observation_space, own.codes)
         require(layout == own, f"sb3: the features were learned on {own}, but the policy sees {layout}.")
         width = features.encoder.width if output == "encoder" else features.width
         super().__init__(observation_space, width)
@@ -93,7 +93,7 @@ def extractor_kwargs(
     return {
         "features_extractor_class": ContrastiveExtractor,
         "features_extractor_kwargs": {"features": features, "frozen": frozen, "output": output},
-        "normalize_images": False,  # the encoder scales bytes itself, and MiniGrid's are codes
+        "normalize_images": False,  # the encoder scales bytes itself, and codes have no scale
         **others,
     }
 
@@ -116,12 +116,16 @@ class EllipticalBonusConfig:
         default_factory=lambda: FeatureConfig(representation=RepresentationConfig(features="unit"))
     )
     """Networks, memory and descent."""
+    codes: tuple[int, ...] = ()
+    """How many values each of the C planes of an observation has (each >= 1), where they are codes and no brightness:
+    (11, 6, 3) for MiniGrid's images, channels first. They are read one-hot."""
 
     def __post_init__(self) -> None:
         require(0.0 <= self.beta < np.inf, f"sb3 bonus: beta must be >= 0 and finite, got {self.beta}.")
         require(0.0 < self.growth < np.inf, f"sb3 bonus: growth must be > 0 and finite, got {self.growth}.")
         for name, least in (("warm_start", 2), ("train_every", 1)):
             require(getattr(self, name) >= least, f"sb3 bonus: {name} must be >= {least}, got {getattr(self, name)}.")
+        require(all(n >= 1 for n in self.codes), f"sb3 bonus: codes must be numbers >= 1, got {self.codes}.")
         check_counts(self.counts, self.features.representation)
 
 
@@ -142,7 +146,7 @@ class EllipticalBonusVecEnv(VecEnvWrapper):
         self.training = True
         self.rng = rng
         features = self.bonus_config.features
-        layout = obs_layout(venv.observation_space)
+        layout = obs_layout(venv.observation_space, self.bonus_config.codes)
         self.learner = FeatureLearner(layout, int(action_space.n), features, rng=rng)
         self.counts = make_bonus(
             self.bonus_config.counts,

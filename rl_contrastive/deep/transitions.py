@@ -7,6 +7,7 @@ transitions, for code that brings its own agent, as Stable-Baselines3 does (`sb3
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from rl_contrastive.config import require
 from rl_contrastive.deep.bonus import Chunk, evenly
 from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
-from rl_contrastive.deep.networks import encoder
+from rl_contrastive.deep.networks import Encoder, encoder
 from rl_contrastive.deep.representation import Representation, identical
 from rl_contrastive.deep.weights import (
     FlatAdam,
@@ -29,7 +30,7 @@ from rl_contrastive.deep.weights import (
     load_weights,
     weights,
 )
-from rl_contrastive.device import resolve_device
+from rl_contrastive.device import require_memory, resolve_device
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 
@@ -58,11 +59,16 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class ObsLayout:
-    """What an observation is: shape and dtype, and for state indices their number."""
+    """What an observation is: shape and dtype, for state indices their number, and codes as in `EnvSpec`."""
 
     shape: tuple[int, ...]
     dtype: str
     num_states: int | None = None
+    codes: tuple[int, ...] = ()
+
+    def encoder(self, config: EncoderConfig, *, rng: torch.Generator) -> Encoder:
+        """A network that reads it."""
+        return encoder(config, self.shape, self.dtype, rng=rng, num_states=self.num_states, codes=self.codes)
 
 
 class TransitionFeatures(nn.Module):
@@ -71,7 +77,7 @@ class TransitionFeatures(nn.Module):
     def __init__(self, layout: ObsLayout, num_actions: int, config: FeatureConfig, *, rng: torch.Generator) -> None:
         super().__init__()
         self.layout, self.num_actions = layout, num_actions
-        self.encoder = encoder(config.encoder, layout.shape, layout.dtype, rng=rng, num_states=layout.num_states)
+        self.encoder = layout.encoder(config.encoder, rng=rng)
         self.heads = Representation(self.encoder.width, num_actions, config.representation, rng=rng)
 
     @property
@@ -199,6 +205,8 @@ class FeatureLearner:
         self.net = FeatureNet(layout, num_actions, config, rng=torch_generator(rng))
         self.stored = self.steps = 0
         """Transitions ever stored, gradient steps ever taken."""
+        size = 2 * config.capacity * math.prod(layout.shape) * np.dtype(layout.dtype).itemsize
+        require_memory(size, f"features: a memory of {config.capacity} transitions", "lower its capacity")
         self._obs, self._next = (np.zeros((config.capacity, *layout.shape), dtype=layout.dtype) for _ in range(2))
         self._action: IntArray = np.zeros(config.capacity, dtype=np.int64)
 

@@ -241,6 +241,10 @@ def require_coverage(
 
 def check_points(what: str, x: Tensor) -> int:
     """D of finite floating points (N, D)."""
+    tensor = isinstance(x, torch.Tensor)
+    require(
+        tensor, f"{what} must be a torch.Tensor, got {type(x).__name__}; torch.as_tensor(...) makes one of an array."
+    )
     require(
         x.ndim == 2 and x.shape[0] > 0 and x.shape[1] > 0 and x.is_floating_point(),
         f"{what} must be floating point rows (N, D), got {x.dtype} of the shape {tuple(x.shape)}.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 from rl_contrastive.config import require
@@ -51,7 +52,7 @@ class Budget(Limits):
         both = self.eval_every is not None and self.eval_every_steps is not None
         require(not both, "give either eval_every or eval_every_steps, not both.")
         require(0.0 < self.solve_at <= 1.0, f"solve_at must be in (0, 1], got {self.solve_at}.")
-        require(self.solve_gap > 0, f"solve_gap must be > 0, got {self.solve_gap}.")
+        require(0.0 < self.solve_gap < inf, f"solve_gap must be > 0 and finite, got {self.solve_gap}.")
         require(self.exact in ("auto", "always", "never"), f"exact must be auto, always or never, got {self.exact!r}.")
 
     @property

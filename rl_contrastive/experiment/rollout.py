@@ -35,7 +35,7 @@ def play(env: Env, seeds: Sequence[int], act: Callable[[Array, int], IntArray]) 
             boundary = alive.copy()  # the horizon ends what the environment did not
         else:
             boundary = alive & ended
-        cut = terminated | info["life_lost"] if "life_lost" in info else terminated
+        cut = terminated | info["life_lost"] if spec.life_loss else terminated
         discount = 1.0 - cut
         yield Transition(h, obs, action, reward, next_obs, discount, boundary, alive)
         alive = alive & ~ended

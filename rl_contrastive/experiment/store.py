@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import require
+from rl_contrastive.device import require_memory
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, BoolArray, EnvSpec, FloatArray, IntArray, LevelData, State, Transition
 
@@ -74,6 +75,9 @@ class LevelStore:
         # Below the capacity no ring has wrapped yet (total == count), so growing keeps the order.
         size = max(needed, 2 * rows)
         size = size if self.capacity is None else min(size, self.capacity)
+        bytes_each = sum(getattr(self, "_" + name)[0, :1].nbytes for name in ARRAYS)
+        what = f"store: room for {size} transitions of each of {self.horizon} steps"
+        require_memory(self.horizon * size * bytes_each, what, "lower the agent's capacity, or give fewer episodes")
         for name in ARRAYS:
             old: Array = getattr(self, "_" + name)
             new = np.zeros((self.horizon, size, *old.shape[2:]), dtype=old.dtype)

@@ -18,7 +18,7 @@ from rl_contrastive import registry
 from rl_contrastive.config import from_dict, require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.checkpoint import has_state, load_state
-from rl_contrastive.experiment.evaluate import checked_policy
+from rl_contrastive.experiment.evaluate import checked_policy, sample
 from rl_contrastive.experiment.record import CHECKPOINT, CONFIG
 from rl_contrastive.experiment.run import build, for_evaluation, read_summary
 from rl_contrastive.experiment.run_config import RunConfig, read_config, resolve
@@ -43,12 +43,54 @@ class Trained:
         """The run's environment with so many rows; `drawn`: made so that it can render, where it can."""
         return make_env(self.config, rows, drawn=drawn)
 
+    def player(self, *, seed: int = 0) -> Player:
+        """The policy for an environment of one's own, one observation at a time; seed: of actions drawn by chance."""
+        return Player(self, seed)
 
-def load_agent(path: Path) -> tuple[Agent, RunConfig]:
+
+class Player:
+    """Plays the evaluated policy on raw observations, as the environment behind the adapter gives and takes them.
+
+        player = load_trained("runs/...").player()
+        player.reset()                     # before each episode
+        action = player.act(observation)   # of every step, in order
+
+    Features or numbers of states, stacked frames, the step and the actions' first number are those of training. In a
+    game the observation is that of both players and the action that of both (`pettingzoo:` dictionaries).
+    """
+
+    def __init__(self, trained: Trained, seed: int) -> None:
+        self._agent, self._spec = trained.agent, trained.spec
+        self._env: Any = trained.make_env(1)
+        self._rng = np.random.Generator(np.random.PCG64(seed))
+        self.h = 0
+        """Steps of the episode so far."""
+
+    def reset(self) -> None:
+        """A new episode begins."""
+        self.h = 0
+
+    def act(self, observation: Any) -> Any:
+        """The action for one raw observation, a draw of the policy's where it mixes."""
+        spec = self._spec
+        hint = "call reset() when an episode begins"
+        require(self.h < spec.horizon, f"{spec.name}: an episode has at most {spec.horizon} steps: {hint}.")
+        encode, decode = (getattr(self._env, name, None) for name in ("encode", "decode"))
+        obs = np.asarray(observation)[None] if encode is None else encode(observation)
+        have = f"{spec.obs_shape} of {spec.obs_dtype}"
+        require(obs.shape[1:] == spec.obs_shape, f"{spec.name}: an observation has shape {have}, got {obs.shape[1:]}.")
+        policy = checked_policy(self._agent, obs, self.h, spec.num_actions, explore=False)
+        self.h += 1
+        action = int(sample(policy, rng=self._rng)[0])
+        return action if decode is None else decode(action)
+
+
+def load_agent(path: Path | str) -> tuple[Agent, RunConfig]:
     """The trained agent of a run folder, and the config that names its environment; RlcError unless it finished.
 
     Its folder `replay` is not read: agents that keep one there (`spec.Agent`) can play afterwards, but not learn.
     """
+    path = Path(path)  # a text is a path as well
     config = read_config(path)
     summary = read_summary(path)
     status = None if summary is None else summary.get("status")
@@ -70,13 +112,13 @@ def load_agent(path: Path) -> tuple[Agent, RunConfig]:
     return agent, config
 
 
-def load_trained(path: Path) -> Trained:
+def load_trained(path: Path | str) -> Trained:
     """`load_agent` with its folder and its environment's spec."""
     agent, config = load_agent(path)
     env = make_env(config, 1)
     spec = env.env_spec
     env.close()
-    return Trained(path, config, agent, spec)
+    return Trained(Path(path), config, agent, spec)
 
 
 def make_env(config: RunConfig, rows: int, *, drawn: bool = False) -> Env:

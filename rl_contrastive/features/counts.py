@@ -89,7 +89,10 @@ class TransitionCounts:
         return table.reshape(H, S, A, S)
 
     def split(self, fraction: float, *, rng: np.random.Generator) -> tuple[TransitionCounts, TransitionCounts]:
-        """(train, held-out): each transition is held out with probability `fraction`, independently; integer counts."""
+        """(train, held-out): each transition is held out with probability `fraction`, independently; integer counts,
+        but where nothing is held out."""
+        if fraction == 0.0:
+            return self, self._only(np.zeros_like(self.count))
         integer = np.rint(self.count).astype(np.int64)
         require(bool(np.all(integer == self.count)), "counts: only whole counts can be split into train and held-out.")
         held = rng.binomial(integer, fraction).astype(np.float64)

@@ -190,7 +190,8 @@ class LatentDecoder:
 
     def _points(self, obs: Array, levels: IntArray) -> FloatArray:
         """W_h'(o - mu_h): (L, N, ...) -> (L, N, q)."""
-        x = np.asarray(obs.reshape(*obs.shape[:2], -1), dtype=np.float64)
+        # Sizes are said: of a step that no episode reached there are no rows to tell them from.
+        x = np.asarray(obs.reshape(*obs.shape[:2], self.W.shape[1]), dtype=np.float64)
         return np.asarray(x @ self.W[levels] - (self.mean[levels][:, None] @ self.W[levels]))
 
     def labels(self, obs: Array, levels: IntArray) -> IntArray:

@@ -12,7 +12,7 @@ An earlier fit knows what is held out now, so nce begins anew in each fit; only 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -27,6 +27,9 @@ from rl_contrastive.features.spectral import SpectralFit, fit_tabular
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, LinearSpectralFit, fit_linear
 from rl_contrastive.spec import BoolArray, FloatArray, IntArray, LevelData
 
+VECTOR_DIM = 3
+"""d of linear and neural features of vectors where none is given."""
+
 
 @dataclass(frozen=True)
 class LearnerConfig:
@@ -39,8 +42,9 @@ class LearnerConfig:
     """Registered objective of the gradient stage (`rlc list objectives`)."""
     objective_options: dict[str, float] = field(default_factory=dict)
     """Its hyperparameters (docs/objectives.md), e.g. gamma of meco; on the command line NAME VALUE ..."""
-    dim: int = 3
-    """d, dimension of phi and psi (>= 1; >= 2 for vector observations, where one is the constant)."""
+    dim: int | None = None
+    """d, dimension of phi and psi (>= 1; >= 2 for vector observations, where one is the constant); None: from the data,
+    on tables the singular values above the sampling noise, at most 64, on vectors 3."""
     model: Literal["auto", "tabular", "linear", "neural"] = "auto"
     """Form of phi and psi: auto is tabular for state indices and linear for vectors."""
     law: Law = "marginal"
@@ -80,8 +84,9 @@ class LearnerConfig:
     """Closed form of vector observations."""
 
     def __post_init__(self) -> None:
-        for name in ("dim", "steps", "batch_size", "negatives", "check_every", "patience"):
+        for name in ("steps", "batch_size", "negatives", "check_every", "patience"):
             require(getattr(self, name) >= 1, f"learner: {name} must be >= 1, got {getattr(self, name)}.")
+        require(self.dim is None or self.dim >= 1, f"learner: dim must be >= 1, got {self.dim}.")
         require(0 < self.lr < np.inf, f"learner: lr must be > 0, got {self.lr}.")
         for name in ("weight_decay", "margin", "exact_entries"):
             require(0 <= getattr(self, name) < np.inf, f"learner: {name} must be >= 0, got {getattr(self, name)}.")
@@ -129,6 +134,8 @@ class FeatureLearner:
 
             make(config.objective, config.objective_options)  # a wrong name or option is noticed here, not at a fit
         self.config = config
+        self.dim = config.dim or VECTOR_DIM
+        """d on vectors."""
         self.horizon, self.num_actions, self.num_states = horizon, num_actions, num_states
 
     def fit_table(
@@ -140,15 +147,17 @@ class FeatureLearner:
         expected = (self.horizon, self.num_states, self.num_actions)
         require(sizes == expected, f"learner: counts have sizes (H, S, A) = {sizes}, expected {expected}.")
         config, S = self.config, counts.num_states
-        require(config.dim <= S, f"learner: dim must be at most S = {S}, got {config.dim}.")
+        require(config.dim is None or config.dim <= S, f"learner: dim must be at most S = {S}, got {config.dim}.")
         if start is not None and not isinstance(start, TabularFeatures):
             raise RlcError("learner: start must be features of a table as well.")
         law = tabular_law(counts.succ_total(), config.law, mixture=config.mixture)
         spectral = None
-        if config.method != "nce":
+        if config.method != "nce" or config.dim is None:
             spectral = fit_tabular(counts, config.dim, law=law, start=start, version=version)
             if config.method == "spectral":
                 return Fit(spectral.features, {}, spectral.visited, spectral)
+            config = replace(config, dim=spectral.features.dim)
+            spectral = spectral if config.method != "nce" else None
         from rl_contrastive.features.refine import refine
         from rl_contrastive.features.table_problem import TableProblem
 
@@ -173,12 +182,12 @@ class FeatureLearner:
         D = int(np.prod(data.obs.shape[2:], dtype=np.int64))
         k = min(self.config.linear.pca_dim, D)
         if not len(levels):
-            return Fit(constant_features(H, D, k, self.num_actions, self.config.dim, version), {})
+            return Fit(constant_features(H, D, k, self.num_actions, self.dim, version), {})
         some = data if len(levels) == H else take_levels(data, levels)
         spectral = None
         report: dict[str, FloatArray] = {}
         if self.config.method != "nce":
-            spectral = fit_linear(some, self.num_actions, self.config.dim, self.config.linear, version=version)
+            spectral = fit_linear(some, self.num_actions, self.dim, self.config.linear, version=version)
         if spectral is not None and self.config.method == "spectral":
             fitted: LinearFeatures | NeuralFeatures = spectral.features
         else:
@@ -201,10 +210,9 @@ class FeatureLearner:
         from rl_contrastive.features.row_problem import RowProblem
 
         some = None if start is None else select_levels(start, levels)
-        problem = RowProblem(
-            data, self.num_actions, self.config, spectral=spectral, start=some, rng=rng, version=version
-        )
-        return refine(problem, self.config, rng=rng)
+        config = replace(self.config, dim=self.dim)
+        problem = RowProblem(data, self.num_actions, config, spectral=spectral, start=some, rng=rng, version=version)
+        return refine(problem, config, rng=rng)
 
 
 def constant_features(H: int, D: int, k: int, A: int, d: int, version: int = 0) -> LinearFeatures:

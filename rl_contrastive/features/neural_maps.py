@@ -15,6 +15,7 @@ from rl_contrastive.features.maps import (
     nonnegative_phi,
     nonnegative_psi,
 )
+from rl_contrastive.features.mixture import MixtureFeatures
 from rl_contrastive.spec import Array, FloatArray, State
 
 
@@ -80,5 +81,7 @@ def features_from_state(state: State) -> FeatureMap:
         return TabularFeatures.from_state(state)
     if kind == "linear":
         return LinearFeatures.from_state(state)
-    require(kind == "neural", f"features: the saved kind must be tabular, linear or neural, got {kind!r}.")
+    if kind == "mixture":
+        return MixtureFeatures.from_state(state)
+    require(kind == "neural", f"features: the saved kind must be tabular, linear, mixture or neural, got {kind!r}.")
     return NeuralFeatures.from_state(state)

@@ -39,7 +39,8 @@ class RowProblem:
         version: int,
     ) -> None:
         H, N = data.action.shape
-        self.exact = False
+        assert config.dim is not None  # the learner has resolved it
+        self.exact, self._dim = False, config.dim
         self._config, self._version, self._num_actions = config, version, num_actions
         self._data = replace(data, obs=data.obs.reshape(H, N, -1), next_obs=data.next_obs.reshape(H, N, -1))
         self._mask = (np.arange(N) < data.count[:, None]).astype(np.float64)
@@ -54,7 +55,7 @@ class RowProblem:
         if spectral is not None:
             self.spectral_all = self._with_mlps(spectral.features)
             part = _rows_of(self._data, *self._train)
-            self.spectral_train = fit_linear(part, num_actions, config.dim, config.linear, version=version).features
+            self.spectral_train = fit_linear(part, num_actions, self._dim, config.linear, version=version).features
         # An earlier fit has seen what is held out now: where a descent is judged, it starts cold.
         given = start if config.hold_out == 0 else None
         self._first = self._random_start(given, rng) if spectral is None else None
@@ -138,8 +139,8 @@ class RowProblem:
 
     def _rescaled(self, f: LinearFeatures) -> LinearFeatures:
         """The same map with T sqrt(1 + rho): soft whitening leaves the first coordinate at variance 1/(1 + rho),
-        where steps of a given size would do next to nothing."""
-        c = float(np.sqrt(1.0 + self._config.linear.rho))
+        where steps of a given size would do next to nothing. Without rho it is near 1 already."""
+        c = float(np.sqrt(1.0 + (self._config.linear.rho or 0.0)))
         Phi, Psi = f.Phi.copy(), f.Psi.copy()
         Phi[:, :, :-1] /= c
         Psi[:, :-1] /= c
@@ -151,7 +152,7 @@ class RowProblem:
         H, _, D = data.obs.shape
         here, _ = whiten(data.obs, data.count, config.linear)
         there, _ = whiten(data.next_obs, data.count, config.linear)
-        k, d = here.matrix.shape[2], config.dim
+        k, d = here.matrix.shape[2], self._dim
         empty = constant_features(H, D, k, self._num_actions, d, self._version)
         Phi = 0.3 * rng.standard_normal(empty.Phi.shape)
         Psi = 0.3 * rng.standard_normal(empty.Psi.shape)
@@ -178,7 +179,7 @@ class RowProblem:
         if self._config.model != "neural":
             return {}
         H, _, D = self._data.obs.shape
-        k, d, hidden = min(self._config.linear.pca_dim, D), self._config.dim, self._config.hidden
+        k, d, hidden = min(self._config.linear.pca_dim, D), self._dim, self._config.hidden
         phi = mlp_weights("phi", k, self._num_actions * d, hidden, H, rng=rng, warm=warm)
         return phi | mlp_weights("psi", k, d, hidden, H, rng=rng, warm=warm)
 

@@ -18,7 +18,7 @@ from rl_contrastive.config import require
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.maps import TabularFeatures
 from rl_contrastive.features.negatives import tabular_law
-from rl_contrastive.spec import BoolArray, FloatArray
+from rl_contrastive.spec import BoolArray, FloatArray, IntArray
 
 DENSE_STATES = 96
 """Up to this S a batched eigh of the (S, S) Gram matrices is faster than block Krylov iteration."""
@@ -28,6 +28,10 @@ OVERSAMPLE = 4
 """Extra basis vectors of the block iteration; they decide the gap that drives convergence."""
 KRYLOV_BLOCKS = 5
 """Powers of the Gram matrix kept before a restart."""
+MOST_DIMENSIONS = 64
+"""Largest d that is chosen from the data."""
+FIRST_DIMENSIONS = 8
+"""Singular values that are looked at first, and twice as many while all of them stand out."""
 TOLERANCE = 1e-10
 """Residual ||G v - theta v|| / theta_1 at which a subspace counts as exact."""
 
@@ -43,25 +47,30 @@ class SpectralFit:
     features: TabularFeatures
     singular_values: FloatArray
     visited: BoolArray
+    ranks: IntArray
+    """(H,) how many of the d dimensions each step uses; the others are 0. All d unless d was chosen from the data."""
+    cut: bool = False
+    """d was chosen from the data, and more than MOST_DIMENSIONS stood out."""
 
 
 def fit_tabular(
     counts: TransitionCounts,
-    rank: int,
+    rank: int | None,
     *,
     law: FloatArray | None = None,
     smoothing: float = 0.0,
     start: TabularFeatures | None = None,
     version: int = 0,
 ) -> SpectralFit:
-    """Rank-d minimiser of the spectral contrastive loss for all steps.
+    """Rank-d minimiser of the spectral contrastive loss for all steps; rank None: d is read off the singular values.
 
+    Then each step keeps the values above `noise_level`, at least one, and d is the largest number kept.
     law: P^- (H, S), default the empirical marginal. smoothing: pseudo-count kappa of transitions s' ~ P^- added to
     each pair's average, phi = (N E-hat[psi|s,a] + kappa E_{P^-}[psi]) / (N + kappa); 0 is the exact minimiser.
     start: features of an earlier fit, whose psi warms the iteration (same result to TOLERANCE, fewer sweeps).
     """
     H, S, A = counts.horizon, counts.num_states, counts.num_actions
-    require(1 <= rank <= S, f"spectral: rank must lie in 1..S={S}, got {rank}.")
+    require(rank is None or 1 <= rank <= S, f"spectral: rank must lie in 1..S={S}, got {rank}.")
     require(np.isfinite(smoothing) and smoothing >= 0, f"spectral: smoothing must be >= 0, got {smoothing}.")
     law = tabular_law(counts.succ_total()) if law is None else np.asarray(law, dtype=np.float64)
     require(law.shape == (H, S), f"spectral: the law of negatives has shape {law.shape}, expected {(H, S)}.")
@@ -78,9 +87,22 @@ def fit_tabular(
     dense = S <= DENSE_STATES and H * S * A * S <= DENSE_ENTRIES
     if dense:
         M = _table(counts, whitened)  # (H, SA, S)
-        V, sigma = _leading(np.swapaxes(M, 1, 2) @ M, rank)  # (H, S, d)
+        V, sigma = _leading(np.swapaxes(M, 1, 2) @ M, rank or S)  # (H, S, d)
     else:
-        V, sigma = _right_singular_vectors([counts.matrix(h, whitened) for h in range(H)], rank, guess)
+        matrices = [counts.matrix(h, whitened) for h in range(H)]
+        V, sigma = _right_singular_vectors(matrices, rank or min(FIRST_DIMENSIONS, S), guess)
+    cut = False
+    if rank is None:
+        floor = noise_level(counts, law)[:, None]
+        while (sigma[:, -1:] > floor).any() and sigma.shape[1] < min(MOST_DIMENSIONS, S):
+            V, sigma = _right_singular_vectors(matrices, min(2 * sigma.shape[1], MOST_DIMENSIONS, S), V)
+        ranks = np.maximum((sigma > floor).sum(axis=1), 1)
+        cut = bool((ranks > MOST_DIMENSIONS).any() or (MOST_DIMENSIONS < S and (ranks == MOST_DIMENSIONS).any()))
+        rank = int(min(ranks.max(), MOST_DIMENSIONS))
+        used = np.arange(rank) < ranks[:, None]  # (H, d)
+        V, sigma = V[:, :, :rank] * used[:, None], sigma[:, :rank] * used
+    else:
+        ranks = np.full(H, rank)
     psi = np.where(law[..., None] > 0, V / root[..., None], 0.0)
     prior = np.einsum("hs,hsd->hd", law, psi)  # phi of the ratio 1, projected on the span
     if dense:
@@ -95,7 +117,28 @@ def fit_tabular(
     constant = np.eye(rank)[0]
     phi[empty], psi[empty], sigma[empty] = constant, constant, 0.0
     features = TabularFeatures(phi.reshape(H, S, A, rank), psi, law, version)
-    return SpectralFit(features, sigma, pair_total > 0)
+    return SpectralFit(features, sigma, pair_total > 0, np.minimum(ranks, rank).astype(np.int64), cut)
+
+
+def noise_level(counts: TransitionCounts, law: FloatArray) -> FloatArray:
+    """(H,) the singular value that sampling noise alone reaches in the whitened counts M.
+
+    Entries N_h(s,a,s') (n N_h(s,a) q)^-1/2 have variance P (1 - P) / (n q). With m rows and k columns of this total
+    variance F^2 the largest singular value of the noise is near F (m^-1/2 + k^-1/2), exactly so where it is spread
+    evenly (Marchenko & Pastur). P is estimated with one pseudo-transition s' ~ P^- a pair: without it a pair seen once
+    would count as free of noise, and with it deterministic kernels lose their noise as their pairs are seen again.
+    """
+    H, S, A = counts.horizon, counts.num_states, counts.num_actions
+    n_pair = counts.pair_total().reshape(H, S * A)
+    seen, k = n_pair > 0, (law > 0).sum(axis=1)  # (H, SA), (H,)
+    share = np.where(seen, 1.0 / (n_pair + 1.0), 0.0)  # weight of the pseudo-transition
+    # Successors that were not seen have P = share q; those that were are corrected after.
+    total = (share * k[:, None] - share**2).sum(axis=1)
+    q, w = law[counts.level, counts.succ], share[counts.level, counts.pair]
+    P = w * (counts.count + q)
+    total += np.bincount(counts.level, P * (1.0 - P) / q - w * (1.0 - w * q), minlength=H)
+    n, m = np.maximum(counts.total(), 1.0), np.maximum(seen.sum(axis=1), 1)
+    return np.asarray(np.sqrt(np.maximum(total, 0.0) / n) * (1.0 / np.sqrt(m) + 1.0 / np.sqrt(np.maximum(k, 1))))
 
 
 def _right_singular_vectors(

@@ -24,12 +24,15 @@ SMALL_OBSERVATION = 48
 class LinearSpectralConfig:
     """Regularisation of the closed form; the defaults suit observations of one dominant scale."""
 
-    pca_dim: int = 6
+    pca_dim: int = 64
     """k, leading principal directions kept of each side (>= 1)."""
-    rho: float = 16.0
+    rho: float | None = None
     """Softness of the whitening, as a multiple of the largest eigenvalue (> 0): T = U diag(lam_i + rho lam_1)^-1/2.
-    Small values lift weak directions to the level of strong ones, signal and noise alike."""
-    ridge: float = 3.0
+    Small values lift weak directions to the level of strong ones, signal and noise alike. None: a multiple of the noise
+    floor instead, which coordinates that vary for no reason do not raise."""
+    floor: float = 1.0
+    """Without rho: T = U diag(lam_i + floor * nu)^-1/2, nu the noise floor of the observations (> 0; `noise_floor`)."""
+    ridge: float = 30.0
     """Ridge of each action's regression, in samples of the whitened scale (> 0)."""
     reward_target: bool = True
     """Predict the reward beside the successor: directions that matter only for reward are kept too."""
@@ -41,7 +44,8 @@ class LinearSpectralConfig:
 
     def __post_init__(self) -> None:
         require(self.pca_dim >= 1, f"spectral: pca_dim must be >= 1, got {self.pca_dim}.")
-        require(0 < self.rho < np.inf, f"spectral: rho must be > 0, got {self.rho}.")
+        require(self.rho is None or 0 < self.rho < np.inf, f"spectral: rho must be > 0, got {self.rho}.")
+        require(0 < self.floor < np.inf, f"spectral: floor must be > 0, got {self.floor}.")
         require(0 < self.ridge < np.inf, f"spectral: ridge must be > 0, got {self.ridge}.")
         require(0 < self.refit_ridge < np.inf, f"spectral: refit_ridge must be > 0, got {self.refit_ridge}.")
 
@@ -111,31 +115,30 @@ def fit_linear(
 
 
 def whiten(x: Array, count: IntArray, config: LinearSpectralConfig) -> tuple[Whitening, FloatArray]:
-    """T = U diag(lam_i + rho lam_1)^-1/2 on the top k eigenpairs of Cov(x_h), and T'(x - mu) (H, N, k) itself.
+    """T = U diag(lam_i + soft)^-1/2 on the top k eigenpairs of Cov(x_h), and T'(x - mu) (H, N, k) itself.
 
-    x (H, N, D), rows n >= count[h] are padding and stay 0. Small observations: all levels in each call. Large ones: one
-    level at a time, converted to float64 once, so that its block stays in cache from the mean to the projection.
+    soft is rho lam_1, or floor times the noise floor of all steps together. x (H, N, D), rows n >= count[h] are padding
+    and stay 0. Small observations: all levels in each call. Large ones: one level at a time, converted to float64 once.
     """
     H, N, D = x.shape
     k = min(config.pca_dim, D)
     if D <= SMALL_OBSERVATION:
         return _whiten_together(x, count, config)
-    mean, matrix, eigenvalues = np.empty((H, D)), np.zeros((H, D, k)), np.zeros((H, k))
-    projected = np.zeros((H, N, k))
+    mean, U, lam = np.empty((H, D)), np.zeros((H, D, k)), np.zeros((H, k))
+    rest = np.zeros(H)  # mean variance of the directions that are left out
     for h, n in enumerate(count.tolist()):
         block = x[h, :n].astype(np.float64)  # a copy
         mean[h] = np.add.reduce(block, axis=0) / n
         block -= mean[h]
-        lam, U = _leading_eigenpairs(block, k)
-        # An observation that never varies has nothing to whiten: T = 0 leaves the constant feature alone.
-        scale = lam + config.rho * lam[0]
-        matrix[h] = U / np.sqrt(scale) if lam[0] > 0 else 0.0
-        eigenvalues[h] = lam
-        projected[h, :n] = block @ matrix[h]
-    flip = _sign_of_largest(matrix)  # (H, 1, k)
-    matrix *= flip
-    projected *= flip
-    return Whitening(mean, matrix, eigenvalues), projected
+        lam[h], U[h] = _leading_eigenpairs(block, k)
+        left = min(D, n - 1) - k
+        rest[h] = max(np.square(block).sum() / n - lam[h].sum(), 0.0) / left if left > 0 else 0.0
+    matrix = _softened(U, lam, count, config, rest)
+    matrix *= _sign_of_largest(matrix)
+    projected = np.zeros((H, N, k))
+    for h, n in enumerate(count.tolist()):
+        projected[h, :n] = (x[h, :n].astype(np.float64) - mean[h]) @ matrix[h]
+    return Whitening(mean, matrix, lam), projected
 
 
 def _whiten_together(x: Array, count: IntArray, config: LinearSpectralConfig) -> tuple[Whitening, FloatArray]:
@@ -153,10 +156,43 @@ def _whiten_together(x: Array, count: IntArray, config: LinearSpectralConfig) ->
     moment = np.swapaxes(centred, 1, 2) @ centred / n[..., None]
     _require_finite(np.diagonal(moment, axis1=1, axis2=2))
     lam, U = np.linalg.eigh(moment)
-    lam, U = np.maximum(lam[:, ::-1][:, :k], 0.0), fix_signs(U[:, :, ::-1][:, :, :k])
-    scale = lam + config.rho * lam[:, :1]
-    matrix = U * np.where(scale > 0, 1.0 / np.sqrt(np.where(scale > 0, scale, 1.0)), 0.0)[:, None]
+    lam, U = np.maximum(lam[:, ::-1], 0.0), fix_signs(U[:, :, ::-1][:, :, :k])
+    left = np.maximum(np.minimum(x.shape[2], count - 1) - k, 0)
+    rest = np.where(left > 0, lam[:, k:].sum(axis=1) / np.maximum(left, 1), 0.0)
+    lam = lam[:, :k]
+    matrix = _softened(U, lam, count, config, rest)
     return Whitening(mean, matrix, lam), centred @ matrix
+
+
+def _softened(
+    U: FloatArray, lam: FloatArray, count: IntArray, config: LinearSpectralConfig, rest: FloatArray
+) -> FloatArray:
+    """U diag(lam + soft)^-1/2 (H, D, k); an observation that never varies gets T = 0: the constant feature alone."""
+    if config.rho is not None:
+        soft = config.rho * lam[:, :1]
+    else:
+        soft = np.full((len(lam), 1), config.floor * noise_floor(lam, count, rest))
+    scale = np.where(lam[:, :1] > 0, lam + soft, 0.0)
+    return U * np.where(scale > 0, 1.0 / np.sqrt(np.where(scale > 0, scale, 1.0)), 0.0)[:, None]
+
+
+NULL = 1e-9
+"""Eigenvalues below this share of the largest are directions without any variance."""
+
+
+def noise_floor(lam: FloatArray, count: IntArray, rest: FloatArray) -> float:
+    """nu: what the weakest directions vary by, of eigenvalues lam (H, k), falling, of steps with count (H,) rows.
+
+    The mean variance `rest` of the directions that were left out, where some were; else the lower quartile of the
+    eigenvalues that are not 0: up to three quarters of the directions may be signal or distractors. One number for all
+    steps, their mean weighted by rows, because a step of few rows shows too little of its weak directions.
+    """
+    solid = lam > NULL * lam[:, :1]
+    weakest = np.array(
+        [np.quantile(row[good], 0.25) if good.any() else 0.0 for row, good in zip(lam, solid, strict=True)]
+    )
+    values = np.where(rest > 0, rest, weakest)
+    return float((values * count).sum() / max(int(count.sum()), 1))
 
 
 def _require_finite(diagonal: FloatArray) -> None:

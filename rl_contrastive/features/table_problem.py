@@ -39,6 +39,7 @@ class TableProblem:
         version: int,
     ) -> None:
         self._counts, self._law, self._config, self._version = counts, law, config, version
+        assert config.dim is not None  # the learner has resolved it
         H, S, A, d = counts.horizon, counts.num_states, counts.num_actions, config.dim
         self.exact = config.exact_entries >= H * S * A * S
         self._train, rest = counts.split(config.hold_out, rng=rng)

@@ -24,8 +24,23 @@ import numpy as np
 
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
+from rl_contrastive.planning.scales import (
+    APART,
+    FLOOR,
+    NOISE,
+    SADDLE,
+    SHRUNK,
+    crowded,
+    exact_deviations,
+    exact_packing,
+    fold,
+    fold_joint,
+    rationals,
+    within_reach,
+    without_dominated,
+)
 from rl_contrastive.planning.simplex import correlated_packing, deviations, packing
-from rl_contrastive.spec import FloatArray, IntArray
+from rl_contrastive.spec import BoolArray, FloatArray, IntArray
 
 TOLERANCE = 1e-9
 """Certified: the gap is at most this times the range of the payoffs."""
@@ -85,7 +100,8 @@ def nash(M: FloatArray) -> Nash:
         fallbacks = rows.size
     _refuse_hopeless("nash", gap)
     high, low = _best_responses(P, x, y)
-    return Nash(x, y, offset + scale * (0.5 * (high + low)), scale * gap, fallbacks)
+    found = Nash(x, y, offset + scale * (0.5 * (high + low)), scale * gap, fallbacks)
+    return _nash_by_size(M, found, scale)
 
 
 def cce(upper: FloatArray, lower: FloatArray) -> Correlated:
@@ -93,6 +109,7 @@ def cce(upper: FloatArray, lower: FloatArray) -> Correlated:
 
     The row player maximises E_sigma upper, the column player minimises E_sigma lower; both are in the same units.
     """
+    upper, lower = _payoffs("cce", "upper", upper), _payoffs("cce", "lower", lower)
     U, L, scale = _normal_pair("cce", upper, lower)
     N, A, B = U.shape
     tableau = A * B <= TABLEAU_CELLS
@@ -111,7 +128,7 @@ def cce(upper: FloatArray, lower: FloatArray) -> Correlated:
         sigma[rows[better]], gap[rows[better]] = other_sigma[better], other[better]
         fallbacks = rows.size
     _refuse_hopeless("cce", gap)
-    return Correlated(sigma, scale * gap, fallbacks)
+    return _cce_by_size(upper, lower, Correlated(sigma, scale * gap, fallbacks), scale)
 
 
 def nash_gap(M: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
@@ -119,8 +136,11 @@ def nash_gap(M: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
     M = _payoffs("nash_gap", "M", M)
     N, A, B = M.shape
     x, y = _strategies("nash_gap", "x", x, (N, A)), _strategies("nash_gap", "y", y, (N, B))
-    P, _, scale = _normal(M)
-    return np.asarray(scale * _nash_gap(P, x, y))
+    P, offset, scale = _normal(M)
+    value = offset + scale * (x[:, None] @ P @ y[:, :, None])[:, 0, 0]
+    gap, _, size = _nash_judged(M, x, y, value)
+    by_range = scale * _nash_gap(P, x, y)
+    return _by_size(gap, by_range, size, scale, crowded(M, value))
 
 
 def cce_gap(upper: FloatArray, lower: FloatArray, sigma: FloatArray) -> FloatArray:
@@ -128,8 +148,135 @@ def cce_gap(upper: FloatArray, lower: FloatArray, sigma: FloatArray) -> FloatArr
 
     max( max_a' E_sigma[upper(a', b) - upper(a, b)], max_b' E_sigma[lower(a, b) - lower(a, b')] )
     """
+    upper, lower = _payoffs("cce_gap", "upper", upper), _payoffs("cce_gap", "lower", lower)
     U, L, scale = _normal_pair("cce_gap", upper, lower)
-    return np.asarray(scale * _cce_gap(U, L, _strategies("cce_gap", "sigma", sigma, U.shape)))
+    sigma = _strategies("cce_gap", "sigma", sigma, U.shape)
+    gap, size = _cce_judged(upper, lower, sigma)
+    by_range = scale * _cce_gap(U, L, sigma)
+    far = [crowded(M, (sigma * M).sum(axis=(1, 2))) for M in (upper, lower)]
+    return _by_size(gap, by_range, size, scale, far[0] | far[1])
+
+
+def _by_size(
+    judged: FloatArray, by_range: FloatArray, size: FloatArray, scale: FloatArray, far: BoolArray
+) -> FloatArray:
+    """Certificates (N,) by the range, or where others are far larger and it makes a difference, by what is met."""
+    differ = np.abs(judged - by_range) > TOLERANCE * np.abs(by_range) + SADDLE * scale
+    return np.where(far & (size < APART * scale) & differ, judged, by_range)
+
+
+def _nash_by_size(M: FloatArray, found: Nash, scale: FloatArray) -> Nash:
+    """What was found, and found again where payoffs far larger than those that count decided (`scales`)."""
+    x, y, value, gap, fallbacks = found.x, found.y, found.value, found.gap, found.fallbacks
+    judged, better_value, size = _nash_judged(M, x, y, value)
+    some, poor = _several_sizes(judged, size, scale, value, M)
+    gap[some], value[some] = judged[some], better_value[some]
+    if not poor.size:
+        return Nash(x, y, value, gap, fallbacks)
+    U, _, rows, columns = without_dominated(M[poor], M[poor])
+    near = within_reach(U, value[poor], np.maximum(judged, size)[poor], scale[poor])
+    again = np.flatnonzero(np.ptp(near, axis=(1, 2)) < SHRUNK * scale[poor])
+    other_x, other_y = x[poor], y[poor]
+    if again.size:
+        part = nash(near[again])
+        other_x[again], other_y[again] = fold(part.x, rows[again]), fold(part.y, columns[again])
+        fallbacks += part.fallbacks
+    other, _, other_size = _nash_judged(M[poor], other_x, other_y, value[poor])
+    unsolved = np.minimum(other, judged[poor]) > TOLERANCE * np.minimum(other_size, size[poor])
+    left = unsolved & crowded(M[poor], value[poor], least=NOISE)
+    for k in np.flatnonzero(left):
+        w, u = exact_packing(rationals(U[k]))
+        other_x[k], other_y[k] = fold(u[None], rows[k : k + 1])[0], fold(w[None], columns[k : k + 1])[0]
+    other, other_value, _ = _nash_judged(M[poor], other_x, other_y, value[poor])
+    better = other < judged[poor]
+    which = poor[better]
+    x[which], y[which], value[which], gap[which] = other_x[better], other_y[better], other_value[better], other[better]
+    return Nash(x, y, value, gap, fallbacks)
+
+
+def _cce_by_size(upper: FloatArray, lower: FloatArray, found: Correlated, scale: FloatArray) -> Correlated:
+    """The same for pairs."""
+    sigma, gap, fallbacks = found.sigma, found.gap, found.fallbacks
+    judged, size = _cce_judged(upper, lower, sigma)
+    means = [(sigma * M).sum(axis=(1, 2)) for M in (upper, lower)]
+    some, poor = (
+        np.union1d(*parts)
+        for parts in zip(
+            *(_several_sizes(judged, size, scale, *pair) for pair in zip(means, (upper, lower), strict=True)),
+            strict=True,
+        )
+    )
+    gap[some] = judged[some]
+    if not poor.size:
+        return Correlated(sigma, gap, fallbacks)
+    U, L, rows, columns = without_dominated(upper[poor], lower[poor])
+    reach = np.maximum(judged, size)[poor]
+    near = [within_reach(M, mean[poor], reach, scale[poor]) for M, mean in zip((U, L), means, strict=True)]
+    again = np.flatnonzero(np.max([np.ptp(M, axis=(1, 2)) for M in near], axis=0) < SHRUNK * scale[poor])
+    other_sigma = sigma[poor]
+    if again.size:
+        part = cce(near[0][again], near[1][again])
+        other_sigma[again] = fold_joint(part.sigma, rows[again], columns[again])
+        fallbacks += part.fallbacks
+    other, other_size = _cce_judged(upper[poor], lower[poor], other_sigma)
+    unsolved = np.minimum(other, judged[poor]) > TOLERANCE * np.minimum(other_size, size[poor])
+    wide = crowded(upper[poor], means[0][poor], least=NOISE) | crowded(lower[poor], means[1][poor], least=NOISE)
+    for k in np.flatnonzero(unsolved & wide):
+        w, _ = exact_packing(exact_deviations(U[k], L[k]))
+        other_sigma[k] = fold_joint(w.reshape(1, *U[k].shape), rows[k : k + 1], columns[k : k + 1])[0]
+    other, _ = _cce_judged(upper[poor], lower[poor], other_sigma)
+    better = other < judged[poor]
+    sigma[poor[better]], gap[poor[better]] = other_sigma[better], other[better]
+    return Correlated(sigma, gap, fallbacks)
+
+
+def _several_sizes(
+    judged: FloatArray, size: FloatArray, scale: FloatArray, value: FloatArray, M: FloatArray
+) -> tuple[IntArray, IntArray]:
+    """Games with payoffs far larger than those that are met, and of them, or beside them, those to be solved again."""
+    some = np.flatnonzero(size < APART * scale)  # of others the range tells all
+    D, R, gap = M[some], scale[some], judged[some]
+    between = crowded(D, value[some], least=NOISE)
+    real = (gap > TOLERANCE * size[some]) & (gap > FLOOR * np.abs(value[some]))
+    poor = real & ((gap > NOISE * R) | crowded(D, value[some]))
+    return some[between | poor], some[poor]
+
+
+def _nash_judged(
+    M: FloatArray, x: FloatArray, y: FloatArray, value: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """An upper bound of the gap, the value, and the size E |M - value| of the payoffs that are met, each (N,).
+
+    Of the payoffs less the value, so that those far off, which nobody plays, round nothing; what is rounded is added.
+    """
+    D = M - value[:, None, None]
+    A, B = M.shape[1:]
+    rounding = (A + B + 4) * np.finfo(np.float64).eps
+    rows, columns = (D @ y[:, :, None])[:, :, 0], (x[:, None] @ D)[:, 0]
+    size_rows, size_columns = (np.abs(D) @ y[:, :, None])[:, :, 0], (x[:, None] @ np.abs(D))[:, 0]
+    high = (rows + rounding * size_rows).max(axis=1)
+    low = (columns - rounding * size_columns).min(axis=1)
+    mixed = (x.max(axis=1) < 1.0) | (y.max(axis=1) < 1.0)  # sums of probabilities are 1 up to rounding
+    gap = high - low + np.where(mixed, rounding * np.abs(value), 0.0)
+    return gap, value + 0.5 * (rows.max(axis=1) + columns.min(axis=1)), (x * size_rows).sum(axis=1)
+
+
+def _cce_judged(U: FloatArray, L: FloatArray, sigma: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The same of a pair: an upper bound of the largest gain, and the size of the payoffs that are met, each (N,)."""
+    A, B = U.shape[1:]
+    rounding = (A * B + A + B + 4) * np.finfo(np.float64).eps
+    mu, nu = sigma.sum(axis=2), sigma.sum(axis=1)
+    size, gains = np.zeros(len(U)), []
+    mixed = np.where(sigma.max(axis=(1, 2)) < 1.0, rounding, 0.0)
+    for M, other, sign in ((U, nu, 1.0), (L.transpose(0, 2, 1), mu, -1.0)):
+        own = sigma if sign > 0 else sigma.transpose(0, 2, 1)
+        mean = (own * M).sum(axis=(1, 2))
+        D = sign * (M - mean[:, None, None])
+        met = (own * np.abs(D)).sum(axis=(1, 2))
+        instead = (D + rounding * np.abs(D)) @ other[:, :, None]
+        gains.append(instead[:, :, 0].max(axis=1) - (own * D).sum(axis=(1, 2)) + rounding * met + mixed * np.abs(mean))
+        size += met
+    return np.maximum(*gains), size
 
 
 def _best_responses(M: FloatArray, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -161,7 +308,6 @@ def _normal(M: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 def _normal_pair(where: str, upper: FloatArray, lower: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Both payoffs less their minimum, over the larger of their ranges: (U, L, scale (N,)), entries in [0, 1]."""
-    upper, lower = _payoffs(where, "upper", upper), _payoffs(where, "lower", lower)
     require(upper.shape == lower.shape, f"{where}: upper is {upper.shape}, lower {lower.shape}; shapes must agree.")
     least = [M.min(axis=(1, 2), keepdims=True) for M in (upper, lower)]
     scale = np.maximum(*(M.max(axis=(1, 2), keepdims=True) - low for M, low in zip((upper, lower), least, strict=True)))
@@ -211,9 +357,11 @@ def _refuse_hopeless(where: str, gap: FloatArray) -> None:
 
 def _payoffs(where: str, name: str, M: FloatArray) -> FloatArray:
     """(N, A, B) float64 of finite numbers whose range is finite, or RlcError."""
-    M = np.ascontiguousarray(M, dtype=np.float64)
+    M = np.asarray(M, dtype=np.float64)
     good = M.ndim == 3 and min(M.shape[1:]) >= 1
-    require(good, f"{where}: {name} must be (N, A, B) with A, B >= 1, got shape {M.shape}.")
+    hint = f"; of one game give {name}[None]" if M.ndim == 2 else ""
+    require(good, f"{where}: {name} must be (N, A, B) with A, B >= 1, got shape {M.shape}{hint}.")
+    M = np.ascontiguousarray(M)
     finite = np.isfinite(M).all(axis=(1, 2))
     if finite.all():  # halves, because a range of 1e308 and -1e308 overflows
         finite = 0.5 * M.max(axis=(1, 2)) - 0.5 * M.min(axis=(1, 2)) < 0.5 * np.finfo(np.float64).max

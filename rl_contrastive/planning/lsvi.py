@@ -14,7 +14,7 @@ import numpy as np
 from rl_contrastive.config import require
 from rl_contrastive.planning.bonus import spd_inverse
 from rl_contrastive.planning.models import DenseModel, TransitionModel
-from rl_contrastive.spec import EnvSpec, FloatArray, IntArray
+from rl_contrastive.spec import FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -34,34 +34,6 @@ class Plan:
         return np.asarray(best / best.sum(axis=-1, keepdims=True))
 
 
-def reward_bounds(spec: EnvSpec, reward_max: float | None) -> tuple[float, float]:
-    """(floor, ceiling) of one reward for planning: 0 is always inside, because what follows a terminal pays 0.
-
-    `reward_max` overrides the environment's upper bound; without either it is 1. In a game, where optimism needs both
-    ends, a lower bound that is not declared is minus the upper one.
-    """
-    low, high = spec.reward_range
-    if reward_max is not None:
-        high = reward_max
-    ceiling = max(high, 0.0) if np.isfinite(high) else 1.0
-    if spec.players is not None and not np.isfinite(low):
-        low = -ceiling
-    return min(low, 0.0), ceiling
-
-
-def return_caps(spec: EnvSpec, reward_max: float | None) -> tuple[FloatArray, FloatArray]:
-    """(floor_h, cap_h), each (H,): bounds of the return to go over the H - h steps that are left.
-
-    With `reward_max` the caller's bound of a reward counts instead of the environment's bounds of the return.
-    """
-    low, high = reward_bounds(spec, reward_max)
-    left = np.arange(spec.horizon, 0, -1, dtype=np.float64)
-    if reward_max is not None:
-        return low * left, high * left
-    worst, best = spec.return_range
-    return np.maximum(low * left, min(worst, 0.0)), np.minimum(high * left, max(best, 0.0))
-
-
 def plan_model(
     model: TransitionModel | FloatArray,
     r: FloatArray,
@@ -75,21 +47,32 @@ def plan_model(
 
     `alive` (H, S): probability that the episode goes on after arriving in s' at step h; V_{h+1}(s') counts that much.
 
-    `model` is a TransitionModel or a table P (H,S,A,S). The lower clip acts only where a finite cap is
-    given (returns are then in [floor, cap] by assumption), so negative rewards keep their values in exact planning.
+    `model` is a TransitionModel or a table P (H,S,A,S); a model of one step (G = 1) serves all steps. The lower clip
+    acts only where a finite cap is given (returns are then in [floor, cap] by assumption), so negative rewards keep
+    their values in exact planning.
     """
     P_hat: TransitionModel = DenseModel(model) if isinstance(model, np.ndarray) else model
-    H, S, _ = P_hat.shape
-    require(r.shape == P_hat.shape, f"plan: rewards have shape {r.shape}, the model {P_hat.shape}.")
+    H, S, A = r.shape
+    fits = P_hat.shape in ((H, S, A), (1, S, A))
+    require(fits, f"plan: rewards have shape {r.shape}, the model {P_hat.shape}.")
     ceiling = np.broadcast_to(np.asarray(cap, dtype=np.float64), (H,))
     lowest = np.broadcast_to(np.asarray(floor, dtype=np.float64), (H,))
-    reward = np.broadcast_to(r + bonus, P_hat.shape)
-    goes_on = np.broadcast_to(np.asarray(alive, dtype=np.float64), (H, S))
-    Q, V = np.empty(P_hat.shape), np.zeros((H + 1, S))
+    reward = np.broadcast_to(r + bonus, r.shape)
+    Q, V = np.empty(r.shape), np.zeros((H + 1, S))
     for h in range(H - 1, -1, -1):
-        Q[h] = _clip(reward[h] + P_hat.expect(h, goes_on[h] * V[h + 1]), ceiling[h], lowest[h])
+        Q[h] = _clip(reward[h] + expect_alive(P_hat, h, V[h + 1], alive, H), ceiling[h], lowest[h])
         V[h] = Q[h].max(axis=-1)
     return Plan(Q, V, float((ceiling[:, None, None] <= Q).mean()))
+
+
+def expect_alive(
+    P_hat: TransitionModel, h: int, values: FloatArray, alive: FloatArray | float, horizon: int
+) -> FloatArray:
+    """E[alive_h(s') V(s')] of values (S,) or (S, k), by the model of step h or its only one."""
+    S = values.shape[0]
+    level = h if P_hat.shape[0] == horizon else 0
+    goes_on = np.broadcast_to(np.asarray(alive, dtype=np.float64), (P_hat.shape[0], S))[level]
+    return P_hat.expect(level, goes_on.reshape(-1, *[1] * (values.ndim - 1)) * values)
 
 
 def plan_features(
@@ -101,6 +84,7 @@ def plan_features(
     discount: FloatArray,
     *,
     cap: float | FloatArray = np.inf,
+    floor: float | FloatArray = 0.0,
 ) -> FloatArray:
     """(ii) w_h = E_{s' ~ P^-_h}[psi_h(s') V_{h+1}(s')], so that (P-hat_h V_{h+1})(s,a) = phi_h(s,a)'w_h; -> w (H, d).
 
@@ -110,9 +94,11 @@ def plan_features(
     """
     H, _, d = psi.shape
     ceiling = np.broadcast_to(np.asarray(cap, dtype=np.float64), (H,))
+    lowest = np.broadcast_to(np.asarray(floor, dtype=np.float64), (H,))
     w = np.zeros((H, d))
     for h in range(H - 2, -1, -1):  # w_{H-1} = 0 because V_H = 0
-        Q = _clip(reward_next[h] + bonus_next[h] + phi_next[h] @ w[h + 1], ceiling[h + 1])  # (M, A)
+        Q = reward_next[h] + bonus_next[h] + phi_next[h] @ w[h + 1]  # (M, A)
+        Q = _clip(Q, ceiling[h + 1], lowest[h + 1])
         w[h] = (law[h] * discount[h] * Q.max(axis=-1)) @ psi[h]
     return w
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from rl_contrastive.config import require
 from rl_contrastive.planning.equilibrium import cce, nash
+from rl_contrastive.planning.lsvi import expect_alive
 from rl_contrastive.planning.models import DenseModel, TransitionModel
 from rl_contrastive.spec import FloatArray, product
 
@@ -75,7 +76,7 @@ def plan_game(
     V = np.zeros((H + 1, S, 2))  # V-bar and V-under side by side: one pass through the model serves both
     largest = -np.inf
     for h in range(H - 1, -1, -1):
-        ahead = _expect(P_hat, h, V[h + 1], alive, H)  # (S, AB, 2)
+        ahead = expect_alive(P_hat, h, V[h + 1], alive, H)  # (S, AB, 2)
         # Either end may leave the range of returns where the model errs; the interval stays inside it and non-empty.
         upper[h] = np.clip(r[h] + ahead[..., 0] + b[h], lowest[h], ceiling[h])
         lower[h] = np.clip(r[h] + ahead[..., 1] - b[h], lowest[h], ceiling[h])
@@ -110,7 +111,7 @@ def plan_nash(
     ceiling = np.broadcast_to(np.asarray(cap, dtype=np.float64), (H,))
     lowest = np.broadcast_to(np.asarray(floor, dtype=np.float64), (H,))
     for h in range(H - 1, -1, -1):
-        Q[h] = np.clip(r[h] + _expect(P_hat, h, V[h + 1], alive, H) + b[h], lowest[h], ceiling[h])
+        Q[h] = np.clip(r[h] + expect_alive(P_hat, h, V[h + 1], alive, H) + b[h], lowest[h], ceiling[h])
         result = nash(Q[h].reshape(S, *players))
         tied = (np.ptp(Q[h], axis=1) == 0)[:, None]  # see `_evened`
         mu[h], nu[h] = np.where(tied, 1.0 / players[0], result.x), np.where(tied, 1.0 / players[1], result.y)
@@ -141,11 +142,3 @@ def _checked(
     A, B = players
     require(A * B == AB, f"plan: {A} x {B} joint actions, but the model has {AB}.")
     return P_hat, H, S
-
-
-def _expect(P_hat: TransitionModel, h: int, values: FloatArray, alive: FloatArray | float, horizon: int) -> FloatArray:
-    """E[alive_h(s') V(s')] of values (S,) or (S, k), by the model of step h or its only one."""
-    S = values.shape[0]
-    level = h if P_hat.shape[0] == horizon else 0
-    goes_on = np.broadcast_to(np.asarray(alive, dtype=np.float64), (P_hat.shape[0], S))[level]
-    return P_hat.expect(level, goes_on.reshape(-1, *[1] * (values.ndim - 1)) * values)

@@ -41,13 +41,13 @@ class EnergyConfig:
     steps: int = 800
     """Steps, >= 1."""
     batch_size: int = 128
-    """Images in a step, and as many draws of q."""
+    """Images in a step, and as many draws of q (>= 1)."""
     lr: float = 1e-3
     """Learning rate of AdamW, > 0."""
     components: int = 20
     """Of the gmm, >= 1."""
     ridge: float = 0.02
-    """Of the gmm's covariances, in mean variances of the data (`MixtureFitConfig.ridge`)."""
+    """Of the gmm's covariances, in mean variances of the data (>= 0; `MixtureFitConfig.ridge`)."""
     inflate: float = 1.1
     """Factor on the covariances of gauss and gmm, > 0."""
     bandwidth: float = 0.25
@@ -58,8 +58,12 @@ class EnergyConfig:
     def __post_init__(self) -> None:
         require(self.law in ("gauss", "gmm", "kde"), f"image energy: law must be gauss, gmm or kde, not {self.law}.")
         require(self.network in ("mlp", "conv"), f"image energy: network must be mlp or conv, not {self.network}.")
-        require(self.inflate > 0.0, f"image energy: inflate must be > 0, got {self.inflate}.")
-        require(self.jitter >= 0.0, f"image energy: jitter must be >= 0, got {self.jitter}.")
+        for name in ("steps", "batch_size", "components"):
+            require(getattr(self, name) >= 1, f"image energy: {name} must be >= 1, got {getattr(self, name)}.")
+        for name in ("lr", "inflate", "bandwidth"):
+            require(getattr(self, name) > 0.0, f"image energy: {name} must be > 0, got {getattr(self, name)}.")
+        for name in ("ridge", "jitter"):
+            require(getattr(self, name) >= 0.0, f"image energy: {name} must be >= 0, got {getattr(self, name)}.")
 
 
 def noise_law(x: Tensor, config: EnergyConfig, *, seed: int) -> NoiseLaw:

@@ -35,7 +35,7 @@ class LevelsConfig:
     one run of 2000, distances to the training images were 1.00, .95, .92, .91 of those of unseen images after 800,
     1200, 1600, 2000 steps, the two-sample accuracy .66, .64, .63, .61."""
     batch_size: int = 256
-    """Images in a step."""
+    """Images in a step (>= 1)."""
     lr: float = 4e-3
     """Learning rate of AdamW, > 0."""
     altered: float = 0.7
@@ -56,7 +56,10 @@ class LevelsConfig:
 
     def __post_init__(self) -> None:
         require(0.0 <= self.altered <= 1.0, f"image levels: altered must lie in [0, 1], got {self.altered}.")
-        require(self.settle >= 1, f"image levels: settle must be >= 1, got {self.settle}.")
+        for name, least in (("steps", 1), ("batch_size", 1), ("settle", 1), ("corrections", 0)):
+            value = getattr(self, name)
+            require(value >= least, f"image levels: {name} must be >= {least}, got {value}.")
+        require(self.lr > 0.0, f"image levels: lr must be > 0, got {self.lr}.")
         require(
             min(self.turn, self.move) >= 0.0 and 0.0 <= self.stretch < 1.0,
             "image levels: turn, move and stretch must be >= 0, stretch below 1.",

@@ -123,6 +123,7 @@ class ImagesConfig:
             self.proposals >= self.generated >= 50,
             f"images: needs 50 <= generated <= proposals, got {self.generated} and {self.proposals}.",
         )
+        require(self.axes >= 1, f"images: axes must be >= 1, got {self.axes}.")
         require(self.chain_steps >= 2, f"images: chain_steps must be >= 2, got {self.chain_steps}.")
 
 

@@ -35,7 +35,7 @@ class GamesEquilibriumConfig:
     actions: tuple[int, ...] = (2, 3, 5, 10)
     """A = B."""
     widths: tuple[float, ...] = (0.0, 0.1, 0.5, 2.0)
-    """Largest distance of U and of L from M, which lies in [0, 1]."""
+    """Largest distances of U and of L from M (each >= 0), whose payoffs lie between 0 and 1."""
     games: int = 2000
     """Games of each size, width and kind (payoffs uniform, payoffs tied in {0, 1/2, 1})."""
     seed: int = 0

@@ -41,6 +41,7 @@ class PotentialConfig:
 
     def __post_init__(self) -> None:
         require(self.dim >= 1 and self.count >= 2, "elliptical-potential: dim >= 1 and count >= 2 are needed.")
+        require(self.lam >= 1.0, f"elliptical-potential: lam must be >= 1, got {self.lam}.")
 
 
 @register("experiment", "elliptical-potential", PotentialConfig)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from agents_common import batches, same
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rl_contrastive.agents.base import due
 from rl_contrastive.agents.baselines.epsilon_greedy import design, linear_values
 from rl_contrastive.agents.tables import EmpiricalModel, StateTable
+from rl_contrastive.envs.gym_adapter import GymConfig, GymEnv
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.evaluate import exact_evaluation
 from rl_contrastive.experiment.loop import train
 from rl_contrastive.experiment.store import LevelStore
-from rl_contrastive.planning.lsvi import plan_ridge, reward_bounds
+from rl_contrastive.planning.bounds import ReturnBounds
+from rl_contrastive.planning.lsvi import plan_ridge
+from rl_contrastive.registry import get
 from rl_contrastive.spec import EnvSpec, LevelData, Transition
 
 TABULAR = ("ucbvi", "lsvi-ucb", "epsilon-greedy")
@@ -114,10 +119,52 @@ def test_reward_bounds_contain_zero_and_need_no_declaration():
     def spec(low: float, high: float) -> EnvSpec:
         return EnvSpec("x", 2, 3, (), "int64", num_states=2, reward_range=(low, high))
 
-    assert reward_bounds(spec(0.5, 2.0), None) == (0.0, 2.0)
-    assert reward_bounds(spec(-3.0, -1.0), None) == (-3.0, 0.0)
-    assert reward_bounds(spec(-np.inf, np.inf), None) == (-np.inf, 1.0)
-    assert reward_bounds(spec(0.0, 1.0), 7.0) == (0.0, 7.0)
+    assert ReturnBounds(spec(0.5, 2.0), None).reward() == (0.0, 2.0)
+    assert ReturnBounds(spec(-3.0, -1.0), None).reward() == (-3.0, 0.0)
+    assert ReturnBounds(spec(0.0, 1.0), 7.0).reward() == (0.0, 7.0)
+    unknown = ReturnBounds(spec(-np.inf, np.inf), None)
+    assert unknown.reward() == (0.0, 1.0)  # nothing was paid yet
+    unknown.note(np.array([-5.0, -1.0]))
+    assert unknown.reward() == (-5.0, 0.0)
+    unknown.note(np.array([50.0]))
+    assert (unknown.reward(), unknown.unit) == ((-5.0, 50.0), 55.0)
+    assert unknown.returns()[1].tolist() == [150.0, 100.0, 50.0]
+    again = ReturnBounds(spec(-np.inf, np.inf), None)
+    again.load_state_dict(unknown.state_dict())
+    assert again.reward() == unknown.reward()
+
+
+class Chain(gym.Env):
+    """Action 0 takes half a unit and ends the episode, action 1 walks on; cell 8 pays one unit. Bounds: undeclared."""
+
+    observation_space, action_space = gym.spaces.Discrete(9), gym.spaces.Discrete(2)
+
+    def __init__(self, unit: float) -> None:
+        self.unit = unit
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.cell = 0
+        return 0, {}
+
+    def step(self, action):
+        if action == 0:
+            return self.cell, 0.5 * self.unit, True, False, {}
+        self.cell += 1
+        return self.cell, self.unit * (self.cell == 8), self.cell == 8, False, {}
+
+
+@pytest.mark.parametrize("unit", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("agent", ["contrastive-ucb", "ucbvi"])
+def test_the_scale_of_rewards_need_not_be_declared(agent, unit):
+    """F06: with rewards of 100 and no word of it, values were clipped at H and every action tied."""
+    entry, _ = get("agent", agent)
+    config = entry.config()
+    rows = SyncVectorEnv([lambda: Chain(unit)] * config.batch, autoreset_mode=AutoresetMode.SAME_STEP)
+    env = GymEnv(rows, GymConfig(id="Chain"), 12)
+    result = entry.factory(env, config, seed=1).learn(episodes=2000, eval_episodes=20, exact="never")
+    assert result.final_return == pytest.approx(unit)
+    assert result.history[-1]["agent/reward_high"] == pytest.approx(unit)
 
 
 # Plans against brute force.
@@ -352,8 +399,8 @@ def test_lsvi_ucb_needs_an_exact_model(make_agent):
 @pytest.mark.parametrize(
     ("name", "fields", "sentence"),
     [
-        ("ucbvi", {"c": -1.0}, "c must be >= 0"),
-        ("ucbvi", {"c": float("nan")}, "c must be >= 0"),
+        ("ucbvi", {"c": -1.0}, "c must be (>= 0|finite)"),
+        ("ucbvi", {"c": float("nan")}, "c must be (>= 0|finite)"),
         ("ucbvi", {"delta": 1.0}, "delta must be in"),
         ("ucbvi", {"bonus": "bernstein"}, "must be one of"),
         ("lsvi-ucb", {"lam": 0.0}, "lam must be > 0"),

@@ -191,7 +191,7 @@ def test_a_trained_agent_plays_without_its_replay(tmp_path, config):
     shutil.rmtree(folder / "replay")
     agent, _ = load_agent(folder)
     assert not len(agent.replay.ring.obs)  # no room was made for what is not there
-    obs = np.arange(6)
+    obs = np.arange(5)
     for explore in (False, True):
         np.testing.assert_array_equal(agent.policy(obs, 0, explore=explore), learnt.policy(obs, 0, explore=explore))
     for call in (lambda: agent.begin(1), agent.state_dict):

@@ -21,7 +21,7 @@ from rl_contrastive.experiment.rollout import play
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.planning import optimistic_games
 from rl_contrastive.planning.games import duality_gap
-from rl_contrastive.spec import Transition, marginals
+from rl_contrastive.spec import EnvSpec, Transition, marginals
 
 NAMES = ("nash-vi", "lsvi-game", "nash-q", "independent-q")
 OPTIMISTIC = ("nash-vi", "lsvi-game")
@@ -395,7 +395,7 @@ def test_an_environment_of_one_agent_is_refused(name, make_agent):
 @pytest.mark.parametrize(
     ("name", "fields", "sentence"),
     [
-        ("nash-vi", {"c": float("nan")}, "c must be >= 0"),
+        ("nash-vi", {"c": float("nan")}, "c must be (>= 0|finite)"),
         ("nash-vi", {"epsilon": 1.5}, "epsilon must be in"),
         ("lsvi-game", {"lam": 0.0}, "lam must be > 0"),
         ("lsvi-game", {"reward": "linear"}, "must be one of"),
@@ -408,3 +408,17 @@ def test_an_environment_of_one_agent_is_refused(name, make_agent):
 def test_impossible_values(name, fields, sentence, make_agent):
     with pytest.raises(RlcError, match=sentence):
         make_agent(name, "low-rank-game", env=SMALL, **fields)
+
+
+def test_episodes_that_end_before_the_horizon_leave_steps_without_rows():
+    """Vector observations, of steps that no episode reached: there is nothing to label, and nothing breaks."""
+    spec = EnvSpec("short", 4, 5, (2,), "float64", players=(2, 2))
+    data = Episodes(spec, DecoderConfig(), capacity=100, growth=0.1)
+    rng, n = np.random.default_rng(0), 60
+    for h in range(2):
+        obs, after = rng.standard_normal((2, n, 2))
+        ended = np.full(n, h == 1)
+        data.add(Transition(h, obs, rng.integers(4, size=n), np.ones(n), after, 1.0 - ended, ended, np.ones(n, bool)))
+    redecoded, parts = data.take()
+    assert redecoded.tolist() == [0, 1, 2]
+    assert [(rows.h, len(rows.z)) for rows in parts] == [(2, 0), (1, n), (0, n)]

@@ -11,6 +11,7 @@ from torch import nn
 
 from rl_contrastive.config import from_dict, to_dict
 from rl_contrastive.deep.config import EncoderConfig
+from rl_contrastive.deep.frames import Tables
 from rl_contrastive.deep.networks import QHead, choose_kind, conv, encoder, linear
 from rl_contrastive.deep.weights import (
     FlatAdam,
@@ -22,19 +23,24 @@ from rl_contrastive.deep.weights import (
     weights,
 )
 from rl_contrastive.errors import RlcError
+from rl_contrastive.spec import EnvSpec
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+CODES = (11, 6, 3, 4)
+"""MiniGrid's."""
+
 CASES = [
     ((4,), "float32", None, "mlp"),
     ((2, 3), "float64", None, "mlp"),
     ((), "int64", 6, "mlp"),
     ((4,), "int64", 6, "mlp"),
-    ((4, 7, 7), "uint8", None, "minigrid"),
-    ((8, 7, 7), "uint8", None, "minigrid"),
+    ((4, 7, 7), "uint8", None, "mlp"),  # bytes, whatever their shape: codes are declared
+    ((8, 8, 8), "uint8", None, "mlp"),
+    ((4, 12, 12), "uint8", None, "mlp"),
     ((24, 7, 7), "bool", None, "minigrid"),
     ((6, 10, 10), "bool", None, "minatar"),
     ((4, 84, 84), "uint8", None, "nature"),
@@ -95,8 +101,8 @@ def test_every_convolutional_kind_learns_where_something_is(kind: str) -> None:
 
 
 def test_inputs_by_hand() -> None:
-    def inputs(shape: tuple[int, ...], dtype: str, kind: Any = "auto", states: int | None = None) -> nn.Module:
-        return encoder(EncoderConfig(kind), shape, dtype, rng=generator(), num_states=states).inputs
+    def inputs(shape: tuple[int, ...], dtype: str, states: int | None = None, **more: Any) -> nn.Module:
+        return encoder(EncoderConfig(), shape, dtype, rng=generator(), num_states=states, **more).inputs
 
     assert inputs((), "int64", states=3)(torch.tensor([2, 0])).tolist() == [[0, 0, 1], [1, 0, 0]]
     assert inputs((2,), "uint8")(torch.tensor([[255, 51]], dtype=torch.uint8))[0].tolist() == pytest.approx([1, 0.2])
@@ -104,7 +110,7 @@ def test_inputs_by_hand() -> None:
     assert inputs((84, 84), "uint8")(frame).shape == (1, 1, 84, 84)
     codes = torch.zeros((1, 8, 7, 7), dtype=torch.uint8)  # two stacked frames of four code planes
     codes[0, 0, 2, 3], codes[0, 5], codes[0, 7] = 10, 4, 3
-    planes = inputs((8, 7, 7), "uint8")(codes)[0]
+    planes = inputs((8, 7, 7), "uint8", codes=CODES)(codes)[0]
     assert planes.shape == (48, 7, 7)
     assert planes.sum(0).unique().tolist() == [8.0]  # one of each code's values, in each of 8 planes
     assert planes[10, 2, 3] == 1
@@ -133,7 +139,7 @@ def test_floats_are_standardised_on_request_only() -> None:
 
 
 def test_codes_can_go_straight_into_linear_layers() -> None:
-    net = encoder(EncoderConfig(channels=(), hidden=(5,)), (4, 7, 7), "uint8", rng=generator())
+    net = encoder(EncoderConfig(channels=(), hidden=(5,)), (4, 7, 7), "uint8", rng=generator(), codes=CODES)
     assert [type(layer) for layer in net.body] == [nn.Flatten, nn.Linear, nn.ReLU]
     assert net.body[1].in_features == 24 * 49
     with pytest.raises(RlcError, match="nature has 3 convolutions"):
@@ -236,7 +242,6 @@ def test_bad_states_are_refused_with_the_name_of_what_is_wrong() -> None:
     ("fields", "shape", "dtype", "sentence"),
     [
         ({"kind": "nature"}, (4, 20, 20), "uint8", "too small"),
-        ({"kind": "minigrid"}, (3, 7, 7), "uint8", "4 code planes"),
         ({"kind": "minatar"}, (5,), "float32", "2 or 3 axes"),
         ({"kind": "mlp", "hidden": ()}, (5,), "float32", "at least one hidden layer"),
         ({"hidden": ()}, (5,), "float32", "at least one hidden layer"),
@@ -278,3 +283,23 @@ def test_double_precision_and_gradients(kind: str) -> None:
         flat[place] = old + shift
         values.append(float(net(obs).square().sum().detach()))
     assert float(gradient.reshape(-1)[place]) == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-4)
+
+
+def test_what_no_table_holds_is_an_error() -> None:
+    codes = EnvSpec("grid", 2, 5, (4, 7, 7), "uint8", codes=CODES)
+    obs = np.zeros((3, 4, 7, 7), dtype=np.uint8)
+    Tables(codes).check(obs, 0)
+    obs[2, 1, 3, 3] = 6  # there are six colours
+    with pytest.raises(
+        RlcError, match=r"^grid: plane 1 of an observation holds 6 at step 4, but only 0\.\.5 is declared"
+    ):
+        Tables(codes).check(obs, 4)
+    for state in (5, -1):
+        with pytest.raises(RlcError, match=rf"^states: an observation holds {state} at step 1, but only 0\.\.4"):
+            Tables(EnvSpec("states", 2, 5, (), "int64", num_states=5)).check(np.array([0, state]), 1)
+    with pytest.raises(RlcError, match="do not fit"):
+        Tables(EnvSpec("grid", 2, 5, (3, 7, 7), "uint8", codes=CODES))
+    with pytest.raises(
+        RlcError, match=r"4 planes of codes a frame need bytes \(k 4, H, W\), not uint8 of shape \(6, 7, 7"
+    ):
+        encoder(EncoderConfig(), (6, 7, 7), "uint8", rng=generator(), codes=CODES)

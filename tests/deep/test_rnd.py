@@ -102,9 +102,11 @@ def test_vectors_are_standardised_alike_in_both_and_before_the_first_visit() -> 
 
 
 def test_pictures_and_codes_go_through_the_same_encoders() -> None:
-    grid = ObsLayout((4, 7, 7), "uint8")
     obs = np.random.default_rng(0).integers(3, size=(5, 4, 7, 7)).astype(np.uint8)
-    assert (make(grid).errors(obs) > 0).all()
+    for codes, width in (((11, 6, 3, 4), 24), ((), 4)):
+        rnd = make(ObsLayout((4, 7, 7), "uint8", codes=codes))
+        assert rnd.target[0].inputs.out_shape == (width, 7, 7)
+        assert (rnd.errors(obs) > 0).all()
 
 
 def test_a_state_continues_to_the_bit_and_the_seed_is_used() -> None:

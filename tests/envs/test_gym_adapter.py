@@ -116,9 +116,15 @@ def test_a_batch_equals_singles():
         np.testing.assert_array_equal(np.array(many)[:, row], np.array(one)[:, 0])
 
 
-@pytest.mark.parametrize(("limit", "horizon"), [(None, 500), (20, 20), (1000, 500)])
-def test_horizon_caps_the_environments_own_limit(limit, horizon):
-    assert make_gym(GymConfig(id="CartPole-v1", horizon=limit), 1).env_spec.horizon == horizon
+@pytest.mark.parametrize(("limit", "horizon"), [(None, 200), (20, 20), (300, 300)])
+@pytest.mark.parametrize("by", ["horizon", "max_episode_steps"])
+def test_horizon_replaces_the_environments_own_limit(limit, horizon, by):
+    fields = {"horizon": limit} if by == "horizon" or limit is None else {"kwargs": f'{{"{by}": {limit}}}'}
+    env = make_gym(GymConfig(id="MountainCar-v0", **fields), 1)
+    assert env.env_spec.horizon == horizon
+    env.reset(seed=0)
+    truncated = [bool(env.step(np.ones(1, dtype=int))[3][0]) for _ in range(horizon)]
+    assert truncated == [False] * (horizon - 1) + [True]
 
 
 def test_the_horizon_truncates_and_does_not_terminate():
@@ -159,6 +165,9 @@ def test_an_environment_that_raises_becomes_one_sentence():
         ({"id": "CartPole-v1", "kwargs": "[1]"}, "JSON object"),
         ({"id": "CartPole-v1", "kwargs": "{"}, "JSON object"),
         ({"id": "CartPole-v1", "horizon": 0}, "horizon"),
+        ({"id": "CartPole-v1", "kwargs": '{"max_episode_steps": -1}'}, "whole number >= 1, got -1"),
+        ({"id": "CartPole-v1", "horizon": 7, "kwargs": '{"max_episode_steps": 8}'}, "give one of them"),
+        ({"id": "no_such_module:Walk-v0"}, "cannot be made: ModuleNotFoundError"),
         ({"id": "CartPole-v1", "observation": "bins", "resolution": 30}, "100000"),
         ({"id": "CartPole-v1", "observation": "fourier", "resolution": 9}, "4096"),
         ({"id": "CartPole-v1", "resolution": 0}, "resolution"),
@@ -186,6 +195,23 @@ def test_the_registry_fixes_the_id_and_keyword_arguments_arrive():
     slippery, firm = (entry.factory(entry.config(**fixed, kwargs=k), 1) for k in ("{}", '{"is_slippery": false}'))
     assert firm.env_spec.optimal_return == pytest.approx(1.0)
     assert slippery.env_spec.optimal_return < 0.9
+
+
+def test_ids_are_those_of_gymnasium_make(tmp_path, monkeypatch):
+    """A module that registers the environment, and a name without its version."""
+    (tmp_path / "my_walks.py").write_text(
+        "import gymnasium as gym\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "gym.register('My/Pole-v3', CartPoleEnv, max_episode_steps=7)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        entry, fixed = get("env", "gym:my_walks:My/Pole-v3")
+        assert entry.factory(entry.config(**fixed), 2).env_spec.horizon == 7
+    finally:
+        gym.registry.pop("My/Pole-v3", None)
+    with pytest.warns(UserWarning, match="latest versioned"):
+        assert make_gym(GymConfig(id="MountainCar"), 1).env_spec.horizon == 200
 
 
 def test_published_table_gives_the_exact_model_of_frozen_lake():
@@ -227,6 +253,66 @@ def test_bins_number_the_cells():
     x = np.array([[0.0, -50.0], [10.0, 50.0], [2.6, 0.1], [99.0, 0.1]])  # the logistic curve of .1/2 is just above .5
     assert bins.num_states == 16
     assert bins.apply(x).tolist() == [0, 15, 6, 14]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "bounded"),
+    [
+        (0, 1004, np.float64, True),  # gymnasium's own "none" is 3.4e38 or infinite
+        (-1e6, 1e6, np.float32, True),
+        (0, 65_000, np.int64, True),
+        (0, 255, np.uint8, True),
+        (-3.4e38, 3.4e38, np.float64, False),
+        (-np.finfo(np.float32).max, np.finfo(np.float32).max, np.float32, False),
+        (-np.finfo(np.float16).max, np.finfo(np.float16).max, np.float16, False),
+        (-(2**31), 2**31 - 1, np.int32, False),
+        (-np.inf, np.inf, np.float32, False),
+    ],
+)
+def test_finite_bounds_are_meant(low, high, dtype, bounded):
+    box = gym.spaces.Box(low, high, (1,), dtype)
+    x = low + (np.arange(8) + 0.5) / 8 * (high - low) if bounded else np.zeros(8)
+    cells = feature_map(box, "bins", 8, 1, 1.0).apply(x.astype(dtype)[:, None]).tolist()
+    assert cells == (list(range(8)) if bounded else [4] * 8)
+
+
+def test_single_numbers_are_vectors_of_one():
+    for kind, shape in (("raw", (1,)), ("bins", ()), ("fourier", (4,)), ("tile", (16,))):
+        f = feature_map(gym.spaces.Box(0.0, 8.0, ()), kind, 3, 4, 1.0)
+        x = f.apply(np.array([1.0, 7.0], dtype=np.float32))
+        assert f.shape == shape
+        assert x.shape == (2, *shape)
+        assert x.reshape(2, -1)[0].tolist() != x.reshape(2, -1)[1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "seen"),
+    [((12, 10, 3), (3, 12, 10)), ((12, 10, 1), (1, 12, 10)), ((2, 12, 10, 3), (6, 12, 10)),
+     ((3, 12, 10), (3, 12, 10)), ((8, 8, 8), (8, 8, 8)), ((12, 10), (12, 10))],
+)  # fmt: skip
+def test_pictures_have_their_channels_first(shape, seen):
+    high = np.arange(np.prod(shape)).reshape(shape) % 250 + 1
+    box = gym.spaces.Box(np.zeros(shape, np.uint8), high.astype(np.uint8), dtype=np.uint8)
+    f = feature_map(box, "raw", 1, 1, 1.0)
+    assert f.shape == f.space.shape == seen
+    picture = high[None].astype(np.uint8)
+    np.testing.assert_array_equal(f.apply(picture)[0], f.space.high)
+    if shape == (2, 12, 10, 3):
+        np.testing.assert_array_equal(f.apply(picture)[0, 4], picture[0, 1, :, :, 1])
+    elif seen != shape:
+        np.testing.assert_array_equal(f.apply(picture)[0, -1], picture[0, ..., -1])
+
+
+def test_finite_spaces_too_large_for_tables_are_one_hot():
+    f = feature_map(gym.spaces.MultiBinary(20), "raw", 1, 1, 1.0)
+    x = np.random.default_rng(0).integers(2, size=(5, 20)).astype(np.int8)
+    assert (f.shape, f.num_states) == ((20,), None)
+    assert f.apply(x).tolist() == x.tolist()
+    f = feature_map(gym.spaces.MultiDiscrete([10] * 8, start=[1] * 8), "raw", 1, 1, 1.0)
+    assert f.shape == (80,)
+    np.testing.assert_array_equal(f.apply(np.arange(1, 9)[None])[0].reshape(8, 10), np.eye(10)[:8])
+    with pytest.raises(RlcError, match="1000000 states, one-hot 1000000 numbers, are more than the allowed 4096; show"):
+        feature_map(gym.spaces.Discrete(10**6), "raw", 1, 1, 1.0)
 
 
 def test_fourier_features_are_cosines_of_unit_scale():

@@ -108,6 +108,42 @@ def test_observations_are_the_packages_image_and_the_direction():
         obs = env.step(action)[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("GoToDoor-5x5-v0", (6,)), ("GoToObject-6x6-N2-v0", (6, 3)), ("Fetch-5x5-N2-v0", (5, 6, 2)),
+     ("PutNear-6x6-N2-v0", (6, 3, 6, 3))],
+)  # fmt: skip
+def test_a_mission_that_tells_the_goal_is_shown(name, more):
+    env, onehot = made(name, 3), made(name, 3, observation="onehot")
+    assert env.env_spec.codes == PLANES + more
+    missions, shown = set(), {}
+    for seed in range(20):
+        obs, planes = env.reset(seed=seed)[0], onehot.reset(seed=seed)[0]
+        for row, world in enumerate(env.worlds):
+            words = obs[row, 4:]
+            assert (words == words[:, :1, :1]).all()
+            assert shown.setdefault(world.mission, words.tobytes()) == words.tobytes()
+            missions.add(world.mission)
+        np.testing.assert_array_equal(planes[:, sum(PLANES) : sum(PLANES) + more[0]].argmax(axis=1), obs[:, 4])
+    assert len(set(shown.values())) == len(missions) > 3  # each mission has numbers of its own
+    assert made(name, mission="hidden").env_spec.codes == PLANES
+    assert env.step(np.zeros(3, int))[0].shape[1] == 4 + len(more)
+
+
+def test_every_world_shows_its_mission_or_has_one_that_can_be_seen():
+    """Of the package's worlds: those whose missions differ, and what becomes of them."""
+    shown, left_out = set(), set()
+    for id in (id for id in gym.registry if id.startswith("MiniGrid-") and "WFC" not in id):
+        name = id.removeprefix("MiniGrid-")
+        world = package_world(name)
+        missions = {world.reset(seed=seed)[0]["mission"] for seed in range(4)}
+        if len(missions) > 1:
+            (shown if len(made(name, 1).env_spec.codes) > 4 else left_out).add(name.split("-")[0][:11])
+    assert shown == {"Fetch", "GoToDoor", "GoToObject", "PutNear"}
+    assert left_out == {"BlockedUnlo", "KeyCorridor", "LockedRoom", "UnlockPicku"}
+    assert made("KeyCorridorS3R2-v0", mission="shown").env_spec.codes == (*PLANES, 6)
+
+
 def test_one_hot_planes_say_what_the_codes_say():
     codes, planes = made("DoorKey-8x8-v0", 4), made("DoorKey-8x8-v0", 4, observation="onehot")
     assert planes.env_spec.obs_shape == (sum(PLANES), 7, 7)
@@ -149,7 +185,7 @@ def test_the_goal_pays_as_published_and_is_a_terminal():
     assert (last.h, last.discount.tolist(), last.boundary.tolist()) == (4, [0.0, 0.0], [True, True])
 
 
-@pytest.mark.parametrize(("horizon", "length"), [(None, 100), (30, 30), (5000, 100)])
+@pytest.mark.parametrize(("horizon", "length"), [(None, 100), (30, 30), (250, 250)])
 def test_time_truncates(horizon, length):
     env = made(horizon=horizon)
     assert env.env_spec.horizon == length

@@ -205,7 +205,10 @@ def test_horizon_caps_and_truncates():
     flags = [env.step(np.zeros(2, int))[2:4] for _ in range(8)]
     assert [bool(truncated.all()) for _, truncated in flags] == [False, False, True, False] * 2
     assert not any(terminated.any() for terminated, _ in flags)
-    assert adapt(horizon=50).env_spec.horizon == 5  # its own limit is lower
+    with pytest.raises(
+        RlcError, match=r"horizon 50 is beyond the environment.s own limit of 5; raise it in env.kwargs"
+    ):
+        adapt(horizon=50)
 
 
 def test_the_loop_plays_it():
@@ -271,7 +274,7 @@ def changed(**methods):
     [
         (changed(action_space=lambda self, agent: gym.spaces.Box(0, 1, (1,))), "the action space is Box.* Discrete"),
         (changed(observation_space=lambda self, agent: gym.spaces.Dict(a=Discrete(2))), "observations must be finite"),
-        (changed(observation_space=lambda self, agent: Discrete(1000)), "more than the allowed 100000"),
+        (changed(observation_space=lambda self, agent: Discrete(3000)), "more than the allowed 4096"),
         (type("Alone", (AECEnv,), {}), "in turns"),
         (object, "no PettingZoo ParallelEnv, it has no possible_agents, reset, step, action_space"),
     ],

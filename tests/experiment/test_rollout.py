@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
@@ -118,13 +120,29 @@ def test_same_step_without_final_observations_is_an_error(monkeypatch):
         list(play(env, [0, 0, 0], lambda obs, h: np.zeros(3, dtype=int)))
 
 
-class Lives(Scripted):
+class Undeclared(Scripted):
     """Row 1 loses a life at h=0, row 2 at h=1; row 0 says so together with its end, which changes nothing."""
 
     def step(self, actions):
         lost = np.array([self.t[0] == 0, self.t[1] == 0, self.t[2] == 1])
         obs, reward, terminated, truncated, info = super().step(actions)
         return obs, reward, terminated, truncated, {**info, "life_lost": lost}
+
+
+class Lives(Undeclared):
+    """The same, declared."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.env_spec = replace(self.env_spec, life_loss=True)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_of_environments_that_do_not_declare_it_a_lost_life_means_nothing(mode):
+    told, plain = (
+        [*play(env(mode), [1, 2, 3], lambda obs, h: np.zeros(3, np.int64))] for env in (Undeclared, Scripted)
+    )
+    assert [step.discount.tolist() for step in told] == [step.discount.tolist() for step in plain]
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))

@@ -8,6 +8,7 @@ import pytest
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.batches import ExactTable, SampledRows, SampledTable, held_out_table, split_rows
 from rl_contrastive.features.counts import TransitionCounts
+from rl_contrastive.features.learner import FeatureLearner, LearnerConfig
 from rl_contrastive.features.negatives import importance_weights, row_propensity, sample_states, tabular_law
 
 
@@ -126,3 +127,17 @@ def test_row_parts_are_disjoint_and_complete() -> None:
         allowed = set(index[h, : size[h]].tolist())
         assert set(batch.anchors[h].tolist()) <= allowed
         assert set(batch.negatives[h].tolist()) <= allowed
+
+
+def test_weighted_counts_are_fitted_where_nothing_is_held_out():
+    table = np.random.default_rng(0).random((1, 3, 2, 3))
+    counts = TransitionCounts.from_dense(table)
+    config = LearnerConfig(method="nce", hold_out=0.0, dim=3, steps=300, device="cpu")
+    learner = FeatureLearner(config, horizon=1, num_actions=2, num_states=3)
+    features = learner.fit_table(counts, rng=np.random.default_rng(1)).features
+    law = counts.succ_total() / counts.total()[:, None]
+    P = np.einsum("sad,td,t->sat", features.phi_table[0], features.psi_table[0], law[0])
+    np.testing.assert_allclose(P, table[0] / table[0].sum(axis=-1, keepdims=True), atol=0.05)
+    held = LearnerConfig(method="nce", hold_out=0.25, dim=3, device="cpu")
+    with pytest.raises(RlcError, match="only whole counts can be split"):
+        FeatureLearner(held, horizon=1, num_actions=2, num_states=3).fit_table(counts, rng=np.random.default_rng(1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import nashpy
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from scipy.optimize import linprog
 from rl_contrastive.errors import RlcError
 from rl_contrastive.planning import equilibrium, simplex
 from rl_contrastive.planning.equilibrium import cce, cce_gap, nash, nash_gap
+from rl_contrastive.planning.scales import exact_packing, fold, rationals, without_dominated
 
 
 @pytest.fixture(name="rng")
@@ -327,6 +330,68 @@ def test_the_dual_simplex_repairs_an_infeasible_basis():
     np.testing.assert_allclose(solution.u, [[0.0, 0.5]])
 
 
+def exact_gap(M, x, y):
+    """The duality gap without rounding."""
+    payoffs, p, q = rationals(M), *([Fraction(weight) for weight in strategy.tolist()] for strategy in (x, y))
+    rows = [sum(payoff * weight for payoff, weight in zip(row, q, strict=True)) for row in payoffs]
+    columns = [sum(row[b] * weight for row, weight in zip(payoffs, p, strict=True)) for b in range(len(payoffs[0]))]
+    return float(max(rows) - min(columns))
+
+
+ROSHAMBO = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
+
+
+@pytest.mark.parametrize("penalty", [1e6, 1e9, 1e12, 1e15, 1e17])
+def test_a_forbidden_action_changes_nothing(penalty):
+    row = np.vstack([ROSHAMBO, np.full((1, 3), -penalty)])
+    column = np.hstack([ROSHAMBO, np.full((3, 1), penalty)])
+    for M in (row, column):
+        result = nash(M[None])
+        np.testing.assert_allclose(result.x[0], np.append([1 / 3] * 3, [0] * (len(M) - 3)), atol=1e-9)
+        np.testing.assert_allclose(result.y[0], np.append([1 / 3] * 3, [0] * (M.shape[1] - 3)), atol=1e-9)
+        assert abs(result.value[0]) < 1e-9
+        assert exact_gap(M, result.x[0], result.y[0]) <= result.gap[0] < 1e-9
+        correlated = cce(M[None], M[None])
+        assert correlated.gap[0] < 1e-9
+        assert nash_gap(M[None], *(correlated.sigma.sum(axis=axis) for axis in (2, 1)))[0] < 1e-9
+        pure = np.eye(len(M))[:1], np.eye(M.shape[1])[:1]
+        assert nash_gap(M[None], *pure)[0] == pytest.approx(2.0)
+        assert cce_gap(M[None], M[None], pure[0][:, :, None] * pure[1][:, None])[0] == pytest.approx(1.0)
+
+
+def test_forbidden_actions_of_random_games_and_forbidden_cells(rng):
+    """300 games of 4 x 4 with a fifth row of -1e10; and with one cell of it, which no pure action dominates."""
+    M = rng.standard_normal((300, 4, 4))
+    with_row = np.concatenate([M, np.full((300, 1, 4), -1e10)], axis=1)
+    with_cell = M[:100].copy()
+    with_cell[:, 2, 1] = -1e10
+    for games, exact in ((with_row, nash(M).value), (with_cell, None)):
+        result = nash(games)
+        gaps = np.array([exact_gap(*game) for game in zip(games, result.x, result.y, strict=True)])
+        assert (result.gap >= gaps).all()
+        assert result.gap.max() < 1e-9
+        if exact is not None:
+            np.testing.assert_allclose(result.value, exact, atol=1e-9)
+    assert cce(with_row, with_row - 0.1).gap.max() < 1e-9
+    assert cce(with_cell[:20], with_cell[:20]).gap.max() < 1e-9
+
+
+def test_rational_simplex_against_highs(rng):
+    M = rng.integers(-3, 4, (4, 5)).astype(float)
+    w, u = exact_packing(rationals(M))
+    assert (M @ w).max() == pytest.approx(highs_value(M))
+    assert (u @ M).min() == pytest.approx(highs_value(M))
+
+
+def test_dominated_rows_and_columns_become_copies():
+    M = np.array([[[3.0, 0.0, 9.0], [1.0, 2.0, 9.0], [0.0, -1.0, 9.0]]])
+    U, _, rows, columns = without_dominated(M, M)
+    assert rows.tolist() == [[0, 1, 0]]
+    assert columns.tolist() == [[0, 1, 0]]
+    assert U[0].tolist() == [[3, 0, 3], [1, 2, 1], [3, 0, 3]]
+    assert fold(np.array([[0.2, 0.3, 0.5]]), rows)[0] == pytest.approx([0.7, 0.3, 0.0])
+
+
 def test_no_games():
     result, pair = nash(np.zeros((0, 3, 2))), cce(np.zeros((0, 3, 2)), np.zeros((0, 3, 2)))
     assert result.x.shape == (0, 3)
@@ -349,6 +414,10 @@ def test_broken_input_is_one_sentence():
     for shape in ((2, 3), (2, 0, 3), (1, 2, 3, 4)):
         with pytest.raises(RlcError, match=r"must be \(N, A, B\)"):
             nash(np.zeros(shape))
+    with pytest.raises(RlcError, match=r"got shape \(3, 3\); of one game give M\[None\]"):
+        nash(ROSHAMBO)
+    with pytest.raises(RlcError, match=r"got shape \(\)"):
+        nash(3.0)
     with pytest.raises(RlcError, match="shapes must agree"):
         cce(good, np.zeros((2, 3, 2)))
     with pytest.raises(RlcError, match="x has shape"):

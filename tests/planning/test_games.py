@@ -11,8 +11,8 @@ from scipy import sparse
 from scipy.optimize import linprog
 
 from rl_contrastive.errors import RlcError
+from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.games import duality_gap, kernels, nash_values
-from rl_contrastive.planning.lsvi import return_caps
 from rl_contrastive.planning.optimistic_games import plan_game, plan_nash
 from rl_contrastive.spec import EnvSpec, ExactModel, joint_action, marginals, product, split_action
 
@@ -220,11 +220,11 @@ def test_what_does_not_fit_is_said():
 
 def test_returns_of_a_game_are_bounded_at_both_ends_even_where_nothing_is_declared():
     spec = EnvSpec("g", 4, 2, (), "int64", 1, players=(2, 2))
-    floor, cap = return_caps(spec, None)
+    floor, cap = ReturnBounds(spec, None).returns()
     assert (floor.tolist(), cap.tolist()) == ([-2.0, -1.0], [2.0, 1.0])
-    floor, cap = return_caps(spec, 3.0)
+    floor, cap = ReturnBounds(spec, 3.0).returns()
     assert (floor.tolist(), cap.tolist()) == ([-6.0, -3.0], [6.0, 3.0])
-    floor, cap = return_caps(replace(spec, reward_range=(-1.0, 1.0), return_range=(-1.0, 1.0)), None)
+    floor, cap = ReturnBounds(replace(spec, reward_range=(-1.0, 1.0), return_range=(-1.0, 1.0)), None).returns()
     assert (floor.tolist(), cap.tolist()) == ([-1.0, -1.0], [1.0, 1.0])
-    one = return_caps(replace(spec, players=None, reward_range=(0.0, np.inf)), None)  # one agent: as ever
+    one = ReturnBounds(replace(spec, players=None, reward_range=(0.0, np.inf)), None).returns()
     assert (one[0].tolist(), one[1].tolist()) == ([0.0, 0.0], [2.0, 1.0])

@@ -1,0 +1,80 @@
+"""How many simplex factors each step gets: chosen on held-out rows, looked at again whenever the rows have doubled."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.features.learner import LearnerConfig, take_levels
+from rl_contrastive.features.mixture import (
+    MixtureConfig,
+    MixtureFeatures,
+    fit_mixture,
+    held_out_score,
+    one_factor,
+)
+from rl_contrastive.spec import IntArray, LevelData, State
+
+LEAST_ROWS = 20
+"""A step with fewer rows has one factor."""
+GAIN = 3.0
+"""Nats that a further factor must gain on all held-out rows of its step together, beside two standard errors."""
+
+
+class MixtureLearner:
+    """`fit(data)` -> features; keeps its choices, the rows they were made at and nothing else."""
+
+    def __init__(self, config: MixtureConfig, learner: LearnerConfig, *, horizon: int, num_actions: int) -> None:
+        self.config, self.num_actions = config, num_actions
+        self.fixed = learner.dim
+        self.linear = learner.linear
+        self.looked_at = 0
+        self.ranks: IntArray = np.full(horizon, learner.dim or 2, dtype=np.int64)
+
+    def fit(self, data: LevelData, total: int, *, version: int = 0) -> MixtureFeatures:
+        """Features of all steps from stored rows, of which `total` were ever stored."""
+        levels = np.flatnonzero(data.count >= LEAST_ROWS)
+        D, A = int(np.prod(data.obs.shape[2:], dtype=np.int64)), self.num_actions
+        if len(levels) and self.fixed is None and total >= 2 * self.looked_at:
+            self._choose(take_levels(data, levels), levels)
+            self.looked_at = total
+        d = int(self.ranks[levels].max(initial=2))
+        features = one_factor(len(data.count), D, A, d, self.config, version)
+        for rank in np.unique(self.ranks[levels]):
+            some = levels[self.ranks[levels] == rank]
+            part = fit_mixture(take_levels(data, some), A, int(rank), self.config, self.linear, dim=d)
+            for field in fields(part):
+                if field.name != "version":
+                    getattr(features, field.name)[some] = getattr(part, field.name)
+        return features
+
+    def _choose(self, data: LevelData, levels: IntArray) -> None:
+        best = held_out_score(data, self.num_actions, 2, self.config, self.linear)
+        left = np.arange(len(levels))
+        self.ranks[levels] = 2
+        for rank in range(3, self.config.most + 1):
+            part = take_levels(data, left)
+            score = held_out_score(part, self.num_actions, rank, self.config, self.linear)
+            gain = score - best[left]
+            better = gain.sum(axis=1) > np.maximum(GAIN, 2.0 * np.sqrt(np.square(gain).sum(axis=1)))
+            left = left[better]
+            if not len(left):
+                return
+            self.ranks[levels[left]] = rank
+            best[left] = score[better]
+
+    def scalars(self) -> dict[str, float]:
+        """The largest and the mean number of factors."""
+        return {"dim": float(self.ranks.max()), "dim_mean": float(self.ranks.mean())}
+
+    def state_dict(self) -> State:
+        return {"looked_at": self.looked_at, "ranks": self.ranks.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`; RlcError on missing keys."""
+        for key in ("looked_at", "ranks"):
+            require(key in state, f"mixture: the saved state lacks '{key}'.")
+        self.looked_at, self.ranks = int(state["looked_at"]), np.array(state["ranks"], dtype=np.int64)
