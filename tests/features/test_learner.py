@@ -175,7 +175,7 @@ def test_refits_of_growing_data_take_steps() -> None:
 
 def test_a_verdict_on_refinement_does_not_depend_on_an_earlier_fit() -> None:
     counts, _ = table(3, S=100)  # by block iteration, which the earlier features warm
-    few = {"method": "spectral+nce", "steps": 20}
+    few = {"method": "spectral+nce", "steps": 20, "dim": 3}
     first, again = fit(counts, **few), fit(counts, start=fit(counts, seed=5).features, **few)
     for name, value in first.report.items():
         np.testing.assert_allclose(again.report[name], value, rtol=1e-3, err_msg=name)
