@@ -212,7 +212,7 @@ def improvement_matrix(tasks: Sequence[Task], *, level: float = 0.95) -> Figure 
         axis.spines[:].set_visible(False)
         _title(axis, task, beside=_label_inches(task))
         axis.set_xlabel(f"better: {task.measure}", fontsize=8.5)
-    caption(figure, f"P(a run of the row is better than one of the column), ties 1/2, with {level:.0%} bootstrap CI.")
+    caption(figure, f"P(a run of the row is better than one of the column), ties 1/2, with {level:.0%} CI.")
     return figure
 
 

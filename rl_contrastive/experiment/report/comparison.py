@@ -24,6 +24,7 @@ import numpy as np
 
 from rl_contrastive.experiment import statistics as st
 from rl_contrastive.experiment.report.runs import Run, natural
+from rl_contrastive.experiment.significance import Comparison, difference_test, paired_test
 from rl_contrastive.spec import FloatArray
 
 EXACT = ("gap", "regret", "suboptimality")
@@ -61,6 +62,7 @@ class Frame:
     """The newest evaluation of any run, on the clock."""
 
 
+SOONER = "fewer episodes to solve"
 RETURN = Headline("return_mean", 1.0, "return", "mean return of the policy")
 GAP = Headline("gap", -1.0, "gap", "exact duality gap of the policies")
 
@@ -121,6 +123,8 @@ class Task:
     measure: str
     """What "better" means in `improvement`."""
     improvement: dict[tuple[str, str], st.Interval]
+    tests: dict[tuple[str, str], Comparison]
+    """Of the same pairs, by the same numbers."""
 
     @property
     def judged(self) -> bool:
@@ -200,13 +204,18 @@ def _task(name: str, runs: list[Run], *, reps: int, rng: np.random.Generator) ->
     groups.sort(key=lambda group: _rank(group, headline))
     measure, keys = _measure(groups, headline, game)
     improvement = {
-        (x.agent, y.agent): st.probability_of_improvement(keys[i], keys[j], rng=rng, reps=reps, level=LEVEL)
+        (x.agent, y.agent): st.probability_of_improvement(keys[i], keys[j], level=LEVEL)
         for i, x in enumerate(groups)
         for j, y in enumerate(groups)
         if i != j and len(keys[i]) and len(keys[j])
     }
+    by_ranks = measure == SOONER
+    tests = {
+        pair: _test(*pair, {g.agent: (g, k) for g, k in zip(groups, keys, strict=True)}, ranks=by_ranks)
+        for pair in improvement
+    }
     optimal = next((v for v in (run.number("optimal_return") for run in runs) if v is not None), None)
-    return Task(name, optimal, game, headline, clock, tuple(groups), measure, improvement)
+    return Task(name, optimal, game, headline, clock, tuple(groups), measure, improvement, tests)
 
 
 def _clock(runs: list[Run]) -> str:
@@ -228,8 +237,22 @@ def _measure(groups: list[Group], headline: Headline, game: bool) -> tuple[str, 
     if game:
         return "nothing: returns of self-play rank no agents", [np.zeros(0) for _ in groups]
     if any(any(group.solved) for group in groups):
-        return "fewer episodes to solve", [-solve_keys(group) for group in groups]
+        return SOONER, [-solve_keys(group) for group in groups]
     return "higher final return", [group.finals for group in groups]
+
+
+def _test(x: str, y: str, of: dict[str, tuple[Group, FloatArray]], *, ranks: bool) -> Comparison:
+    """Paired where each run of X has one twin among those of Y: the same seed on the same problem."""
+    (first, mine), (second, theirs) = of[x], of[y]
+    here, there = ([_twin(run) for run in group.runs] for group in (first, second))
+    if len(set(here)) == len(here) == len(there) and set(here) == set(there):
+        return paired_test(mine, theirs[[there.index(key) for key in here]], ranks=ranks)
+    return difference_test(mine, theirs)
+
+
+def _twin(run: Run) -> str:
+    """What runs of different agents share: their seed, and the seeds that make their problem."""
+    return json.dumps([run.seed, {k: v for k, v in run.env_config.items() if k.endswith("_seed")}], sort_keys=True)
 
 
 def solve_keys(group: Group) -> FloatArray:
@@ -292,7 +315,7 @@ def _slope(runs: list[Run], *, reps: int, rng: np.random.Generator) -> st.Interv
         if keep.sum() < 3 or (y[keep] < ZERO).any():
             return None
         slopes.append(round(float(st.loglog_slope(x[keep], y[keep])), 6))  # a level gap has slope 0, not 1e-17
-    return st.bootstrap([np.array(slopes)], st.mean, rng=rng, reps=reps, level=LEVEL) if slopes else None
+    return st.mean_interval(np.array(slopes), LEVEL) if slopes else None
 
 
 def _steps(runs: list[Run]) -> st.SolveSummary | None:
