@@ -7,8 +7,10 @@
       4. for h = H-1..0: Q-bar_h = min(r_h + P-hat V-bar_{h+1} + b_h, H - h)
          Q-under_h = max(r_h + P-hat V-under_{h+1} - b_h, 0)
          sigma_h(s) = iota-CCE(Q-bar_h(s), Q-under_h(s)), V-bar_h = <sigma_h, Q-bar_h>, V-under_h = <sigma_h, Q-under_h>
-      5. pi_{k+1}, nu_{k+1} = marginals of sigma; certificate V-bar_0 - V-under_0 >= their duality gap
+      5. pi_{k+1}, nu_{k+1} = marginals of sigma; certificate V-bar_0 - V-under_0 + misfit >= their duality gap
 
+The misfit is what P-hat errs by where d is too small, estimated from the residuals of both ends' values
+(`features/diagnostics.py:misfit`): no bonus covers that. The certificate says nothing of the pair that is handed out.
 What is handed out is a Nash equilibrium of the same recursion with b = 0. The equilibria are exact (iota ~ 1e-15).
 The episodes of a batch draw their t uniformly, which is step 1 in expectation, batched.
 With an opponent that is not controlled the agent plays the maximiser alone: Q-bar only, and a Nash equilibrium of it.
@@ -165,7 +167,7 @@ class ContrastiveUCBGame(BaseAgent):
         return self.model.policy(h, obs, explore=explore)
 
     def certificate(self, obs: Any) -> FloatArray | None:
-        """V-bar_0 - V-under_0 at first observations; None before the first plan and against a free opponent."""
+        """V-bar_0 - V-under_0 + misfit at first observations; None before the first plan and with a free opponent."""
         return self.model.width(obs) if self.version and self.config.opponent == "none" else None
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:

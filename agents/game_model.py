@@ -12,6 +12,7 @@ import numpy as np
 from rl_contrastive.agents.base import true_reward
 from rl_contrastive.agents.table_features import TableFeatures, fit_scalars
 from rl_contrastive.config import require
+from rl_contrastive.features.diagnostics import misfit
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.optimistic_games import plan_game, plan_nash
 from rl_contrastive.spec import Array, Env, ExactModel, FloatArray, State, product
@@ -37,6 +38,8 @@ class GameModel:
         self.handed_out: FloatArray = self.sigma.copy()
         self.V_upper: FloatArray = np.tile(self.cap[0], S)  # of the first step
         self.V_lower: FloatArray = np.tile(self.floor[0], S)
+        self.misfit = 0.0
+        """What the certificate adds for the error of P-hat that no bonus covers, both ends and all steps."""
 
     def fit(self, version: int, *, rng: np.random.Generator) -> dict[str, float]:
         """Features, bonus, plans from all stored rows; scalars to record."""
@@ -52,15 +55,17 @@ class GameModel:
         if config.opponent != "none":
             upper = plan_nash(model, r, players, b, alive=alive, **bounds)
             self.sigma = product(upper.mu, nash.nu)
-            self.V_upper, self.V_lower = upper.V[0], nash.V[0]
+            self.V_upper, self.V_lower, self.misfit = upper.V[0], nash.V[0], 0.0
             saturated, iota = float((self.cap[:, None, None] <= upper.Q).mean()), 0.0
         else:
             plan = plan_game(model, r, b, players, alive=alive, **bounds)
             self.sigma, saturated, iota = plan.sigma, plan.saturated, plan.gap
             self.V_upper, self.V_lower = plan.V_upper[0], plan.V_lower[0]
+            ends = np.stack([plan.V_upper, plan.V_lower], axis=2)  # (H+1, S, 2)
+            self.misfit = float(misfit(table.counts, model, ends, alive).sum())
         N = np.broadcast_to(self.learned.visits, b.shape)
         scalars = {"saturated": saturated, "bonus": float((b * N).sum() / max(N.sum(), 1.0)), "iota": iota}
-        return {**scalars, **self.bounds.scalars(), **fit_scalars(fit)}
+        return {**scalars, "misfit": self.misfit, **self.bounds.scalars(), **fit_scalars(fit)}
 
     def bonus(self) -> FloatArray:
         """b_h(s,a,b) = min(gamma sqrt(A B) ||phi||, 1) (cap_h - floor_h) (H, S, AB), the 1 for what was never tried.
@@ -79,8 +84,13 @@ class GameModel:
         return np.asarray(table[h, self.learned.label(h, obs, explore=explore)])
 
     def width(self, obs: Array) -> FloatArray:
-        """V-bar_0 - V-under_0 (N,) at observations of the first step."""
-        return np.asarray((self.V_upper - self.V_lower)[self.learned.label(0, obs, explore=True)])
+        """V-bar_0 - V-under_0 + sum_h (m_h(V-bar) + m_h(V-under)) (N,) at observations of the first step.
+
+        m_h (`diagnostics.misfit`) is the same for all (s,a,b): added to every bonus it would change neither sigma nor,
+        but for the bounds of the return, anything else than the two ends, by its sum. About 0 where d is large enough.
+        """
+        width = (self.V_upper - self.V_lower)[self.learned.label(0, obs, explore=True)]
+        return np.asarray(np.minimum(width + self.misfit, self.cap[0] - self.floor[0]))
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         """How far V-bar and V-under are on the safe side of V*, and what `TableFeatures` misses."""
@@ -94,16 +104,18 @@ class GameModel:
     def state_dict(self) -> State:
         return {
             **{name: getattr(self, name) for name in PLANS},
+            "misfit": self.misfit,
             "learned": self.learned.state_dict(),
             "bounds": self.bounds.state_dict(),
         }
 
     def load_state_dict(self, state: State) -> None:
-        for key in (*PLANS, "learned", "bounds"):
+        for key in (*PLANS, "misfit", "learned", "bounds"):
             require(key in state, f"ucb-game: the saved state lacks '{key}'.")
         for name in PLANS:
             saved, shape = np.array(state[name], dtype=np.float64), getattr(self, name).shape
             require(saved.shape == shape, f"ucb-game: the saved {name} has shape {saved.shape}, not {shape}.")
             setattr(self, name, saved)
+        self.misfit = float(state["misfit"])
         self.learned.load_state_dict(state["learned"])
         self.bounds.load_state_dict(state["bounds"])

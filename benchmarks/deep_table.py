@@ -1,7 +1,7 @@
 """What the deep agent and its rivals reach, per environment: last evaluation with its interval, and first successes.
 
 Run `python benchmarks/deep_table.py runs/deep-classic` (any folders of runs) after the sweep of that name. Prints a
-markdown table: mean of the last evaluations over seeds with a 95% bootstrap interval, the worst seed, the median
+markdown table: mean of the last evaluations over seeds with a 95% t interval, the worst seed, the median
 (range) of env steps until the first reward > 0 (first true terminal with `--terminal`), and the share of seeds that saw
 one within `--within` steps. `--at N` takes the last evaluation up to N env steps. Exit code 1 if a run did not finish.
 """
@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
         cells = [f"{len(done)}" + (f" of {len(members)}" if len(done) < len(members) else "")]
         last = np.array([last_return(run, arguments.at) for run in done])
         if len(last):
-            got = st.bootstrap([last], st.mean, rng=np.random.Generator(np.random.PCG64(0)))
+            got = st.mean_interval(last)
             interval = f"{got.low:.4g}, {got.high:.4g}" if len(last) > 1 else "one run: no CI"
             cells += [f"{got.estimate:.4g} [{interval}]", f"{last.min():.4g}"]
             cells.append(first(done, key, arguments.within))

@@ -21,14 +21,14 @@ from rl_contrastive.experiment.report.runs import Run, find_runs, read_run
 OURS = "contrastive-ucb-game"
 
 
-def slope(members: list[Run], column: str, rng: np.random.Generator) -> st.Interval | None:
+def slope(members: list[Run], column: str) -> st.Interval | None:
     """Log-log slope of a column over the late part of the runs, or None where agents do not record it."""
     if column not in members[0].series:
         return None
     episodes = members[0].series["episodes"]
     late = episodes >= 0.03 * episodes[-1]
     values = np.stack([run.series[column][late] for run in members])
-    return st.slope_interval(episodes[late], values, rng=rng) if (values > 0).all() else None
+    return st.slope_interval(episodes[late], values) if (values > 0).all() else None
 
 
 def shown(interval: st.Interval | None) -> str:
@@ -41,7 +41,6 @@ def main(folders: list[str]) -> int:
     for run in runs:
         if run.finished:
             groups[int(run.env_config["num_states"]), run.summary["label"]].append(run)
-    rng = np.random.Generator(np.random.PCG64(0))
     missed = any(not run.finished for run in runs)
     last: dict[tuple[int, str], float] = {}
     print(
@@ -50,9 +49,9 @@ def main(folders: list[str]) -> int:
     print("|---|---|---|---|---|---|---|---|")
     for (S, label), members in sorted(groups.items()):
         gap = np.array([run.series["gap"][-1] for run in members])
-        mean = st.bootstrap([gap], st.mean, rng=rng)
+        mean = st.mean_interval(gap)
         last[S, label] = mean.estimate
-        out, played = slope(members, "gap", rng), slope(members, "gap_explore", rng)
+        out, played = slope(members, "gap"), slope(members, "gap_explore")
         covered = [run.series["covered"][-1] for run in members if "covered" in run.series]
         wall = np.median([run.summary["wall_s"] for run in members])
         print(

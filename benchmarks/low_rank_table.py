@@ -23,7 +23,6 @@ def main(folders: list[str]) -> int:
     for run in runs:
         if run.finished:
             groups[int(run.env_config["num_states"]), run.agent].append(run)
-    rng = np.random.Generator(np.random.PCG64(0))
     gaps: dict[tuple[int, str], float] = {}
     missed = any(not run.finished for run in runs)
     print(
@@ -35,8 +34,8 @@ def main(folders: list[str]) -> int:
         regret = np.array([run.series["regret"][-1] for run in members])
         episodes = members[0].series["episodes"]
         late = episodes >= 0.1 * episodes[-1]
-        slope = st.slope_interval(episodes[late], np.stack([r.series["regret"][late] for r in members]), rng=rng)
-        mean = st.bootstrap([gap], st.mean, rng=rng)
+        slope = st.slope_interval(episodes[late], np.stack([r.series["regret"][late] for r in members]))
+        mean = st.mean_interval(gap)
         wall = np.median([run.summary["wall_s"] for run in members])
         gaps[S, agent] = mean.estimate
         print(

@@ -96,6 +96,9 @@ class TheoryCommand:
     """Folder for measurements, plots and verdicts."""
     workers: int = 1
     """Claims measured side by side; the numbers do not depend on it."""
+    seed: int | None = None
+    """First seed of the MDPs, locks and games, and seed of the data (>= 0); default: each claim's own, 100 for MDPs and
+    locks that are explored, 300 for games that are, else 0. Part of each verdict.json."""
     json: bool = False
     """Print the verdicts as JSON."""
 
@@ -109,7 +112,7 @@ def theory(args: list[str]) -> int:
     from rl_contrastive.theory.runner import render, run_theory
 
     names = None if parsed.name is None else [parsed.name]
-    verdicts = run_theory(names, out=parsed.out, quick=parsed.quick, workers=parsed.workers)
+    verdicts = run_theory(names, out=parsed.out, quick=parsed.quick, workers=parsed.workers, seed=parsed.seed)
     if parsed.json:
         print((parsed.out / "verdicts.json").read_text(encoding="utf-8"), end="")
     else:

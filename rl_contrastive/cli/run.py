@@ -201,8 +201,10 @@ def _line(folder: Path, summary: Any) -> str:
     value, solved = summary.get("final_return"), summary.get("solved_at_episode")
     parts = [summary["status"], f"{summary.get('episodes', 0)} episodes", f"{summary.get('wall_s', 0):.1f} s"]
     parts += [] if value is None else [f"return {value:.3f}"]
-    gap = summary.get("exact", {}).get("gap") if summary.get("players") else None
-    parts += [] if gap is None else [f"duality gap {gap:.4f}"]
+    exact = summary.get("exact", {}) if summary.get("players") else {}
+    parts += [f"duality gap {exact['gap']:.4f}"] if "gap" in exact else []
+    if "certificate" in exact:  # it bounds the gap of another pair, the one that explores
+        parts += [f"of sigma's marginals {exact['gap_explore']:.4f} (certificate {exact['certificate']:.4f})"]
     parts += [f"solved at episode {solved}"] if solved is not None else []
     parts += [f"go on with `rlc resume {folder}`"] if summary["status"] == "aborted" else []
     return f"{folder}: {', '.join(parts)}"

@@ -39,10 +39,12 @@ class Oracle(Protocol):
         """What an episode loses as it is played now: one term of the regret. None where the law is not known."""
 
     def covered(self, agent: Agent) -> bool | None:
-        """Whether the agent's certificate bounds the loss of its behaviour policy; None without a certificate."""
+        """Whether the agent's certificate bounds the loss of pi_k, in games the gap of sigma's marginals; None without
+        a certificate."""
 
     def metrics(self, agent: Agent) -> dict[str, float]:
-        """value, gap and more of the bonus-free policy."""
+        """value, gap and more of the bonus-free policy. In games `certificate` bounds `gap_explore`, of sigma's
+        marginals, and not `gap`, of the pair that is handed out."""
 
 
 def make_oracle(model: ExactModel, rng: np.random.Generator) -> Oracle:

@@ -230,7 +230,7 @@ def improvement_matrix(tasks: Sequence[Task], *, level: float = 0.95) -> Figure 
         axis.spines[:].set_visible(False)
         _title(axis, task, beside=_label_inches(task))
         axis.set_xlabel(f"better: {task.measure}", fontsize=8.5)
-    words = f"P(a run of the row is better than one of the column), ties 1/2, with {level:.0%} bootstrap CI."
+    words = f"P(a run of the row is better than one of the column), ties 1/2, with {level:.0%} CI."
     cut = any(len(task.groups) > MOST_IN_MATRIX for task in tasks)
     caption(figure, words + (f" The {MOST_IN_MATRIX} best agents of each task." if cut else ""))
     return figure

@@ -1,7 +1,8 @@
-"""How runs become numbers: IQM, stratified bootstrap, probability of improvement, episodes to solve, log-log slopes.
+"""How runs become numbers: means, IQM, probability of improvement, episodes to solve, log-log slopes.
 
-A handful of seeds is a sample, so every aggregate carries an interval made by resampling seeds (Agarwal et al. 2021).
-Runs that did not solve their task are censored observations: they count at the cap and are never dropped.
+A handful of seeds is a sample, so every aggregate carries an interval, and the docstring of each interval says how
+often it covers the truth at five and ten runs, by simulation (tests/experiment/test_coverage.py). Runs that did not
+solve their task are censored observations: they count at the cap and are never dropped.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from scipy.special import ndtr, stdtrit
 
 from rl_contrastive.config import require
 from rl_contrastive.spec import BoolArray, FloatArray, IntArray
@@ -23,7 +25,7 @@ BLOCK = 1 << 21
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its percentile bootstrap interval; low and high are NaN where there is one run to resample."""
+    """An estimate and its interval; low and high are NaN where one run says nothing of the next ones."""
 
     estimate: float
     low: float
@@ -61,18 +63,22 @@ def bootstrap(
     reps: int = 2000,
     level: float = 0.95,
 ) -> Interval:
-    """Stratified percentile bootstrap: each task's runs are resampled among themselves, then pooled.
+    """Stratified expanded percentile bootstrap: each task's runs are resampled among themselves, then pooled.
 
-    strata: one (n_i,) array of runs a task (one task: a list of one array).
+    The percentiles of n runs are Phi(-+ sqrt(n / (n-1)) t_{n-1}), not 2.5% and 97.5%: resampling makes a spread too
+    small by sqrt((n-1) / n), and knows the spread no better than t_{n-1} (Hesterberg 2015). strata: one (n_i,) array of
+    runs a task (one task: a list of one array); n is that of the smallest one.
+    Coverage of an IQM with level .95 at n = 5 / 10: normal .94 / .97, exponential .94 / .97, lognormal .94 / .96, two
+    values 1 : 1 .94 / .97, 4 : 1 .94 / .97; plain percentiles .90 / .93 of the normal law. Means: `mean_interval`.
     """
-    groups = [_runs(s) for s in strata]
+    groups = [checked(s) for s in strata]
     require(len(groups) >= 1, "statistics: the bootstrap needs at least one task.")
     _check(reps, level)
     estimate = float(statistic(np.concatenate(groups)))
     if all(len(g) == 1 for g in groups):
         return Interval(estimate, np.nan, np.nan)
     draws = np.concatenate([g[resample(len(g), reps, rng=rng)] for g in groups], axis=1)  # (reps, sum n_i)
-    return Interval(estimate, *_percentiles(statistic(draws), level))
+    return Interval(estimate, *_percentiles(statistic(draws), level, _smallest([len(g) for g in groups])))
 
 
 def bootstrap_curve(
@@ -97,11 +103,27 @@ def bootstrap_curve(
     index = resample(n, reps, rng=rng)
     low, high = np.empty(T), np.empty(T)
     step = max(1, BLOCK // (reps * n))
-    tail = (1.0 - level) / 2
+    tail = expanded_tail(level, n)
     for i in range(0, T, step):
         draws = statistic(curves.T[i : i + step][:, index])  # (t, reps, n) -> (t, reps)
         low[i : i + step], high[i : i + step] = np.quantile(draws, [tail, 1.0 - tail], axis=1)
     return centre, low, high
+
+
+def mean_interval(values: FloatArray, level: float = 0.95) -> Interval:
+    """Mean of n runs with Student's interval, mean -+ t_{n-1} s / sqrt(n).
+
+    Coverage with level .95 at n = 5 / 10: normal .95 / .95, uniform .94 / .95, exponential .88 / .90, lognormal
+    .82 / .84, two values 1 : 1 .94 / .94, 4 : 1 .70 / .89; percentile bootstrap of the normal law .84 / .89. The mean
+    of a law with rare large values is not to be had from five runs: where one run of five differs, look at the runs.
+    """
+    runs = checked(values)
+    _check(1, level)
+    centre, n = float(runs.mean()), len(runs)
+    if n == 1:
+        return Interval(centre, np.nan, np.nan)
+    half = float(stdtrit(n - 1, 0.5 + level / 2) * runs.std(ddof=1) / np.sqrt(n))
+    return Interval(centre, centre - half, centre + half)
 
 
 def resample(n: int, reps: int, *, rng: np.random.Generator) -> IntArray:
@@ -111,38 +133,48 @@ def resample(n: int, reps: int, *, rng: np.random.Generator) -> IntArray:
 
 def improvement(x: FloatArray, y: FloatArray) -> float:
     """P(X > Y) + P(X = Y)/2 over all pairs of runs: the Mann-Whitney statistic U / (n m)."""
-    x, y = _runs(x), _runs(y)
+    x, y = checked(x), checked(y)
     # sign is +1, 0, -1 for a win, a tie, a loss; halving and centring gives 1, 1/2, 0.
     return float((0.5 + 0.5 * np.sign(x[:, None] - y[None, :])).mean())
 
 
-def probability_of_improvement(
-    x: FloatArray, y: FloatArray, *, rng: np.random.Generator, reps: int = 2000, level: float = 0.95
-) -> Interval:
-    """`improvement` of X over Y with a bootstrap that resamples both sides; larger values are better."""
-    x, y = _runs(x), _runs(y)
-    _check(reps, level)
-    wins = 0.5 + 0.5 * np.sign(x[:, None] - y[None, :])  # (n, m)
-    n, m = wins.shape
+def probability_of_improvement(x: FloatArray, y: FloatArray, *, level: float = 0.95) -> Interval:
+    """`improvement` p of X over Y, with Newcombe's interval: all p' with |p' - p| <= z sqrt(v(p')); larger is better.
+
+        v(p) = p (1-p) / (n m) (1 + N (1-p) / (2-p) + N p / (1+p)),  N = (n + m) / 2 - 1         (Newcombe 2006, 5)
+
+    Never empty, not even where all runs of X beat all of Y. Coverage with level .95 at n = m = 5 / 10: normal, p = .5
+    .95 / .94, .76 .96 / .95, .92 .94 / .97; exponential .96 / .95; two values .97 / .95; bootstrap at .92 .62 / .89.
+    """
+    x, y = checked(x), checked(y)
+    _check(1, level)
+    n, m, p, z = len(x), len(y), improvement(x, y), normal_quantile(0.5 + level / 2)
     if n == 1 and m == 1:
-        return Interval(float(wins[0, 0]), np.nan, np.nan)
-    # As in `crossed`, but how often each run is drawn says it all: sums of 0, 1/2 and 1 are exact in any order.
-    rows, columns = _times(resample(n, reps, rng=rng), n), _times(resample(m, reps, rng=rng), m)
-    draws = ((rows @ wins) * columns).sum(axis=1) / (n * m)
-    return Interval(float(wins.mean()), *_percentiles(draws, level))
+        return Interval(p, np.nan, np.nan)
+    N = (n + m) / 2 - 1
+
+    def inside(q: float) -> bool:
+        v = q * (1 - q) / (n * m) * (1 + N * (1 - q) / (2 - q) + N * q / (1 + q))
+        return abs(q - p) <= z * float(np.sqrt(v))
+
+    return Interval(p, _edge(inside, p, 0.0), _edge(inside, p, 1.0))
 
 
-def _times(index: IntArray, n: int) -> FloatArray:
-    """How often each of n runs is drawn in each row of the index (reps, n)."""
-    reps = len(index)
-    flat = (index + n * np.arange(reps)[:, None]).ravel()
-    return np.bincount(flat, minlength=reps * n).reshape(reps, n).astype(np.float64)
+def _edge(inside: Callable[[float], bool], good: float, bad: float) -> float:
+    """Where a set that holds `good` ends towards `bad`, by bisection."""
+    if inside(bad):
+        return bad
+    for _ in range(60):
+        middle = (good + bad) / 2
+        good, bad = (middle, bad) if inside(middle) else (good, middle)
+    return good
 
 
 def crossed(table: FloatArray, *, rng: np.random.Generator, reps: int = 2000, level: float = 0.95) -> Interval:
     """Mean of a table (n, m) of n runs against m others; the bootstrap resamples rows and columns, not cells.
 
-    Cells of one row share a run, so they are no independent sample; the runs of each side are.
+    Cells of one row share a run, so they are no independent sample; the runs of each side are. Expanded percentiles
+    (`bootstrap`) for the smaller side.
     """
     table = np.asarray(table, dtype=np.float64)
     good = table.ndim == 2 and table.size > 0 and bool(np.isfinite(table).all())
@@ -153,7 +185,7 @@ def crossed(table: FloatArray, *, rng: np.random.Generator, reps: int = 2000, le
         return Interval(float(table[0, 0]), np.nan, np.nan)
     i, j = resample(n, reps, rng=rng), resample(m, reps, rng=rng)
     draws = table[i[:, :, None], j[:, None, :]].mean(axis=(1, 2))
-    return Interval(float(table.mean()), *_percentiles(draws, level))
+    return Interval(float(table.mean()), *_percentiles(draws, level, _smallest([n, m])))
 
 
 def wilson(share: float, n: int, level: float = 0.95) -> Interval:
@@ -213,7 +245,7 @@ class SolveSummary:
 
 def solve_summary(count: FloatArray, solved: BoolArray) -> SolveSummary:
     """count (n,): episodes to solve, or the cap where solved (n,) is False."""
-    count, solved = _runs(count), np.asarray(solved, dtype=np.bool_)
+    count, solved = checked(count), np.asarray(solved, dtype=np.bool_)
     require(solved.shape == count.shape, f"statistics: {len(count)} counts and {solved.shape} solved flags.")
     # A statistic is censored exactly when it moves as the unsolved runs' unknown counts grow without end.
     beyond = np.where(solved, count, np.inf)
@@ -224,7 +256,7 @@ def solve_summary(count: FloatArray, solved: BoolArray) -> SolveSummary:
 
 def area_under_curve(x: FloatArray, y: FloatArray) -> float:
     """Mean height of a curve by trapezoids: integral of y dx / (x_T - x_1); a single point is its own mean."""
-    x, y = _runs(x), _runs(y)
+    x, y = checked(x), checked(y)
     require(x.shape == y.shape, f"statistics: curve has {len(x)} abscissae and {len(y)} values.")
     require(bool((np.diff(x) > 0).all()), "statistics: abscissae of a curve must increase strictly.")
     return float(y[0]) if len(x) == 1 else float(np.trapezoid(y, x) / (x[-1] - x[0]))
@@ -232,7 +264,7 @@ def area_under_curve(x: FloatArray, y: FloatArray) -> float:
 
 def performance_profile(values: FloatArray, thresholds: FloatArray) -> FloatArray:
     """Fraction of runs with a value > tau, for each threshold tau; (n,), (T,) -> (T,)."""
-    return np.asarray((_runs(values)[None, :] > np.asarray(thresholds)[:, None]).mean(axis=1))
+    return np.asarray((checked(values)[None, :] > np.asarray(thresholds)[:, None]).mean(axis=1))
 
 
 def loglog_slope(x: FloatArray, y: FloatArray) -> FloatArray:
@@ -245,14 +277,12 @@ def loglog_slope(x: FloatArray, y: FloatArray) -> FloatArray:
     return np.asarray(np.log(y) @ u / (u @ u))
 
 
-def slope_interval(
-    x: FloatArray, curves: FloatArray, *, rng: np.random.Generator, reps: int = 2000, level: float = 0.95
-) -> Interval:
-    """Mean log-log slope of n curves (n, T) measured at the same x, resampling curves.
+def slope_interval(x: FloatArray, curves: FloatArray, level: float = 0.95) -> Interval:
+    """Mean log-log slope of n curves (n, T) measured at the same x, with Student's interval over curves.
 
     Points of one curve depend on each other (a regret is a running sum), whole curves do not: they are the sample.
     """
-    return bootstrap([np.atleast_1d(loglog_slope(x, curves))], mean, rng=rng, reps=reps, level=level)
+    return mean_interval(np.atleast_1d(loglog_slope(x, curves)), level)
 
 
 def power_fit(
@@ -264,26 +294,40 @@ def power_fit(
     reps: int = 2000,
     level: float = 0.95,
 ) -> Interval:
-    """Exponent p of statistic(runs at x) ~ C x^p; groups[i] (n_i,) are independent runs at x[i], resampled there."""
+    """Exponent p of statistic(runs at x) ~ C x^p; groups[i] (n_i,) are independent runs at x[i], resampled there.
+
+    Expanded percentiles (`bootstrap`) for the smallest group.
+    """
     require(len(groups) == len(x), f"statistics: {len(x)} abscissae and {len(groups)} groups of runs.")
     _check(reps, level)
-    runs = [_runs(g) for g in groups]
+    runs = [checked(g) for g in groups]
     estimate = float(loglog_slope(x, np.array([float(statistic(g)) for g in runs])))
     if all(len(g) == 1 for g in runs):
         return Interval(estimate, np.nan, np.nan)
     heights = np.stack([statistic(g[resample(len(g), reps, rng=rng)]) for g in runs], axis=1)  # (reps, T)
-    return Interval(estimate, *_percentiles(loglog_slope(x, heights), level))
+    return Interval(estimate, *_percentiles(loglog_slope(x, heights), level, _smallest([len(g) for g in runs])))
 
 
-def _runs(values: FloatArray) -> FloatArray:
+def checked(values: FloatArray) -> FloatArray:
+    """One finite number a run, (n,) with n >= 1."""
     array = np.asarray(values, dtype=np.float64)
     require(array.ndim == 1 and len(array) >= 1, f"statistics: expected a list of runs, got shape {array.shape}.")
     require(bool(np.isfinite(array).all()), "statistics: a run's value is NaN or infinite; count failed runs instead.")
     return array
 
 
-def _percentiles(draws: FloatArray, level: float) -> tuple[float, float]:
-    tail = (1.0 - level) / 2
+def expanded_tail(level: float, n: int) -> float:
+    """Phi(-sqrt(n / (n-1)) t_{n-1}), the share of resamples beyond each end for n runs (see `bootstrap`)."""
+    return float(ndtr(-np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.5 + level / 2)))
+
+
+def _smallest(sizes: Sequence[int]) -> int:
+    """The smallest number of runs that is no single one."""
+    return min(size for size in sizes if size > 1)
+
+
+def _percentiles(draws: FloatArray, level: float, n: int) -> tuple[float, float]:
+    tail = expanded_tail(level, n)
     low, high = np.quantile(draws, [tail, 1.0 - tail])
     return float(low), float(high)
 

@@ -1,4 +1,4 @@
-"""How good are features? TV of P-hat, principal angles and latent purity need the truth; rank and spread do not."""
+"""How good are features? TV of P-hat, principal angles and purity need the truth; misfit, rank and spread do not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 from scipy.linalg import subspace_angles
 
 from rl_contrastive.config import require
+from rl_contrastive.features.counts import TransitionCounts
+from rl_contrastive.planning.lsvi import expect_alive
 from rl_contrastive.planning.models import TransitionModel
 from rl_contrastive.spec import FloatArray, IntArray
 
@@ -37,6 +39,33 @@ def model_error(model: TransitionModel, P: FloatArray, weight: FloatArray | None
             tv = 0.5 * np.abs(model.rows(h) - P[h]).sum(axis=-1)  # (S, A)
             mean[h], worst[h] = (w[h] * tv).sum() / total, tv[w[h] > 0].max()
     return ModelError(mean, worst)
+
+
+def misfit(
+    counts: TransitionCounts, model: TransitionModel, V: FloatArray, alive: FloatArray | float = 1.0
+) -> FloatArray:
+    """(H, k) root mean square over the data of (P_h - P-hat_h) V_{h+1}: what a model of too low a rank leaves out.
+
+        m_h^2 = max(sum_sa N (e^2 - v/N) / sum_sa N, 0),  e = mean of V_{h+1}(s') over the N successors - P-hat V_{h+1}
+
+    v is the variance of V_{h+1}(s') among a pair's successors, two or more: v/N is the part of e^2 that sampling
+    explains. V (H+1, S, k); counts and model of H levels, or of one that serves all; alive as in `lsvi.plan_model`.
+    The features have seen the same data, which makes e a little small: an estimate, and no bound.
+    """
+    H, S, A = len(V) - 1, counts.num_states, counts.num_actions
+    goes_on = np.broadcast_to(np.asarray(alive, dtype=np.float64), (counts.horizon, S))
+    out = np.zeros((H, V.shape[2]))
+    for h in range(H):
+        level = h if counts.horizon == H else 0
+        M, values = counts.matrix(level), goes_on[level][:, None] * V[h + 1]  # (SA, S), (S, k)
+        N = np.asarray(M.sum(axis=1))  # (SA, 1)
+        mean, square = M @ values / np.maximum(N, 1.0), M @ np.square(values) / np.maximum(N, 1.0)
+        noise = np.maximum(square - np.square(mean), 0.0) / np.maximum(N - 1.0, 1.0)  # v / N, v without bias
+        e = mean - expect_alive(model, h, V[h + 1], alive, H).reshape(S * A, -1)
+        weight = np.where(N > 1, N, 0.0)
+        excess = (weight * (np.square(e) - noise)).sum(axis=0) / max(float(weight.sum()), 1.0)
+        out[h] = np.sqrt(np.maximum(excess, 0.0))
+    return out
 
 
 def principal_angles(learned: FloatArray, true: FloatArray) -> FloatArray:

@@ -1,12 +1,13 @@
 """The feature learner: counts or stored rows in, (phi_h, psi_h) of all steps h out, with a report of what was done.
 
     spectral       closed form; exact, fast, no torch
-    nce            gradient descent on a contrastive objective from random factors (or an earlier fit)
+    nce            gradient descent on a contrastive objective from random factors
     spectral+nce   descent from the spectral solution, both sides warm, kept per step h only if a held-out loss improves
 
 Held-out data: a share `hold_out` of the transitions is set apart; half of it stops the descent, half judges its result
 against the spectral fit of the same training part. The verdict given, nothing is left to judge, so everything is
 fitted again on all data: the spectral solution, and where accepted the descent for as many iterations as were best.
+An earlier fit knows what is held out now, so nce begins anew in each fit; only without held-out data it goes on.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class LearnerConfig:
     """Decoupled weight decay (>= 0)."""
     hold_out: float = 0.25
     """Share of the transitions held out (in [0, .8]), half for stopping and half for the verdict. 0 with method nce
-    takes all `steps` on all data; spectral+nce needs it > 0."""
+    takes all `steps` on all data, from the features of the last fit; spectral+nce needs it > 0."""
     check_every: int = 10
     """Iterations between two looks at the stopping loss (>= 1)."""
     patience: int = 4
@@ -140,8 +141,8 @@ class FeatureLearner:
     def fit_table(
         self, counts: TransitionCounts, *, rng: np.random.Generator, start: FeatureMap | None = None, version: int = 0
     ) -> Fit:
-        """Fit transition counts; `start`: features of an earlier fit, which warm the spectral iteration, or with
-        method nce the descent."""
+        """Fit transition counts; `start`: features of an earlier fit, which warm the spectral iteration, or the descent
+        of method nce where nothing is held out."""
         sizes = (counts.horizon, counts.num_states, counts.num_actions)
         expected = (self.horizon, self.num_states, self.num_actions)
         require(sizes == expected, f"learner: counts have sizes (H, S, A) = {sizes}, expected {expected}.")

@@ -56,7 +56,9 @@ class RowProblem:
             self.spectral_all = self._with_mlps(spectral.features)
             part = _rows_of(self._data, *self._train)
             self.spectral_train = fit_linear(part, num_actions, self._dim, config.linear, version=version).features
-        self._first = self._random_start(start, rng) if spectral is None else None
+        # An earlier fit has seen what is held out now: where a descent is judged, it starts cold.
+        given = start if config.hold_out == 0 else None
+        self._first = self._random_start(given, rng) if spectral is None else None
 
     def start(self, *, train: bool) -> RowFeatures:
         """Signed or random factors in the coordinates of their fit, ready for the softplus."""

@@ -54,7 +54,9 @@ class TableProblem:
             self.spectral_all = spectral.features
             guess = spectral.features
             self.spectral_train = fit_tabular(self._train, config.dim, law=law, start=guess, version=version).features
-        self._given = start if spectral is None else None
+        # An earlier fit has seen what is held out now: where a descent is judged, it starts cold.
+        goes_on = spectral is None and config.hold_out == 0 and start is not None and start.dim == d
+        self._given = start if goes_on else None
         self._random = {"phi": rng.standard_normal((H, S * A, d)), "psi": rng.standard_normal((H, S, d))}
 
     def start(self, *, train: bool) -> Named:

@@ -6,7 +6,7 @@
                       V-bar_h(s) = <sigma_h(s), Q-bar_h(s)>,   V-under_h(s) = <sigma_h(s), Q-under_h(s)>
 
 Source: Qiu et al. 2022, Algorithm 2; Xie et al. 2020 for the use of coarse correlated equilibria. Where the bonus
-covers the model's error, V-bar - V-under bounds the duality gap of sigma's marginals: the certificate a run prints.
+covers the model's error, V-bar - V-under bounds the duality gap of sigma's marginals, and of no other pair.
 Actions are joint, a B + b; all arrays (H, S, AB) float64. A model of one step (G = 1) serves all steps: P_h = P.
 """
 

@@ -82,7 +82,7 @@ def _tv_table(config: ConditionalConfig, cells: Cells) -> Table:
         ("method, noise", *config.settings, f"minus likelihood, {config.central}", "options there", "s a seed"),
         rows,
         f"S={config.num_states}, A={config.num_actions}, d={config.rank}; {config.steps} minibatches of "
-        f"{config.batch}; P-hat renormalised exactly; mean and 95% bootstrap over n={n} MDPs (seed: MDP, data, "
+        f"{config.batch}; P-hat renormalised exactly; mean and 95% t interval over n={n} MDPs (seed: MDP, data, "
         "descent); differences paired by seed. Options: the best of three by held-out NLL on "
         f"{len(config.tune_seeds)} other seeds. Seconds: descent of all seeds together, divided by their number.",
     )
@@ -249,8 +249,8 @@ def _draw_tv(config: ConditionalConfig, cells: Cells, context: Context) -> str:
         axis.set_xlabel("TV minus that of exact likelihood")
 
     caption = (
-        f"Random low-rank MDPs, S={config.num_states}, A={config.num_actions}, d={config.rank}; mean and 95% bootstrap "
-        f"over n={len(config.seeds)} seeds; differences at {config.central}, paired by seed."
+        f"Random low-rank MDPs, S={config.num_states}, A={config.num_actions}, d={config.rank}; mean and 95% t "
+        f"interval over n={len(config.seeds)} seeds; differences at {config.central}, paired by seed."
     )
     panels: dict[str, Callable[[Axes], None]] = {
         "TV against the number of transitions": sizes,
@@ -275,8 +275,9 @@ def _draw_one(config: ConditionalConfig, cells: Cells, context: Context) -> str:
         axis.axvline(1.0, color="0.6", lw=0.8)
 
     caption = (
-        f"MECO's d-vector form with ONE draw of q a step for the whole batch, {config.central}; mean and 95% bootstrap "
-        f"over n={len(config.seeds)} seeds, paired by seed; right: each seed. Left of the line: rarer than average."
+        f"MECO's d-vector form with ONE draw of q a step for the whole batch, {config.central}; mean and 95% t "
+        f"interval over n={len(config.seeds)} seeds, paired by seed; right: each seed. Left of the line: rarer than "
+        "average."
     )
     panels: dict[str, Callable[[Axes], None]] = {"What fails with one draw": differences, "Where": excess}
     return draw(context.out, "conditional-one-draw", panels, caption)

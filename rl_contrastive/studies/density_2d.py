@@ -158,7 +158,7 @@ def _nll_table(config: Density2DConfig, covering: Cells, references: Cells) -> T
     ]
     error = max(float(np.nanmax(c.metrics["grid_error"])) for c in covering.values() if "grid_error" in c.metrics)
     note = (
-        f"Held-out NLL in nats, lower is better; mean and 95% bootstrap interval over n = {len(config.seeds)} seeds "
+        f"Held-out NLL in nats, lower is better; mean and 95% t interval over n = {len(config.seeds)} seeds "
         f"(percentile intervals of so few seeds are somewhat too short). log Z on a grid of [-{config.box:g}, "
         f"{config.box:g}]^2; largest change on half of the nodes: {error:.4f}. {_failures(covering)}"
     )

@@ -46,7 +46,7 @@ def _excess(config: Density2DConfig, cells: Cells, out: Path) -> str:
 
         panels[density] = paint
     caption = (
-        f"Held-out NLL above that of the true density on the same points, covering noise: mean and 95% bootstrap "
+        f"Held-out NLL above that of the true density on the same points, covering noise: mean and 95% t "
         f"interval over n = {len(config.seeds)} seeds (small dots: seeds)."
     )
     return draw(out, "density-2d", panels, caption)
@@ -84,7 +84,7 @@ def _narrow(config: Density2DConfig, cells: Cells, out: Path) -> str:
         panels[f"{setting} network"] = paint
     caption = (
         f"Noise {config.narrowness:g} times as wide as the data (NCE + wide: {config.share:.0%} of it "
-        f"{config.wide:g} times as wide): mean and 95% bootstrap interval over n = {len(config.seeds)} seeds."
+        f"{config.wide:g} times as wide): mean and 95% t interval over n = {len(config.seeds)} seeds."
     )
     return draw(out, "density-2d-narrow", panels, caption)
 

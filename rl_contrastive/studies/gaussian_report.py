@@ -134,7 +134,7 @@ def _note(config: GaussianMeanConfig) -> str:
     tuned = ", ".join(str(seed) for seed in config.tune_seeds)
     return (
         f"Seeds that end right: mean of the iterations from which mean(theta[t/2..t]) stays within "
-        f"{config.tolerance:g} of R until {config.steps}, with a 95% bootstrap interval over those "
+        f"{config.tolerance:g} of R until {config.steps}, with a 95% t interval over those "
         f"seeds (n = {len(config.seeds)} in all); "
         f"the step size is the best of {len(config.rates)} for every method on seeds {tuned}. Half of the noise is "
         "N(data mean, 2^2): an easy law, for all."
@@ -155,7 +155,7 @@ def _paired_table(config: GaussianMeanConfig, covering: Cells) -> Table:
         both = int((np.isfinite(a.metrics["iterations"]) & np.isfinite(b.metrics["iterations"])).sum())
         d = paired(a, b, "iterations") if both else None
         rows.append((method, f"{both}", "-" if d is None else _whole(d)))
-    note = "Iterations more than SNIS on the same seed, mean and 95% bootstrap interval over the seeds both solve."
+    note = "Iterations more than SNIS on the same seed, mean and 95% t interval over the seeds both solve."
     return Table(f"Paired differences, {setting}", ("method", "n", "iterations - SNIS"), rows, note)
 
 

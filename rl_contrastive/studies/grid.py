@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.experiment.statistics import Interval, bootstrap, mean
+from rl_contrastive.experiment.statistics import Interval, mean_interval
 from rl_contrastive.spec import FloatArray
 from rl_contrastive.studies.base import Context
 from rl_contrastive.studies.ledger import CELLS, Fit, Ledger, Options, Task, run_task
@@ -71,7 +71,7 @@ class Cell:
     """Candidates with their mean selection metric (NaN: a seed failed)."""
 
     def interval(self, metric: str) -> Interval:
-        """Mean and 95% percentile bootstrap over the seeds that did not fail; NaN where all did."""
+        """Mean and Student's 95% interval over the seeds that did not fail; NaN where all did."""
         return interval(self.metrics[metric])
 
     def per_seed(self, metric: str) -> FloatArray:
@@ -80,12 +80,12 @@ class Cell:
 
 
 def interval(values: FloatArray) -> Interval:
-    """Mean with a 95% percentile bootstrap over the finite values; NaN where there are none."""
+    """Mean with Student's 95% interval over the finite values; NaN where there are none."""
     finite = np.asarray(values, dtype=np.float64)
     finite = finite[np.isfinite(finite)]
     if not len(finite):
         return Interval(float("nan"), float("nan"), float("nan"))
-    return bootstrap([finite], mean, rng=np.random.Generator(np.random.PCG64(0)))
+    return mean_interval(finite)
 
 
 def paired(a: Cell, b: Cell, metric: str) -> Interval:

@@ -59,7 +59,7 @@ def table(config: ImagesConfig, cells: Cells, images: str) -> Table:
         rows.append((method, options, _halves(cell), *numbers, _plain(cell, "ess", 0), _plain(cell, "seconds", 1)))
     failures = all_failures(cells[images, m] for m in config.methods)
     note = (
-        f"Mean and 95% bootstrap interval over n = {len(config.seeds)} seeds, each a split of its own with its own "
+        f"Mean and 95% t interval over n = {len(config.seeds)} seeds, each a split of its own with its own "
         "training. Two-sample accuracy: 1-NN on points, .5 is perfect, and on grey values; own / real: its two halves, "
         "the shares of generated and of real images whose nearest neighbour is of their own kind (a first one far "
         "below .5 tells of samples too wide). Other distances: of grey values in levels; Frechet in "
@@ -75,7 +75,7 @@ def gains_table(config: ImagesConfig, gains: Gains) -> Table:
     """What each energy adds to its noise law."""
     rows = [(images, method, METRICS[metric], words(v, 3), verdict(v)) for (images, method, metric), v in gains.items()]
     note = (
-        f"Energy - its own q in the same metric, paired by seed (n = {len(config.seeds)}), 95% bootstrap, no "
+        f"Energy - its own q in the same metric, paired by seed (n = {len(config.seeds)}), 95% t interval, no "
         "correction for the number of rows; below 0 is better."
     )
     return Table(

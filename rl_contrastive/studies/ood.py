@@ -198,7 +198,7 @@ def _table(config: OodConfig, cells: Cells, images: str) -> Table:
         rows.append((name, METHODS[method].kind, options, *numbers, f"{cell.interval('seconds').estimate:.1f}"))
     failures = all_failures(cells[images, m] for m in config.methods)
     note = (
-        f"AUROC, mean and 95% bootstrap interval over n = {len(config.seeds)} seeds, each a split with a "
+        f"AUROC, mean and 95% t interval over n = {len(config.seeds)} seeds, each a split with a "
         f"class of its own held out; options chosen among {config.candidates} on seeds "
         f"{', '.join(map(str, config.tune_seeds))} by `overall`, the mean of the five. An energy is named by its "
         "objective and noise law. s: seconds of a fit with its scores, beside whatever else the machine did."
@@ -215,9 +215,9 @@ def _contests(config: OodConfig, contests: dict[tuple[str, str], Contest]) -> Ta
             name += " *" if method == c.rival else ""
             rows.append((images, kind, c.baseline, name, words(difference, 3), verdict(difference)))
     note = (
-        f"Difference of AUROC paired by seed (n = {len(config.seeds)}), 95% bootstrap, no correction for the number of "
-        "rows. The simple detector is the best one by the reported mean itself. *: the rival of the bars, the best of "
-        "the methods without labels on the tuning seeds."
+        f"Difference of AUROC paired by seed (n = {len(config.seeds)}), 95% t interval, no "
+        "correction for the number of rows. The simple detector is the best one by the reported mean itself. *: the "
+        "rival of the bars, the best of the methods without labels on the tuning seeds."
     )
     columns = ("images", "anomaly", "best simple", "method", "method - simple", "method is")
     return Table("Against the best simple detector", columns, rows, note)
@@ -287,7 +287,7 @@ def _plot(config: OodConfig, cells: Cells, context: Context, images: str) -> str
         "noise": panel("noise", True), "all five anomalies, mean": panel(LAST, False),
     }  # fmt: skip
     caption = (
-        f"Mean and 95% bootstrap over n = {len(config.seeds)} seeds; grey: simple detectors, blue: energies "
+        f"Mean and 95% t interval over n = {len(config.seeds)} seeds; grey: simple detectors, blue: energies "
         "(objective, noise law), orange: attempts to beat them."
     )
     return draw(context.out, f"ood-{images}", panels, caption)

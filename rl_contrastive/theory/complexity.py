@@ -42,7 +42,9 @@ class ComplexityConfig:
     rank_agents: tuple[str, ...] = ("contrastive-ucb", "lsvi-ucb")
     """Agents measured against d."""
     seeds: int = 5
-    """Runs of each cell, seeds 100..100+seeds-1, each with its own lock or MDP."""
+    """Runs of each cell, each with its own lock or MDP."""
+    seed: int = 100
+    """The first of their seeds (>= 0), of the run and of its lock or MDP alike."""
     episodes: int = 20000
     """Cap of a lock run; unsolved runs count at it."""
     rank_episodes: int = 6000
@@ -106,14 +108,14 @@ def sample_complexity(config: ComplexityConfig, *, out: Path) -> Verdict:
         numbers={"cells": {name: {"sizes": sizes, "episodes": runs} for name, (sizes, runs) in cells.items()},
                  "exponents": fits, "unsolved": unsolved, "uniform_success": chance, "missing": missing},
         plot=draw(out, "sample-complexity", _panels(config, cells, fits, chance),
-                  f"Dots: {config.seeds} runs a cell; line: median; p with 95% bootstrap CI; unsolved at the cap."),
+                  f"Dots: {config.seeds} runs a cell; line: median; p with 95% CI (bootstrap); unsolved at the cap."),
     )  # fmt: skip
 
 
 def _lock(config: ComplexityConfig, horizon: int, num_actions: int) -> FloatArray:
     """Episodes to solve the lock (seeds,), the cap where unsolved."""
     counts = []
-    for seed in range(100, 100 + config.seeds):
+    for seed in range(config.seed, config.seed + config.seeds):
         env_config = {"horizon": horizon, "num_actions": num_actions, "lock_seed": seed}
         result = run(
             LOCK_AGENT, "combination-lock", agent_config={}, env_config=env_config, seed=seed,
@@ -126,7 +128,7 @@ def _lock(config: ComplexityConfig, horizon: int, num_actions: int) -> FloatArra
 def _low_rank(config: ComplexityConfig, agent: str, rank: int) -> FloatArray:
     """Episodes (seeds,) after which the exact gap stays below NEAR V*, the cap where it does not."""
     counts = []
-    for seed in range(100, 100 + config.seeds):
+    for seed in range(config.seed, config.seed + config.seeds):
         result = run(
             agent, "low-rank", agent_config=settings(agent, rank=rank, horizon=5),
             env_config={"rank": rank, "mdp_seed": seed}, seed=seed,
@@ -142,7 +144,7 @@ def _low_rank(config: ComplexityConfig, agent: str, rank: int) -> FloatArray:
 def _uniform_success(config: ComplexityConfig, horizon: int) -> float:
     """Share of episodes in which uniform actions open the lock (end with reward 1), by playing."""
     entry, _ = get("env", "combination-lock")
-    sizes = {"horizon": horizon, "num_actions": config.uniform_actions, "anti_reward": 0.0}
+    sizes = {"horizon": horizon, "num_actions": config.uniform_actions, "anti_reward": 0.0, "lock_seed": config.seed}
     env = entry.factory(from_dict(entry.config, sizes), config.uniform_episodes)
     rng = rng_of(1, horizon)
     env.reset(seed=horizon)

@@ -53,7 +53,7 @@ class GamesLockConfig:
     repeats: int = 10
     """Locks, each with data of its own."""
     seed: int = 0
-    """Seed of the data."""
+    """The first seed of the locks, and the seed of the data (>= 0)."""
 
     @classmethod
     def quick(cls) -> GamesLockConfig:
@@ -124,7 +124,7 @@ def _values(H: int, n: int, delta: float, kappa: float) -> tuple[float, float, f
 def _accuracies(config: GamesLockConfig, index: int) -> tuple[float, float, float]:
     """How often the latent is guessed right from psi, from phi, and from psi of the leaning lock."""
     n, m = config.num_actions, config.num_symbols
-    fields = {"num_actions": n, "delta": config.delta, "num_symbols": m, "lock_seed": index}
+    fields = {"num_actions": n, "delta": config.delta, "num_symbols": m, "lock_seed": config.seed + index}
     lock = _lock(horizon=1, observation="symbols", **fields)
     latent = np.empty(3 * m, dtype=np.int64)
     latent[lock.symbols] = np.arange(3)[:, None]

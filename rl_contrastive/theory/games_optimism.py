@@ -2,9 +2,10 @@
 
 Measured on exact models all along training. With beta = H - h (the theory's order): rho . (V-bar - V*) and
 rho . (V* - V-under) at every evaluation. With the default bonus, a tenth of that: of every plan, whether
-V-bar_0 - V-under_0 is at least the duality gap of the marginals of its correlated equilibria, as a run prints it. The
-default keeps the second and not always the first: on few data the ridge pulls both ends towards 0, and a small bonus
-does not make up for it. The control sets the bonus to 0: the two ends then coincide, beside V*, and cover nothing.
+V-bar_0 - V-under_0 is at least the duality gap of the marginals of its correlated equilibria, as a run records it (of
+learned features with their misfit, about 0 here, where d is the game's rank). The default keeps the second and not
+always the first: on few data the ridge pulls both ends towards 0, and a small bonus does not make up for it. The
+control sets the bonus to 0: the two ends then coincide, beside V*, and cover nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rl_contrastive.config import require
 from rl_contrastive.experiment.panels import colour, counts_on, draw
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
-from rl_contrastive.theory.games_training import columns, play
+from rl_contrastive.theory.games_training import FIRST_GAME, columns, play
 from rl_contrastive.theory.verdict import Verdict
 
 TOLERANCE = 1e-9
@@ -47,6 +48,8 @@ class GamesOptimismConfig:
     """K."""
     games: int = 5
     """Games of each agent."""
+    seed: int = FIRST_GAME
+    """The first of their seeds (>= 0)."""
 
     @classmethod
     def quick(cls) -> GamesOptimismConfig:
@@ -135,7 +138,9 @@ def games_optimism(config: GamesOptimismConfig, *, out: Path) -> Verdict:
 def _measure(config: GamesOptimismConfig, agent: str, bonus: float | None) -> Measured:
     sizes = {name: getattr(config, name) for name in ("num_states", "num_actions", "horizon", "rank")}
     sizes["num_opponent_actions"] = config.num_actions
-    results = play(agent, sizes, games=config.games, episodes=config.episodes, evaluations=40, bonus=bonus)
+    results = play(
+        agent, sizes, games=config.games, first=config.seed, episodes=config.episodes, evaluations=40, bonus=bonus
+    )
     planned = {name: columns(results, name) for name in ("optimism", "pessimism", "certificate", "gap_explore")}
     T = planned["optimism"].shape[1]  # a learner has no plan at its first evaluations
     return Measured(

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from rl_contrastive.config import require
-from rl_contrastive.experiment.panels import colour, counts_on, draw, rng_of, words
+from rl_contrastive.experiment.panels import colour, counts_on, draw, words
 from rl_contrastive.experiment.statistics import slope_interval
 from rl_contrastive.registry import register
-from rl_contrastive.theory.games_training import columns, play
+from rl_contrastive.theory.games_training import FIRST_GAME, columns, play
 from rl_contrastive.theory.verdict import Verdict
 
 SLOPE = -0.45
@@ -48,6 +48,8 @@ class GamesRateConfig:
     """K."""
     games: int = 5
     """Games of each agent."""
+    seed: int = FIRST_GAME
+    """The first of their seeds (>= 0)."""
 
     @classmethod
     def quick(cls) -> GamesRateConfig:
@@ -67,14 +69,14 @@ def games_rate(config: GamesRateConfig, *, out: Path) -> Verdict:
     curves, slopes, last = {}, {}, {}
     handed_out = None
     for agent in (config.agent, *config.controls):
-        results = play(agent, sizes, games=config.games, episodes=config.episodes, evaluations=50)
+        results = play(agent, sizes, games=config.games, first=config.seed, episodes=config.episodes, evaluations=50)
         episodes, gap = columns(results, "episodes")[0], columns(results, "gap")
         tail = episodes >= START * config.episodes
         if "gap_explore" in results[0].history[-1]:
-            handed_out = slope_interval(episodes[tail], gap[:, tail], rng=rng_of(0))
+            handed_out = slope_interval(episodes[tail], gap[:, tail])
             gap = columns(results, "gap_explore")
         curves[agent] = episodes, gap
-        slopes[agent] = slope_interval(episodes[tail], gap[:, tail], rng=rng_of(0))
+        slopes[agent] = slope_interval(episodes[tail], gap[:, tail])
         last[agent] = float(gap[:, -1].mean())
 
     def paint(axis: Any) -> None:

@@ -13,7 +13,7 @@ from rl_contrastive.theory.training import column, run
 BONUS = {"lsvi-game": "c", "contrastive-ucb-game": "gamma", "nash-vi": "c"}
 """The field that scales the bonus of each agent."""
 FIRST_GAME = 300
-"""Games are game_seed 300, 301, ..., apart from those any constant was chosen on."""
+"""The first game_seed by default, apart from those any constant was chosen on."""
 
 
 def settings(agent: str, *, rank: int, bonus: float | None = None) -> dict[str, Any]:
@@ -25,13 +25,20 @@ def settings(agent: str, *, rank: int, bonus: float | None = None) -> dict[str, 
 
 
 def play(
-    agent: str, sizes: dict[str, Any], *, games: int, episodes: int, evaluations: int, bonus: float | None = None
+    agent: str,
+    sizes: dict[str, Any],
+    *,
+    games: int,
+    first: int,
+    episodes: int,
+    evaluations: int,
+    bonus: float | None = None,
 ) -> list[TrainingResult]:
-    """One run on each of `games` random low-rank games of these sizes, with its exact metrics."""
+    """One run on each of `games` random low-rank games of these sizes from game_seed `first` on, with exact metrics."""
     return [
         run(
             agent, "low-rank-game", agent_config=settings(agent, rank=sizes["rank"], bonus=bonus),
-            env_config={**sizes, "game_seed": FIRST_GAME + g}, seed=g,
+            env_config={**sizes, "game_seed": first + g}, seed=g,
             episodes=episodes, eval_every=max(50, episodes // evaluations), eval_episodes=1, exact="always",
         )
         for g in range(games)

@@ -39,7 +39,7 @@ class NceRatioConfig:
     perturbations: int = 200
     """Random perturbations of the truth whose loss is compared."""
     seed: int = 0
-    """Seed of the perturbations and of the control's law."""
+    """Seed of the MDP, of the perturbations and of the control's law (>= 0)."""
 
     @classmethod
     def quick(cls) -> NceRatioConfig:
@@ -55,7 +55,8 @@ class NceRatioConfig:
 def nce_ratio(config: NceRatioConfig, *, out: Path) -> Verdict:
     """The NCE minimiser is the density ratio P / P^-."""
     entry, _ = get("env", "low-rank")
-    sizes = {"num_states": config.num_states, "num_actions": config.num_actions, "rank": config.rank, "horizon": 1}
+    sizes = {name: getattr(config, name) for name in ("num_states", "num_actions", "rank")}
+    sizes |= {"horizon": 1, "mdp_seed": config.seed}
     P = entry.factory(from_dict(entry.config, sizes), 1).exact().P[0].reshape(-1, config.num_states)  # (SA, S)
     rng = rng_of(config.seed)
     uniform = np.full(config.num_states, 1.0 / config.num_states)

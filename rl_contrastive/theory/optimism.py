@@ -42,7 +42,9 @@ class OptimismConfig:
     episodes: int = 2000
     """Episodes of each run."""
     mdps: int = 5
-    """MDP seeds 100..100+mdps-1."""
+    """MDPs of each agent."""
+    seed: int = 100
+    """The first of their seeds (>= 0)."""
 
     @classmethod
     def quick(cls) -> OptimismConfig:
@@ -100,7 +102,7 @@ def _margins(config: OptimismConfig, agent: str, c: float) -> FloatArray:
     for m in range(config.mdps):
         result = run(
             agent, "low-rank", agent_config=settings(agent, rank=config.rank, horizon=config.horizon, c=c),
-            env_config={**sizes, "mdp_seed": 100 + m}, seed=m,
+            env_config={**sizes, "mdp_seed": config.seed + m}, seed=m,
             episodes=config.episodes, eval_every=max(10, config.episodes // 40), eval_episodes=1, exact="always",
         )  # fmt: skip
         rows.append(column(result, "optimism"))

@@ -32,7 +32,7 @@ class PotentialConfig:
     lam: float = 1.0
     """lambda (>= 1 for unit features, so that every norm is <= 1)."""
     seed: int = 0
-    """Seed of the random sequences."""
+    """Seed of the random sequences and of the MDP (>= 0)."""
 
     @classmethod
     def quick(cls) -> PotentialConfig:
@@ -109,7 +109,7 @@ def _random(config: PotentialConfig) -> Callable[[int, EllipticalBonus], FloatAr
 def _on_policy(config: PotentialConfig) -> Callable[[int, EllipticalBonus], FloatArray]:
     """phi of a random low-rank MDP at a random state, of the action with the largest bonus there."""
     entry, _ = get("env", "low-rank")
-    sizes = {"num_states": 50, "num_actions": 5, "rank": config.dim, "horizon": 1}
+    sizes = {"num_states": 50, "num_actions": 5, "rank": config.dim, "horizon": 1, "mdp_seed": config.seed}
     phi = entry.factory(from_dict(entry.config, sizes), 1).exact().phi[0]  # (S, A, d)
     states = rng_of(config.seed, 1).integers(len(phi), size=config.count)
 

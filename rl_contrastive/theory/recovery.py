@@ -36,9 +36,9 @@ class RecoveryConfig:
     per_pair: tuple[int, ...] = (16, 64, 256, 1024, 4096)
     """n, samples of each (s, a)."""
     mdps: int = 5
-    """MDP seeds 0..mdps-1."""
+    """Number of MDPs."""
     seed: int = 0
-    """Seed of the data."""
+    """The first of their seeds, and the seed of the data (>= 0)."""
 
     @classmethod
     def quick(cls) -> RecoveryConfig:
@@ -56,7 +56,7 @@ def feature_recovery(config: RecoveryConfig, *, out: Path) -> Verdict:
     n = np.array(config.per_pair, dtype=np.float64)
     sine, random, lost = (np.empty((config.mdps, len(n))) for _ in range(3))
     for m in range(config.mdps):
-        model = one_step_model(config.num_states, config.num_actions, config.rank, m)
+        model = one_step_model(config.num_states, config.num_actions, config.rank, config.seed + m)
         assert model.phi is not None
         phi = model.phi[0].reshape(-1, config.rank)  # (SA, d)
         for j, count in enumerate(config.per_pair):
@@ -70,7 +70,7 @@ def feature_recovery(config: RecoveryConfig, *, out: Path) -> Verdict:
             sine[m, j] = angle(counts)
             lost[m, j] = angle(shuffled(counts, rng=rng))
             random[m, j] = largest_angle(rng.standard_normal(phi.shape), phi)
-    slope = slope_interval(n, sine, rng=rng_of(config.seed))
+    slope = slope_interval(n, sine)
 
     def paint(axis: Any) -> None:
         axis.loglog(n, sine.T, color=colour(0), alpha=0.35, linewidth=1)

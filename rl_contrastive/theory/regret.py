@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.experiment.panels import colour, draw, rng_of, words
+from rl_contrastive.experiment.panels import colour, draw, words
 from rl_contrastive.experiment.statistics import Interval, slope_interval
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
@@ -42,7 +42,9 @@ class RegretConfig:
     episodes: int = 10000
     """K."""
     mdps: int = 5
-    """MDP seeds 100..100+mdps-1, apart from those any constant was chosen on."""
+    """MDPs of each agent."""
+    seed: int = 100
+    """The first of their seeds (>= 0), apart from those any constant was chosen on."""
 
     @classmethod
     def quick(cls) -> RegretConfig:
@@ -63,7 +65,7 @@ def regret_slope(config: RegretConfig, *, out: Path) -> Verdict:
     slopes: dict[str, Interval] = {}
     for agent, (episodes, regret, _) in curves.items():
         tail = episodes >= 0.1 * config.episodes
-        slopes[agent] = slope_interval(episodes[tail], regret[:, tail], rng=rng_of(0))
+        slopes[agent] = slope_interval(episodes[tail], regret[:, tail])
     gaps = {agent: float(gap.mean()) for agent, (_, _, gap) in curves.items()}
 
     def paint(axis: Any) -> None:
@@ -99,7 +101,7 @@ def _curves(config: RegretConfig, agent: str) -> tuple[FloatArray, FloatArray, F
     results = [
         run(
             agent, "low-rank", agent_config=settings(agent, rank=config.rank, horizon=config.horizon),
-            env_config={**sizes, "mdp_seed": 100 + m}, seed=m,
+            env_config={**sizes, "mdp_seed": config.seed + m}, seed=m,
             episodes=config.episodes, eval_every=max(10, config.episodes // 100), eval_episodes=1, exact="always",
         )
         for m in range(config.mdps)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,21 +21,25 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def run_theory(names: list[str] | None = None, *, out: Path, quick: bool = False, workers: int = 1) -> list[Verdict]:
+def run_theory(
+    names: list[str] | None = None, *, out: Path, quick: bool = False, workers: int = 1, seed: int | None = None
+) -> list[Verdict]:
     """Run the claims `names` (None: all of them) and write out/<name>/{verdict.json, <name>.png, <name>.svg}.
 
     A name that begins others stands for all of them: `games` for `games-equilibrium`, `games-lock`, ...
     quick: small sizes, seconds each. workers: claims measured side by side in processes of their own; the numbers do
-    not depend on it. Also writes verdicts.json and verdicts.md of this call.
+    not depend on it. seed: the first seed of the MDPs, locks and games, and that of the data (None: each claim's own).
+    Also writes verdicts.json and verdicts.md of this call.
     """
+    require(seed is None or seed >= 0, f"theory: seed must be >= 0, got {seed}.")
     require(workers >= 1, f"theory: workers must be >= 1, got {workers}.")
     chosen = selected(names)
     if workers == 1 or len(chosen) == 1:
-        verdicts = [run_one(name, out, quick) for name in chosen]
+        verdicts = [run_one(name, out, quick, seed) for name in chosen]
     else:
         context = multiprocessing.get_context("spawn")  # forking a process with threads can hang
         with ProcessPoolExecutor(min(workers, len(chosen)), mp_context=context) as pool:
-            verdicts = list(pool.map(run_one, chosen, [out] * len(chosen), [quick] * len(chosen)))
+            verdicts = list(pool.map(partial(run_one, out=out, quick=quick, seed=seed), chosen))
     _write(out / "verdicts.json", json.dumps([_as_json(v) for v in verdicts], indent=2, ensure_ascii=False) + "\n")
     _write(out / "verdicts.md", markdown(verdicts))
     return verdicts
@@ -53,10 +58,11 @@ def selected(names: list[str] | None) -> list[str]:
     return chosen
 
 
-def run_one(name: str, out: Path, quick: bool) -> Verdict:
-    """Measure one claim into out/<name>/."""
+def run_one(name: str, out: Path, quick: bool, seed: int | None = None) -> Verdict:
+    """Measure one claim into out/<name>/; its config, seed included, is part of verdict.json."""
     entry, _ = registry.get("experiment", name)
     config = entry.config.quick() if quick else entry.config()  # type: ignore[attr-defined]
+    config = config if seed is None else dataclasses.replace(config, seed=seed)
     folder = out / name
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -114,11 +114,33 @@ def test_learns_the_equilibrium_and_certifies_it(agent):
 
 
 def test_certificate_fails_without_a_bonus(agent):
-    """Control of the certificate: at gamma = 0 the width is 0 and the gap is not."""
+    """Control of the certificate: at gamma = 0 nothing but a misfit is left of it, and the gap is not 0."""
     a = agent(gamma=0.0, known_reward=True)
     result = train(a, a.env, episodes=500, eval_every=250, eval_episodes=20)
-    assert result.progress.exact["covered"] == 0.0
-    assert result.progress.exact["certificate"] == pytest.approx(0.0, abs=1e-9)
+    assert result.progress.exact["covered"] < 0.5
+    np.testing.assert_allclose(a.model.V_upper, a.model.V_lower, atol=1e-9)
+    assert result.progress.exact["certificate"] == pytest.approx(a.model.misfit)
+
+
+@pytest.mark.parametrize(("dim", "covered_without"), [(1, 0.6), (None, 1.0)])
+def test_what_too_small_a_rank_leaves_out_is_part_of_the_certificate(agent, dim, covered_without):
+    """d = 1, P-hat = P^-, in a game of rank 6: the bonus shrinks, the error of P-hat stays. The default d is enough."""
+    env = {"num_states": 6, "num_actions": 2, "num_opponent_actions": 2, "horizon": 3, "rank": 6, "game_seed": 1}
+    a = agent(known_reward=True, growth=0.2, env=env, learner={"dim": dim})
+    judge, plans, version = oracle(a), [], 0
+    for k in range(80):
+        batches(a, k, 1)
+        if a.version > version:
+            version = a.version
+            width = float(judge.model.rho @ (a.model.V_upper - a.model.V_lower))
+            plans.append((judge.gap(a, explore=True).gap, judge.certificate(a), width))
+    gap, certificate, width = np.array(plans).T
+    assert (certificate >= gap).all()
+    assert (width >= gap).mean() <= covered_without
+    assert a.report["misfit"] == a.model.misfit
+    bounded = np.minimum(a.model.V_upper - a.model.V_lower + a.model.misfit, 3.0)  # three rewards in [0, 1]
+    assert certificate[-1] == pytest.approx(float(judge.model.rho @ bounded))
+    assert a.model.misfit > 0.1 if dim == 1 else a.model.misfit < 0.05
 
 
 def test_descended_features_plan_as_well(agent):
@@ -130,8 +152,7 @@ def test_descended_features_plan_as_well(agent):
 
 def test_the_pooled_model_uses_the_data_of_all_steps(agent):
     stationary = {**GAME, "stationary": True}
-    two = {"learner": {"dim": 2}}
-    pooled, apart = agent(env=stationary, **two), agent(env=stationary, pool=False, **two)
+    pooled, apart = (agent(env=stationary, pool=pool, learner={"dim": 2}) for pool in (True, False))
     for a in (pooled, apart):
         batches(a, 0, 8)
     assert pooled.model.learned.rows().tolist() == [800]  # the last step ends for the horizon's sake

@@ -52,6 +52,30 @@ def test_features_are_of_the_law_of_the_data_whatever_is_drawn() -> None:
     assert fitted_ratio(False) > 1.5
 
 
+def test_the_contrastive_positive_is_one_step_ahead_whatever_n_the_returns_have() -> None:
+    """Episodes 0 -> 1 -> 2 -> 3 with returns of three steps: the positive of s is s + 1, as P(s'|s,a) has it."""
+    rng = np.random.default_rng(0)
+    replay = Replay(100, (), "int64", gamma=0.9, n_step=3)
+    for _ in range(5):
+        replay.begin(1)
+        for s in range(3):
+            end, here, ahead = np.array([s == 2]), np.array([s]), np.array([s + 1])
+            replay.add(here, np.zeros(1, dtype=np.int64), np.zeros(1), ahead, 1.0 - end, end, np.array([True]))
+    config = from_dict(DeepLearnerConfig, {"device": "cpu", "encoder": {"hidden": [4]}})
+    net, seen = DeepLearner(CHAIN, (), config, seed=0), []
+
+    def descend(obs: torch.Tensor, action: torch.Tensor, ahead: torch.Tensor, **rest: Any) -> torch.Tensor:
+        seen.append((obs.numpy(), ahead.numpy()))
+        return torch.zeros(())
+
+    net.features.descend = descend  # type: ignore[method-assign]
+    batch = replay.sample(32, rng=rng)
+    net._contrast(batch, replay, rng)
+    obs, positive = seen[0]
+    np.testing.assert_array_equal(positive, obs + 1)
+    assert (batch.next_obs > obs + 1).any()  # the returns look further
+
+
 def large_values(precision: str) -> DeepLearner:
     net = DeepLearner(VECTORS, (4,), from_dict(DeepLearnerConfig, {"device": "cpu", "precision": precision}), seed=0)
     with torch.no_grad():

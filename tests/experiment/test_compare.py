@@ -260,8 +260,42 @@ def test_the_markdown_table_lines_up(tmp_path):
     make_everything(tmp_path)
     compare([tmp_path], tmp_path / "out", reps=5)
     table = [line for line in (tmp_path / "out" / "table.md").read_text().splitlines() if line.startswith("|")]
-    assert len(table) == 2 * (2 + 3)
-    assert len({len(line) for line in table[:5]}) == 1
+    assert len(table) == 2 * ((2 + 3) + (2 + 2))  # three agents, two of them against the best
+    for some in (table[:5], table[5:9]):
+        assert len({len(line) for line in some}) == 1
+    assert table[5].split("|")[1:5] != table[0].split("|")[1:5]
+    assert "Mann-Whitney" in table[7] or "paired t" in table[7] or "Wilcoxon" in table[7]
+
+
+def test_agents_that_share_seeds_and_problems_are_compared_in_pairs(tmp_path):
+    for seed in range(5):
+        write_run(
+            tmp_path / "x",
+            "first",
+            seed,
+            env_config={"mdp_seed": seed},
+            returns=(0.1, 0.6 + 0.01 * seed),
+            solved_at=None,
+        )
+        write_run(
+            tmp_path / "y",
+            "second",
+            seed,
+            env_config={"mdp_seed": seed},
+            returns=(0.1, 0.5 + 0.011 * seed**2),
+            solved_at=None,
+        )
+        write_run(tmp_path / "z", "third", seed + 5, env_config={"mdp_seed": seed}, returns=(0.1, 0.3), solved_at=None)
+    compare([tmp_path], tmp_path / "out", reps=5)
+    found = json.loads((tmp_path / "out" / "compare.json").read_text())["tasks"][0]["improvement"]
+    tests = {(pair["agent"], pair["over"]): pair for pair in found}
+    assert tests["first", "third"]["test"] == "Mann-Whitney"
+    assert tests["first", "third"]["p"] == pytest.approx(2 / 252)
+    assert tests["first", "second"]["test"] in ("paired t", "Wilcoxon")
+    assert tests["first", "second"]["n"] == 5
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "Mann-Whitney, n = 10 | 0.0079" in text
+    assert "p is not corrected" in text
 
 
 def test_mixed_settings_and_repeated_seeds_are_named(tmp_path):
@@ -328,7 +362,7 @@ def test_the_page_is_self_contained_and_same_runs_give_the_same_bytes(tmp_path):
     assert len(ids) == len(set(ids))  # figures do not take each other's clip paths
     for reference in re.findall(r'url\(#([^)]*)\)|href="#([^"]*)"', html):
         assert "".join(reference) in ids
-    assert "95% percentile bootstrap over runs, 100 resamples" in html
+    assert "expanded percentiles of 100 resamples" in html
 
 
 def test_names_are_escaped(tmp_path):

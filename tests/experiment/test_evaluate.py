@@ -10,7 +10,7 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment import evaluate as module
 from rl_contrastive.experiment.evaluate import Evaluation, evaluate, exact_evaluation, exact_model, sample
 from rl_contrastive.registry import get
-from rl_contrastive.seeding import SeedTree
+from rl_contrastive.seeding import STREAMS, SeedTree
 
 
 class Fixed:
@@ -88,6 +88,30 @@ def test_evaluations_repeat_differ_by_index_and_do_not_depend_on_rows_for_a_gree
     np.testing.assert_array_equal(first, evaluate(greedy, low_rank(50), 50, tree=SeedTree(4), index=2).returns)
     assert not np.array_equal(first, evaluate(greedy, env, 50, tree=SeedTree(4), index=3).returns)
     assert not np.array_equal(first, evaluate(greedy, env, 50, tree=SeedTree(5), index=2).returns)
+
+
+def test_evaluations_share_no_stream_with_training():
+    """Neither the seeds of its episodes nor its actions are those of a training of the same seed."""
+    env, tree = low_rank(20), SeedTree(4)
+    seeds, reset, rows = [], env.reset, env.num_envs
+
+    def listen(*, seed=None, options=None):
+        seeds.extend(seed or [])
+        return reset(seed=seed, options=options)
+
+    env.reset = listen
+    agent = Fixed(np.full((4, 5, 3), 1 / 3))
+    for index in range(5):
+        evaluate(agent, env, 2 * rows, tree=tree, index=index)
+    training = {seed for k in range(20) for seed in tree.env_seeds("env", k, 2 * rows)}
+    assert len(set(seeds)) == 10 * rows
+    assert not training & set(seeds)
+
+    env.step, step, actions = lambda action: actions.append(action) or step(action), env.step, []
+    evaluate(agent, env, rows, tree=tree)
+    for name in STREAMS:
+        drawn = sample(np.full((rows, 3), 1 / 3), rng=tree.generator(name))
+        assert not np.array_equal(actions[0], drawn), name
 
 
 @pytest.mark.parametrize(

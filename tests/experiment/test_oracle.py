@@ -127,6 +127,27 @@ def test_plans_are_counted_once_and_only_true_certificates_cover(make_env):
     assert "covered" not in silent.progress.exact
 
 
+def test_a_certificate_is_judged_by_the_marginals_of_sigma_and_not_by_the_pair_handed_out(make_env):
+    env = make_env("low-rank-game", 4, **GAME)
+    model = env.exact()
+    first = np.zeros_like(uniform_table(model))
+    first[..., 0] = 1.0  # both players' first actions: easy to exploit
+    tables = {True: uniform_table(model), False: first}
+
+    class Pair(Scripted):
+        def policy(self, obs, h, *, explore=False):
+            return tables[explore][h][obs]
+
+    oracle = GameOracle(model, np.random.default_rng(0))
+    explored, handed_out = (oracle.gap(Pair(env, None), explore=explore).gap for explore in (True, False))
+    assert explored < handed_out - 0.1
+    between = (explored + handed_out) / 2
+    assert oracle.covered(Pair(env, None, width=between))
+    assert not oracle.covered(Pair(env, None, width=explored - 0.01))
+    found = oracle.metrics(Pair(env, None, width=between))
+    assert (found["gap"], found["gap_explore"]) == pytest.approx((handed_out, explored))
+
+
 def test_a_game_is_solved_by_its_gap_and_never_by_returns(make_env):
     env = make_env("low-rank-game", 4, **GAME)
     model = env.exact()

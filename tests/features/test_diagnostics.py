@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from rl_contrastive.errors import RlcError
+from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.diagnostics import (
     effective_rank,
+    misfit,
     model_error,
     phi_angles,
     principal_angles,
@@ -35,6 +37,32 @@ def test_total_variation_by_hand() -> None:
         model_error(DenseModel(guess), P[:1])
     with pytest.raises(RlcError):
         model_error(DenseModel(guess), P, -weight)
+
+
+def test_misfit_by_hand() -> None:
+    """Four arrivals in 1, which P-hat takes for a coin: e = 1/2, no noise. Two of each: the coin, and noise alone."""
+    V = np.array([[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])[..., None]  # H = 2, S = 2
+    half = DenseModel(np.full((2, 2, 1, 2), 0.5))
+    counts = np.zeros((2, 2, 1, 2))
+    counts[0, 0, 0], counts[1, 0, 0] = [0.0, 4.0], [4.0, 0.0]
+    assert misfit(TransitionCounts.from_dense(counts), half, V)[:, 0] == pytest.approx([0.5, 0.0])  # V_2 = 0
+    assert misfit(TransitionCounts.from_dense(counts), half, V, alive=0.5)[:, 0] == pytest.approx([0.25, 0.0])
+    counts[0, 0, 0] = [2.0, 2.0]
+    assert misfit(TransitionCounts.from_dense(counts), half, V)[:, 0] == pytest.approx([0.0, 0.0])
+    counts[0, 0, 0], counts[0, 1, 0] = [0.0, 4.0], [0.0, 1.0]  # a pair seen once does not count
+    assert misfit(TransitionCounts.from_dense(counts), half, V)[:, 0] == pytest.approx([0.5, 0.0])
+
+
+@pytest.mark.parametrize("n", [5, 50])
+def test_misfit_is_the_error_of_the_model_and_not_the_noise_of_the_data(n: int) -> None:
+    rng = np.random.default_rng(n)
+    P = rng.dirichlet(np.ones(8), size=(1, 8, 40))
+    V = np.concatenate([np.zeros((1, 8, 1)), rng.random((1, 8, 1))])
+    counts = TransitionCounts.from_dense(rng.multinomial(n, P.reshape(-1, 8)).reshape(P.shape).astype(np.float64))
+    law = np.broadcast_to(P.mean(axis=(1, 2), keepdims=True), P.shape)
+    true = np.sqrt(np.square((P - law) @ V[1, :, 0]).mean())
+    assert misfit(counts, DenseModel(P), V)[0, 0] < 0.25 * true
+    assert misfit(counts, DenseModel(law), V)[0, 0] == pytest.approx(true, rel=0.15)
 
 
 def test_angles_by_hand() -> None:

@@ -123,8 +123,62 @@ def test_warm_start_beats_random_at_equal_few_iterations() -> None:
     few = {"steps": 20, "check_every": 5}
     warm, random = fit(counts, method="spectral+nce", **few), fit(counts, method="nce", **few)
     assert mean_error(warm, P) < 0.5 * mean_error(random, P)
-    again = fit(counts, method="nce", start=warm.features, **few)
+    again = fit(counts, method="nce", start=warm.features, hold_out=0.0, **few)
     assert mean_error(again, P) < 0.6 * mean_error(random, P)
+
+
+def memorised(counts: TransitionCounts) -> TabularFeatures:
+    """P-hat is the empirical law of these counts: psi_k(s') = 1[s' = k] / P^-(k), phi_k(s,a) = share of s' = k."""
+    N, law = counts.dense(), tabular_law(counts.succ_total())
+    phi = N / np.maximum(N.sum(axis=3, keepdims=True), 1.0)
+    return TabularFeatures(phi, np.eye(N.shape[3]) / np.maximum(law, 1e-12)[..., None], law)
+
+
+def loss_on(features: FeatureMap, counts: TransitionCounts, law: np.ndarray) -> float:
+    """The NCE loss of P-hat / P^- on these transitions, as a held-out part would give it; mean of the steps."""
+    assert isinstance(features, TabularFeatures)
+    N = counts.dense()
+    P_hat = np.stack([features.model().rows(h) for h in range(len(N))])
+    f = np.maximum(P_hat / np.maximum(law, 1e-12)[:, None, None], 1e-2)
+    rows = np.log1p(1 / f) + np.einsum("hsat,ht->hsa", np.log1p(f), law)[..., None]
+    return float(((N * rows).sum(axis=(1, 2, 3)) / N.sum(axis=(1, 2, 3))).mean())
+
+
+def test_the_held_out_loss_of_nce_is_that_of_new_data_whatever_the_start_has_memorised() -> None:
+    """Three transitions of each pair: an empirical law has a loss of its own rows far below that of new ones."""
+    counts, P = table(3)
+    new = TransitionCounts.from_dense(np.random.default_rng(9).multinomial(200, P.reshape(-1, 30)).reshape(P.shape))
+    start, law = memorised(counts), tabular_law(counts.succ_total())
+    assert loss_on(start, counts, law) < loss_on(start, new, law) - 0.3
+    cold, given = (fit(counts, method="nce", dim=30, start=features) for features in (None, start))
+    assert np.array_equal(given.report["loss_refined"], cold.report["loss_refined"])
+    assert (given.report["steps"] > 0).all()
+    fits = [fit(counts, seed, method="nce", dim=30, start=start) for seed in range(4)]
+    reported = np.mean([result.report["loss_refined"].mean() for result in fits])
+    assert reported == pytest.approx(np.mean([loss_on(result.features, new, law) for result in fits]), abs=0.08)
+
+
+def test_refits_of_growing_data_take_steps() -> None:
+    rng, features, steps = np.random.default_rng(1), None, []
+    _, P = table(1)
+    counts = TransitionCounts.empty(2, 30, 3)
+    for k in range(6):
+        for h in range(2):
+            s, a = rng.integers(30, size=200), rng.integers(3, size=200)
+            following = np.array([rng.choice(30, p=P[h, i, j]) for i, j in zip(s, a, strict=True)])
+            counts = counts.plus(h, s, a, following)
+        result = fit(counts, seed=k, start=features, method="nce")
+        features = result.features
+        steps.append(result.report["steps"])
+    assert np.min(steps[1:]) > 0
+
+
+def test_a_verdict_on_refinement_does_not_depend_on_an_earlier_fit() -> None:
+    counts, _ = table(3, S=100)  # by block iteration, which the earlier features warm
+    few = {"method": "spectral+nce", "steps": 20, "dim": 3}
+    first, again = fit(counts, **few), fit(counts, start=fit(counts, seed=5).features, **few)
+    for name, value in first.report.items():
+        np.testing.assert_allclose(again.report[name], value, rtol=1e-3, err_msg=name)
 
 
 @pytest.mark.parametrize("objective", ["nce", "spectral"])
@@ -205,6 +259,15 @@ def test_warm_start_on_rows_beats_random_at_equal_few_iterations() -> None:
     few = {"steps": 20, "check_every": 5}
     warm, random = fit_rows(data, method="spectral+nce", **few), fit_rows(data, method="nce", **few)
     assert (warm.report["loss_refined"] < random.report["loss_refined"] - 0.05).all()
+
+
+def test_nce_on_rows_goes_on_from_an_earlier_fit_only_where_nothing_is_held_out() -> None:
+    data, _ = lock(300, H=2)
+    fitted = fit_rows(data, method="nce", steps=100, hold_out=0.0).features
+    cold, given = (fit_rows(data, method="nce", steps=20, start=start) for start in (None, fitted))
+    assert np.array_equal(cold.report["loss_refined"], given.report["loss_refined"])
+    cold, given = (fit_rows(data, method="nce", steps=20, hold_out=0.0, start=start) for start in (None, fitted))
+    assert not np.array_equal(cold.features.phi(0, data.obs[0]), given.features.phi(0, data.obs[0]))
 
 
 @pytest.mark.parametrize("model", ["linear", "neural"])

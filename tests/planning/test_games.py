@@ -66,12 +66,15 @@ def test_matching_pennies_by_hand():
 
 
 def test_a_responder_who_sees_the_observation_gains_from_a_policy_that_varies_with_it():
-    """mu plays one row for each of two equally likely observations: half and half on average, but it can be seen."""
+    """One pure action for each of two equally likely observations: half and half on average, but it can be seen."""
     model = one_step(PENNIES)
     seen = np.array([[[[1.0, 0.0], [0.0, 1.0]]]])  # (1, 1, M=2, A)
     half = np.full((1, 1, 2, 2), 0.5)
     assert duality_gap(model, seen, half).best_min == pytest.approx(0.0)
-    assert duality_gap(model, seen.mean(axis=2, keepdims=True), half[:, :, :1]).best_min == pytest.approx(0.5)
+    assert duality_gap(model, half, seen).best_max == pytest.approx(1.0)
+    blind = seen.mean(axis=2, keepdims=True)
+    assert duality_gap(model, blind, half[:, :, :1]).best_min == pytest.approx(0.5)
+    assert duality_gap(model, half[:, :, :1], blind).best_max == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -156,6 +159,14 @@ def test_width_of_an_optimistic_plan_bounds_the_gap_of_its_marginals(seed, bonus
         assert gap == pytest.approx(0.0, abs=1e-8)
     if bonus == 10.0:
         assert plan.saturated == 1.0
+
+
+def test_each_end_of_an_optimistic_plan_has_the_whole_bonus_by_hand():
+    """Two steps of one joint action that pays .5, bonus .1: 1 +- .2 over both, .5 +- .1 over the last."""
+    P, r = np.ones((2, 1, 1, 1)), np.full((2, 1, 1), 0.5)
+    plan = plan_game(P, r, 0.1, (1, 1), cap=np.array([2.0, 1.0]))
+    np.testing.assert_allclose(plan.V_upper[:, 0], [1.2, 0.6, 0.0])
+    np.testing.assert_allclose(plan.V_lower[:, 0], [0.8, 0.4, 0.0])
 
 
 def test_where_all_joint_actions_tie_the_equilibrium_is_uniform():

@@ -54,6 +54,35 @@ def test_a_claim_holds_and_its_control_fails(name, tmp_path):
     assert verdict.measurement in (tmp_path / "verdicts.md").read_text()
 
 
+def test_a_seed_chooses_other_problems_and_is_recorded(tmp_path):
+    measured = {}
+    for name in ("nce-ratio", "elliptical-potential", "feature-recovery", "tv-rate", "games-lock", "games-equilibrium"):
+        for seed in (None, 7):
+            (verdict,) = run_theory([name], out=tmp_path, quick=True, seed=seed)
+            measured[name, seed] = verdict.numbers
+            recorded = json.loads((tmp_path / name / "verdict.json").read_text())["config"]["seed"]
+            assert recorded == (0 if seed is None else seed)
+        assert str(measured[name, None]) != str(measured[name, 7]), name
+    with pytest.raises(RlcError, match="seed"):
+        run_theory(["nce-ratio"], out=tmp_path, quick=True, seed=-1)
+    assert all(hasattr(entry.config(), "seed") for entry in registry.entries("experiment"))
+
+
+LARGER = {"sample-complexity": {"seeds": 5, "ranks": (2, 4, 8), "episodes": 20_000, "rank_episodes": 3000}}
+"""Exponents of two sizes with two runs each are any number: where quick is too small to judge other seeds by."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1000, 2000, 3000])
+@pytest.mark.parametrize("name", [entry.name for entry in registry.entries("experiment")])
+def test_a_claim_holds_on_other_seeds(name, seed, tmp_path):
+    """Three disjoint sets of MDPs, locks, games and data, none of which anything was chosen on."""
+    entry, _ = registry.get("experiment", name)
+    verdict = entry.factory(dataclasses.replace(entry.config.quick(), seed=seed, **LARGER.get(name, {})), out=tmp_path)
+    assert verdict.passed, verdict.measurement
+    assert verdict.control_passed, verdict.control
+
+
 @pytest.mark.long
 def test_the_same_call_gives_the_same_bytes_in_processes_of_their_own(tmp_path):
     names = ["elliptical-potential", "feature-recovery"]

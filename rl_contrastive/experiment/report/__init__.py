@@ -77,7 +77,7 @@ def compare(
             "reps": reps,
             "seed": seed,
             "level": 0.95,
-            "interval": "stratified percentile bootstrap",
+            "interval": "expanded percentile bootstrap; slopes: Student's t; improvement: Newcombe",
         },
         "tasks": tables.as_json(tasks),
         "failed": tables.failures(tasks),

@@ -25,6 +25,7 @@ import numpy as np
 
 from rl_contrastive.experiment import statistics as st
 from rl_contrastive.experiment.report.runs import Run, natural
+from rl_contrastive.experiment.significance import Comparison, difference_test, paired_test
 from rl_contrastive.spec import FloatArray
 
 EXACT = ("gap", "regret", "suboptimality")
@@ -68,6 +69,7 @@ class Frame:
     """The newest evaluation of any run, on the clock."""
 
 
+SOONER = "fewer episodes to solve"
 RETURN = Headline("return_mean", 1.0, "return", "mean return of the policy")
 GAP = Headline("gap", -1.0, "gap", "exact duality gap of the policies")
 
@@ -128,6 +130,8 @@ class Task:
     measure: str
     """What "better" means in `improvement`."""
     improvement: dict[tuple[str, str], st.Interval]
+    tests: dict[tuple[str, str], Comparison]
+    """Of the same pairs, by the same numbers."""
 
     @property
     def judged(self) -> bool:
@@ -239,14 +243,19 @@ def _task(name: str, runs: list[Run], *, reps: int, rng: np.random.Generator) ->
     compared = list(zip(groups, keys, strict=True))[:MOST_COMPARED]
     improvement = {
         (x.agent, y.agent): _if_enough(
-            st.probability_of_improvement(mine, theirs, rng=rng, reps=reps, level=LEVEL), min(len(mine), len(theirs))
+            st.probability_of_improvement(mine, theirs, level=LEVEL), min(len(mine), len(theirs))
         )
         for x, mine in compared
         for y, theirs in compared
         if x is not y and len(mine) and len(theirs)
     }
+    by_ranks = measure == SOONER
+    tests = {
+        pair: _test(*pair, {g.agent: (g, k) for g, k in zip(groups, keys, strict=True)}, ranks=by_ranks)
+        for pair in improvement
+    }
     optimal = next((v for v in (run.number("optimal_return") for run in runs) if v is not None), None)
-    return Task(name, optimal, game, headline, clock, tuple(groups), measure, improvement)
+    return Task(name, optimal, game, headline, clock, tuple(groups), measure, improvement, tests)
 
 
 def _clock(runs: list[Run]) -> str:
@@ -268,8 +277,22 @@ def _measure(groups: list[Group], headline: Headline, game: bool) -> tuple[str, 
     if game:
         return "nothing: returns of self-play rank no agents", [np.zeros(0) for _ in groups]
     if any(any(group.solved) for group in groups):
-        return "fewer episodes to solve", [-solve_keys(group) for group in groups]
+        return SOONER, [-solve_keys(group) for group in groups]
     return "higher final return", [group.finals for group in groups]
+
+
+def _test(x: str, y: str, of: dict[str, tuple[Group, FloatArray]], *, ranks: bool) -> Comparison:
+    """Paired where each run of X has one twin among those of Y: the same seed on the same problem."""
+    (first, mine), (second, theirs) = of[x], of[y]
+    here, there = ([_twin(run) for run in group.runs] for group in (first, second))
+    if len(set(here)) == len(here) == len(there) and set(here) == set(there):
+        return paired_test(mine, theirs[[there.index(key) for key in here]], ranks=ranks)
+    return difference_test(mine, theirs)
+
+
+def _twin(run: Run) -> str:
+    """What runs of different agents share: their seed, and the seeds that make their problem."""
+    return json.dumps([run.seed, {k: v for k, v in run.env_config.items() if k.endswith("_seed")}], sort_keys=True)
 
 
 def solve_keys(group: Group) -> FloatArray:
@@ -308,7 +331,7 @@ def _group(agent: str, task: str, runs: list[Run], frame: Frame, *, reps: int, r
         finals=finals,
         area=area,
         curve=curve,
-        slope=_slope(runs, reps=reps, rng=rng) if headline is GAP else None,
+        slope=_slope(runs) if headline is GAP else None,
         # In a game the gap's curve is the headline's own: it counts unfinished runs at their worst.
         exact=exact if headline is RETURN or curve is None else {**exact, headline.key: curve},
     )
@@ -321,7 +344,7 @@ def _final(run: Run, headline: Headline, worst: float) -> float:
     return final if final is not None else float(run.series[headline.key][-1])
 
 
-def _slope(runs: list[Run], *, reps: int, rng: np.random.Generator) -> st.Interval | None:
+def _slope(runs: list[Run]) -> st.Interval | None:
     """Mean log-log slope of the finished runs' gaps; None where a gap vanishes or a run has too few evaluations."""
     slopes = []
     for run in runs:
@@ -334,7 +357,7 @@ def _slope(runs: list[Run], *, reps: int, rng: np.random.Generator) -> st.Interv
         slopes.append(round(float(st.loglog_slope(x[keep], y[keep])), 6))  # a level gap has slope 0, not 1e-17
     if not slopes:
         return None
-    return _if_enough(st.bootstrap([np.array(slopes)], st.mean, rng=rng, reps=reps, level=LEVEL), len(slopes))
+    return _if_enough(st.mean_interval(np.array(slopes), LEVEL), len(slopes))
 
 
 def _if_enough(value: st.Interval, n: int) -> st.Interval:

@@ -88,9 +88,29 @@ def markdown(tasks: list[Task], notes: list[str]) -> str:
         heads = columns([task])
         optimal = "" if task.optimal is None else f" ({optimum(task)})"
         lines += [f"## {task.heading}{optimal}", "", *aligned([heads, *(row(g, task, heads) for g in task.groups)]), ""]
+        if tested := tests(task):
+            lines += [
+                f"{tested[0][0]} against each other agent, {task.measure}:",
+                "",
+                *aligned([TESTED, *(r[1:] for r in tested)]),
+                "",
+            ]
     lines += [f"- {sentence}" for sentence in failures(tasks)]
     lines += [f"- {note}" for note in notes]
     return "\n".join(lines) + "\n"
+
+
+TESTED = ("Against", "P(improvement) [95% CI]", "Test", "p")
+
+
+def tests(task: Task) -> list[tuple[str, ...]]:
+    """(best agent, other agent, probability of improvement, test, p) for each agent that was compared with the best."""
+    pairs = [(x, y) for x, y in task.tests if x == task.groups[0].agent]
+    return [
+        (x, y, interval(task.improvement[x, y]), f"{found.test}, n = {found.n}", f"{found.p:.2g}")
+        for x, y in pairs
+        if min(len(g.runs) for g in task.groups if g.agent in (x, y)) > 1 and (found := task.tests[x, y])
+    ]
 
 
 def optimum(task: Task) -> str:
@@ -151,7 +171,10 @@ def as_json(tasks: list[Task]) -> list[dict[str, Any]]:
             "improvement_measure": task.measure,
             "judged": task.judged,
             "groups": [_group(group, task) for group in task.groups],
-            "improvement": [{"agent": x, "over": y, **finite(value)} for (x, y), value in task.improvement.items()],
+            "improvement": [
+                {"agent": x, "over": y, **finite(value), **task.tests[x, y].__dict__}
+                for (x, y), value in task.improvement.items()
+            ],
         }
         for task in tasks
     ]
