@@ -4,8 +4,8 @@ Counts belong to one frozen network and cannot be carried over to the next one. 
 about to drop, observation and action are kept here, and every rebuild encodes them anew, beside what is stored:
 
     exact     the same observation (its bytes) and action is one place, whose weight is the number of its visits
-    bounded   when all rows are taken, half of them or more are freed: light places become one with the heaviest that
-              the bonus cannot tell from them today, and if too many are left, a sample stands for all
+    bounded   when all rows are taken, half of them are freed: the lightest places become one with the heaviest that the
+              bonus cannot tell from them today, and if too many are left, a sample stands for all
 
 The sample is that of Duffield et al. 2007 (Section 2), drawn systematically in the order of the cells: with the least t
 for which sum_i min(1, w_i / t) is the number of rows to keep, a place of weight w_i >= t stays as it is, and another
@@ -88,14 +88,15 @@ class Past:
         return self.obs[at], self.action[at]
 
     def _thin(self, keys: Keys) -> None:
-        """Free half of the rows or more, all of which are taken."""
+        """Free half of the rows, all of which are taken."""
         most, w = len(self.weight) // 2, self.weight
         each = np.concatenate([keys(obs, action) for obs, action, _ in self.chunks()])  # (room, w)
         cell = np.unique(each, axis=0, return_inverse=True)[1].reshape(-1)
         # 1. Light places become one with the heaviest of their cell. Heavy ones stay: another network may part them.
         rows = np.lexsort((-w, cell))
         heaviest = rows[np.flatnonzero(np.diff(cell[rows], prepend=-1))][cell]
-        light = (w < threshold(w, most)) & (heaviest != np.arange(len(w)))
+        light = np.flatnonzero((w < threshold(w, most)) & (heaviest != np.arange(len(w))))
+        light = light[np.argsort(w[light], kind="stable")][: len(w) - most]  # the lightest, as many as must go
         np.add.at(w, heaviest[light], w[light])
         w[light] = 0.0
         # 2. A sample of what is left.
