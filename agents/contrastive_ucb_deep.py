@@ -1,4 +1,7 @@
-"""Deep Contrastive-UCB: Algorithm 1 of Qiu et al. 2022 with networks, for any environment with discrete actions.
+"""Hash counts of cells of learned contrastive features as a bonus, with two heads of values: Q, and an optimistic G.
+
+Deep Contrastive-UCB follows Algorithm 1 of Qiu et al. 2022 with networks, for any environment with discrete actions.
+Its bonus is not the elliptical one on last-layer features of SPR, which the authors' Atari agent has.
 
     at each step of B episodes side by side:
       1. act by argmax_a b(s,a) + G(s,a): today's bonus of phi(s,a) (`deep/bonus.py`) and the optimistic rest
@@ -6,7 +9,7 @@
       3. every `train_every` steps one gradient step on
              Q(s,a) <- n-step rewards + Q',   G(s,a) <- n-step rewards and bonuses + (b + G')      (`deep/value.py`)
              contrastive loss of f(s,a,s') = psi(s')'phi(s,a) with the batch's successors as negatives
-      4. when the visits grew by `growth`: freeze phi anew and count the visits in the replay again
+      4. when the visits grew by `growth`: freeze phi anew and count all visits again, those that left the replay too
     what is evaluated is argmax_a Q(s,a) of the target network: no bonus, no noise
 
 The official code (Atari, SPR-UCB) differs in what it calls a bonus: see README, "What the deep agent does not copy".
@@ -35,7 +38,7 @@ LARGEST_REWARD = 1e30
 
 @register("agent", "contrastive-ucb-deep", ContrastiveUCBDeepConfig)
 class ContrastiveUCBDeep(BaseAgent):
-    """Networks for any observation: contrastive features, a bonus of counted visits, optimistic and plain values."""
+    """Networks for any observation: hash counts of cells of contrastive features, optimistic and plain values."""
 
     config: ContrastiveUCBDeepConfig
 
@@ -43,6 +46,7 @@ class ContrastiveUCBDeep(BaseAgent):
         from rl_contrastive.deep.clock import Clock
         from rl_contrastive.deep.frames import Frames, Tables
         from rl_contrastive.deep.learner import DeepLearner
+        from rl_contrastive.deep.past import Past
         from rl_contrastive.deep.replay import Replay
 
         super().__init__(env, config, seed=seed)
@@ -66,6 +70,9 @@ class ContrastiveUCBDeep(BaseAgent):
         self.bonus: Bonus = self._make_bonus()
         if config.episodic:
             self.bonus = EpisodicBonus(self.bonus, config.capacity, spec.num_actions)
+        room = min(config.bonus.past, config.capacity)
+        shape, dtype = self.replay.stacked_shape, spec.obs_dtype
+        self.past = Past(room, shape, dtype, rng=self.seeds.generator("fit", 1))
         self.rng, self.fit_rng = self.seeds.generator("act"), self.seeds.generator("fit")
         self.steps, self.rebuilt_at = 0, 0
         self.first_reward = self.first_terminal = 0
@@ -148,6 +155,9 @@ class ContrastiveUCBDeep(BaseAgent):
         """2. The steps, the features of what was seen for the first time, and the visits."""
         alive = np.flatnonzero(transition.alive)
         self._check_rewards(transition.reward[alive])
+        if self.bonus.of_features:
+            gone = self.replay.leaving(transition)
+            self.past.add(self.replay.observations(gone), self.replay.actions(gone), self._taken)
         self.replay.observe(transition)
         if not self.first_reward and (transition.reward[alive] > 0).any():
             self.first_reward = self.steps + len(alive)
@@ -184,9 +194,17 @@ class ContrastiveUCBDeep(BaseAgent):
         if not self.bonus.of_features:
             return
         self.learner.features.freeze()
-        some = self._some(4096)
-        sample = self.learner.features.phi(self.replay.observations(some), self.replay.actions(some))
-        self.bonus.rebuild(sample, self.learner.entries(self.replay))
+        left = round(4096 * self.past.visits / self.bonus.visits)  # each visit counts, wherever it is kept
+        some, phi = self._some(4096 - left), self.learner.features.phi
+        sample = phi(self.replay.observations(some), self.replay.actions(some))
+        if left:
+            sample = np.concatenate([sample, phi(*self.past.some(left))])
+        gone = ((phi(obs), action, weight) for obs, action, weight in self.past.chunks())
+        self.bonus.rebuild(sample, self.learner.entries(self.replay), gone)
+
+    def _taken(self, obs: Array, action: IntArray) -> Array:
+        """What the bonus counts of observations (n, ...) and actions (n,) today."""
+        return self.bonus.taken(self._phi(obs), action)
 
     def _some(self, most: int) -> IntArray:
         """Indices of at most `most` stored visits, evenly spread."""
@@ -231,11 +249,12 @@ class ContrastiveUCBDeep(BaseAgent):
         state says what to find there.
         """
         self._require_replay()
-        folder, beside = self._folder, self.bonus.patches
+        folder, beside = self._folder, {**self.bonus.patches, **self.past.patches}
         return {
             "learner": self.learner.state_dict(),
             "replay": self.replay.state_dict() if folder is None else self.replay.save_log(folder, beside),
             "bonus": self.bonus.state_dict(whole=folder is None),
+            "past": self.past.state_dict(whole=folder is None),
             "steps": self.steps,
             "rebuilt_at": self.rebuilt_at,
             "first": [self.first_reward, self.first_terminal],
@@ -248,8 +267,8 @@ class ContrastiveUCBDeep(BaseAgent):
     def load_state_dict(self, state: State) -> None:
         """Inverse of `state_dict`, of either form. A state whose replay lies in a folder that was not given leaves an
         agent that can only play."""
-        keys = ("learner", "replay", "bonus", "steps", "rebuilt_at", "first", "version", "report", "rng", "fit_rng")
-        for key in keys:
+        keys = ("learner", "replay", "bonus", "past", "steps", "rebuilt_at", "first", "version", "report")
+        for key in (*keys, "rng", "fit_rng"):
             require(key in state, f"deep: the saved state lacks '{key}'.")
         self.learner.load_state_dict(state["learner"])
         whole = "check" not in state["replay"]
@@ -257,7 +276,8 @@ class ContrastiveUCBDeep(BaseAgent):
         if whole:
             self.replay.load_state_dict(state["replay"])
         elif self._folder is not None:
-            self.replay.load_log(self._folder, state["replay"], self.bonus.patches)
+            self.replay.load_log(self._folder, state["replay"], {**self.bonus.patches, **self.past.patches})
+        self.past.load_state_dict(state["past"], whole=whole)
         self._lost = not whole and self._folder is None
         self.steps, self.rebuilt_at, self.version = (int(state[k]) for k in ("steps", "rebuilt_at", "version"))
         self.first_reward, self.first_terminal = (int(count) for count in state["first"])

@@ -1,13 +1,17 @@
 """The bonus of the deep agent: counts are visits, features are those of one frozen network at a time.
 
     elliptical  b(s,a) = beta ||phi(s,a)||_{Sigma^-1},   Sigma = lambda I + sum over visits phi phi'
-    tiles       the same norm of e(phi), one-hot vectors of the cells that phi falls into (`tiles.py`): there Sigma is
-                diagonal, b(s,a) = beta sqrt(mean over tilings of 1 / (lambda + visits of the cell))
+    tiles       b(s,a) = beta sqrt(mean over tilings of 1 / (lambda + visits of the cell)): hash counts of the cells
+                that phi falls into (`tiles.py`)
+
+With one tiling, tiles is the same norm of one-hot vectors of cells, whose Sigma is diagonal. With T > 1 it is no such
+norm: the joint vector e / sqrt(T) of all tilings has a Sigma that is not diagonal, and a norm of at least b.
 
 phi comes from a copy of the feature network that does not move between two rebuilds, so a count never mixes features of
-two networks; a rebuild takes the network of the moment and counts every stored visit again. Gradient steps change
-nothing here. What the bonus needs of a pair, its key, is kept beside the replay for each entry and action, so that the
-bonuses of sampled entries are those of today's counts and cost no pass of a network.
+two networks; a rebuild takes the network of the moment and counts every visit again, those that left the replay by what
+stands for them (`past.py`). Gradient steps change nothing here. What the bonus needs of a pair, its key, is kept beside
+the replay for each entry and action, so that the bonuses of sampled entries are those of today's counts and cost no
+pass of a network.
 
 Why tiles: once more distinct pairs were visited than phi has coordinates, they span R^d, and a pair never seen is no
 longer told from one seen often. Cells have no such limit.
@@ -16,7 +20,7 @@ longer told from one seen often. Cells have no such limit.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +34,10 @@ from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 Chunk = tuple[IntArray, IntArray, FloatArray]
 """Entries (n,), their actions (n,) with -1 for none, and their features (n, A, d), or (n, 1, d) of states."""
+Gone = tuple[FloatArray, IntArray, FloatArray]
+"""Of places that left the replay (`past.py`): features as above, actions (n,), and how many visits each stands for."""
+Counted = tuple[Array, FloatArray]
+"""Keys (n, w), and how many visits each has (n,)."""
 
 
 class Bonus(Protocol):
@@ -55,7 +63,9 @@ class Bonus(Protocol):
 
     def visit(self, index: IntArray, action: IntArray) -> None: ...
 
-    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk]) -> None: ...
+    def taken(self, phi: FloatArray, action: IntArray) -> Array: ...
+
+    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk], gone: Iterable[Gone] = ()) -> None: ...
 
     def state_dict(self, *, whole: bool = True) -> State: ...
 
@@ -92,8 +102,8 @@ class VisitBonus(ABC):
         """Before a rebuild: fit what keys depend on to features of stored visits (n, d)."""
 
     @abstractmethod
-    def _recount(self, keys: Iterator[Array], share: float) -> None:
-        """Counts afresh from the keys (n, w) of stored visits, each `share` >= 1 visits."""
+    def _recount(self, counted: list[Counted]) -> None:
+        """Counts afresh from all visits."""
 
     def of(self, phi: FloatArray) -> FloatArray:
         """b of features (..., d) -> (...,)."""
@@ -118,21 +128,31 @@ class VisitBonus(ABC):
         # What is kept is what is counted: a rebuild from the same network gives the same counts.
         self._count(self.keys[index, action])
 
-    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk]) -> None:
-        """Counts afresh from all entries of the replay; `sample` (n, d): features of some visits, to adapt to.
+    def taken(self, phi: FloatArray, action: IntArray) -> Array:
+        """What is counted of the actions (n,) under features (n, A, d), or (n, 1, d) of states: (n, w)."""
+        return self.key(phi)[np.arange(len(action)), action]
 
-        Visits that the ring has dropped are not forgotten: those that are left stand for them, each with the weight
-        visits / stored.
+    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk], gone: Iterable[Gone] = ()) -> None:
+        """Counts afresh from all entries of the replay, and from all visits that left it.
+
+        sample (n, d): features of some visits, to adapt to.
         """
         self._adapt(sample)
-        taken: list[Array] = []
+        counted: list[Counted] = []
         for index, action, phi in chunks:
             self.put(index, phi)
             acted = action >= 0
-            taken.append(self.keys[index[acted], action[acted]])
-        stored = sum(len(keys) for keys in taken)
-        require(stored <= self.visits, f"bonus: {stored} stored visits, but only {self.visits} were counted.")
-        self._recount(iter(taken), self.visits / max(stored, 1))
+            keys = self.keys[index[acted], action[acted]]
+            counted.append((keys, np.ones(len(keys))))
+        stored = sum(len(keys) for keys, _ in counted)
+        counted += [(self.taken(phi, action), weight) for phi, action, weight in gone]
+        total = float(sum(weight.sum() for _, weight in counted))
+        # Weights of a sample are fractions.
+        fits = abs(total - self.visits) <= 1e-6 * self.visits
+        require(
+            fits, f"bonus: {stored} stored visits and {total - stored:g} that left, but {self.visits} were counted."
+        )
+        self._recount(counted)
 
     @abstractmethod
     def state_dict(self, *, whole: bool = True) -> State:
@@ -186,12 +206,12 @@ class EllipticalVisits(VisitBonus):
     def _adapt(self, phi: FloatArray) -> None:
         """Nothing: Sigma has no origin and no unit of its own."""
 
-    def _recount(self, keys: Iterator[Array], share: float) -> None:
+    def _recount(self, counted: list[Counted]) -> None:
         total = np.zeros((self.confidence.dim, self.confidence.dim))
-        for part in keys:
-            rows = part.astype(np.float64)
-            total += rows.T @ rows
-        self.confidence.reset(total * share)
+        for keys, weight in counted:
+            rows = keys.astype(np.float64)
+            total += rows.T @ (rows * weight[:, None])
+        self.confidence.reset(total)
 
     def state_dict(self, *, whole: bool = True) -> State:
         return {**self._own_state(whole), "confidence": self.confidence.state_dict()}
@@ -231,11 +251,10 @@ class TileVisits(VisitBonus):
     def _adapt(self, phi: FloatArray) -> None:
         self.tiles.adapt(phi)
 
-    def _recount(self, keys: Iterator[Array], share: float) -> None:
+    def _recount(self, counted: list[Counted]) -> None:
         self.counts[:] = 0.0
-        for part in keys:
-            np.add.at(self.counts, part.ravel(), 1.0)
-        self.counts *= share
+        for keys, weight in counted:
+            np.add.at(self.counts, keys, weight[:, None])
 
     def state_dict(self, *, whole: bool = True) -> State:
         cells = np.flatnonzero(self.counts)
@@ -286,7 +305,11 @@ class NoBonus:
         """Only their number."""
         self.visits += len(index)
 
-    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk]) -> None:
+    def taken(self, phi: FloatArray, action: IntArray) -> Array:
+        """Nothing."""
+        return np.zeros((len(action), 0))
+
+    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk], gone: Iterable[Gone] = ()) -> None:
         """Nothing depends on features."""
 
     def state_dict(self, *, whole: bool = True) -> State:

@@ -133,6 +133,9 @@ class BonusConfig:
     """K (>= 1), directions that cut the cells of a tiling."""
     width: float = 1.0
     """Width of the strips in units of the features' spread (> 0)."""
+    past: int = 10_000
+    """Places (observation and action, >= 2) that stand for the visits that left the replay, at most as many as its
+    capacity. Each takes the memory of a stacked observation; where more were visited, a sample stands for them."""
 
     def __post_init__(self) -> None:
         require(self.kind in ("tiles", "elliptical"), "bonus: kind must be tiles or elliptical.")
@@ -141,6 +144,7 @@ class BonusConfig:
             require(0.0 < value < math.inf, f"bonus: {name} must be > 0 and finite, got {value}.")
         for name in ("tilings", "directions"):
             require(getattr(self, name) >= 1, f"bonus: {name} must be >= 1, got {getattr(self, name)}.")
+        require(self.past >= 2, f"bonus: past must be >= 2, got {self.past}.")
 
 
 def check_counts(bonus: BonusConfig, representation: RepresentationConfig) -> None:

@@ -15,7 +15,7 @@ goes in it for ever; learning and chance break circles in training, and nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_contrastive.config import require
-from rl_contrastive.deep.bonus import Bonus, Chunk
+from rl_contrastive.deep.bonus import Bonus, Chunk, Gone
 from rl_contrastive.deep.patches import Patches
 from rl_contrastive.spec import Array, FloatArray, IntArray, State, Transition
 
@@ -78,9 +78,13 @@ class EpisodicBonus:
         """As the other bonus does."""
         self.inner.visit(index, action)
 
-    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk]) -> None:
+    def taken(self, phi: FloatArray, action: IntArray) -> Array:
+        """As the other bonus does."""
+        return self.inner.taken(phi, action)
+
+    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk], gone: Iterable[Gone] = ()) -> None:
         """As the other bonus does: w does not depend on features."""
-        self.inner.rebuild(sample, chunks)
+        self.inner.rebuild(sample, chunks, gone)
 
     def follow(self, transition: Transition, index: IntArray, newest: IntArray) -> None:
         """Note one step of the rows alive: they acted at entries index (k,), and newest (k,) hold what they saw then.

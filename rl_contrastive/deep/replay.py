@@ -136,6 +136,13 @@ class Replay:
         """`add` of a transition of the loop."""
         self.add(step.obs, step.action, step.reward, step.next_obs, step.discount, step.boundary, step.alive)
 
+    def leaving(self, step: Transition) -> IntArray:
+        """Indices of the visits that `observe` of this step will take out: no longer there, or without their stack."""
+        rows = int(np.count_nonzero(step.alive))
+        return self.ring.leaving(
+            rows if self.ring.started else 2 * rows
+        )  # an episode's first step has two observations
+
     def update_priorities(self, index: IntArray, priority: FloatArray) -> None:
         """p_i <- priority (N,), > 0 and finite, for the entries of a batch drawn since the last `add`."""
         if self.tree is None:

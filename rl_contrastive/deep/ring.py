@@ -158,6 +158,17 @@ class Ring:
         """All occupied slots, oldest first."""
         return np.arange(self.oldest, self.total) % self.capacity
 
+    def leaving(self, count: int) -> IntArray:
+        """Slots of the visits that the next `count` entries take, or leave without their whole stack; oldest first."""
+        slots = np.arange(self.oldest, self.total + count - self.capacity) % self.capacity
+        if self.stack > 1:
+            reach = [slots]
+            for _ in range(self.stack - 1):
+                reach.append(self.next[reach[-1]])
+            met, first = np.unique(np.concatenate(reach), return_index=True)
+            slots = met[np.argsort(first)]
+        return slots[self.whole[slots] & (self.action[slots] >= 0)]
+
     # -- writing -------------------------------------------------------------------------------------------------
 
     def _make_room(self) -> None:

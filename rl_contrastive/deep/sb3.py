@@ -3,9 +3,10 @@
     ContrastiveExtractor     a pretrained encoder inside an SB3 policy, frozen or fine-tuned
     EllipticalBonusVecEnv    reward + beta ||phi(s,a)||_{Sigma^-1}, phi learned on the way
 
-Counts are visits: gradient steps never touch Sigma, which is rebuilt from the stored visits when the features are
-frozen anew. An SB3 replay buffer keeps the bonus of the moment a step was taken, so with DQN old steps look more novel
-than they still are; `contrastive-ucb-deep` recomputes them. Observations must have their channels first.
+Counts are visits: gradient steps never touch Sigma, which is rebuilt from all visits when the features are frozen anew,
+those that left the memory too (`past.py`). An SB3 replay buffer keeps the bonus of the moment a step was taken, so with
+DQN old steps look more novel than they still are; `contrastive-ucb-deep` recomputes them. Observations must have their
+channels first.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 from rl_contrastive.config import require
 from rl_contrastive.deep.bonus import make_bonus
 from rl_contrastive.deep.config import BonusConfig, RepresentationConfig, check_counts
+from rl_contrastive.deep.past import Past
 from rl_contrastive.deep.transitions import FeatureConfig, FeatureLearner, ObsLayout, TransitionFeatures
 from rl_contrastive.errors import RlcError
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -157,6 +159,9 @@ class EllipticalBonusVecEnv(VecEnvWrapper):
             rng=rng,
             of_states=features.representation.of_states,
         )
+        room = min(self.bonus_config.counts.past, features.capacity)
+        # A generator of its own: whatever left the memory, the same batches are drawn.
+        self.past = Past(room, layout.shape, layout.dtype, rng=np.random.default_rng(0))
         self.rebuilt_at = 0
         """Visits at the last rebuild; 0: the features are still random."""
         self.report: dict[str, Tensor] = {}
@@ -191,6 +196,7 @@ class EllipticalBonusVecEnv(VecEnvWrapper):
         for row in np.flatnonzero(dones):
             require("terminal_observation" in infos[row], "sb3 bonus: an ended episode has no terminal_observation.")
             successor[row] = infos[row]["terminal_observation"]
+        self.past.add(*self.learner.leaving(len(self._action)), self._taken)
         place = self.learner.store(self._obs, self._action, successor)
         self.counts.put(place, self.learner.net.phi(self._obs))
         bonus = self.counts.along(place, self._action)
@@ -207,25 +213,40 @@ class EllipticalBonusVecEnv(VecEnvWrapper):
         for _ in range(visits // config.train_every - (visits - new) // config.train_every):
             self.report = {"loss": self.learner.step()}
         if visits >= (1.0 + config.growth) * self.rebuilt_at and self.learner.steps > 0:
-            self.learner.net.freeze()
-            self.counts.rebuild(self.learner.sample(), self.learner.visits())
+            self._rebuild()
             self.rebuilt_at = visits
+
+    def _rebuild(self) -> None:
+        self.learner.net.freeze()
+        phi = self.learner.net.phi
+        left = round(4096 * self.past.visits / self.counts.visits)  # each visit counts, wherever it is kept
+        sample = self.learner.sample(4096 - left)
+        if left:
+            sample = np.concatenate([sample, phi(*self.past.some(left))])
+        gone = ((phi(obs), action, weight) for obs, action, weight in self.past.chunks())
+        self.counts.rebuild(sample, self.learner.visits(), gone)
+
+    def _taken(self, obs: Array, action: IntArray) -> Array:
+        """What the bonus counts of observations (n, ...) and actions (n,) today."""
+        return self.counts.taken(self.learner.net.phi(obs), action)
 
     def state_dict(self) -> State:
         """Everything but the environment: the same calls afterwards give the same bytes."""
         return {
             "learner": self.learner.state_dict(),
             "counts": self.counts.state_dict(),
+            "past": self.past.state_dict(),
             "rebuilt_at": self.rebuilt_at,
             "rng": generator_state(self.rng),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes. `reset` must follow."""
-        for key in ("learner", "counts", "rebuilt_at", "rng"):
+        for key in ("learner", "counts", "past", "rebuilt_at", "rng"):
             require(key in state, f"sb3 bonus: the saved state lacks '{key}'.")
         self.learner.load_state_dict(state["learner"])
         self.counts.load_state_dict(state["counts"])
+        self.past.load_state_dict(state["past"])
         self.rebuilt_at = int(state["rebuilt_at"])
         restore_generator(self.rng, state["rng"])
         self._obs = None

@@ -225,6 +225,11 @@ class FeatureLearner:
         self.stored += len(action)
         return place
 
+    def leaving(self, count: int) -> tuple[Array, IntArray]:
+        """Observations and actions of the transitions that the next `count` ones take the place of."""
+        place = np.arange(max(self.stored, self.config.capacity), self.stored + count) % self.config.capacity
+        return self._obs[place], self._action[place]
+
     def step(self) -> Tensor:
         """One gradient step on a uniform batch; its loss, on the device."""
         require(len(self) >= 2, "features: a gradient step needs two stored transitions or more.")

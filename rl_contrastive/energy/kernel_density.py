@@ -56,18 +56,22 @@ class KernelDensity:
 
     @torch.no_grad()
     def leave_one_out(self) -> Tensor:
-        """(N,) log-density of each point under the other N - 1: an honest score of the bandwidth."""
+        """(N,) log-density of each point under all that differ from it: an honest score of the bandwidth.
+
+        Copies of a point, as rounded data have, are left out with it: they would ask for the narrowest bandwidth.
+        """
         N = len(self.points)
         require(N >= 2, "KernelDensity: leaving one out needs at least two points.")
         rows = self.points.to(torch.float64)
-        sums, start = [], 0
+        sums, others = [], []
         for piece in torch.split(rows, max(1, self.room // N)):
             exponents = self._exponents(piece)
-            own = torch.arange(len(piece), device=rows.device)
-            exponents[own, own + start] = -math.inf
-            sums.append(torch.logsumexp(exponents, dim=-1))
-            start += len(piece)
-        return torch.cat(sums) - self._log_constant(N - 1)
+            copies = exponents == 0.0
+            sums.append(torch.logsumexp(exponents.masked_fill_(copies, -math.inf), dim=-1))
+            others.append(N - copies.sum(-1))
+        count = torch.cat(others)
+        require(bool((count > 0).all()), f"KernelDensity: the {N} points are all the same; no bandwidth fits them.")
+        return torch.cat(sums) - count.to(torch.float64).log() - self._log_constant(1)
 
     def to(self, device: torch.device | str) -> KernelDensity:
         return KernelDensity(self.points.to(device), self.bandwidth, room=self.room)

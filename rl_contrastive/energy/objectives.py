@@ -6,7 +6,9 @@
 | meco, snis | q on noise | a moving average of importance weights; this batch alone |
 | infonce | q on data and noise | this batch, the datum included |
 | grid-likelihood | one or two dimensions | quadrature |
+| fce | q, where its flow starts | a learned log Z; the noise is learned too |
 | denoising-score, sliced-score | second derivatives | nothing (Z drops out) |
+| energy-discrepancy | a blur of the data | nothing (Z drops out) |
 | cd, pcd | chains of the model | nothing (samples stand for its gradient) |
 """
 
@@ -18,7 +20,9 @@ from typing import Any
 from rl_contrastive.config import from_dict
 from rl_contrastive.energy.base import Objective
 from rl_contrastive.energy.compositional import MECO, MECOConfig
+from rl_contrastive.energy.discrepancy import DiscrepancyConfig, EnergyDiscrepancy
 from rl_contrastive.energy.divergence import CD, PCD, CDConfig, PCDConfig
+from rl_contrastive.energy.flow_contrastive import FCE, FCEConfig
 from rl_contrastive.energy.likelihood import GridLikelihood, GridLikelihoodConfig, InfoNCE, InfoNCEConfig
 from rl_contrastive.energy.noise_contrastive import ENCE, NCE, ENCEConfig, NCEConfig
 from rl_contrastive.energy.score import DenoisingConfig, DenoisingScore, SlicedConfig, SlicedScore
@@ -30,9 +34,11 @@ OBJECTIVES: dict[str, tuple[type, Callable[[Any], Objective[Any]]]] = {
     "meco": (MECOConfig, MECO),
     "snis": (MECOConfig, MECO),
     "infonce": (InfoNCEConfig, InfoNCE),
+    "fce": (FCEConfig, FCE),
     "grid-likelihood": (GridLikelihoodConfig, GridLikelihood),
     "denoising-score": (DenoisingConfig, DenoisingScore),
     "sliced-score": (SlicedConfig, SlicedScore),
+    "energy-discrepancy": (DiscrepancyConfig, EnergyDiscrepancy),
     "cd": (CDConfig, CD),
     "pcd": (PCDConfig, PCD),
 }

@@ -25,13 +25,15 @@ from torch import Tensor, nn
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.device import resolve_device
 from rl_contrastive.energy.base import EnergyLoss, Objective
-from rl_contrastive.energy.noise import NoiseLaw, check_points, moved
+from rl_contrastive.energy.noise import NoiseLaw, check_points, moved, require_coverage
 from rl_contrastive.energy.steps import AveragedDescent
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import State
 
 Validation = Callable[[nn.Module], float]
 """Score of a model, lower is better; called without gradients on `Trainer.model`."""
+CHECKED = 2000
+"""Rows of the data, at most, on which it is checked that the noise law covers them."""
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """(rows (n, D), generator on their device) -> changed rows (n, D)."""
 
@@ -121,9 +123,11 @@ class Trainer:
         rng_seed: int,
         validation: Validation | None = None,
         augment: Augment | None = None,
+        allow_uncovered: bool = False,
     ) -> None:
         """data (N, D) stays where it is, batches move. f is moved to the device and trained in place; so is q, but a
-        law inside f (`tilted`) is its maker's: move it with `noise.moved(q, resolve_device(config.device))` first."""
+        law inside f (`tilted`) is its maker's: move it with `noise.moved(q, resolve_device(config.device))` first.
+        allow_uncovered: train although q misses data (`noise.require_coverage`), under which nothing is learned."""
         dim = check_points("train: the data", data)
         require(
             q is None or q.dim == dim, f"train: the noise law has dimension {q.dim if q else 0}, the data have {dim}."
@@ -133,6 +137,9 @@ class Trainer:
         self.device = resolve_device(config.device)
         self.f = f.to(self.device)
         self.q = None if q is None else moved(q, self.device)
+        if self.q is not None and not allow_uncovered:
+            some = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:CHECKED]
+            require_coverage(self.q, data[some.to(data.device)].to(self.device))
         self.validation, self.augment = validation, augment
         self.step, self.best, self.stale = 0, math.inf, 0
         self.history: dict[str, list[float]] = {n: [] for n in ("step", "nll", "ess", "gradient_norm")}

@@ -1,24 +1,24 @@
 """Which objective fits a density of the plane best, and why NCE can fail under narrow noise where MECO does not.
 
-Part 1, covering noise: five objectives on four densities with exact log-densities, each method with the network that
-suits it. Part 2, narrow noise: NCE's loss looks at the model only where data or noise came, so elsewhere the network
-extrapolates as it likes; MECO weighs the rare outlying noise by exp(f)/q, which punishes mass there. Whether that is
-the cause is tested twice: by where the models' mass is, and by giving NCE a tenth of wide noise and nothing else.
+Part 1, covering noise: seven objectives on four densities with exact log-densities, each method with the network that
+suits it; FCE learns its noise from there on, and energy discrepancy has none. Part 2, narrow noise: NCE's loss looks at
+the model only where data or noise came, so elsewhere the network extrapolates as it likes; MECO weighs the rare noise
+far out by exp(f)/q, which punishes mass there. Whether that is the cause is tested twice: by where the models' mass is,
+and by giving NCE a tenth of wide noise and nothing else. Part 3: both over the noise's width (`density_widths.py`).
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from rl_contrastive.experiment.statistics import Interval
 from rl_contrastive.registry import register
 from rl_contrastive.studies.base import Bar, Context, Report, Table
 from rl_contrastive.studies.density_fits import NETWORKS, Density2DConfig, fit_energy, fit_reference
 from rl_contrastive.studies.density_plots import plot_all
-from rl_contrastive.studies.grid import Cell, Grid, all_failures, paired, run_grid
+from rl_contrastive.studies.density_widths import plot_widths, run_widths, widths_answer, widths_table
+from rl_contrastive.studies.grid import Cell, Grid, all_failures, figure, gap_of, metric_of, run_grid
 from rl_contrastive.studies.ledger import Options
 
 COVERING: dict[str, tuple[str, Options]] = {
@@ -27,6 +27,8 @@ COVERING: dict[str, tuple[str, Options]] = {
     "SNIS": ("snis", {}),
     "MECO .9": ("meco", {"gamma": 0.9}),
     "MECO .1": ("meco", {"gamma": 0.1}),
+    "FCE": ("fce", {}),
+    "ED": ("energy-discrepancy", {}),
 }
 NARROW: dict[str, tuple[str, Options, str]] = {
     "NCE": ("nce", {}, "narrow"),
@@ -36,7 +38,6 @@ NARROW: dict[str, tuple[str, Options, str]] = {
 NARROW_NETWORKS = ("sharp", "deep")
 REFERENCES = ("truth", "KDE", "20 Gaussians")
 BARS = {"8gaussians": 2.87, "spirals": 2.75, "pinwheel": 2.41, "checkerboard": 3.60}
-NOTHING = Interval(math.nan, math.nan, math.nan)
 Cells = dict[tuple[str, str], Cell]
 
 
@@ -46,20 +47,32 @@ def density_2d(config: Density2DConfig, context: Context) -> Report:
     covering = _covering(config, context)
     references = _references(config, context)
     narrow = _narrow(config, context)
+    widths = run_widths(config, context.part("widths"))
     bars = [*nll_bars(config, covering), *narrow_bars(config, narrow)]
     return Report(
         name="density-2d",
         question="Which objective fits a two-dimensional density best, and does MECO survive noise too narrow for NCE?",
-        answer=_covering_answer(config, covering) + " " + _narrow_answer(config, narrow),
+        answer=" ".join(
+            (_covering_answer(config, covering), _narrow_answer(config, narrow), widths_answer(config, widths))
+        ),
         tables=[
             _nll_table(config, covering, references),
             _difference_table(config, covering),
             _narrow_table(config, narrow),
+            widths_table(config, widths),
             _cost_table(config, covering),
         ],
         bars=bars,
-        plots=plot_all(config, covering, references, narrow, context.out),
-        numbers={"covering": _numbers(covering), "references": _numbers(references), "narrow": _numbers(narrow)},
+        plots=[
+            *plot_all(config, covering, references, narrow, context.out),
+            plot_widths(config, widths, context.out),
+        ],
+        numbers={
+            "covering": _numbers(covering),
+            "references": _numbers(references),
+            "narrow": _numbers(narrow),
+            "widths": _numbers(widths),
+        },
     )
 
 
@@ -88,26 +101,6 @@ def _references(config: Density2DConfig, context: Context) -> Cells:
     return run_grid(fit_reference, config, grid, context.part("references"))
 
 
-def figure(value: Interval) -> str:
-    """`2.845 [2.839, 2.851]`, or in powers of ten where numbers are large."""
-    if not np.isfinite(value.estimate):
-        return "failed"
-    width = ".3f" if abs(value.estimate) < 1000.0 else ".1e"
-    if not np.isfinite(value.low):
-        return f"{value.estimate:{width}} (one run)"
-    return f"{value.estimate:{width}} [{value.low:{width}}, {value.high:{width}}]"
-
-
-def _of(cell: Cell, metric: str) -> Interval:
-    """The cell's interval, NaN where every seed failed and there is no such metric."""
-    return cell.interval(metric) if metric in cell.metrics else NOTHING
-
-
-def _gap(a: Cell, b: Cell, metric: str) -> Interval:
-    """Paired mean of a - b, NaN where one side failed altogether."""
-    return paired(a, b, metric) if metric in a.metrics and metric in b.metrics else NOTHING
-
-
 def best_method(cells: Cells, setting: str, methods: list[str]) -> str:
     """The method with the lowest validation NLL on the tuning seeds (its chosen network): no reporting seed decides."""
     scores = {m: np.array([score for _, score in cells[setting, m].tuning]) for m in methods}
@@ -121,7 +114,7 @@ def nll_bars(config: Density2DConfig, cells: Cells) -> list[Bar]:
         bar = BARS[density]
         best = best_method(cells, density, list(COVERING))
         cell = cells[density, best]
-        found = _of(cell, "nll")
+        found = metric_of(cell, "nll")
         met = not cell.failed and found.estimate <= bar
         out.append(Bar(f"{density}: NLL of the best objective", f"<= {bar}", f"{best}: {figure(found)}", met))
     return out
@@ -132,19 +125,19 @@ def narrow_bars(config: Density2DConfig, cells: Cells) -> list[Bar]:
     for network in NARROW_NETWORKS:
         for density in config.narrow:
             setting = f"{density}, {network}"
-            gap = _gap(cells[setting, "NCE"], cells[setting, "MECO"], "nll")
+            gap = gap_of(cells[setting, "NCE"], cells[setting, "MECO"], "nll")
             what = f"{setting} network, narrow noise: NLL of NCE - NLL of MECO"
             out.append(Bar(what, "interval >= 1 nat", figure(gap), gap.low >= 1.0))
     for density in config.narrow:
         setting = f"{density}, sharp"
         nce, meco, wide = (cells[setting, m] for m in NARROW)
-        cost, gap = _gap(nce, meco, "cost_beyond"), _gap(nce, meco, "nll")
+        cost, gap = gap_of(nce, meco, "cost_beyond"), gap_of(nce, meco, "nll")
         words = f"{figure(cost)} of {figure(gap)} nats"
         what = f"{setting} network: part of NCE's deficit that is mass beyond the noise's bulk"
         out.append(
             Bar(what, ">= 90% of a positive deficit", words, gap.low > 0 and cost.estimate >= 0.9 * gap.estimate)
         )
-        left = _gap(wide, meco, "nll")
+        left = gap_of(wide, meco, "nll")
         what = f"{setting} network: NLL of NCE with a share of wide noise - NLL of MECO without"
         out.append(Bar(what, "interval <= 0.1 nat", figure(left), left.high <= 0.1))
     return out
@@ -153,7 +146,7 @@ def narrow_bars(config: Density2DConfig, cells: Cells) -> list[Bar]:
 def _nll_table(config: Density2DConfig, covering: Cells, references: Cells) -> Table:
     cells = {**references, **covering}
     rows = [
-        (method, *(figure(_of(cells[d, method], "nll")) for d in config.densities))
+        (method, *(figure(metric_of(cells[d, method], "nll")) for d in config.densities))
         for method in (*REFERENCES, *COVERING)
     ]
     error = max(float(np.nanmax(c.metrics["grid_error"])) for c in covering.values() if "grid_error" in c.metrics)
@@ -168,7 +161,7 @@ def _nll_table(config: Density2DConfig, covering: Cells, references: Cells) -> T
 def _difference_table(config: Density2DConfig, cells: Cells) -> Table:
     rows = []
     for method in list(COVERING)[1:]:
-        row = [_gap(cells[d, method], cells[d, "NCE"], "nll") for d in config.densities]
+        row = [gap_of(cells[d, method], cells[d, "NCE"], "nll") for d in config.densities]
         rows.append((method, *(figure(value) for value in row)))
     note = (
         "NLL - NLL of NCE, paired by seed; positive: worse than NCE. Of 95% intervals one in twenty misses by chance, "
@@ -180,7 +173,8 @@ def _difference_table(config: Density2DConfig, cells: Cells) -> Table:
 def _narrow_table(config: Density2DConfig, cells: Cells) -> Table:
     names = ("nll", "excess", "nll_bulk", "mass_beyond", "data_beyond")
     rows = [
-        (setting, method, *(figure(_of(cell, name)) for name in names)) for (setting, method), cell in cells.items()
+        (setting, method, *(figure(metric_of(cell, name)) for name in names))
+        for (setting, method), cell in cells.items()
     ]
     note = (
         f"Noise: a Gaussian of {config.narrowness:g} times the data's standard deviations; its bulk is the ellipse "
@@ -216,7 +210,7 @@ def _covering_answer(config: Density2DConfig, cells: Cells) -> str:
     better, worse = [], []
     for method in list(COVERING)[1:]:
         for d in config.densities:
-            gap = _gap(cells[d, method], cells[d, "NCE"], "nll")
+            gap = gap_of(cells[d, method], cells[d, "NCE"], "nll")
             word = f"{method} on {d} ({gap.estimate:+.3f})"
             better += [word] if gap.high < 0 else []
             worse += [word] if gap.low > 0 else []
@@ -232,7 +226,7 @@ def _narrow_answer(config: Density2DConfig, cells: Cells) -> str:
     for network in NARROW_NETWORKS:
         for d in config.narrow:
             nce, meco, wide = (cells[f"{d}, {network}", m] for m in NARROW)
-            gap, repaired = _gap(nce, meco, "nll"), _gap(nce, wide, "nll")
+            gap, repaired = gap_of(nce, meco, "nll"), gap_of(nce, wide, "nll")
             who = (
                 "MECO is ahead of NCE"
                 if gap.low > 0

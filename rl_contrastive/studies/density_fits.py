@@ -49,6 +49,10 @@ class Density2DConfig:
     """Toy laws of the comparison under covering noise."""
     narrow: tuple[str, ...] = ("spirals", "pinwheel")
     """Toy laws of the comparison under narrow noise."""
+    curve: tuple[str, ...] = ("moons", "8gaussians")
+    """Toy laws of the curve over widths of the noise."""
+    widths: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.8, 1.2)
+    """Its widths, in the data's standard deviations (> 0)."""
     points: int = 10_000
     """Training points, and as many again for validation and for the test (>= 100)."""
     steps: int = 1000
@@ -84,14 +88,17 @@ class Density2DConfig:
     def quick(cls) -> Density2DConfig:
         """Seconds; far from trained."""
         return cls(
-            densities=("8gaussians", "checkerboard"), narrow=("spirals",), points=500, steps=60, batch=64,
-            width=32, nodes=121, seeds=(10, 11), tune_seeds=(0,),
+            densities=("8gaussians", "checkerboard"), narrow=("spirals",), curve=("moons",), widths=(0.4, 1.2),
+            points=500, steps=60, batch=64, width=32, nodes=121, seeds=(10, 11), tune_seeds=(0,),
         )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name in (*self.densities, *self.narrow):
+        for name in (*self.densities, *self.narrow, *self.curve):
             make_density(name)
-        require(len(self.densities) >= 1 and len(self.narrow) >= 1, "density-2d: name at least one density each.")
+        named = min(len(self.densities), len(self.narrow), len(self.curve))
+        require(named >= 1, "density-2d: name at least one density each.")
+        widths = self.widths
+        require(len(widths) >= 1 and min(widths) > 0, f"density-2d: widths must be > 0, at least one, got {widths}.")
         for field, least in (("points", 100), ("steps", 1), ("batch", 1)):
             require(getattr(self, field) >= least, f"density-2d: {field} must be >= {least}.")
         rates = self.narrow_rates
@@ -149,7 +156,8 @@ def noise_law(kind: str, config: Density2DConfig, train: Tensor) -> NoiseLaw:
 
 
 def fit_energy(config: Density2DConfig, task: Task) -> Metrics:
-    """Options: objective, its options `of`, noise, network (or the setting's: "density, network"), lr -> metrics."""
+    """Options: objective, its options `of`, noise, network, lr -> metrics. The setting is "density, network" where the
+    options name no network, and "density, width" where the noise is "by setting"."""
     (seed,), options = task.seeds, task.options
     data = data_of(density_of(task), seed, config.points)
     start = time.process_time()
@@ -158,7 +166,7 @@ def fit_energy(config: Density2DConfig, task: Task) -> Metrics:
     like = data.train[:1].to(resolve_device(task.device))
     everywhere = log_partition(model, square(config), like=like)
     scores = scores_of(model, data, everywhere, like)
-    if options["noise"] != "covering":
+    if options["noise"] in ("narrow", "mixed"):
         scores |= bulk_scores(config, model, data, everywhere, like)
     if seed == config.seeds[0]:
         _keep_picture(task, model, float(everywhere.log_z), like)
@@ -185,8 +193,15 @@ def _trained(config: Density2DConfig, options: Options, data: Data, task: Task, 
         steps=config.steps, batch_size=config.batch, noise_batch=config.batch, lr=options["lr"], device=task.device
     )
     objective = make(options["objective"], options["of"])
-    law = noise_law(options["noise"], config, data.train)
-    trainer = Trainer(f, objective, data.train, q=law, config=train, rng_seed=_seed(density, seed, 4))
+    kind = options["noise"]
+    if kind == "by setting":
+        law: NoiseLaw = Gaussian.fit(data.train, inflate=float(task.setting.partition(", ")[2]) ** 2)
+    else:
+        law = noise_law(kind, config, data.train)
+    # Noise that misses data is what this study looks at.
+    trainer = Trainer(
+        f, objective, data.train, q=law, config=train, rng_seed=_seed(density, seed, 4), allow_uncovered=True
+    )
     trainer.run()
     return trainer.model
 

@@ -26,6 +26,8 @@ from rl_contrastive.spec import FloatArray
 from rl_contrastive.studies.base import Context
 from rl_contrastive.studies.ledger import CELLS, Fit, Ledger, Options, Task, run_task
 
+NOTHING = Interval(float("nan"), float("nan"), float("nan"))
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -92,6 +94,26 @@ def paired(a: Cell, b: Cell, metric: str) -> Interval:
     """Mean of a - b, seed by seed, with its interval: the seeds share data, so pairing removes their part."""
     require(a.seeds == b.seeds, "study: a paired difference needs the same seeds on both sides.")
     return interval(a.metrics[metric] - b.metrics[metric])
+
+
+def metric_of(cell: Cell, metric: str) -> Interval:
+    """The cell's interval, NaN where every seed failed and there is no such metric."""
+    return cell.interval(metric) if metric in cell.metrics else NOTHING
+
+
+def gap_of(a: Cell, b: Cell, metric: str) -> Interval:
+    """Paired mean of a - b, NaN where one side failed altogether."""
+    return paired(a, b, metric) if metric in a.metrics and metric in b.metrics else NOTHING
+
+
+def figure(value: Interval) -> str:
+    """`2.845 [2.839, 2.851]`, or in powers of ten where numbers are large."""
+    if not np.isfinite(value.estimate):
+        return "failed"
+    width = ".3f" if abs(value.estimate) < 1000.0 else ".1e"
+    if not np.isfinite(value.low):
+        return f"{value.estimate:{width}} (one run)"
+    return f"{value.estimate:{width}} [{value.low:{width}}, {value.high:{width}}]"
 
 
 def run_grid(fit: Fit, config: Any, grid: Grid, context: Context) -> dict[tuple[str, str], Cell]:

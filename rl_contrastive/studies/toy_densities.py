@@ -1,10 +1,11 @@
-"""Four densities of the plane that tell objectives apart, each with its exact log-density: no histogram as truth.
+"""Five densities of the plane that tell objectives apart, each with its exact log-density: no histogram as truth.
 
 name          what is hard                                         log p
 8gaussians    separate modes on a ring (a plain ring is the trap)  a mixture in closed form
 spirals       a thin curve, whose neighbour arm is close           a mixture along the curve, by quadrature
 checkerboard  jumps of the density, exact zeros between cells      uniform on 8 of 16 squares
 pinwheel      curved blades that thin out                          change of variables, roots in one variable
+moons         two arcs that reach into each other                  a mixture in closed form
 The laws are those of the usual toy examples (FFJORD, Grathwohl et al. 2019, took them up), written down anew.
 """
 
@@ -47,6 +48,15 @@ def eight_gaussians() -> GaussianMixture:
     means = math.sqrt(8.0) * torch.stack([angle.cos(), angle.sin()], dim=-1)  # (8, 2)
     covariances = 0.125 * torch.eye(2, dtype=torch.float64).repeat(8, 1, 1)
     return GaussianMixture(torch.full((8,), 0.125), means.float(), covariances)
+
+
+def two_moons() -> GaussianMixture:
+    """Twice 64 equal Gaussians, standard deviation 1/5, on two half circles of the radius 2, 1/10 apart on each."""
+    angle = (torch.arange(64, dtype=torch.float64) + 0.5) * (math.pi / 64.0)
+    upper = 2.0 * torch.stack([angle.cos() - 0.5, angle.sin() - 0.25], dim=-1)  # (64, 2)
+    means = torch.cat([upper, -upper])
+    covariances = 0.04 * torch.eye(2, dtype=torch.float64).repeat(128, 1, 1)
+    return GaussianMixture(torch.full((128,), 1.0 / 128.0), means.float(), covariances)
 
 
 @dataclass(frozen=True)
@@ -181,4 +191,5 @@ DENSITIES: dict[str, Callable[[], ToyDensity]] = {
     "spirals": Spirals,
     "checkerboard": Checkerboard,
     "pinwheel": Pinwheel,
+    "moons": two_moons,
 }

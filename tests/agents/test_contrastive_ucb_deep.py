@@ -14,6 +14,7 @@ from rl_contrastive.deep.bonus import make_bonus
 from rl_contrastive.deep.config import BonusConfig
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.evaluate import sample
+from rl_contrastive.spec import Transition
 
 SMALL = {
     "warm_start": 30,
@@ -254,3 +255,50 @@ def test_bad_options_are_sentences(options, words) -> None:
 def test_missing_state_is_a_sentence() -> None:
     with pytest.raises(RlcError, match="lacks 'learner'"):
         sea().load_state_dict({})
+
+
+@pytest.mark.parametrize("options", [{}, ELLIPTICAL, PSI], ids=["tiles", "elliptical", "psi"])
+def test_visits_that_left_the_replay_are_counted_as_if_they_were_there(options) -> None:
+    """The same visits in a ring that lost most of them and in one that holds all: the same counts after a rebuild."""
+    small, large = (sea(capacity=size, growth=1e6, train_every=10**6, **options) for size in (100, 500))
+    for agent in (small, large):
+        batches(agent, 0, 25)
+        agent._rebuild()
+    assert small.past.visits == 300 - len(small.replay.visits()) > 200
+    assert large.past.visits == 0
+    assert small.bonus.visits == large.bonus.visits == 300
+    obs = np.arange(6)
+    expected = large.bonus.of(large.learner.features.phi(obs))
+    assert small.bonus.of(small.learner.features.phi(obs)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_place_that_left_the_replay_keeps_its_bonus_through_rebuilds_and_a_load() -> None:
+    """State 0 some 2000 times, then others only, in a ring of 200 (fidelity 7): to 1 %, and to the byte when loaded."""
+    agent = sea(capacity=200, growth=1e6, train_every=10**6)
+    walk = (lambda k: np.zeros((2, 7), dtype=np.int64)), (lambda k: np.arange(1, 8).clip(max=5) * np.ones((2, 1), int))
+    for episodes, states in zip((167, 60), walk, strict=True):
+        for k in range(episodes):
+            show(agent, states(k))
+    agent._rebuild()
+    assert 0 not in agent.replay.ring.obs[agent.replay.visits()]
+    stayed = agent.bonus.of(agent.learner.features.phi(np.zeros(1, dtype=np.int64)))[0, 0]
+    assert stayed == pytest.approx(0.1 / np.sqrt(167 * 12 + 0.1), rel=0.01)
+    again = sea(seed=1, capacity=200, growth=1e6, train_every=10**6)
+    again.load_state_dict(agent.state_dict())
+    for one in (agent, again):
+        show(one, walk[1](0))
+        for _ in range(3):
+            one._rebuild()
+        b = one.bonus.of(one.learner.features.phi(np.zeros(1, dtype=np.int64)))[0, 0]
+        assert b == pytest.approx(stayed, rel=0.01)
+    assert same(agent.state_dict(), again.state_dict())
+
+
+def show(agent, states: np.ndarray) -> None:
+    """An episode of states (2, T + 1) in which action 0 is always taken."""
+    agent.begin(2)
+    for h in range(states.shape[1] - 1):
+        last = np.full(2, h == states.shape[1] - 2)
+        agent.act(states[:, h], h)
+        row = (states[:, h], np.zeros(2, dtype=np.int64), np.zeros(2), states[:, h + 1], np.ones(2), last)
+        agent.observe(Transition(h, *row, np.ones(2, dtype=bool)))

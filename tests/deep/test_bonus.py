@@ -80,6 +80,23 @@ def test_more_pairs_than_coordinates_are_told_apart_by_tiles_and_not_by_sigma() 
     assert ratios[1] > 10.0
 
 
+def test_tiles_are_the_norm_with_a_diagonal_sigma_for_one_tiling_only() -> None:
+    """b over the norm of the cells' joint vector e / sqrt(T) under Sigma = lambda I + sum ee' / T."""
+    rng, ratio = np.random.default_rng(0), {}
+    phi, probe = rng.normal(size=(400, 2)), 1.5 * rng.normal(size=(100, 2))
+    for T in (1, 4):
+        bonus = tiled(400, 2, lam=0.1, tilings=T, width=1.0)
+        visit(bonus, np.arange(400), phi)
+        number = np.unique(bonus.tiles.cells_of(np.concatenate([phi, probe])), return_inverse=True)[1].reshape(-1, T)
+        e = np.zeros((500, number.max() + 1))
+        np.put_along_axis(e, number, 1.0 / np.sqrt(T), axis=1)
+        sigma = 0.1 * np.eye(e.shape[1]) + e[:400].T @ e[:400]
+        ratio[T] = bonus.of(probe) / np.sqrt(np.einsum("ij,ji->i", e[400:], np.linalg.solve(sigma, e[400:].T)))
+    np.testing.assert_allclose(ratio[1], 1.0)
+    assert ratio[4].max() <= 1.0 + 1e-9
+    assert ratio[4].min() < 0.8
+
+
 def test_large_replays_have_room_for_a_cell_for_each_entry() -> None:
     """A million entries, each of its own: hashed to the 2^18 numbers of a small replay, most share a cell."""
     alone = {}
@@ -127,16 +144,23 @@ def test_a_rebuild_from_the_same_features_changes_nothing_and_is_the_sum_of_the_
 
 
 @pytest.mark.parametrize("make", [elliptical, tiled])
-def test_visits_that_left_the_ring_still_count(make) -> None:
-    bonus, e = make(2, 2), np.array([[1.0, 0.0]])
-    for i in range(10):
-        visit(bonus, np.array([i % 2]), e)
-    before = bonus.of(e)
-    bonus.rebuild(e, chunks(np.repeat(e, 2, axis=0), 2))
-    assert before[0] == pytest.approx(1 / np.sqrt(11.0))
-    assert bonus.of(e)[0] == pytest.approx(1 / np.sqrt(11.0))
-    with pytest.raises(RlcError, match="3 stored visits, but only"):
-        make(4, 2).rebuild(e, chunks(np.repeat(e, 3, axis=0), 3))
+def test_visits_that_left_the_replay_count_where_they_were(make) -> None:
+    """A 2000 times, then B 200 times in a ring of 200: b(A) is the same before and after any rebuild."""
+    bonus, A, B = make(200, 2, lam=0.1), np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
+    for e, visits in ((A, 2000), (B, 200)):
+        for _ in range(visits // 200):
+            visit(bonus, np.arange(200), np.repeat(e, 200, axis=0))
+    before, none = bonus.of(A)[0], np.zeros(1, dtype=np.int64)
+    assert before == pytest.approx(1 / np.sqrt(2000.1))
+    for _ in range(3):
+        stored = np.repeat(B, 200, axis=0)
+        bonus.rebuild(np.concatenate([A, B]), chunks(stored, 50), [(A[:, None], none, np.array([2000.0]))])
+        assert bonus.of(A)[0] == pytest.approx(before, rel=1e-6)
+        assert bonus.of(B)[0] == pytest.approx(1 / np.sqrt(200.1))
+    with pytest.raises(RlcError, match="200 stored visits and 0 that left, but 2200 were counted"):
+        bonus.rebuild(B, chunks(np.repeat(B, 200, axis=0), 50))
+    with pytest.raises(RlcError, match="3 stored visits and 0 that left, but 0"):
+        make(4, 2).rebuild(B, chunks(np.repeat(B, 3, axis=0), 3))
 
 
 def test_entries_without_an_action_are_kept_but_not_counted() -> None:

@@ -48,11 +48,12 @@ def test_visits_of_states_are_counted_for_each_action() -> None:
     np.testing.assert_allclose(bonus.of(far[:, None]), 2.0 / np.sqrt(0.5 + visits))
     np.testing.assert_allclose(bonus.ahead(np.array([1, 2])), 2.0 / np.sqrt(0.5 + visits))
     np.testing.assert_allclose(bonus.along(np.array([0, 2]), np.array([0, 2])), 2.0 / np.sqrt(0.5 + np.array([0, 1])))
-    # Counted afresh when half of six visits have left the replay: each that is left stands for two.
+    # Counted afresh when four more visits have left the replay, three of a state and action that are not in it.
     index, action = np.arange(3), np.array([1, 1, 2])
-    bonus.visits = 6
-    bonus.rebuild(far[[0, 0, 1]], iter([(index, action, far[[0, 0, 1]][:, None])]))
-    np.testing.assert_allclose(bonus.of(far[:, None]), 2.0 / np.sqrt(0.5 + 2 * visits))
+    bonus.visits = 7
+    gone = [(far[:, None], np.array([0, 2]), np.array([3.0, 1.0]))]
+    bonus.rebuild(far[[0, 0, 1]], iter([(index, action, far[[0, 0, 1]][:, None])]), gone)
+    np.testing.assert_allclose(bonus.of(far[:, None]), 2.0 / np.sqrt(0.5 + np.array([[3, 2, 0], [0, 0, 2]])))
 
 
 def test_features_alike_in_all_actions_share_their_visits_unless_they_are_of_states() -> None:

@@ -213,9 +213,17 @@ def test_the_memory_is_a_ring_and_forgotten_visits_still_count() -> None:
     walk(env, 100)
     assert len(env.learner) == 50
     assert env.counts.visits == 200
-    env.counts.rebuild(env.learner.sample(), env.learner.visits())
-    phi = np.concatenate([phi[np.arange(len(phi)), action] for _, action, phi in env.learner.visits()])
-    expected = env.bonus_config.counts.lam * np.eye(6) + 4 * phi.T @ phi
+    assert env.past.visits == 150
+    env._rebuild()
+    phi, weight = [], []
+    for _, action, each in env.learner.visits():
+        phi.append(each[np.arange(len(each)), action])
+        weight.append(np.ones(len(each)))
+    for obs, action, times in env.past.chunks():
+        phi.append(env.learner.net.phi(obs, action))
+        weight.append(times)
+    rows, total = np.concatenate(phi), np.concatenate(weight)
+    expected = env.bonus_config.counts.lam * np.eye(6) + rows.T @ (rows * total[:, None])
     assert env.counts.confidence.Sigma[0] == pytest.approx(expected, rel=1e-4)
 
 

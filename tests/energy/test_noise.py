@@ -278,6 +278,26 @@ def test_kde_leave_one_out() -> None:
     assert own[0] == max(own)
 
 
+@pytest.mark.parametrize("copies", [2, 5])
+def test_copies_of_points_do_not_choose_the_bandwidth(copies: int) -> None:
+    """Every point several times: the bandwidth and the score of the points once, in pieces of any size."""
+    points = torch.randn(200, 2, generator=generator(), dtype=torch.float64)
+    many, grid = points.repeat(copies, 1), [1e-9, 0.01, 0.5, 2.0]
+    once, law = KernelDensity.fit(points, grid), KernelDensity.fit(many, grid)
+    assert law.bandwidth == once.bandwidth == 0.5
+    np.testing.assert_allclose(law.leave_one_out()[:200], once.leave_one_out(), rtol=1e-12)
+    np.testing.assert_allclose(KernelDensity(many, 0.5, room=900).leave_one_out(), law.leave_one_out(), rtol=1e-12)
+    test = torch.randn(200, 2, generator=generator(1), dtype=torch.float64)
+    assert float(law.log_prob(test).mean()) == pytest.approx(-2.9, abs=0.15)  # the entropy is 2.84
+
+
+def test_rounded_data_choose_a_bandwidth_of_their_grid_and_one_point_alone_none() -> None:
+    points = (torch.randn(500, 1, generator=generator(), dtype=torch.float64) * 5.0).round() / 5.0
+    assert KernelDensity.fit(points, [1e-6, 1e-3, 0.2, 5.0]).bandwidth == 0.2
+    with pytest.raises(RlcError, match="the 3 points are all the same; no bandwidth fits them"):
+        KernelDensity.fit(torch.ones(3, 2), [0.1, 1.0])
+
+
 # --- coverage
 
 

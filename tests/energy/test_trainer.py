@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rl_contrastive.device import resolve_device
 from rl_contrastive.energy.energies import MLPConfig, MLPEnergy, tilted
-from rl_contrastive.energy.noise import Gaussian, Mixture, UserLaw, defended, moved
+from rl_contrastive.energy.noise import Gaussian, Mixture, Uniform, UserLaw, defended, moved
 from rl_contrastive.energy.objectives import OBJECTIVES, make
 from rl_contrastive.energy.partition import Quadrature, log_partition
 from rl_contrastive.energy.trainer import TrainConfig, Trainer
@@ -284,6 +284,37 @@ def test_what_is_refused() -> None:
         Trainer(nn.Identity(), make("nce"), x, q=None, config=config, rng_seed=0)
     with pytest.raises(RlcError, match="finite"):
         Trainer(f, make("nce"), x * math.nan, q=None, config=config, rng_seed=0)
+
+
+FAR = Gaussian(torch.full((2,), 30.0), 0.01 * torch.eye(2))
+
+
+@pytest.mark.parametrize("name", ["nce", "ence", "meco", "snis", "infonce", "fce"])
+def test_noise_that_does_not_cover_the_data_is_refused_unless_asked_for(name: str) -> None:
+    x = torch.randn(500, 2, generator=gen(0))
+    f, config = MLPEnergy.for_data(x, MLPConfig(hidden=(8,)), rng=gen(0)), TrainConfig(steps=2, device="cpu")
+    with pytest.raises(RlcError, match=r"noise: 100\.0% of 500 data points lie where the law puts less than"):
+        Trainer(f, make(name), x, q=FAR, config=config, rng_seed=0)
+    Trainer(f, make(name), x, q=FAR, config=config, rng_seed=0, allow_uncovered=True).run()
+    box = Uniform(torch.full((2,), -1.0), torch.full((2,), 1.0))
+    with pytest.raises(RlcError, match=r"noise: the law has density 0 at .* of 500 data points; widen it"):
+        Trainer(f, make(name), x, q=box, config=config, rng_seed=0)
+    covered = defended(FAR, Gaussian.fit(x, inflate=2.0), share=0.1)
+    Trainer(f, make(name), x, q=covered, config=config, rng_seed=0).run()
+
+
+def test_of_many_data_some_are_looked_at_and_no_stream_moves() -> None:
+    """50 000 points, of which a fifth is far away; the first batch is the same with the check and without."""
+    x = torch.randn(50_000, 2, generator=gen(0))
+    x[::5] += 40.0
+    f, config = MLPEnergy.for_data(x, MLPConfig(hidden=(8,)), rng=gen(0)), TrainConfig(steps=2, device="cpu")
+    with pytest.raises(RlcError, match=r"noise: (1|2)\d\.\d% of 2000 data points"):
+        Trainer(f, make("nce"), x, q=Gaussian(torch.zeros(2), torch.eye(2)), config=config, rng_seed=0)
+    wide, batches = Gaussian.fit(x, inflate=2.0), []
+    for allowed in (False, True):
+        t = Trainer(f, make("nce"), x, q=wide, config=config, rng_seed=0, allow_uncovered=allowed)
+        batches.append(torch.cat([t._batch(), wide.sample(9, rng=t._noise_rng)]))
+    assert torch.equal(*batches)
 
 
 def test_what_is_not_finite_stops_with_a_sentence() -> None:

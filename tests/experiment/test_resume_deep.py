@@ -46,4 +46,4 @@ def test_killed_and_resumed_it_has_the_same_bytes_and_the_same_replay(storage, t
     assert [array.tobytes() for array in keys] == [array.tobytes() for array in others]
     assert all(array.any() for array in keys)
     names = {path.name.split("-")[0] for path in (killed / "replay").iterdir()}
-    assert names == {"segment", "priority", "keys", "lost", "cursor"}
+    assert names == {"segment", "priority", "keys", "lost", "past", "cursor"}

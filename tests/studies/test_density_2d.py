@@ -150,14 +150,14 @@ def test_the_best_objective_is_chosen_by_tuning_and_a_failed_seed_fails_the_bar(
 @pytest.mark.long
 def test_the_study_end_to_end(tmp_path: Path) -> None:
     report = study.density_2d(TINY, Context(out=tmp_path, device="cpu"))
-    assert [len(t.rows) for t in report.tables] == [3 + 5, 4, 2 * 3, 5]
+    assert [len(t.rows) for t in report.tables] == [3 + 7, 6, 2 * 3, 2, 7]
     assert all(len(row) == len(t.columns) for t in report.tables for row in t.rows)
     assert len(report.bars) == 1 + 2 + 2
     for name in report.plots:
         assert (tmp_path / name).stat().st_size > 10_000
         assert (tmp_path / name).with_suffix(".svg").is_file()
     lines = {p: p.read_bytes() for p in tmp_path.rglob("cells.jsonl")}
-    assert len(lines) == 3
+    assert len(lines) == 4
     again = study.density_2d(TINY, Context(out=tmp_path, device="cpu"))
     assert (again.answer, again.bars, again.tables) == (report.answer, report.bars, report.tables)
     assert lines == {p: p.read_bytes() for p in tmp_path.rglob("cells.jsonl")}  # nothing was measured again
@@ -175,7 +175,9 @@ def test_a_method_that_always_fails_is_shown_and_stops_nothing(tmp_path: Path) -
 
 def test_what_is_refused() -> None:
     for values, word in (
-        ({"densities": ("moons",)}, "toy density"),
+        ({"widths": (0.5, 0.0)}, "widths must be > 0"),
+        ({"curve": ()}, "at least one"),
+        ({"densities": ("stars",)}, "toy density"),
         ({"narrow": ()}, "at least one"),
         ({"points": 10}, "points"),
         ({"narrow_rates": (0.0,)}, "narrow_rates"),

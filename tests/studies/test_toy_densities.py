@@ -113,3 +113,13 @@ def test_pinwheel_at_a_known_root() -> None:
 def test_an_unknown_density_is_a_sentence() -> None:
     with pytest.raises(RlcError, match="did you mean 'spirals'"):
         make_density("spiral")
+
+
+def test_the_moons_by_hand() -> None:
+    """Half a turn takes one arc to the other; far from the ends, across an arc, the law is a Gaussian of width 1/5."""
+    law = make_density("moons")
+    x = law.sample(50, rng=gen(0)).double()
+    assert torch.allclose(law.log_prob(x), law.log_prob(-x), atol=1e-9)
+    on, beside = (torch.tensor([[-1.0, r - 0.5]], dtype=torch.float64) for r in (2.0, 2.2))  # the top of the upper arc
+    assert float(law.log_prob(on)) == pytest.approx(-math.log(4 * math.pi * 0.2 * math.sqrt(2 * math.pi)), abs=0.01)
+    assert float(law.log_prob(on) - law.log_prob(beside)) == pytest.approx(0.5, abs=0.06)
