@@ -65,9 +65,9 @@ class ContrastiveUCBConfig:
     pool: bool = True
     """Tables where the environment declares one kernel for all steps: fit one from the data of all steps."""
     representation: Literal["vector", "latent", "ridge"] = "vector"
-    """Rich observations only (states are tables always). vector: phi(o,a) of the observation, linear or neural, with
-    least-squares value iteration; latent: phi(z,a) over latent states decoded from it, a block function class with an
-    exact backward pass. On the lock of 20 steps vector takes 6 000 episodes and latent 9 000."""
+    """Rich observations only (states are tables always). vector: phi(o,a) and psi(o') of the observations, planned
+    through P-hat over the stored successors; latent: phi(z,a) over latent states decoded from them, a block function
+    class with an exact backward pass; ridge: not Algorithm 1, see `contrastive-lsvi`."""
     capacity: int = 5000
     """Rows kept of each step where observations are stored, the newest ones (>= 10). Tables of states keep all."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
@@ -181,6 +181,22 @@ class ContrastiveUCB(BaseAgent):
         restore_generator(self.rng, state["rng"])
         restore_generator(self.fit_rng, state["fit_rng"])
         self.model.load_state_dict(state["model"])
+
+
+@dataclass(frozen=True)
+class ContrastiveLSVIConfig(ContrastiveUCBConfig):
+    """Contrastive-UCB's roll-in and features, with ridge LSVI and a decoder's policy in the place of P-hat."""
+
+    growth: float = 0.0
+    """Plan again when the stored transitions grew by this fraction (>= 0; 0: after every batch)."""
+    representation: Literal["vector", "latent", "ridge"] = "ridge"
+    """Rich observations only (states are tables always): ridge LSVI on phi, and a decoder's policy to hand out."""
+
+
+@register("agent", "contrastive-lsvi", ContrastiveLSVIConfig)
+def contrastive_lsvi(env: Env, config: ContrastiveLSVIConfig, *, seed: int = 0) -> ContrastiveUCB:
+    """Not Algorithm 1: acts by ridge LSVI on contrastive features, hands out the policy of a decoder's latents."""
+    return ContrastiveUCB(env, config, seed=seed)
 
 
 @dataclass(frozen=True)

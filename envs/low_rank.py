@@ -114,6 +114,8 @@ class LowRankVariant:
     """(A, B) of the two players whose joint actions the A of the config counts."""
     state_value: Callable[[FloatArray], FloatArray] = lambda Q: np.asarray(Q.max(axis=-1))
     """Q_h (S, A) -> V_h (S,): the maximum for one agent, the value of each state's matrix game for two players."""
+    draw: Callable[[LowRankConfig], LowRankMDP] | None = None
+    """Draws the MDP, in the place of `draw_mdp`."""
 
 
 PLAIN = LowRankVariant()
@@ -128,7 +130,7 @@ class LowRankEnv(BatchEnv):
 
     def __init__(self, config: LowRankConfig, num_envs: int, *, variant: LowRankVariant = PLAIN) -> None:
         self.config, self.variant = config, variant
-        self.mdp = draw_mdp(config, variant.draw_reward)
+        self.mdp = draw_mdp(config, variant.draw_reward) if variant.draw is None else variant.draw(config)
         S, A, H = config.num_states, config.num_actions, config.horizon
         spec = EnvSpec(
             name=variant.name,

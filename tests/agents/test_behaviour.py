@@ -22,7 +22,10 @@ CASES = {
     "on-policy": ("contrastive-ucb", {"roll_in": "on-policy", "warm_start": 20}),
     "frontier": ("contrastive-frontier", {"warm_start": 20}),
     "frontier, warm start": ("contrastive-frontier", {"warm_start": 1000}),
-    **{name: (name, {}) for name in ("rep-ucb", "ucbvi", "lsvi-ucb", "epsilon-greedy", "uniform", "pca-frontier")},
+    **{
+        name: (name, {})
+        for name in ("rep-ucb", "contrastive-lsvi", "ucbvi", "lsvi-ucb", "epsilon-greedy", "uniform", "pca-frontier")
+    },
 }
 
 

@@ -1,0 +1,79 @@
+"""A family of random low-rank MDPs that only optimism solves: one path of rare states leads to the reward.
+
+Factor 0 of d leads to the few good states of the next step, the others to random mixtures of common states. A good
+state has one action, another one at each state and step, that goes on to good states with probability `success`; all
+others fall back among the common ones, for good, and pay a bait. The good action of the last step pays 1. Reaching it
+takes H right actions of A in a row. Planning without a bonus takes the bait from the first episode on, and uniform
+actions find the needle once in A^H episodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.envs.low_rank import LowRankConfig, LowRankEnv, LowRankMDP, LowRankVariant
+from rl_contrastive.registry import register
+
+
+@dataclass(frozen=True)
+class NeedleConfig(LowRankConfig):
+    """A random low-rank MDP with a needle; everything about it is a function of `mdp_seed` and the sizes."""
+
+    num_states: int = 30
+    """S, number of states (> good_states)."""
+    num_actions: int = 4
+    """A, number of actions (>= 2)."""
+    horizon: int = 8
+    """H, right actions in a row (>= 1)."""
+    rank: int = 3
+    """d, dimension of phi and psi (>= 2): one factor of good states, d - 1 of common ones."""
+    good_states: int = 3
+    """Good states of each step (>= 1)."""
+    success: float = 0.97
+    """Probability that a good action leads on to a good state, in (0, 1]."""
+    bait: float = 0.02
+    """Most that another pair pays at a step, in [0, 1]: it pays bait times a uniform number."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fewer = 1 <= self.good_states < self.num_states
+        require(fewer, f"needle: good_states must be 1..{self.num_states - 1}, got {self.good_states}.")
+        require(self.num_actions >= 2, f"needle: num_actions must be >= 2, got {self.num_actions}.")
+        require(self.rank >= 2, f"needle: rank must be >= 2, got {self.rank}.")
+        require(0.0 < self.success <= 1.0, f"needle: success must be in (0, 1], got {self.success}.")
+        require(0.0 <= self.bait <= 1.0, f"needle: bait must be in [0, 1], got {self.bait}.")
+        require(not self.stationary, "needle: each step has its own good states; stationary must be false.")
+
+
+def draw_needle(config: LowRankConfig) -> LowRankMDP:
+    """The MDP of `config.mdp_seed`."""
+    assert isinstance(config, NeedleConfig)
+    c = config
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(c.mdp_seed)))
+    S, A, H, d = c.num_states, c.num_actions, c.horizon, c.rank
+    good = np.zeros((H + 1, S), dtype=np.bool_)
+    for h in range(H + 1):
+        good[h, rng.choice(S, c.good_states, replace=False)] = True
+    phi, psi = np.zeros((H, S, A, d)), np.zeros((H, d, S))
+    phi[..., 1:] = rng.dirichlet(np.full(d - 1, c.alpha_phi), size=(H, S, A))
+    right = rng.integers(A, size=(H, S))
+    r = c.bait * rng.random((H, S, A))
+    for h in range(H):
+        psi[h, 0, good[h + 1]] = 1.0 / c.good_states
+        psi[h, 1:, ~good[h + 1]] = rng.dirichlet(np.full(S - c.good_states, c.alpha_psi), size=d - 1).T
+        s = np.flatnonzero(good[h])
+        phi[h, s, right[h, s], 1:] *= 1.0 - c.success
+        phi[h, s, right[h, s], 0] = c.success
+        r[h, s, right[h, s]] = float(h == H - 1)
+    return LowRankMDP(phi, psi, r, good[0] / c.good_states)
+
+
+@register("env", "needle", NeedleConfig)
+class NeedleEnv(LowRankEnv):
+    """Random low-rank MDP with a reward behind rarely reached states: without optimism it is not found."""
+
+    def __init__(self, config: NeedleConfig, num_envs: int) -> None:
+        super().__init__(config, num_envs, variant=replace(LowRankVariant(), name="needle", draw=draw_needle))
