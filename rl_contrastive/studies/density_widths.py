@@ -108,7 +108,7 @@ def plot_widths(config: Density2DConfig, cells: Cells, out: Path) -> str:
 
         panels[density] = paint
     caption = (
-        f"Noise narrower and wider than the data: mean and 95% bootstrap interval over n = {len(config.seeds)} seeds; "
+        f"Noise narrower and wider than the data: mean and 95% interval over n = {len(config.seeds)} seeds; "
         f"dotted: {FAILED:g} nat, from which a fit counts as failed."
     )
     return draw(out, "density-2d-widths", panels, caption)

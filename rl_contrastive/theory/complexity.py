@@ -70,6 +70,7 @@ class ComplexityConfig:
         )
 
     def __post_init__(self) -> None:
+        require(self.seed >= 0, f"sample-complexity: seed must be >= 0, got {self.seed}.")
         for name in ("horizons", "actions", "ranks", "uniform_horizons"):
             require(len(getattr(self, name)) >= 2, f"sample-complexity: {name} needs at least two sizes.")
         require(self.seeds >= 1, f"sample-complexity: seeds must be >= 1, got {self.seeds}.")

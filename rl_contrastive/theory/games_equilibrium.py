@@ -47,6 +47,7 @@ class GamesEquilibriumConfig:
         return cls(actions=(2, 4), widths=(0.0, 0.3), games=300)
 
     def __post_init__(self) -> None:
+        require(self.seed >= 0, f"games-equilibrium: seed must be >= 0, got {self.seed}.")
         require(self.games >= 1, f"games-equilibrium: games must be >= 1, got {self.games}.")
         require(min(self.actions) >= 2, "games-equilibrium: actions must be >= 2, or there is nothing to play.")
         require(min(self.widths) >= 0, "games-equilibrium: widths must be >= 0.")

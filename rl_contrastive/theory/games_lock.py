@@ -61,6 +61,7 @@ class GamesLockConfig:
         return cls(locks=((3, 5, 0.1, 0.1), (6, 3, 0.25, 0.2)), num_symbols=8, repeats=4)
 
     def __post_init__(self) -> None:
+        require(self.seed >= 0, f"games-lock: seed must be >= 0, got {self.seed}.")
         require(len(self.locks) >= 1, "games-lock: give at least one lock.")
         require(self.num_symbols >= 3, f"games-lock: num_symbols must be >= 3, got {self.num_symbols}.")
         require(self.repeats >= 1 and self.per_pair >= 1, "games-lock: repeats and per_pair must be >= 1.")

@@ -57,6 +57,7 @@ class GamesOptimismConfig:
         return cls(num_states=10, episodes=600, games=2)
 
     def __post_init__(self) -> None:
+        require(self.seed >= 0, f"games-optimism: seed must be >= 0, got {self.seed}.")
         require(self.games >= 1 and self.episodes >= 200, "games-optimism: games >= 1 and episodes >= 200 are needed.")
         require(len(self.agents) >= 1, "games-optimism: give at least one agent.")
         require(self.theory > 0, f"games-optimism: theory must be > 0, got {self.theory}.")

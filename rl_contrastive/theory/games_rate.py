@@ -57,6 +57,7 @@ class GamesRateConfig:
         return cls(num_states=10, episodes=3000, games=3)
 
     def __post_init__(self) -> None:
+        require(self.seed >= 0, f"games-rate: seed must be >= 0, got {self.seed}.")
         require(self.games >= 1 and self.episodes >= 1000, "games-rate: games >= 1 and episodes >= 1000 are needed.")
         require(len(self.controls) >= 1, "games-rate: give at least one control.")
 

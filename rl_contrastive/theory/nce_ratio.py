@@ -47,6 +47,7 @@ class NceRatioConfig:
         return cls(num_states=12, num_actions=2, perturbations=50)
 
     def __post_init__(self) -> None:
+        require(self.seed >= 0, f"nce-ratio: seed must be >= 0, got {self.seed}.")
         require(self.iterations >= 1, f"nce-ratio: iterations must be >= 1, got {self.iterations}.")
         require(self.perturbations >= 1, f"nce-ratio: perturbations must be >= 1, got {self.perturbations}.")
 

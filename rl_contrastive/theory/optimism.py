@@ -52,6 +52,7 @@ class OptimismConfig:
         return cls(episodes=300, mdps=2)
 
     def __post_init__(self) -> None:
+        require(self.seed >= 0, f"optimism: seed must be >= 0, got {self.seed}.")
         require(self.c > 0 and self.mdps >= 1, "optimism: c > 0 and mdps >= 1 are needed.")
 
 

@@ -40,6 +40,7 @@ class PotentialConfig:
         return cls(count=1000)
 
     def __post_init__(self) -> None:
+        require(self.seed >= 0, f"elliptical-potential: seed must be >= 0, got {self.seed}.")
         require(self.dim >= 1 and self.count >= 2, "elliptical-potential: dim >= 1 and count >= 2 are needed.")
         require(self.lam >= 1.0, f"elliptical-potential: lam must be >= 1, got {self.lam}.")
 

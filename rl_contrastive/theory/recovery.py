@@ -46,6 +46,7 @@ class RecoveryConfig:
         return cls(num_states=30, num_actions=3, per_pair=(64, 512, 4096), mdps=3)
 
     def __post_init__(self) -> None:
+        require(self.seed >= 0, f"feature-recovery: seed must be >= 0, got {self.seed}.")
         require(len(self.per_pair) >= 2, "feature-recovery: give at least two n.")
         require(self.mdps >= 1, f"feature-recovery: mdps must be >= 1, got {self.mdps}.")
 

@@ -57,6 +57,7 @@ class RegretConfig:
         return cls(num_states=20, num_actions=4, episodes=3000, mdps=2)
 
     def __post_init__(self) -> None:
+        require(self.seed >= 0, f"regret-slope: seed must be >= 0, got {self.seed}.")
         require(self.mdps >= 1 and self.episodes >= 100, "regret-slope: mdps >= 1 and episodes >= 100 are needed.")
 
 

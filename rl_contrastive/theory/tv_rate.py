@@ -48,6 +48,7 @@ class TvRateConfig:
         return cls(num_states=(40, 160), per_pair=(32, 128, 512), num_actions=3, mdps=3)
 
     def __post_init__(self) -> None:
+        require(self.seed >= 0, f"tv-rate: seed must be >= 0, got {self.seed}.")
         require(len(self.num_states) >= 2 and len(self.per_pair) >= 2, "tv-rate: give at least two S and two n.")
         require(self.mdps >= 1, f"tv-rate: mdps must be >= 1, got {self.mdps}.")
 
