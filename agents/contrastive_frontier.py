@@ -102,6 +102,7 @@ class ContrastiveFrontier(BaseAgent):
             "frontier": float(np.minimum(self._switch, self.env_spec.horizon).mean()),
             "largest_uncertainty": float(self.plan.E[0].max()),
             "rows": float(self.table.rows().sum()),
+            **self.table.scalars(),
         }
 
     def _replan(self) -> None:

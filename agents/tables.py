@@ -43,6 +43,9 @@ class Table(Protocol):
     def rows(self) -> IntArray:
         """(H,) transitions ever stored of each step."""
 
+    def scalars(self) -> dict[str, float]:
+        """What was chosen on the data, to be recorded."""
+
     def label(self, h: int, obs: Array, *, explore: bool = True) -> IntArray:
         """State of each observation of step h: (N, ...) -> (N,).
 
@@ -162,6 +165,9 @@ class StateTable:
     def rows(self) -> IntArray:
         return self._rows
 
+    def scalars(self) -> dict[str, float]:
+        return {}
+
     def label(self, h: int, obs: Array, *, explore: bool = True) -> IntArray:
         return np.asarray(obs, dtype=np.int64)
 
@@ -206,6 +212,10 @@ class LatentTable:
 
     def rows(self) -> IntArray:
         return self.store.total
+
+    def scalars(self) -> dict[str, float]:
+        """Whether the decoder's whitening is the full one, where it was chosen."""
+        return {"full": float(self.decoder.full)} if self.decoder.config.whitening == "auto" else {}
 
     def label(self, h: int, obs: Array, *, explore: bool = True) -> IntArray:
         return self.decoder.label(h, np.asarray(obs), weighted=explore)

@@ -206,8 +206,19 @@ def _line(folder: Path, summary: Any) -> str:
     if "certificate" in exact:  # it bounds the gap of another pair, the one that explores
         parts += [f"of sigma's marginals {exact['gap_explore']:.4f} (certificate {exact['certificate']:.4f})"]
     parts += [f"solved at episode {solved}"] if solved is not None else []
+    parts += _estimates(summary.get("estimated", {}))
     parts += [f"go on with `rlc resume {folder}`"] if summary["status"] == "aborted" else []
     return f"{folder}: {', '.join(parts)}"
+
+
+def _estimates(found: dict[str, float]) -> list[str]:
+    """What the agent read off the data, in words."""
+    words = [f"d {found['dim']:.0f} of the data"] if "dim" in found else []
+    if "reward_high" in found:
+        words.append(f"rewards {found['reward_low']:g} to {found['reward_high']:g} as seen")
+    if "full" in found:
+        words.append(f"{'full' if found['full'] else 'given'} whitening")
+    return words
 
 
 @dataclass(frozen=True)

@@ -271,6 +271,10 @@ def _share(progress: Progress) -> float | None:
     return round(progress.eval_steps / both, 6) if both else None
 
 
+ESTIMATED = ("dim", "full", "reward_low", "reward_high", "misfit")
+"""Scalars of agents that say what was taken from the data in the place of an option."""
+
+
 def _summary(config: RunConfig, env: Env, progress: Progress, status: str, error: str | None, wall: float) -> Summary:
     solved = progress.solved_at
     return {
@@ -292,6 +296,7 @@ def _summary(config: RunConfig, env: Env, progress: Progress, status: str, error
         "optimal_return": env.env_spec.optimal_return,
         "peak_memory_mb": peak_memory_mb(),
         "exact": dict(progress.exact),
+        "estimated": {name: progress.scalars[name] for name in ESTIMATED if name in progress.scalars},
         "episode_cap": config.budget.episodes,
         "step_cap": config.budget.steps,
     }
