@@ -13,9 +13,11 @@ from rl_contrastive.config import from_dict
 from rl_contrastive.envs.base import BatchEnv
 from rl_contrastive.envs.streams import uniforms
 from rl_contrastive.errors import RlcError
+from rl_contrastive.features.learner import LearnerConfig
 from rl_contrastive.features.maps import LinearFeatures
 from rl_contrastive.features.mixture import MixtureConfig
-from rl_contrastive.spec import EnvSpec
+from rl_contrastive.features.mixture_learner import MixtureLearner
+from rl_contrastive.spec import EnvSpec, LevelData
 
 
 class Ring(BatchEnv):
@@ -90,6 +92,15 @@ def test_a_store_too_short_for_simplex_features_is_refused():
         ucb(capacity=19)
     batches(ucb(capacity=20), 0, 2)
     ucb(capacity=10, representation="ridge")
+
+
+def test_a_step_with_few_of_many_rows_does_not_judge_the_whitening():
+    """Rows are judged evenly over the longest step; of 30 beside 20 000 one is left, and one of two parts was empty."""
+    rng, N = np.random.default_rng(0), 20_000
+    obs, zero = rng.normal(size=(2, N, 2)), np.zeros((2, N))
+    data = LevelData(obs, rng.integers(2, size=(2, N)), zero, obs + 1.0, zero + 1.0, np.array([N, 30]))
+    learner = MixtureLearner(MixtureConfig(iterations=1), LearnerConfig(dim=2), horizon=2, num_actions=2)
+    np.testing.assert_allclose(learner.fit(data, N).share.sum(axis=1), 1.0)
 
 
 def test_a_law_that_vectors_do_not_have_is_refused():
