@@ -69,7 +69,8 @@ class ContrastiveUCBConfig:
     through P-hat over the stored successors; latent: phi(z,a) over latent states decoded from them, a block function
     class with an exact backward pass; ridge: not Algorithm 1, see `contrastive-lsvi`."""
     capacity: int = 5000
-    """Rows kept of each step where observations are stored, the newest ones (>= 10). Tables of states keep all."""
+    """Rows kept of each step where observations are stored, the newest ones (>= 10; >= 20 for simplex features, which
+    need as many). Tables of states keep all."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """The contrastive fit."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)

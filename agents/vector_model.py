@@ -17,7 +17,7 @@ from rl_contrastive.config import require
 from rl_contrastive.experiment.store import LevelStore
 from rl_contrastive.features.learner import FeatureLearner
 from rl_contrastive.features.maps import FeatureMap
-from rl_contrastive.features.mixture_learner import MixtureLearner
+from rl_contrastive.features.mixture_learner import LEAST_ROWS, MixtureLearner
 from rl_contrastive.features.neural_maps import features_from_state
 from rl_contrastive.planning.bonus import EllipticalBonus
 from rl_contrastive.planning.bounds import ReturnBounds
@@ -42,8 +42,11 @@ class VectorModel:
         self.store = LevelStore(spec, config.capacity)
         sizes = {"horizon": spec.horizon, "num_actions": spec.num_actions}
         simplex = config.learner.method == "spectral" and config.learner.model == "auto"
+        enough = not simplex or config.capacity >= LEAST_ROWS
+        require(enough, f"ucb: capacity must be >= {LEAST_ROWS} for simplex features, got {config.capacity}.")
         self.learner = MixtureLearner(config.mixture, config.learner, **sizes) if simplex else None
-        self.other = None if simplex else FeatureLearner(config.learner, **sizes)
+        other = FeatureLearner(config.learner, **sizes)  # made in any case: it refuses what vectors do not have
+        self.other = None if simplex else other
         self.features: FeatureMap | None = None
         self.fitted = 0
         """Rows ever stored at the last fit of the features."""
@@ -99,7 +102,7 @@ class VectorModel:
             self.features = self.learner.fit(data, int(self.store.total.sum()), version=version)
         else:
             assert self.other is not None
-            self.features = self.other.fit_rows(data, rng=rng, version=version).features
+            self.features = self.other.fit_rows(data, rng=rng, start=self.features, version=version).features
 
     def _bonus(self, h: int, phi: FloatArray) -> FloatArray:
         """b_h, in units of the rewards' range."""

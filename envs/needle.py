@@ -35,12 +35,13 @@ class NeedleConfig(LowRankConfig):
     success: float = 0.97
     """Probability that a good action leads on to a good state, in (0, 1]."""
     bait: float = 0.02
-    """Most that another pair pays at a step, in [0, 1]: it pays bait times a uniform number."""
+    """Most that another pair pays at a step, in [0, 1]: it pays bait times a uniform number.
+    Above success^H / H the baits of an episode may pay more than the needle."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         fewer = 1 <= self.good_states < self.num_states
-        require(fewer, f"needle: good_states must be 1..{self.num_states - 1}, got {self.good_states}.")
+        require(fewer, f"needle: num_states must be > good_states >= 1, got {self.num_states} and {self.good_states}.")
         require(self.num_actions >= 2, f"needle: num_actions must be >= 2, got {self.num_actions}.")
         require(self.rank >= 2, f"needle: rank must be >= 2, got {self.rank}.")
         require(0.0 < self.success <= 1.0, f"needle: success must be in (0, 1], got {self.success}.")

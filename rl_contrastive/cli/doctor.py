@@ -106,9 +106,10 @@ def _disk() -> Finding:
 def _names() -> Finding:
     """Whether everything registered can be imported."""
     from rl_contrastive import registry
+    from rl_contrastive.cli.lists import KINDS
 
     try:
-        counts = [f"{len(registry.entries(kind))} {kind}s" for kind in registry.PACKAGES]
+        counts = [f"{len(registry.entries(kind))} {name}" for name, kind in KINDS.items()]
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it is the finding
         return Finding("registry", "bad", f"not everything can be imported: {_short(error)}")
     return Finding("registry", "ok", ", ".join(counts))

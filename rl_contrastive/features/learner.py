@@ -44,7 +44,8 @@ class LearnerConfig:
     """Its hyperparameters (docs/objectives.md), e.g. gamma of meco; on the command line NAME VALUE ..."""
     dim: int | None = None
     """d, dimension of phi and psi (>= 1; >= 2 for vector observations, where one is the constant); None: from the data,
-    on tables the singular values above the sampling noise, at most 64, on vectors 3."""
+    on tables the singular values above the sampling noise, at most 64, on vectors 3 (2 for
+    one number)."""
     model: Literal["auto", "tabular", "linear", "neural"] = "auto"
     """Form of phi and psi: auto is tabular for state indices and linear for vectors."""
     law: Law = "marginal"
@@ -135,7 +136,7 @@ class FeatureLearner:
             make(config.objective, config.objective_options)  # a wrong name or option is noticed here, not at a fit
         self.config = config
         self.dim = config.dim or VECTOR_DIM
-        """d on vectors."""
+        """d on vectors, at most."""
         self.horizon, self.num_actions, self.num_states = horizon, num_actions, num_states
 
     def fit_table(
@@ -181,13 +182,15 @@ class FeatureLearner:
         levels: IntArray = np.flatnonzero(data.count >= 1).astype(np.int64)
         D = int(np.prod(data.obs.shape[2:], dtype=np.int64))
         k = min(self.config.linear.pca_dim, D)
+        # The closed form has no more than k directions and the constant; a given d is refused there, ours is lowered.
+        dim = self.dim if self.config.dim or self.config.method == "nce" else min(self.dim, k + 1)
         if not len(levels):
-            return Fit(constant_features(H, D, k, self.num_actions, self.dim, version), {})
+            return Fit(constant_features(H, D, k, self.num_actions, dim, version), {})
         some = data if len(levels) == H else take_levels(data, levels)
         spectral = None
         report: dict[str, FloatArray] = {}
         if self.config.method != "nce":
-            spectral = fit_linear(some, self.num_actions, self.dim, self.config.linear, version=version)
+            spectral = fit_linear(some, self.num_actions, dim, self.config.linear, version=version)
         if spectral is not None and self.config.method == "spectral":
             fitted: LinearFeatures | NeuralFeatures = spectral.features
         else:
@@ -210,7 +213,7 @@ class FeatureLearner:
         from rl_contrastive.features.row_problem import RowProblem
 
         some = None if start is None else select_levels(start, levels)
-        config = replace(self.config, dim=self.dim)
+        config = replace(self.config, dim=self.dim if spectral is None else spectral.features.dim)
         problem = RowProblem(data, self.num_actions, config, spectral=spectral, start=some, rng=rng, version=version)
         return refine(problem, config, rng=rng)
 

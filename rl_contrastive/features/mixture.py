@@ -39,7 +39,7 @@ class MixtureConfig:
     iterations: int = 10
     """EM iterations of a fit (>= 1)."""
     ridge: float = 1.0
-    """Ridge of phi's softmax regression towards the factors' shares, in rows (> 0)."""
+    """Ridge of phi's softmax regression towards the factors' shares, in rows (>= 1e-9)."""
     width: float = 1e-3
     """Ridge of sigma's covariance within a factor, as a share of the mean variance of o' (> 0)."""
     whitening: Literal["auto", "given", "full"] = "auto"
@@ -53,8 +53,9 @@ class MixtureConfig:
     def __post_init__(self) -> None:
         for name, least in (("directions", 1), ("iterations", 1), ("most", 2), ("folds", 2)):
             require(getattr(self, name) >= least, f"mixture: {name} must be >= {least}, got {getattr(self, name)}.")
-        for name in ("ridge", "width"):
-            require(0 < getattr(self, name) < np.inf, f"mixture: {name} must be > 0, got {getattr(self, name)}.")
+        # A ridge that is lost to rounding leaves the Newton steps of an action without rows singular.
+        require(1e-9 <= self.ridge < np.inf, f"mixture: ridge must be >= 1e-9, got {self.ridge}.")
+        require(0 < self.width < np.inf, f"mixture: width must be > 0, got {self.width}.")
 
 
 @dataclass(frozen=True)

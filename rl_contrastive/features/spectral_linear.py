@@ -97,6 +97,7 @@ def fit_linear(
     require(2 <= dim <= k + 1, f"spectral: dim must lie in 2..{k + 1} (1 + principal directions), got {dim}.")
     (here, z), (there, y_white) = whiten(x, data.count, config), whiten(y, data.count, config)
     reward = data.reward if config.reward_target else np.zeros(mask.shape)
+    require(bool((np.abs(reward) < 1e150).all()), "spectral: a reward is NaN, infinite or beyond 1e150.")
     target = np.concatenate([y_white, reward[..., None]], axis=2)  # (H, N, k'+1)
     B, share = _per_action_ridge(z, target, data.action, mask, num_actions, config.ridge)
     weighted = np.sqrt(share)[..., None, None] * B  # (H, A, k+1, k'+1)

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from rl_contrastive.features.learner import take_levels
 from rl_contrastive.features.mixture import MixtureConfig, held_out_score
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, noise_floor, whiten
 from rl_contrastive.spec import LevelData
@@ -35,6 +36,9 @@ def full_is_better(data: LevelData, num_actions: int, given: LinearSpectralConfi
     """Whether FULL predicts held-out transitions better than `given`, by two standard errors; while neither predicts,
     whether most steps have a direction of large variance all the same."""
     judges = _evenly(data)
+    several = np.flatnonzero(judges.count >= JUDGE.folds)  # of a step with few rows one or none may be among them
+    if len(several) < len(judges.count):
+        judges = take_levels(judges, several)
     score = held_out_score(judges, num_actions, 2, JUDGE, given)
     gain = held_out_score(judges, num_actions, 2, JUDGE, FULL) - score
     if score.sum() > 0.0 or (score + gain).sum() > 0.0:
