@@ -24,8 +24,8 @@ from rl_contrastive.theory.training import column, known, run, settings
 from rl_contrastive.theory.verdict import Verdict
 
 SLOPE = 0.55
-PAPER = "contrastive-ucb, paper's roll-in"
-"""Label of the learner whose episodes act uniformly at two steps."""
+ON_POLICY, PAPER = "contrastive-ucb, on-policy", "contrastive-ucb, paper's roll-in"
+"""Labels of the learner that acts by its plans to the end, and of the one that acts uniformly at two steps."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ def regret_slope(config: RegretConfig, *, out: Path) -> Verdict:
     agents, missing = known(config.agents)
     judged = [agent for agent in config.judged if agent in agents]
     require(len(judged) > 0, f"regret-slope: none of the agents {', '.join(config.judged)} is registered.")
-    names = [*agents, *([PAPER] if "contrastive-ucb" in agents else []), "uniform"]
+    label = {"contrastive-ucb": ON_POLICY}
+    judged = [label.get(agent, agent) for agent in judged]
+    names = [*(label.get(a, a) for a in agents), *([PAPER] if "contrastive-ucb" in agents else []), "uniform"]
     curves = {name: _curves(config, name) for name in names}
     regrets = {name: c.slope(c.regret) for name, c in curves.items()}
     averages = {name: c.slope(c.suboptimality) for name, c in curves.items()}
@@ -131,7 +133,7 @@ def regret_slope(config: RegretConfig, *, out: Path) -> Verdict:
 
 def _curves(config: RegretConfig, name: str) -> Curves:
     """Runs of one agent, one MDP each. contrastive-ucb chooses d from the data."""
-    agent = "contrastive-ucb" if name == PAPER else name
+    agent = "contrastive-ucb" if name in (ON_POLICY, PAPER) else name
     fields = settings(agent, rank=config.rank, horizon=config.horizon)
     if agent == "contrastive-ucb":
         fields |= {"roll_in": "paper" if name == PAPER else "on-policy", "learner": {"dim": None}}
