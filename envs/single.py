@@ -23,6 +23,7 @@ NATIVE = (
     "dense-lock",
     "distractor-lock",
     "low-rank",
+    "needle",
     "probe-action",
     "probe-constant",
     "probe-delay",

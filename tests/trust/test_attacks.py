@@ -206,7 +206,7 @@ def test_a_damaged_finished_run_plays_as_it_was_or_is_refused(tmp_path, runs):
 # Signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_sweep_that_is_stopped_goes_on_to_the_same_bytes(tmp_path, number):
     text = '[defaults]\nseeds = [0, 1]\ntensorboard = false\ncheckpoint_seconds = 0\n[[run]]\nagent = "ucbvi"\n'
     text += 'env = "low-rank"\nepisodes = 3000\neval_every = 100\neval_episodes = 5\n"env.num_states" = 6\n'

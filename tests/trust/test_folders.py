@@ -240,6 +240,7 @@ def test_odd_files_are_one_sentence_and_the_checkpoint_before_is_taken(tmp_path,
     assert load_state(tmp_path) == {"n": 1}
 
 
+@pytest.mark.long
 def test_a_bomb_is_refused_unread(tmp_path):
     import resource
 
