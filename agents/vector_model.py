@@ -66,7 +66,7 @@ class VectorModel:
 
     def fit(self, version: int, *, rng: np.random.Generator) -> dict[str, float]:
         """2.-4. The features where the rows grew by `feature_growth`, the rest each time."""
-        scalars, total = {}, int(self.store.total.sum())
+        total = int(self.store.total.sum())
         if self.features is None or total >= (1.0 + self.config.feature_growth) * self.fitted:
             self._learn(version, rng)
             self.fitted = total

@@ -25,7 +25,7 @@ from rl_contrastive.features.latents import (
 )
 from rl_contrastive.features.learner import FeatureLearner, LearnerConfig, take_levels
 from rl_contrastive.features.maps import LinearFeatures
-from rl_contrastive.features.spectral_linear import LinearSpectralConfig, fit_linear
+from rl_contrastive.features.spectral_linear import LinearSpectralConfig, first_columns, fit_linear
 from rl_contrastive.features.whitening import FULL, LOOK_AGAIN, Whitening, full_is_better
 from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, LevelData, State
 
@@ -115,7 +115,7 @@ class LatentDecoder:
         f, b = self.config.forward, self.config.backward
         if self.config.directions == "pca":
             # The same whitened coordinates, in order of variance and regardless of what they predict.
-            self.W[levels] = _columns(spectral.here.matrix, f + b)
+            self.W[levels] = first_columns(spectral.here.matrix, f + b)
             self.mean[levels] = spectral.here.mean
             changed = levels
         else:
@@ -123,9 +123,9 @@ class LatentDecoder:
             if self.config.refine:
                 require(rng is not None, "decoder: refinement needs a generator (rng).")
                 forward, backward = self._refined(part, forward, backward, rng)
-            self.forward[levels] = _columns(forward, f)
+            self.forward[levels] = first_columns(forward, f)
             self.mean[levels] = spectral.here.mean
-            self.backward[levels + 1] = _columns(backward, b)
+            self.backward[levels + 1] = first_columns(backward, b)
             changed = np.unique(np.concatenate([levels, levels[levels + 1 < H] + 1]))
             self.W[changed] = np.concatenate([self.forward[changed], self.backward[changed]], axis=2)
         self._cluster(data, changed)
@@ -199,7 +199,7 @@ class LatentDecoder:
         good &= large_enough(labels, mask, k, config.smallest)
         W, effective = discriminant(x, mask, labels, k, ridge=config.shrinkage)
         q = min(k - 1, self.W.shape[2])
-        W = _columns(W, q)  # the leading ones, where the decoder has no room for all
+        W = first_columns(W, q)  # the leading ones, where the decoder has no room for all
         sharp = (x - self.mean[levels][:, None]) @ W  # (L, N, q)
         member = ((labels[..., None] == np.arange(k)) & mask[..., None]).astype(np.float64)
         centres = np.swapaxes(member, 1, 2) @ sharp / np.maximum(member.sum(axis=1), 1.0)[..., None]
@@ -252,14 +252,6 @@ class LatentDecoder:
         for key in ("full", "looked_at"):
             require(key in state, f"decoder: the saved state lacks '{key}'.")
         self.full, self.looked_at = bool(state["full"]), int(state["looked_at"])
-
-
-def _columns(directions: FloatArray, q: int) -> FloatArray:
-    """The first q columns of (L, D, m); an observation of few dimensions has fewer, and the others are 0."""
-    L, D, m = directions.shape
-    out = np.zeros((L, D, q))
-    out[:, :, : min(m, q)] = directions[:, :, :q]
-    return out
 
 
 def seen(data: LevelData) -> BoolArray:

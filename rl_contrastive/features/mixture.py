@@ -20,7 +20,7 @@ import numpy as np
 from rl_contrastive.config import require
 from rl_contrastive.features.latents import propose
 from rl_contrastive.features.maps import coordinates
-from rl_contrastive.features.spectral_linear import LinearSpectralConfig, fit_linear
+from rl_contrastive.features.spectral_linear import LinearSpectralConfig, first_columns, fit_linear
 from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, LevelData, State
 
 FIRST, LATER = 6, 1
@@ -142,8 +142,8 @@ def fit_mixture(
     real = np.arange(N) < data.count[:, None]
     spectral = fit_linear(data, num_actions, 2, linear)
     x, y = (np.asarray(o.reshape(H, N, -1), dtype=np.float64) for o in (data.obs, data.next_obs))
-    forward = _unit(_columns(spectral.forward, config.directions), x, spectral.here.mean, real)
-    backward = _unit(_columns(spectral.backward, rank - 1), y, spectral.there.mean, real)
+    forward = _unit(first_columns(spectral.forward, config.directions), x, spectral.here.mean, real)
+    backward = _unit(first_columns(spectral.backward, rank - 1), y, spectral.there.mean, real)
     z = _coordinates(x, spectral.here.mean, forward, real)  # (H, N, q+1)
     z_next = _coordinates(y, spectral.there.mean, backward, real)  # (H, N, m+1)
     _, labels = propose(z_next[..., :-1], real, rank)
@@ -266,14 +266,6 @@ def kept_rows(data: LevelData, keep: BoolArray) -> LevelData:
         taken(data.obs), taken(data.action), taken(data.reward), taken(data.next_obs), taken(data.discount),
         count.astype(np.int64),
     )  # fmt: skip
-
-
-def _columns(directions: FloatArray, q: int) -> FloatArray:
-    """The first q columns of (H, D, m), or all of them and zeros."""
-    H, D, m = directions.shape
-    out = np.zeros((H, D, q))
-    out[..., : min(m, q)] = directions[..., :q]
-    return out
 
 
 def _unit(directions: FloatArray, x: FloatArray, mean: FloatArray, real: BoolArray) -> FloatArray:

@@ -255,6 +255,14 @@ def _top_directions(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
     return fix_signs(U[:, :, ::-1]), np.sqrt(np.maximum(lam[:, ::-1], 0.0))
 
 
+def first_columns(directions: FloatArray, q: int) -> FloatArray:
+    """The first q columns of (H, D, m); an observation of few dimensions has fewer, and the others are 0."""
+    H, D, m = directions.shape
+    out = np.zeros((H, D, q))
+    out[..., : min(m, q)] = directions[..., :q]
+    return out
+
+
 def _exact_root(z: FloatArray, directions: FloatArray, mask: FloatArray) -> FloatArray:
     """W C^-1/2 (H, k, m) with C = Cov(W'z): coordinates of covariance I, each as near its direction as can be."""
     u = (z @ directions) * mask[..., None]  # (H, N, m); z is centred
