@@ -61,7 +61,7 @@ class ContrastiveUCBGameConfig:
     """gamma: the bonus is min(gamma sqrt(A B) ||phi||, 1) times the range of the return to go (>= 0; 0: no bonus)."""
     lam: float = 1.0
     """lambda, ridge of Sigma (> 0)."""
-    growth: float = 0.0
+    growth: float = 0.02
     """Refit and replan when the stored transitions grew by this fraction (>= 0; 0: after every batch)."""
     decoder_growth: float = 0.1
     """Refit a step's decoder when its rows grew by this fraction (> 0)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -28,6 +28,9 @@ WHOLE_KERNEL = 1 << 19
 @dataclass(frozen=True)
 class LowRankConfig:
     """A random low-rank MDP; everything about it is a function of `mdp_seed` and the sizes."""
+
+    NAME: ClassVar[str] = "low-rank"
+    """Registry name, which messages begin with."""
 
     num_states: int = 50
     """S, number of states (>= 1)."""
@@ -51,10 +54,11 @@ class LowRankConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_states", "num_actions", "horizon", "rank"):
-            require(getattr(self, name) >= 1, f"low-rank: {name} must be >= 1, got {getattr(self, name)}.")
-        require(self.mdp_seed >= 0, f"low-rank: mdp_seed must be >= 0, got {self.mdp_seed}.")
+            require(getattr(self, name) >= 1, f"{self.NAME}: {name} must be >= 1, got {getattr(self, name)}.")
+        require(self.mdp_seed >= 0, f"{self.NAME}: mdp_seed must be >= 0, got {self.mdp_seed}.")
         for name in ("alpha_phi", "alpha_psi"):
-            require(0.0 < getattr(self, name) < np.inf, f"low-rank: {name} must be > 0, got {getattr(self, name)}.")
+            alpha = getattr(self, name)
+            require(0.0 < alpha < np.inf, f"{self.NAME}: {name} must be > 0, got {alpha}.")
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,8 @@ class LowRankVariant:
     """Q_h (S, A) -> V_h (S,): the maximum for one agent, the value of each state's matrix game for two players."""
     draw: Callable[[LowRankConfig], LowRankMDP] | None = None
     """Draws the MDP, in the place of `draw_mdp`."""
+    reward_range: tuple[float, float] = (0.0, 1.0)
+    """Least and largest reward of a step."""
 
 
 PLAIN = LowRankVariant()
@@ -140,7 +146,7 @@ class LowRankEnv(BatchEnv):
             obs_dtype="int64",
             num_states=S,
             optimal_return=float(self._values[0][0] @ self.mdp.rho),
-            reward_range=(0.0, 1.0),
+            reward_range=variant.reward_range,
             players=variant.players,
             stationary=config.stationary,
         )

@@ -10,6 +10,7 @@ actions find the needle once in A^H episodes.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from rl_contrastive.registry import register
 @dataclass(frozen=True)
 class NeedleConfig(LowRankConfig):
     """A random low-rank MDP with a needle; everything about it is a function of `mdp_seed` and the sizes."""
+
+    NAME: ClassVar[str] = "needle"
 
     num_states: int = 30
     """S, number of states (> good_states)."""

@@ -50,6 +50,7 @@ def test_the_needle_needs_optimism():
     ("fields", "words"),
     [
         ({"good_states": 12}, "good_states"),
+        ({"horizon": 0}, "^needle: horizon must be >= 1, got 0"),
         ({"num_actions": 1}, "num_actions"),
         ({"rank": 1}, "rank"),
         ({"success": 0.0}, "success"),
