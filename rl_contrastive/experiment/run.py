@@ -35,6 +35,7 @@ from rl_contrastive.experiment.run_config import (
     run_folder,
     with_device,
 )
+from rl_contrastive.experiment.seal import broken_seal, sealed
 from rl_contrastive.spec import Agent, Env, State
 
 __all__ = [
@@ -180,8 +181,16 @@ def check_new(path: Path, overwrite: bool) -> None:
 
 
 def read_summary(path: Path) -> Summary | None:
-    """The summary of a run folder, or None if it has none yet."""
-    return read_json(path / SUMMARY) if (path / SUMMARY).is_file() else None
+    """The summary of a run folder, or None if it has none yet.
+
+    RlcError where it says finished but it, or what it vouches for, was changed; unfinished runs have their checkpoints.
+    """
+    if not (path / SUMMARY).is_file():
+        return None
+    summary = read_json(path / SUMMARY)
+    broken = broken_seal(path, summary) if summary.get("status") == "finished" else None
+    require(broken is None, f"{path}: {broken} Remove its summary.json to resume from the last checkpoint.")
+    return summary
 
 
 def _train(
@@ -231,6 +240,7 @@ def _train(
     summary = _summary(config, env, seen, status, error, wall)
     try:
         folder.require_own()
+        summary = sealed(folder.path, summary)
         write_json(folder.path / SUMMARY, summary)
     except RlcError as problem:  # a full disk, a deleted folder: the caller still learns how the run ended
         summary["error"] = summary["error"] or str(problem)

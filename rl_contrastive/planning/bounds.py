@@ -76,5 +76,6 @@ class ReturnBounds:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; RlcError on a missing or wrong entry."""
         seen = np.asarray(state.get("seen", ()), dtype=np.float64)
-        require(seen.shape == (2,), "bounds: the saved state lacks the smallest and largest reward.")
+        good = seen.shape == (2,) and bool(np.isfinite(seen).all())
+        require(good, "bounds: the saved state lacks the smallest and largest reward, two finite numbers.")
         self.seen = np.array(seen)

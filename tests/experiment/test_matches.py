@@ -111,6 +111,7 @@ def test_a_run_that_cannot_play_says_why(tmp_path):
     assert config.env == "tiny-game"
     assert np.allclose(agent.policy(np.zeros(1, int), 0).sum(), 1)
     summary = json.loads((run / "summary.json").read_text())
+    del summary["sha256"]
     (run / "summary.json").write_text(json.dumps(summary | {"status": "aborted"}))
     with pytest.raises(RlcError, match="no finished run: go on with `rlc resume"):
         load_agent(run)
@@ -130,6 +131,11 @@ def test_the_checkpoint_is_what_plays_and_a_config_that_was_changed_is_refused(t
     config = json.loads((run / "config.json").read_text())
     config["agent_config"]["mu"] = [1.0, 0.0, 0.0]
     (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RlcError, match=r"config\.json was changed since the run ended"):
+        load_agent(run)
+    summary = json.loads((run / "summary.json").read_text())
+    del summary["sha256"]
+    (run / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(RlcError, match=r"of another run: agent_config\.mu is \[0.0, 1.0, 0.0\] there and \[1.0, 0.0"):
         load_agent(run)
 

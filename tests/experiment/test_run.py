@@ -23,7 +23,7 @@ BROKEN = str(Path(__file__).parent.parent / "broken_env.py")
 SUMMARY = {
     "agent", "env", "label", "seed", "status", "error", "episodes", "env_steps", "wall_s", "solved_at_episode",
     "solved_at_env_steps", "final_return", "optimal_return", "peak_memory_mb", "exact", "episode_cap", "step_cap",
-    "players", "eval_steps", "evaluation_share", "estimated",
+    "players", "eval_steps", "evaluation_share", "estimated", "sha256",
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rl_contrastive import registry
@@ -24,6 +25,7 @@ from rl_contrastive.config import from_dict, to_dict
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.checkpoint import load_state
 from rl_contrastive.experiment.loop import Budget
+from rl_contrastive.experiment.report.runs import read_run
 from rl_contrastive.experiment.run import RunConfig, config_json, resume, run, run_folder
 from rl_contrastive.experiment.trained import load_agent
 
@@ -122,10 +124,10 @@ def delete(path: Path, rng: random.Random, other: Path) -> None:
 
 
 def swap(path: Path, rng: random.Random, other: Path) -> None:
-    """With another file of its folder, or the file of this name of another run (not a summary that says finished)."""
+    """With another file of its folder, or the file of this name of another run."""
     theirs = [p for p in other.rglob(path.name) if p.parent.name in (path.parent.name, other.name)]
     files = [p for p in path.parent.iterdir() if p.is_file() and p != path]
-    files += [] if path.name == "summary.json" else theirs
+    files += theirs
     if files:
         chosen = rng.choice(sorted(files))
         mine, data = path.read_bytes(), chosen.read_bytes()
@@ -183,6 +185,31 @@ def test_damage_to_any_file_ends_in_the_same_bytes_or_in_a_sentence(tmp_path, ru
             assert same_bytes(copy, whole), what
         shutil.rmtree(copy)
     print(f"seed {SEED}, {ATTACKS} attacks: {endings}")
+
+
+def test_a_damaged_finished_run_is_compared_as_it_was_or_counts_as_failed(tmp_path, runs):
+    """No bit of config.json, metrics.jsonl or summary.json turns into another figure of a table."""
+    rng, failed = random.Random(SEED + 2), 0
+    for number in range(5 * ATTACKS):
+        config, part, whole = rng.choice(runs)
+        copy = tmp_path / whole.parent.name / whole.name
+        shutil.copytree(whole, copy)
+        name, how = rng.choice(("config.json", "metrics.jsonl", "summary.json")), rng.choice(DAMAGE)
+        how(copy / name, rng, part)
+        what = f"RLC_ATTACK_SEED={SEED}, attack {number}: {config.agent}, {how.__name__} {name}"
+        true, found = read_run(whole), read_run(copy)
+        if found.status == "finished":
+            for field in ("agent", "env", "seed", "solved_at", "cap"):
+                assert getattr(found, field) == getattr(true, field), what
+            values = {key: value for key, value in found.summary.items() if key in true.summary and key != "sha256"}
+            assert values == {key: true.summary[key] for key in values}, what
+            np.testing.assert_equal(found.series, true.series, err_msg=what)
+        else:
+            failed += 1
+            assert found.error, what
+            assert "\n" not in found.error, what
+        shutil.rmtree(copy)
+    assert failed > 0
 
 
 def test_a_damaged_finished_run_plays_as_it_was_or_is_refused(tmp_path, runs):

@@ -20,6 +20,7 @@ import numpy as np
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.run_config import completed
+from rl_contrastive.experiment.seal import broken_seal
 from rl_contrastive.spec import FloatArray
 
 FILES = ("config.json", "metrics.jsonl", "summary.json")
@@ -119,6 +120,8 @@ def read_run(folder: Path) -> Run:
     config = _guarded(problems, _read_json, folder / "config.json")
     summary = _guarded(problems, _read_json, folder / "summary.json")
     series = _todays_names(_guarded(problems, _read_series, folder / "metrics.jsonl"))
+    if not problems:
+        _guarded(problems, _require_seal, folder, summary)
     timing = _guarded([], _read_timing, folder / "timing.jsonl")  # wall times are a convenience: none is no failure
     parent, _, env_of_path = folder.parent.name.partition("--")
     seed = SEED_FOLDER.fullmatch(folder.name)
@@ -155,9 +158,15 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def _guarded(problems: list[str], read: Any, path: Path) -> dict[Any, Any]:
+def _require_seal(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    broken = broken_seal(folder, summary)
+    require(broken is None, str(broken))
+    return summary
+
+
+def _guarded(problems: list[str], read: Any, path: Path, *more: Any) -> dict[Any, Any]:
     try:
-        return dict(read(path))
+        return dict(read(path, *more))
     except RlcError as error:
         problems.append(str(error))
         return {}

@@ -1,0 +1,49 @@
+"""Checksums by which summary.json vouches for itself, config.json and metrics.jsonl: a changed figure is not read.
+
+`summary["sha256"]` has one entry for each of the three, that of the summary itself over all its other keys. Summaries
+older than this have none, and are read as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from rl_contrastive.errors import RlcError
+
+KEY = "sha256"
+ITSELF, OTHERS = "summary.json", ("config.json", "metrics.jsonl")
+
+
+def sealed(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary with its checksums, of the files that are there; RlcError if one cannot be read."""
+    files = {name: _of_file(folder / name) for name in OTHERS if (folder / name).is_file()}
+    return {**summary, KEY: {ITSELF: _of_values(summary), **files}}
+
+
+def broken_seal(folder: Path, summary: dict[str, Any]) -> str | None:
+    """What was changed since the run ended, in one sentence; None where all is as it was, or nothing is sealed."""
+    if KEY not in summary:
+        return None
+    seal = summary[KEY] if isinstance(summary[KEY], dict) else {}
+    if not seal.keys() <= {ITSELF, *OTHERS} or seal.get(ITSELF) != _of_values(
+        {name: value for name, value in summary.items() if name != KEY}
+    ):
+        return f"{ITSELF} was changed since the run ended: its values have another checksum."
+    for name in OTHERS:
+        if name in seal and (not (folder / name).is_file() or _of_file(folder / name) != seal[name]):
+            return f"{name} was changed since the run ended: {ITSELF} has another checksum of it."
+    return None
+
+
+def _of_values(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _of_file(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise RlcError(f"cannot read {path}: {error.strerror}.") from error
