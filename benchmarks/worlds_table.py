@@ -2,7 +2,8 @@
 
 Run `python benchmarks/worlds_table.py runs/NAME` after the sweep docs/results/NAME.toml. Prints a markdown table: one
 row for each agent and setting of the environment, all of the settings but the world's own seed. Unsolved runs count at
-their cap, and >= marks a figure that they make a lower bound.
+their cap, and >= marks a figure that they make a lower bound. What ends a row is the mean of the last returns, of games
+that of the last duality gaps, with its 95% t interval.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rl_contrastive.experiment import statistics as st
 from rl_contrastive.experiment.report.runs import Run, find_runs, read_run
 
 
@@ -23,7 +25,7 @@ def main(folders: list[str]) -> int:
         env = run.env.split(",")[0]
         shown = {n: v for n, v in run.env_config.items() if not n.endswith("_seed") and _varies(runs, n)}
         groups[f"{env} {', '.join(f'{n} {v}' for n, v in shown.items())}".strip(), run.agent].append(run)
-    print("| world | agent | solved | episodes: median (range) | last return: mean | seconds: median |")
+    print("| world | agent | solved | episodes: median (range) | last return or gap: mean [95% CI] | seconds: median |")
     print("|---|---|---|---|---|---|")
     for (world, agent), members in sorted(groups.items()):
         print(f"| {world} | {agent} | {_row(members)} |")
@@ -44,10 +46,16 @@ def _row(members: list[Run]) -> str:
     def text(i: int) -> str:
         return f"{'>= ' if unsolved[i] else ''}{counts[i]:.0f}"
 
-    last = np.mean([run.number("final_return") or 0.0 for run in members])
+    last = st.mean_interval(np.array([_last(run) for run in members]))
     wall = np.median([run.number("wall_s") or 0.0 for run in members])
     spread = f"{text(middle)} ({text(0)}-{text(-1)})"
-    return f"{int((~unsolved).sum())}/{len(members)} | {spread} | {last:.3f} | {wall:.1f}"
+    shown = f"{last.estimate:.3f} [{last.low:.3f}, {last.high:.3f}]"
+    return f"{int((~unsolved).sum())}/{len(members)} | {spread} | {shown} | {wall:.1f}"
+
+
+def _last(run: Run) -> float:
+    """The last duality gap of a game whose model is known, else the last mean return."""
+    return float(run.series["gap"][-1]) if run.game and "gap" in run.series else run.number("final_return") or 0.0
 
 
 if __name__ == "__main__":

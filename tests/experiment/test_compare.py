@@ -167,6 +167,16 @@ def test_no_run_is_one_sentence(tmp_path):
         compare([tmp_path / "ucb--lock"], tmp_path / "file", reps=5)
 
 
+def test_an_option_newer_than_a_record_does_not_make_another_task(tmp_path):
+    """One record of low-rank lacks `stationary`, the other has its default; a third one differs in it."""
+    write_run(tmp_path, "a", 0, env="low-rank", env_config={"num_states": 9})
+    write_run(tmp_path, "a", 1, env="low-rank", env_config={"num_states": 9, "stationary": False})
+    assert set(task_names([read_run(p) for p in find_runs([tmp_path])])) == {"low-rank"}
+    write_run(tmp_path, "b", 0, env="low-rank", env_config={"num_states": 9, "stationary": True})
+    names = task_names([read_run(p) for p in find_runs([tmp_path])])
+    assert names == ["low-rank stationary=False"] * 2 + ["low-rank stationary=True"]
+
+
 def test_runs_are_found_once_below_any_folder(tmp_path):
     write_run(tmp_path, "a", 0)
     write_run(tmp_path, "a", 10)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -141,8 +141,8 @@ def read_run(folder: Path) -> Run:
         folder=folder,
         agent=str(config.get("label") or summary.get("label") or config.get("agent") or summary.get("agent") or parent),
         env=str(config.get("env_label") or config.get("env") or summary.get("env") or env_of_path or "unknown"),
-        env_config=_table(config.get("env_config")),
-        agent_config=_completed(str(config.get("agent")), json.dumps(_table(config.get("agent_config")))),
+        env_config=_completed("env", config),
+        agent_config=_completed("agent", config),
         seed=_first_int(config.get("seed"), summary.get("seed"), int(seed.group(1)) if seed else None),
         status=status,
         error=None if error is None else str(error),
@@ -172,10 +172,15 @@ def _guarded(problems: list[str], read: Any, path: Path, *more: Any) -> dict[Any
         return {}
 
 
+def _completed(kind: Literal["agent", "env"], config: dict[str, Any]) -> dict[str, Any]:
+    """The options of the agent or environment, those newer than the record with their defaults; {} of a lost config."""
+    return _defaults_added(kind, str(config.get(kind)), json.dumps(_table(config.get(f"{kind}_config"))))
+
+
 @lru_cache(maxsize=512)
-def _completed(agent: str, values: str) -> dict[str, Any]:
+def _defaults_added(kind: Literal["agent", "env"], name: str, values: str) -> dict[str, Any]:
     """`run_config.completed`, once for runs that agree: a sweep has many seeds of one config."""
-    return completed("agent", agent, json.loads(values))
+    return completed(kind, name, json.loads(values))
 
 
 def _text(path: Path) -> str:
