@@ -131,7 +131,7 @@ def _low_rank(config: ComplexityConfig, agent: str, rank: int) -> FloatArray:
     counts = []
     for seed in range(config.seed, config.seed + config.seeds):
         result = run(
-            agent, "low-rank", agent_config=settings(agent, rank=rank, horizon=5),
+            agent, "low-rank", agent_config=settings(agent, horizon=5),
             env_config={"rank": rank, "mdp_seed": seed}, seed=seed,
             episodes=config.rank_episodes, eval_every=10, eval_episodes=1, exact="always",
         )  # fmt: skip

@@ -3,7 +3,7 @@
 Measured on exact models all along training. With beta = H - h (the theory's order): rho . (V-bar - V*) and
 rho . (V* - V-under) at every evaluation. With the default bonus, a tenth of that: of every plan, whether
 V-bar_0 - V-under_0 is at least the duality gap of the marginals of its correlated equilibria, as a run records it (of
-learned features with their misfit, about 0 here, where d is the game's rank). The default keeps the second and not
+learned features with their misfit, since d is read off the data). The default keeps the second and not
 always the first: on few data the ridge pulls both ends towards 0, and a small bonus does not make up for it. The
 control sets the bonus to 0: the two ends then coincide, beside V*, and cover nothing.
 """

@@ -16,11 +16,11 @@ FIRST_GAME = 300
 """The first game_seed by default, apart from those any constant was chosen on."""
 
 
-def settings(agent: str, *, rank: int, bonus: float | None = None) -> dict[str, Any]:
-    """Config of a game agent that knows the rewards, as the analyses assume; bonus None: its default."""
+def settings(agent: str, *, bonus: float | None = None) -> dict[str, Any]:
+    """Config of a game agent that knows the rewards, as the analyses assume, not the rank; bonus None: its default."""
     values: dict[str, Any] = {"batch": 50}
     if agent == "contrastive-ucb-game":
-        values |= {"known_reward": True, "learner": {"dim": rank}}
+        values |= {"known_reward": True}
     return values if bonus is None else values | {BONUS[agent]: bonus}
 
 
@@ -37,7 +37,7 @@ def play(
     """One run on each of `games` random low-rank games of these sizes from game_seed `first` on, with exact metrics."""
     return [
         run(
-            agent, "low-rank-game", agent_config=settings(agent, rank=sizes["rank"], bonus=bonus),
+            agent, "low-rank-game", agent_config=settings(agent, bonus=bonus),
             env_config={**sizes, "game_seed": first + g}, seed=g,
             episodes=episodes, eval_every=max(50, episodes // evaluations), eval_episodes=1, exact="always",
         )

@@ -102,7 +102,7 @@ def _margins(config: OptimismConfig, agent: str, c: float) -> FloatArray:
     rows = []
     for m in range(config.mdps):
         result = run(
-            agent, "low-rank", agent_config=settings(agent, rank=config.rank, horizon=config.horizon, c=c),
+            agent, "low-rank", agent_config=settings(agent, horizon=config.horizon, c=c),
             env_config={**sizes, "mdp_seed": config.seed + m}, seed=m,
             episodes=config.episodes, eval_every=max(10, config.episodes // 40), eval_episodes=1, exact="always",
         )  # fmt: skip

@@ -18,15 +18,17 @@ def known(agents: tuple[str, ...]) -> tuple[list[str], list[str]]:
     return [a for a in agents if a in names], [a for a in agents if a not in names]
 
 
-def settings(agent: str, *, rank: int, horizon: int, c: float | None = None) -> dict[str, Any]:
-    """Config of a tabular agent on random low-rank MDPs; c scales the bonus to c H times a norm (None: the default)."""
+def settings(agent: str, *, horizon: int, c: float | None = None) -> dict[str, Any]:
+    """Config of a tabular agent that knows the rewards, as the analyses assume, but not the rank of the kernel.
+
+    c scales the bonus to c H times a norm (None: the default).
+    """
     values: dict[str, Any] = {"batch": 10}
     if agent == "uniform":
         return values
     if agent != "lsvi-ucb":  # which reads the true rewards by default, as the analyses assume
         values |= {"known_reward": True}
     if agent == "contrastive-ucb":
-        values |= {"learner": {"dim": rank}}
         # The paper's gamma multiplies the norm itself; the baselines' c is relative to H.
         return values if c is None else values | {"gamma": c * horizon}
     return values if c is None else values | {"c": c}
