@@ -1,7 +1,7 @@
 """The feature objectives side by side, pooled over MDPs or games: TV, angle, last gap, regret, each with its interval.
 
 Run `python benchmarks/objectives_table.py runs/objectives-low-rank` (or runs/objectives-games) after the sweep of that
-name. Prints a markdown table of the last evaluations; one MDP or game is one sample, and the last column is the paired
+name. Prints a markdown table of the last evaluations; one run is one sample, and the last column is the paired
 difference of TV to the first label given by `--against` (default: the label that ends in "mle, exact", or "mle").
 Exit code 1 if a run did not finish.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rl_contrastive.config import require
 from rl_contrastive.experiment import statistics as st
 from rl_contrastive.experiment.report.runs import Run, find_runs, read_run
 
@@ -27,7 +28,9 @@ def main(folders: list[str], against: str | None) -> int:
     groups: dict[str, dict[str, Run]] = defaultdict(dict)
     for run in runs:
         if run.finished:
-            groups[run.agent][str(run.env_config)] = run
+            key = f"seed {run.seed} of {run.env_config}"
+            require(key not in groups[run.agent], f"two runs of {run.agent} are of {key}: give each run once.")
+            groups[run.agent][key] = run
     base = against or next(label for label in ("mle, exact", "mle") if label in groups)
     print("| objective | n | TV | largest angle (sin) | last gap | regret | TV minus that of " + base + " |")
     print("|---|---|---|---|---|---|---|")

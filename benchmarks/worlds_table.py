@@ -3,7 +3,8 @@
 Run `python benchmarks/worlds_table.py runs/NAME` after the sweep docs/results/NAME.toml. Prints a markdown table: one
 row for each agent and setting of the environment, all of the settings but the world's own seed. Unsolved runs count at
 their cap, and >= marks a figure that they make a lower bound. What ends a row is the mean of the last returns, of games
-that of the last duality gaps, with its 95% t interval.
+that of the last duality gaps, with its 95% t interval; a run that did not finish counts with the worst value that any
+run of its setting recorded at any time. Exit code 1 if there is one.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from rl_contrastive.experiment.report.runs import Run, find_runs, read_run
 
 
 def main(folders: list[str]) -> int:
-    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    worlds: dict[str, list[Run]] = defaultdict(list)
     runs = [read_run(folder) for folder in find_runs([Path(folder) for folder in folders])]
     for run in runs:
         env = run.env.split(",")[0]
         shown = {n: v for n, v in run.env_config.items() if not n.endswith("_seed") and _varies(runs, n)}
-        groups[f"{env} {', '.join(f'{n} {v}' for n, v in shown.items())}".strip(), run.agent].append(run)
+        worlds[f"{env} {', '.join(f'{n} {v}' for n, v in shown.items())}".strip()].append(run)
     print("| world | agent | solved | episodes: median (range) | last return or gap: mean [95% CI] | seconds: median |")
     print("|---|---|---|---|---|---|")
-    for (world, agent), members in sorted(groups.items()):
-        print(f"| {world} | {agent} | {_row(members)} |")
+    for world, inside in sorted(worlds.items()):
+        column, worst = _judged(inside)
+        for agent in sorted({run.agent for run in inside}):
+            print(f"| {world} | {agent} | {_row([run for run in inside if run.agent == agent], column, worst)} |")
     return int(any(not run.finished for run in runs))
 
 
@@ -36,26 +39,32 @@ def _varies(runs: list[Run], name: str) -> bool:
     return len({str(run.env_config.get(name)) for run in runs}) > 1
 
 
-def _row(members: list[Run]) -> str:
-    counts = np.array([run.cap if run.solved_at is None or not run.solved else run.solved_at for run in members])
-    unsolved = np.array([not run.solved for run in members])
-    order = np.argsort(counts + 0.5 * unsolved)
-    counts, unsolved = counts[order], unsolved[order]
-    middle = len(counts) // 2
+def _judged(runs: list[Run]) -> tuple[str, float | None]:
+    """The column that a world is judged by, duality gaps or returns, and the worst value in it; None if it has none."""
+    games = any(run.game and "gap" in run.series for run in runs)
+    column, worse = ("gap", np.max) if games else ("return_mean", np.min)
+    recorded = np.concatenate([run.series.get(column, np.zeros(0)) for run in runs])
+    recorded = recorded[np.isfinite(recorded)]
+    return column, float(worse(recorded)) if len(recorded) else None
 
-    def text(i: int) -> str:
-        return f"{'>= ' if unsolved[i] else ''}{counts[i]:.0f}"
 
-    last = st.mean_interval(np.array([_last(run) for run in members]))
+def _row(members: list[Run], column: str, worst: float | None) -> str:
+    counts = np.array([run.solved_at if run.solved and run.solved_at is not None else run.cap for run in members])
+    episodes = st.solve_summary(counts, np.array([run.solved for run in members]))
+
+    def text(count: float, bound: bool) -> str:
+        return f"{'>= ' if bound else ''}{count:.0f}"
+
+    middle = text(episodes.median, episodes.median_censored)
+    low, high = text(episodes.low, episodes.low_censored), text(episodes.high, episodes.high_censored)
+    shown = "-"
+    if worst is not None:
+        whole = [run.finished and column in run.series and np.isfinite(run.series[column][-1]) for run in members]
+        values = [run.series[column][-1] if w else worst for run, w in zip(members, whole, strict=True)]
+        last = st.mean_interval(np.array(values))
+        shown = f"{last.estimate:.3f} [{last.low:.3f}, {last.high:.3f}]"
     wall = np.median([run.number("wall_s") or 0.0 for run in members])
-    spread = f"{text(middle)} ({text(0)}-{text(-1)})"
-    shown = f"{last.estimate:.3f} [{last.low:.3f}, {last.high:.3f}]"
-    return f"{int((~unsolved).sum())}/{len(members)} | {spread} | {shown} | {wall:.1f}"
-
-
-def _last(run: Run) -> float:
-    """The last duality gap of a game whose model is known, else the last mean return."""
-    return float(run.series["gap"][-1]) if run.game and "gap" in run.series else run.number("final_return") or 0.0
+    return f"{episodes.solved}/{episodes.n} | {middle} ({low}-{high}) | {shown} | {wall:.1f}"
 
 
 if __name__ == "__main__":

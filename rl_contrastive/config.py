@@ -106,8 +106,11 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         require(value is None, f"{where} must be null, got {value!r}.")
         return None
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value)
-        require(math.isfinite(number), f"{where} must be finite, got {value!r}.")
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond the largest float, as JSON and TOML can hold
+            number = math.inf
+        require(math.isfinite(number), f"{where} must be finite, got {number!r}.")
         return number
     ok = isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool))
     require(ok, f"{where} must be of type {getattr(hint, '__name__', hint)}, got {value!r}.")

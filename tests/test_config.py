@@ -116,6 +116,14 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Real:
+    """A config with a number."""
+
+    x: float = 1.0
+    """Any."""
+
+
+@dataclass(frozen=True)
 class Whole:
     """A config whose default of a nested config is not the nested class's own."""
 
@@ -128,3 +136,8 @@ def test_a_partial_table_changes_the_outer_configs_default_and_not_the_inner_cla
     assert from_dict(Whole, {"inner": {"a": 3}}) == Whole(Part(a=3, b=2))
     with pytest.raises(RlcError, match=r"inner\.c"):
         from_dict(Whole, {"inner": {"c": 5}})
+
+
+def test_an_integer_beyond_the_largest_float_is_not_finite():
+    with pytest.raises(RlcError, match="x must be finite, got inf"):
+        from_dict(Real, {"x": 10**400})

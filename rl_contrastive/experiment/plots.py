@@ -295,6 +295,8 @@ def _draw_curve(
     axis: Axes, curve: Curve, colour: str, dash: tuple[float, ...], *, log: bool, width: float, most: int
 ) -> None:
     keep = np.flatnonzero(curve.x > 0) if log else np.arange(len(curve.x))
+    if not len(keep):  # gaps that are 0 throughout have no place on a logarithmic axis
+        return
     keep = keep[_spread(curve.x[keep], most, log=log)]
     x, centre, low, high = curve.x[keep], curve.centre[keep], curve.low[keep], curve.high[keep]
     solid, after = x <= curve.solid_to, x >= curve.solid_to
@@ -303,7 +305,7 @@ def _draw_curve(
     axis.plot(
         x[after], centre[after], color=colour, linestyle=(0, (2, 1.5)), linewidth=width * 0.7, alpha=0.8, zorder=3
     )
-    stops = [stop for stop in curve.stops if len(x) and stop >= x[0]]
+    stops = [stop for stop in curve.stops if stop >= x[0]]
     axis.plot(
         stops, np.interp(stops, x, centre), "o", color=colour, markersize=4.5, markeredgecolor="white",
         markeredgewidth=0.7, zorder=4,

@@ -7,6 +7,7 @@ folder exists.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -305,8 +306,10 @@ def _summary(config: RunConfig, env: Env, progress: Progress, status: str, error
         "final_return": progress.last_return,
         "optimal_return": env.env_spec.optimal_return,
         "peak_memory_mb": peak_memory_mb(),
-        "exact": dict(progress.exact),
-        "estimated": {name: progress.scalars[name] for name in ESTIMATED if name in progress.scalars},
+        "exact": {name: value for name, value in progress.exact.items() if math.isfinite(value)},
+        "estimated": {
+            name: progress.scalars[name] for name in ESTIMATED if math.isfinite(progress.scalars.get(name, math.nan))
+        },
         "episode_cap": config.budget.episodes,
         "step_cap": config.budget.steps,
     }

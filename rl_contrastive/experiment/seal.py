@@ -33,8 +33,8 @@ def broken_seal(folder: Path, summary: dict[str, Any]) -> str | None:
     ):
         return f"{ITSELF} was changed since the run ended: its values have another checksum."
     for name in OTHERS:
-        if name in seal and (not (folder / name).is_file() or _of_file(folder / name) != seal[name]):
-            return f"{name} was changed since the run ended: {ITSELF} has another checksum of it."
+        if seal.get(name) != (_of_file(folder / name) if (folder / name).is_file() else None):
+            return f"{name} was changed since the run ended: {ITSELF} has another checksum of it, or none."
     return None
 
 

@@ -154,6 +154,23 @@ def test_only_failed_runs_still_give_a_page(tmp_path):
     assert "metrics.jsonl is missing" in (tmp_path / "out" / "index.html").read_text()
 
 
+def test_a_run_that_failed_before_its_first_evaluation_says_why(tmp_path):
+    folder = write_run(tmp_path, "a", 0, status="failed", error="The env raised: boom.")
+    (folder / "metrics.jsonl").write_text("")
+    assert read_run(folder).error == "The env raised: boom. metrics.jsonl holds no evaluation."
+
+
+def test_a_gap_that_is_0_throughout_still_gives_a_page(tmp_path):
+    """A logarithmic axis has no place for it."""
+    folder = write_run(tmp_path, "a", 0, exact=True)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.update(gap=0.0, regret=0.0)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    compare([tmp_path], tmp_path / "out", reps=20)
+    assert (tmp_path / "out" / "gap.png").is_file()
+
+
 def test_no_run_is_one_sentence(tmp_path):
     with pytest.raises(RlcError, match="no run folder"):
         compare([tmp_path], tmp_path / "out")

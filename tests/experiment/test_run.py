@@ -16,7 +16,17 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment import checkpoint
 from rl_contrastive.experiment.loop import Budget
 from rl_contrastive.experiment.record import RunFolder, json_line
-from rl_contrastive.experiment.run import RunConfig, prepare, read_config, resolve, resume, run, run_folder, with_device
+from rl_contrastive.experiment.run import (
+    RunConfig,
+    prepare,
+    read_config,
+    read_summary,
+    resolve,
+    resume,
+    run,
+    run_folder,
+    with_device,
+)
 from rl_contrastive.experiment.workers import Job, Pool
 
 BROKEN = str(Path(__file__).parent.parent / "broken_env.py")
@@ -239,6 +249,29 @@ def test_what_can_never_happen_is_refused_before_a_folder_exists(tmp_path, confi
         with pytest.raises(RlcError, match=words):
             run(replace(config, **gym, budget=budget), tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_number_that_is_not_finite_does_not_fail_a_run_that_is_done(tmp_path, config, monkeypatch):
+    agent: type = registry.get("agent", config.agent)[0].factory
+    update = agent.update
+    monkeypatch.setattr(agent, "update", lambda self: {**update(self), "dim": 3.0, "misfit": float("nan")})
+    monkeypatch.setattr(agent, "exact_metrics", lambda self, model: {"odd": float("inf")})
+    summary = run(config, tmp_path)
+    assert summary["status"] == "finished"
+    assert summary["estimated"] == {"dim": 3.0}
+    assert "odd" not in summary["exact"]
+    assert read_summary(run_folder(tmp_path, resolve(config))) == summary
+
+
+def test_a_figure_in_a_file_that_the_seal_leaves_out_is_refused(tmp_path, config):
+    run(config, tmp_path)
+    path = run_folder(tmp_path, resolve(config))
+    summary = json.loads((path / "summary.json").read_text())
+    for name in ("config.json", "metrics.jsonl"):
+        less = {key: value for key, value in summary["sha256"].items() if key != name}
+        (path / "summary.json").write_text(json.dumps(summary | {"sha256": less}))
+        with pytest.raises(RlcError, match=f"{name} was changed since the run ended"):
+            read_summary(path)
 
 
 def test_lines_are_strict_json():

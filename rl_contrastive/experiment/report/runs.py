@@ -129,7 +129,8 @@ def read_run(folder: Path) -> Run:
     error = summary.get("error")
     if problems:
         going = len(problems) == 1 and not (folder / "summary.json").exists()
-        status, error = "aborted" if going else "failed", " ".join(problems)
+        said = [str(error)] if status == "failed" and error else []  # why it left no evaluation
+        status, error = "aborted" if going else "failed", " ".join(said + problems)
     elif status not in ("finished", "aborted", "failed"):
         status, error = "failed", f"{folder / 'summary.json'} has the unknown status {status!r}."
     elif status != "finished" and not error:

@@ -1,0 +1,69 @@
+"""The pooled tables of `benchmarks/`: runs that did not finish never make a row better."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from run_folders import write_run
+
+from rl_contrastive.errors import RlcError
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def row(capsys, folder):
+    """Cells of the only row of the table of worlds."""
+    code = runpy.run_path(str(BENCHMARKS / "worlds_table.py"))["main"]([str(folder)])
+    return code, [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].strip("|").split("|")]
+
+
+def failed(root, seed, **more):
+    """A run that failed before its first evaluation."""
+    folder = write_run(root, "a", seed, returns=(0.0,), solved_at=None, status="failed", error="boom.", **more)
+    (folder / "metrics.jsonl").unlink()
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"final_return": None}))
+    return folder
+
+
+def test_a_run_without_an_evaluation_counts_with_the_worst_return(tmp_path, capsys):
+    write_run(tmp_path, "a", 0, returns=(-100.0, -20.0), optimal=-13.0, solved_at=None)
+    failed(tmp_path, 1, optimal=-13.0)
+    code, cells = row(capsys, tmp_path)
+    assert code == 1
+    assert cells[2:5] == ["0/2", ">= 1000 (>= 1000->= 1000)", "-60.000 [-568.248, 448.248]"]  # of -20 and -100
+
+
+def test_a_run_without_an_evaluation_has_no_gap_of_0(tmp_path, capsys):
+    folders = [write_run(tmp_path, "a", 0, exact=True, solved_at=None), failed(tmp_path, 1)]
+    for folder in folders:
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps(summary | {"players": [2, 2]}))
+    _, cells = row(capsys, tmp_path)
+    assert cells[4].startswith("0.501 [")  # of .001, its last gap, and 1.001, the largest one
+
+
+def test_a_median_that_an_unsolved_run_may_move_is_a_lower_bound(tmp_path, capsys):
+    """Unsolved at a cap of 300, solved at 700 and 800: the median may be 700 or 800."""
+    write_run(tmp_path, "a", 0, returns=(0.0,) * 3, solved_at=None, cap=300)
+    write_run(tmp_path, "a", 1, solved_at=700)
+    write_run(tmp_path, "a", 2, solved_at=800)
+    assert row(capsys, tmp_path)[1][2:4] == ["2/3", ">= 700 (>= 300->= 800)"]
+
+
+def test_seeds_of_one_problem_are_all_in_the_table_of_objectives(tmp_path, capsys):
+    for seed in range(2):
+        folder = write_run(tmp_path / "x", "mle", seed, exact=True)
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        text = "".join(json.dumps({**line, "tv": 0.5, "sin_angle": 0.1}) + "\n" for line in lines)
+        (folder / "metrics.jsonl").write_text(text)
+    main = runpy.run_path(str(BENCHMARKS / "objectives_table.py"))["main"]
+    assert main([str(tmp_path / "x")], None) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("| mle | 2 | 0.500")
+    (tmp_path / "x").rename(tmp_path / "y")
+    write_run(tmp_path / "z", "mle", 0, exact=True)
+    with pytest.raises(RlcError, match="two runs of mle are of seed 0"):
+        main([str(tmp_path)], None)
