@@ -7,7 +7,8 @@
 Held-out data: a share `hold_out` of the transitions is set apart; half of it stops the descent, half judges its result
 against the spectral fit of the same training part. The verdict given, nothing is left to judge, so everything is
 fitted again on all data: the spectral solution, and where accepted the descent for as many iterations as were best.
-An earlier fit knows what is held out now, so nce begins anew in each fit; only without held-out data it goes on.
+nce has nothing to be judged against: by default it holds nothing out and goes on from the features of the last fit.
+Where it holds data out, it begins anew in each fit, because an earlier fit knows what is held out now.
 """
 
 from __future__ import annotations
@@ -64,9 +65,10 @@ class LearnerConfig:
     """Adam's step size (> 0)."""
     weight_decay: float = 0.0
     """Decoupled weight decay (>= 0)."""
-    hold_out: float = 0.25
-    """Share of the transitions held out (in [0, .8]), half for stopping and half for the verdict. 0 with method nce
-    takes all `steps` on all data, from the features of the last fit; spectral+nce needs it > 0."""
+    hold_out: float | None = None
+    """Share of the transitions held out (in [0, .8]), half for stopping and half for the verdict; None: .25 with
+    spectral+nce, which needs it > 0, and 0 with nce, which then takes all `steps` on all data, from the features of
+    the last fit."""
     check_every: int = 10
     """Iterations between two looks at the stopping loss (>= 1)."""
     patience: int = 4
@@ -92,13 +94,20 @@ class LearnerConfig:
         for name in ("weight_decay", "margin", "exact_entries"):
             require(0 <= getattr(self, name) < np.inf, f"learner: {name} must be >= 0, got {getattr(self, name)}.")
         require(0.0 <= self.mixture <= 1.0, f"learner: mixture must lie in [0, 1], got {self.mixture}.")
-        require(0.0 <= self.hold_out <= 0.8, f"learner: hold_out must lie in [0, .8], got {self.hold_out}.")
+        require(0.0 <= self.held_out <= 0.8, f"learner: hold_out must lie in [0, .8], got {self.hold_out}.")
         require(
-            self.hold_out > 0 or self.method != "spectral+nce",
+            self.held_out > 0 or self.method != "spectral+nce",
             "learner: method spectral+nce judges refinement on held-out data; hold_out must be > 0.",
         )
         require(all(w >= 1 for w in self.hidden), f"learner: hidden widths must be >= 1, got {self.hidden}.")
         require(bool(self.hidden) or self.model != "neural", "learner: the neural model needs a hidden layer.")
+
+    @property
+    def held_out(self) -> float:
+        """The share that `hold_out` stands for."""
+        if self.hold_out is None:
+            return 0.25 if self.method == "spectral+nce" else 0.0
+        return self.hold_out
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def refine(problem: Problem, config: LearnerConfig, *, rng: np.random.Generator)
         config.precision == "bf16",
         0.0 if problem.exact else AVERAGING,
     )
-    held_out = config.hold_out > 0
+    held_out = config.held_out > 0
     # 1. Descend on the training part; the stopping part says how long.
     start = problem.start(train=held_out)
     factors = problem.factors(start, dtype=dtype, device=device)

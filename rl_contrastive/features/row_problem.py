@@ -45,7 +45,7 @@ class RowProblem:
         self._data = replace(data, obs=data.obs.reshape(H, N, -1), next_obs=data.next_obs.reshape(H, N, -1))
         self._mask = (np.arange(N) < data.count[:, None]).astype(np.float64)
         self._law = self._mask / data.count[:, None]  # P^-: the empirical marginal of the stored successors
-        half = config.hold_out / 2
+        half = config.held_out / 2
         stop, judge, self._train = split_rows(data.count, N, (half, half), rng=rng)
         self.stop: Batch = held_out_rows(*stop, self._law, JUDGES, JUDGE_NEGATIVES, rng=rng)
         self.judge: Batch = held_out_rows(*judge, self._law, JUDGES, JUDGE_NEGATIVES, rng=rng)
@@ -57,7 +57,7 @@ class RowProblem:
             part = _rows_of(self._data, *self._train)
             self.spectral_train = fit_linear(part, num_actions, self._dim, config.linear, version=version).features
         # An earlier fit has seen what is held out now: where a descent is judged, it starts cold.
-        given = start if config.hold_out == 0 else None
+        given = start if config.held_out == 0 else None
         self._first = self._random_start(given, rng) if spectral is None else None
 
     def start(self, *, train: bool) -> RowFeatures:

@@ -42,7 +42,7 @@ class TableProblem:
         assert config.dim is not None  # the learner has resolved it
         H, S, A, d = counts.horizon, counts.num_states, counts.num_actions, config.dim
         self.exact = config.exact_entries >= H * S * A * S
-        self._train, rest = counts.split(config.hold_out, rng=rng)
+        self._train, rest = counts.split(config.held_out, rng=rng)
         stop, judge = rest.split(0.5, rng=rng)
         draws = None if counts.num_states <= JUDGE_NEGATIVES else JUDGE_NEGATIVES
         limit = max(256, JUDGE_ENTRIES // (counts.horizon * (draws or counts.num_states)))
@@ -55,7 +55,7 @@ class TableProblem:
             guess = spectral.features
             self.spectral_train = fit_tabular(self._train, config.dim, law=law, start=guess, version=version).features
         # An earlier fit has seen what is held out now: where a descent is judged, it starts cold.
-        goes_on = spectral is None and config.hold_out == 0 and start is not None and start.dim == d
+        goes_on = spectral is None and config.held_out == 0 and start is not None and start.dim == d
         self._given = start if goes_on else None
         self._random = {"phi": rng.standard_normal((H, S * A, d)), "psi": rng.standard_normal((H, S, d))}
 

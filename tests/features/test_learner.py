@@ -94,7 +94,9 @@ def test_descent_on_the_loss_that_the_closed_form_minimises_is_rejected() -> Non
     refined = fit(counts, method="spectral+nce", objective="spectral")
     assert (refined.report["accepted"] == 0).all()
     assert same(refined.features, fit(counts).features)
-    alone = fit(counts, method="nce", objective="spectral", steps=400)  # from random factors it does descend
+    alone = fit(
+        counts, method="nce", hold_out=0.25, objective="spectral", steps=400
+    )  # from random factors it does descend
     progress = (1 + alone.report["loss_refined"]) / (1 + refined.report["loss_spectral"])  # the ratio 1 has loss -1
     assert (progress > 0.8).all()
 
@@ -121,7 +123,7 @@ def test_no_verdict_without_judges() -> None:
 def test_warm_start_beats_random_at_equal_few_iterations() -> None:
     counts, P = table(100)
     few = {"steps": 20, "check_every": 5}
-    warm, random = fit(counts, method="spectral+nce", **few), fit(counts, method="nce", **few)
+    warm, random = fit(counts, method="spectral+nce", **few), fit(counts, method="nce", hold_out=0.25, **few)
     assert mean_error(warm, P) < 0.5 * mean_error(random, P)
     again = fit(counts, method="nce", start=warm.features, hold_out=0.0, **few)
     assert mean_error(again, P) < 0.6 * mean_error(random, P)
@@ -150,10 +152,10 @@ def test_the_held_out_loss_of_nce_is_that_of_new_data_whatever_the_start_has_mem
     new = TransitionCounts.from_dense(np.random.default_rng(9).multinomial(200, P.reshape(-1, 30)).reshape(P.shape))
     start, law = memorised(counts), tabular_law(counts.succ_total())
     assert loss_on(start, counts, law) < loss_on(start, new, law) - 0.3
-    cold, given = (fit(counts, method="nce", dim=30, start=features) for features in (None, start))
+    cold, given = (fit(counts, method="nce", hold_out=0.25, dim=30, start=features) for features in (None, start))
     assert np.array_equal(given.report["loss_refined"], cold.report["loss_refined"])
     assert (given.report["steps"] > 0).all()
-    fits = [fit(counts, seed, method="nce", dim=30, start=start) for seed in range(4)]
+    fits = [fit(counts, seed, method="nce", hold_out=0.25, dim=30, start=start) for seed in range(4)]
     reported = np.mean([result.report["loss_refined"].mean() for result in fits])
     assert reported == pytest.approx(np.mean([loss_on(result.features, new, law) for result in fits]), abs=0.08)
 
@@ -167,7 +169,7 @@ def test_refits_of_growing_data_take_steps() -> None:
             s, a = rng.integers(30, size=200), rng.integers(3, size=200)
             following = np.array([rng.choice(30, p=P[h, i, j]) for i, j in zip(s, a, strict=True)])
             counts = counts.plus(h, s, a, following)
-        result = fit(counts, seed=k, start=features, method="nce")
+        result = fit(counts, seed=k, start=features, method="nce", hold_out=0.25)
         features = result.features
         steps.append(result.report["steps"])
     assert np.min(steps[1:]) > 0
@@ -257,14 +259,14 @@ def test_warm_start_on_rows_beats_random_at_equal_few_iterations() -> None:
     """Judged by the loss: random projections of three well separated clusters keep them apart, so purity says less."""
     data, _ = lock(600)
     few = {"steps": 20, "check_every": 5}
-    warm, random = fit_rows(data, method="spectral+nce", **few), fit_rows(data, method="nce", **few)
+    warm, random = fit_rows(data, method="spectral+nce", **few), fit_rows(data, method="nce", hold_out=0.25, **few)
     assert (warm.report["loss_refined"] < random.report["loss_refined"] - 0.05).all()
 
 
 def test_nce_on_rows_goes_on_from_an_earlier_fit_only_where_nothing_is_held_out() -> None:
     data, _ = lock(300, H=2)
     fitted = fit_rows(data, method="nce", steps=100, hold_out=0.0).features
-    cold, given = (fit_rows(data, method="nce", steps=20, start=start) for start in (None, fitted))
+    cold, given = (fit_rows(data, method="nce", hold_out=0.25, steps=20, start=start) for start in (None, fitted))
     assert np.array_equal(cold.report["loss_refined"], given.report["loss_refined"])
     cold, given = (fit_rows(data, method="nce", steps=20, hold_out=0.0, start=start) for start in (None, fitted))
     assert not np.array_equal(cold.features.phi(0, data.obs[0]), given.features.phi(0, data.obs[0]))
