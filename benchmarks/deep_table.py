@@ -3,7 +3,8 @@
 Run `python benchmarks/deep_table.py runs/deep-classic` (any folders of runs) after the sweep of that name. Prints a
 markdown table: mean of the last evaluations over seeds with a 95% t interval, the worst seed, the median
 (range) of env steps until the first reward > 0 (first true terminal with `--terminal`), and the share of seeds that saw
-one within `--within` steps. `--at N` takes the last evaluation up to N env steps. Exit code 1 if a run did not finish.
+one within `--within` steps. `--at N` takes the last evaluation up to N env steps. Where a run did not finish the row
+has no figures, which would leave it out, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -16,27 +17,28 @@ from pathlib import Path
 import numpy as np
 
 from rl_contrastive.experiment import statistics as st
+from rl_contrastive.experiment.report.comparison import task_names
 from rl_contrastive.experiment.report.runs import Run, find_runs, read_run
 
 
 def main(arguments: argparse.Namespace) -> int:
     runs = [read_run(folder) for folder in find_runs([Path(f) for f in arguments.folders])]
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[run.env, run.agent].append(run)
+    for run, task in zip(runs, task_names(runs), strict=True):
+        groups[task, run.agent].append(run)
     key = "agent/first_terminal" if arguments.terminal else "agent/first_reward"
     name = "true terminal" if arguments.terminal else "reward > 0"
     print("| environment | agent | n | last return, mean [95% CI] | worst seed | env steps to the first " + name + " |")
     print("|---|---|---|---|---|---|")
     for (env, agent), members in sorted(groups.items()):
-        done = [run for run in members if run.finished]
-        cells = [f"{len(done)}" + (f" of {len(members)}" if len(done) < len(members) else "")]
-        last = np.array([last_return(run, arguments.at) for run in done])
-        if len(last):
+        done = sum(run.finished for run in members)
+        cells = [f"{done}" + (f" of {len(members)}" if done < len(members) else "")]
+        if done == len(members):
+            last = np.array([last_return(run, arguments.at) for run in members])
             got = st.mean_interval(last)
             interval = f"{got.low:.4g}, {got.high:.4g}" if len(last) > 1 else "one run: no CI"
             cells += [f"{got.estimate:.4g} [{interval}]", f"{last.min():.4g}"]
-            cells.append(first(done, key, arguments.within))
+            cells.append(first(members, key, arguments.within))
         cells += ["-"] * (4 - len(cells))
         print(f"| {env} | {agent} | " + " | ".join(cells) + " |")
     return int(any(not run.finished for run in runs))
@@ -55,9 +57,7 @@ def first(runs: list[Run], key: str, within: float) -> str:
         return "-"
     counts = np.array([run.series[key][-1] for run in runs])
     seen = np.where(counts > 0, counts, np.inf)
-    low, middle, high = (
-        f"{x:.0f}" if np.isfinite(x) else "never" for x in np.quantile(seen, [0, 0.5, 1], method="lower")
-    )
+    low, middle, high = (f"{x:.0f}" if np.isfinite(x) else "never" for x in (seen.min(), np.median(seen), seen.max()))
     return f"{middle} ({low} to {high}); {int((seen <= within).sum())}/{len(runs)} within {within:g}"
 
 

@@ -39,8 +39,7 @@ def main(folders: list[str]) -> int:
     runs = [read_run(folder) for folder in find_runs([Path(f) for f in folders])]
     groups: dict[tuple[int, str], list[Run]] = defaultdict(list)
     for run in runs:
-        if run.finished:
-            groups[int(run.env_config["num_states"]), run.summary["label"]].append(run)
+        groups[int(run.env_config["num_states"]), run.agent].append(run)
     missed = any(not run.finished for run in runs)
     last: dict[tuple[int, str], float] = {}
     print(
@@ -48,6 +47,10 @@ def main(folders: list[str]) -> int:
     )
     print("|---|---|---|---|---|---|---|---|")
     for (S, label), members in sorted(groups.items()):
+        done = sum(run.finished for run in members)
+        if done < len(members):  # means of those that finished would flatter
+            print(f"| {S} | {label} | {done} of {len(members)} |" + " - |" * 5)
+            continue
         gap = np.array([run.series["gap"][-1] for run in members])
         mean = st.mean_interval(gap)
         last[S, label] = mean.estimate

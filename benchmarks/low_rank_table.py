@@ -22,8 +22,7 @@ def main(folders: list[str]) -> int:
     runs = [read_run(folder) for folder in find_runs([Path(f) for f in folders])]
     groups: dict[tuple[int, str], list[Run]] = defaultdict(list)
     for run in runs:
-        if run.finished:
-            groups[int(run.env_config["num_states"]), run.agent].append(run)
+        groups[int(run.env_config["num_states"]), run.agent].append(run)
     gaps: dict[tuple[int, str], float] = {}
     missed = any(not run.finished for run in runs)
     print(
@@ -31,6 +30,10 @@ def main(folders: list[str]) -> int:
     )
     print("|---|---|---|---|---|---|---|---|")
     for (S, agent), members in sorted(groups.items()):
+        done = sum(run.finished for run in members)
+        if done < len(members):  # means of those that finished would flatter
+            print(f"| {S} | {agent} | {done} of {len(members)} |" + " - |" * 5)
+            continue
         gap = st.mean_interval(np.array([run.series["gap"][-1] for run in members]))
         regret = st.mean_interval(np.array([run.series["regret"][-1] for run in members]))
         slope, average = (_slope(members, column) for column in ("regret", "suboptimality"))

@@ -26,20 +26,25 @@ COLUMNS = {"tv": 3, "sin_angle": 3, "gap": 4, "regret": 0}
 def main(folders: list[str], against: str | None) -> int:
     runs = [read_run(folder) for folder in find_runs([Path(f) for f in folders])]
     groups: dict[str, dict[str, Run]] = defaultdict(dict)
+    whole = {run.agent for run in runs} - {run.agent for run in runs if not run.finished}
     for run in runs:
-        if run.finished:
+        if run.agent in whole:
             key = f"seed {run.seed} of {run.env_config}"
             require(key not in groups[run.agent], f"two runs of {run.agent} are of {key}: give each run once.")
             groups[run.agent][key] = run
-    base = against or next(label for label in ("mle, exact", "mle") if label in groups)
+    base = against or next((label for label in ("mle, exact", "mle") if label in groups), "none")
+    require(base in groups, f"--against must be one of {', '.join(sorted(groups))}, got {base}.")
     print("| objective | n | TV | largest angle (sin) | last gap | regret | TV minus that of " + base + " |")
     print("|---|---|---|---|---|---|---|")
     for label, members in groups.items():
         cells = [cell(np.array([run.series[name][-1] for run in members.values()]), d) for name, d in COLUMNS.items()]
         shared = sorted(set(members) & set(groups[base]))
         difference = np.array([members[t].series["tv"][-1] - groups[base][t].series["tv"][-1] for t in shared])
-        cells.append("-" if label == base else cell(difference, 3))
+        cells.append("-" if label == base or not shared else cell(difference, 3))
         print(f"| {label} | {len(members)} | " + " | ".join(cells) + " |")
+    for label in sorted({run.agent for run in runs} - whole):  # means of those that finished would flatter
+        of = [run.finished for run in runs if run.agent == label]
+        print(f"| {label} | {sum(of)} of {len(of)} |" + " - |" * (len(COLUMNS) + 1))
     return int(any(not run.finished for run in runs))
 
 

@@ -9,7 +9,9 @@ right actions and wins 1, unless the other player guesses which one it is:
 
     V_h = success^(H-1-h) / 2 on the maximiser's path,   minus that on the minimiser's,   0 at common states,
 
-where each stage game is antisymmetric. The rewards lie in [-1, 1] and the value of the whole game is 0.
+where each stage game is antisymmetric. The rewards lie in [-1, 1] and the value of the whole game is 0. The uniform
+actions of Algorithm 2 take two right steps by chance: a planner without a bonus fails where H is clearly larger than
+that (from 6 on, with a bait above 0) and success^(H-1) is well above the gap that counts as solved.
 """
 
 from __future__ import annotations

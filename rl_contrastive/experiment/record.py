@@ -183,9 +183,9 @@ class RunFolder:
             return state, load(state)
 
         state, loaded = load_first(self.checkpoint, use, lambda text: print(f"rlc: {text}", file=sys.stderr))
+        (self.path / SUMMARY).unlink(missing_ok=True)  # first: it vouches for all of metrics.jsonl
         os.truncate(self.path / METRICS, state["metrics_bytes"])
         self._cut_timing(int(state["progress"]["episodes"]))
-        (self.path / SUMMARY).unlink(missing_ok=True)
         return loaded
 
     def _check_metrics(self, state: State) -> None:

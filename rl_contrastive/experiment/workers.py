@@ -17,14 +17,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from rl_contrastive.errors import RlcError
 from rl_contrastive.experiment.record import SUMMARY, RunFolder, write_json
-from rl_contrastive.experiment.run import RunConfig, Summary
+from rl_contrastive.experiment.run import RunConfig, Summary, read_summary
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 WORKER = "from rl_contrastive.experiment.workers import worker_main; worker_main()"
@@ -147,6 +147,10 @@ class Pool:
         """A process that ended without a word: its run counts as failed, if we did not stop it, and can be resumed."""
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
         error = f"the worker process ended with {how}; go on with `rlc resume {job.folder}`."
+        with suppress(RlcError):  # it may have ended between its last line and its last word
+            written = read_summary(job.folder)
+            if written is not None and written.get("status") == "finished":
+                return written
         c = job.config
         named = {"agent": c.agent, "env": c.shown_env, "label": c.shown_agent, "seed": c.seed}
         stopped = self._stopping and -code == signal.SIGTERM

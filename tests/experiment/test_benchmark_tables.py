@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import runpy
 from pathlib import Path
@@ -67,3 +68,26 @@ def test_seeds_of_one_problem_are_all_in_the_table_of_objectives(tmp_path, capsy
     write_run(tmp_path / "z", "mle", 0, exact=True)
     with pytest.raises(RlcError, match="two runs of mle are of seed 0"):
         main([str(tmp_path)], None)
+
+
+@pytest.mark.parametrize("table", ["deep_table", "games_table", "low_rank_table", "objectives_table"])
+def test_a_row_with_a_run_that_did_not_finish_has_no_figures(tmp_path, capsys, table):
+    world = {"env": "low-rank", "env_config": {"num_states": 50}}
+    write_run(tmp_path, "mle", 0, exact=True, **world)
+    lost = {"returns": (0.0,), "solved_at": None, "status": "failed", "error": "boom.", "exact": True}
+    write_run(tmp_path, "mle", 1, **lost, **world)
+    main = runpy.run_path(str(BENCHMARKS / f"{table}.py"))["main"]
+    if table == "deep_table":
+        code = main(argparse.Namespace(folders=[str(tmp_path)], terminal=False, within=20_000, at=float("inf")))
+    elif table == "objectives_table":
+        write_run(tmp_path, "mle, exact", 0, exact=True, **world)
+        metrics = tmp_path / "mle, exact--low-rank" / "seed-0" / "metrics.jsonl"
+        lines = [json.loads(line) | {"tv": 0.1, "sin_angle": 0.1} for line in metrics.read_text().splitlines()]
+        metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        code = main([str(tmp_path)], None)
+    else:
+        code = main([str(tmp_path)])
+    cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].strip("|").split("|")]
+    assert code == 1
+    assert "1 of 2" in cells
+    assert set(cells[cells.index("1 of 2") + 1 :]) == {"-"}

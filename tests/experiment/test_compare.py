@@ -184,6 +184,25 @@ def test_no_run_is_one_sentence(tmp_path):
         compare([tmp_path / "ucb--lock"], tmp_path / "file", reps=5)
 
 
+@pytest.mark.parametrize("steps", [None, 50_000])
+def test_a_run_that_failed_early_is_never_the_fastest_in_either_unit(tmp_path, steps):
+    """Two runs solve at 300 and 200 episodes, the third one fails after 10."""
+    write_run(tmp_path, "a", 0, solved_at=300, steps=steps)
+    write_run(tmp_path, "a", 1, solved_at=200, steps=steps)
+    write_run(tmp_path, "a", 2, returns=(0.1,), every=10, solved_at=None, status="failed", error="x", steps=steps)
+    caps = {"step_cap": steps, "episode_cap": None if steps else 1000}
+    for path in tmp_path.rglob("summary.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | caps))
+    group = build([read_run(p) for p in find_runs([tmp_path])], bar=0.9, reps=5, seed=0)[0].groups[0]
+    assert group.steps is not None
+    assert (group.episodes.low, group.episodes.median) == (200, 300)
+    assert (group.steps.low, group.steps.median) == (1000, 1500)
+    # At the cap of its own unit; in the other one, where none is known, with the slowest.
+    assert (group.episodes.high, group.steps.high) == ((1000, 1500) if steps is None else (300, 50_000))
+    assert group.episodes.high_censored
+    assert group.steps.high_censored
+
+
 def test_an_option_newer_than_a_record_does_not_make_another_task(tmp_path):
     """One record of low-rank lacks `stationary`, the other has its default; a third one differs in it."""
     write_run(tmp_path, "a", 0, env="low-rank", env_config={"num_states": 9})

@@ -309,7 +309,7 @@ def _rank(group: Group, headline: Headline) -> tuple[float, float, float, str]:
 def _group(agent: str, task: str, runs: list[Run], frame: Frame, *, reps: int, rng: np.random.Generator) -> Group:
     headline, worst = frame.headline, frame.worst
     solved = tuple(run.solved for run in runs)
-    counts = np.array([run.solved_at if run.solved and run.solved_at is not None else run.cap for run in runs])
+    counts = _last_if_cut([run.solved_at if run.solved else run.cap for run in runs], runs, "episodes")
     finals = np.zeros(0)
     if worst is not None:
         finals = np.array([_final(run, headline, worst) for run in runs])
@@ -373,14 +373,22 @@ def _band(values: FloatArray, *, reps: int, rng: np.random.Generator) -> tuple[F
 
 
 def _steps(runs: list[Run]) -> st.SolveSummary | None:
-    """Environment steps to solve, unsolved runs at the steps they played; None where no run recorded steps."""
-    played = [run.steps_played for run in runs]
-    counts = [
-        at if run.solved and (at := run.solved_at_steps) is not None else n for run, n in zip(runs, played, strict=True)
-    ]
-    if all(value is None for value in counts):
+    """Environment steps to solve, unsolved runs at their cap, or at the steps they played where that was in episodes;
+    None where no run recorded steps."""
+    if all(run.steps_played is None for run in runs):
         return None
-    return st.solve_summary(np.array([v if v is not None else 0.0 for v in counts]), np.array([r.solved for r in runs]))
+    at = [run.solved_at_steps if run.solved else None for run in runs]
+    most = [max(run.steps_played or 0.0, run.number("step_cap") or 0.0) for run in runs]
+    counts = _last_if_cut([most[i] if n is None else n for i, n in enumerate(at)], runs, "env_steps")
+    return st.solve_summary(counts, np.array([run.solved for run in runs]))
+
+
+def _last_if_cut(counts: Sequence[float | None], runs: list[Run], clock: str) -> FloatArray:
+    """The counts, where a run that did not finish and whose budget is in the other unit has the largest of all: how far
+    it would have come is not known, and the little that it played must not make it look fast."""
+    known = np.array([0.0 if count is None else count for count in counts])
+    cut = np.array([not run.finished and run.clock != clock for run in runs])
+    return np.where(cut, known.max(initial=0.0), known)
 
 
 def _headline_curve(runs: list[Run], frame: Frame, *, reps: int, rng: np.random.Generator) -> Curve | None:
