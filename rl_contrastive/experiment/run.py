@@ -190,7 +190,7 @@ def read_summary(path: Path) -> Summary | None:
         return None
     summary = read_json(path / SUMMARY)
     broken = broken_seal(path, summary) if summary.get("status") == "finished" else None
-    require(broken is None, f"{path}: {broken} Remove its summary.json to resume from the last checkpoint.")
+    require(broken is None, f"{path}: {broken}")
     return summary
 
 
