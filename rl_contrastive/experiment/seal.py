@@ -28,10 +28,9 @@ def broken_seal(folder: Path, summary: dict[str, Any]) -> str | None:
     if KEY not in summary:
         return None
     seal = summary[KEY] if isinstance(summary[KEY], dict) else {}
-    if not seal.keys() <= {ITSELF, *OTHERS} or seal.get(ITSELF) != _of_values(
-        {name: value for name, value in summary.items() if name != KEY}
-    ):
-        return f"{ITSELF} was changed since the run ended: its values have another checksum; without it `rlc resume` makes it anew."
+    values = {name: value for name, value in summary.items() if name != KEY}
+    if not seal.keys() <= {ITSELF, *OTHERS} or seal.get(ITSELF) != _of_values(values):
+        return f"{ITSELF} was changed since the run ended (another checksum); without it `rlc resume` makes it anew."
     for name in OTHERS:
         if seal.get(name) != (_of_file(folder / name) if (folder / name).is_file() else None):
             return f"{name} was changed since the run ended: {ITSELF} has another checksum of it, or none."

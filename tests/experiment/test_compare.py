@@ -18,6 +18,7 @@ from rl_contrastive.experiment.budget import Budget
 from rl_contrastive.experiment.report import compare, load, page, render, tables
 from rl_contrastive.experiment.report.comparison import _end, _grid, build, task_names
 from rl_contrastive.experiment.report.runs import find_runs, read_run
+from rl_contrastive.experiment.report.tables import optimum
 from rl_contrastive.experiment.run_config import RunConfig, config_json
 from rl_contrastive.experiment.statistics import Interval
 
@@ -252,10 +253,37 @@ def test_cap_and_bar_are_read_from_the_config_that_a_run_records(tmp_path):
 
 def test_tasks_come_in_the_order_of_their_numbers_and_titles_are_words(tmp_path):
     for horizon in (100, 5, 20):
-        write_run(tmp_path, "a", 0, env=f"lock,lock_seed=1,horizon={horizon}", env_config={"horizon": horizon})
+        write_run(tmp_path, "a", 0, env=f"lock,num_actions=4,horizon={horizon}", env_config={"horizon": horizon})
     write_run(tmp_path, "a", 0, env="gym:Foo-v1")
     headings = [task.heading for task in load([tmp_path], reps=5)]
-    assert headings == ["gym:Foo-v1", *(f"lock, lock seed 1, horizon {h}" for h in (5, 20, 100))]
+    assert headings == ["gym:Foo-v1", *(f"lock, num actions 4, horizon {h}" for h in (5, 20, 100))]
+
+
+def test_worlds_of_a_family_are_pooled(tmp_path):
+    """A sweep over lock_seed names it in the task; seed 0 of the run is that of each lock, and runs pair by lock."""
+    for agent, solved in (("a", 300), ("b", 400)):
+        for lock in range(5):
+            name = f"lock,lock_seed={lock},horizon=5"
+            write_run(
+                tmp_path, agent, 0, env=name, env_config={"horizon": 5, "lock_seed": lock}, solved_at=solved + lock
+            )
+    (task,) = load([tmp_path], reps=5)
+    assert task.heading == "lock, horizon 5"
+    assert [(group.agent, len(group.runs), group.episodes.median) for group in task.groups] == [
+        ("a", 5, 302),
+        ("b", 5, 402),
+    ]
+    found = task.tests["a", "b"]
+    assert found is not None
+    assert (found.test, found.n) == ("Wilcoxon", 5)
+
+
+def test_worlds_of_different_values_show_their_mean(tmp_path):
+    for lock, value in enumerate((1.0, 2.0)):
+        config = {"horizon": 5, "lock_seed": lock}
+        write_run(tmp_path, "a", 0, env=f"lock,lock_seed={lock}", env_config=config, optimal=value)
+    (task,) = load([tmp_path], reps=5)
+    assert optimum(task) == "mean optimal return 1.5"
 
 
 def test_runs_that_failed_for_the_same_reason_share_a_sentence(tmp_path):

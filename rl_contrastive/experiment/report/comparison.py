@@ -254,7 +254,8 @@ def _task(name: str, runs: list[Run], *, reps: int, rng: np.random.Generator) ->
         pair: _test(*pair, {g.agent: (g, k) for g, k in zip(groups, keys, strict=True)}, ranks=by_ranks)
         for pair in improvement
     }
-    optimal = next((v for v in (run.number("optimal_return") for run in runs) if v is not None), None)
+    known = [v for v in (run.number("optimal_return") for run in runs) if v is not None]
+    optimal = known[0] if len(set(known)) == 1 else float(np.mean(known)) if known else None
     return Task(name, optimal, game, headline, clock, tuple(groups), measure, improvement, tests)
 
 

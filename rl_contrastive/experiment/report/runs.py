@@ -27,6 +27,8 @@ FILES = ("config.json", "metrics.jsonl", "summary.json")
 HUGE = 1e300
 """Numbers beyond this, which JSON can hold as integers, are none of ours."""
 SEED_FOLDER = re.compile(r"seed-(\d+)$")
+WORLD = re.compile(r",\w*_seed=\d+(?=,|$)")
+"""Which world of a family, in the name that a sweep gives to a task: worlds of a family are pooled."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def read_run(folder: Path) -> Run:
     timing = _guarded([], _read_timing, folder / "timing.jsonl")  # wall times are a convenience: none is no failure
     parent, _, env_of_path = folder.parent.name.partition("--")
     seed = SEED_FOLDER.fullmatch(folder.name)
+    env = config.get("env_label") or config.get("env") or summary.get("env") or env_of_path or "unknown"
     status = summary.get("status", "failed")
     error = summary.get("error")
     if problems:
@@ -141,7 +144,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         agent=str(config.get("label") or summary.get("label") or config.get("agent") or summary.get("agent") or parent),
-        env=str(config.get("env_label") or config.get("env") or summary.get("env") or env_of_path or "unknown"),
+        env=WORLD.sub("", str(env)),
         env_config=_completed("env", config),
         agent_config=_completed("agent", config),
         seed=_first_int(config.get("seed"), summary.get("seed"), int(seed.group(1)) if seed else None),

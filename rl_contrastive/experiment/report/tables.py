@@ -117,7 +117,9 @@ def optimum(task: Task) -> str:
     """The best that can be had, in words; empty where it is not known."""
     if task.optimal is None:
         return ""
-    return f"{'Nash value' if task.game else 'optimal return'} {number(task.optimal)}"
+    worlds = {run.number("optimal_return") for group in task.groups for run in group.runs}
+    mean = "mean " if len(worlds - {None}) > 1 else ""
+    return f"{mean}{'Nash value' if task.game else 'optimal return'} {number(task.optimal)}"
 
 
 def aligned(rows: list[tuple[str, ...]]) -> list[str]:
