@@ -17,6 +17,7 @@ from rl_contrastive.experiment import plots
 from rl_contrastive.experiment.budget import Budget
 from rl_contrastive.experiment.report import compare, load, page, render, tables
 from rl_contrastive.experiment.report.comparison import _end, _grid, build, task_names
+from rl_contrastive.experiment.report.page import notes
 from rl_contrastive.experiment.report.runs import find_runs, read_run
 from rl_contrastive.experiment.report.tables import optimum
 from rl_contrastive.experiment.run_config import RunConfig, config_json
@@ -269,6 +270,7 @@ def test_worlds_of_a_family_are_pooled(tmp_path):
             )
     (task,) = load([tmp_path], reps=5)
     assert task.heading == "lock, horizon 5"
+    assert "Repeated seeds" not in " ".join(notes([task], bar=0.9, solve_gap=0.05, reps=5, seed=0))
     assert [(group.agent, len(group.runs), group.episodes.median) for group in task.groups] == [
         ("a", 5, 302),
         ("b", 5, 402),
@@ -377,9 +379,9 @@ def test_mixed_settings_and_repeated_seeds_are_named(tmp_path):
     folder = write_run(tmp_path / "y", "a", 0)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"agent_config": {"batch": 99}}))
-    notes = " ".join(compare([tmp_path], tmp_path / "out", reps=5)["notes"])
-    assert "Mixed settings: the runs of a on lock" in notes
-    assert "Repeated seeds" in notes
+    said = " ".join(compare([tmp_path], tmp_path / "out", reps=5)["notes"])
+    assert "Mixed settings: the runs of a on lock" in said
+    assert "Repeated seeds" in said
 
 
 @pytest.mark.parametrize(("values", "mixed"), [({}, False), ({"epsilon": 0.3}, True)])

@@ -285,13 +285,13 @@ def _measure(groups: list[Group], headline: Headline, game: bool) -> tuple[str, 
 def _test(x: str, y: str, of: dict[str, tuple[Group, FloatArray]], *, ranks: bool) -> Comparison:
     """Paired where each run of X has one twin among those of Y: the same seed on the same problem."""
     (first, mine), (second, theirs) = of[x], of[y]
-    here, there = ([_twin(run) for run in group.runs] for group in (first, second))
+    here, there = ([twin(run) for run in group.runs] for group in (first, second))
     if len(set(here)) == len(here) == len(there) and set(here) == set(there):
         return paired_test(mine, theirs[[there.index(key) for key in here]], ranks=ranks)
     return difference_test(mine, theirs)
 
 
-def _twin(run: Run) -> str:
+def twin(run: Run) -> str:
     """What runs of different agents share: their seed, and the seeds that make their problem."""
     return json.dumps([run.seed, {k: v for k, v in run.env_config.items() if k.endswith("_seed")}], sort_keys=True)
 

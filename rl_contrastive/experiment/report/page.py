@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rl_contrastive.experiment import plots
 from rl_contrastive.experiment.report import tables
-from rl_contrastive.experiment.report.comparison import EXACT, FEWEST, GAP, MOST_COMPARED, SLOPE_FROM, Group, Task
+from rl_contrastive.experiment.report.comparison import EXACT, FEWEST, GAP, MOST_COMPARED, SLOPE_FROM, Group, Task, twin
 from rl_contrastive.files import write_text
 
 MOST_PANELS, MOST_AGENTS = 16, 20
@@ -92,7 +92,7 @@ def notes(tasks: list[Task], *, bar: float, solve_gap: float, reps: int, seed: i
                     f"Mixed settings: the runs of {group.agent} on {task.name} have {len(configs)} different agent "
                     "configs; give them different labels to compare them apart."
                 )
-            seeds = [run.seed for run in group.runs if run.seed is not None]
+            seeds = [twin(run) for run in group.runs if run.seed is not None]
             if len(set(seeds)) < len(seeds):
                 sentences.append(f"Repeated seeds: the runs of {group.agent} on {task.name} share seeds.")
     return sentences

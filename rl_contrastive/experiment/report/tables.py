@@ -117,8 +117,8 @@ def optimum(task: Task) -> str:
     """The best that can be had, in words; empty where it is not known."""
     if task.optimal is None:
         return ""
-    worlds = {run.number("optimal_return") for group in task.groups for run in group.runs}
-    mean = "mean " if len(worlds - {None}) > 1 else ""
+    values = [run.number("optimal_return") for group in task.groups for run in group.runs]
+    mean = "" if np.allclose([v for v in values if v is not None], task.optimal, rtol=1e-6) else "mean "
     return f"{mean}{'Nash value' if task.game else 'optimal return'} {number(task.optimal)}"
 
 
