@@ -55,7 +55,9 @@ docs-results: $(STAMP)
 	$(BIN)/rlc matches runs/soccer --out runs/soccer/matches
 	cp runs/soccer/matches/table.md docs/results/soccer/matches.md
 	cp runs/soccer/matches/matches.png docs/results/soccer/
-	$(BIN)/python benchmarks/low_rank_table.py runs/low-rank > docs/results/low-rank/pooled.md
+	for name in low-rank low-rank-large; do \
+		$(BIN)/python benchmarks/low_rank_table.py runs/$$name > docs/results/$$name/pooled.md || exit 1; \
+	done
 	for name in standard-lock distractor-lock optimism optimism-games deep-sea tables objectives-lock objectives-lock-long noisy-lock noisy-lock-strict refinement ucb-ablation duel-lock duel-lock-long; do \
 		$(BIN)/python benchmarks/worlds_table.py runs/$$name > docs/results/$$name/pooled.md || exit 1; \
 	done

@@ -62,7 +62,8 @@ class ContrastiveUCBGameConfig:
     lam: float = 1.0
     """lambda, ridge of Sigma (> 0)."""
     growth: float = 0.02
-    """Refit and replan when the stored transitions grew by this fraction (>= 0; 0: after every batch)."""
+    """Refit and replan when the stored transitions grew by this fraction (>= 0; 0: after every batch, three times the
+    time for fewer episodes on long locks)."""
     decoder_growth: float = 0.1
     """Refit a step's decoder when its rows grew by this fraction (> 0)."""
     known_reward: bool = False
