@@ -68,8 +68,11 @@ def test_a_seed_chooses_other_problems_and_is_recorded(tmp_path):
     assert all(hasattr(entry.config(), "seed") for entry in registry.entries("experiment"))
 
 
-LARGER = {"sample-complexity": {"seeds": 5, "ranks": (2, 4, 8), "episodes": 20_000, "rank_episodes": 3000}}
-"""Exponents of two sizes with two runs each are any number: where quick is too small to judge other seeds by."""
+LARGER = {
+    "sample-complexity": {"seeds": 5, "ranks": (2, 4, 8), "episodes": 20_000, "rank_episodes": 3000},
+    "regret-slope": {"mdps": 5, "episodes": 10_000},
+}
+"""Exponents of two sizes, or slopes of two runs, are any number: where quick is too small to judge other seeds by."""
 
 
 @pytest.mark.slow
