@@ -8,6 +8,7 @@ which must give both players a reason to mix, and the values, which are those of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +62,15 @@ def game_reward(phi: FloatArray, rng: np.random.Generator) -> FloatArray:
     return np.clip(0.6 * of_state + 0.4 * rng.random((G, S, joint)), 0.0, 1.0)
 
 
+def matrix_value(players: tuple[int, int]) -> Callable[[FloatArray], FloatArray]:
+    """Q_h (S, A B) -> V_h (S,): the value of each state's A x B matrix game."""
+
+    def value(Q: FloatArray) -> FloatArray:
+        return nash(Q.reshape(-1, *players)).value
+
+    return value
+
+
 @register("env", "low-rank-game", LowRankGameConfig)
 def low_rank_game(config: LowRankGameConfig, num_envs: int) -> LowRankEnv:
     """Random low-rank zero-sum Markov game with tabular observations and exact Nash values."""
@@ -76,8 +86,5 @@ def low_rank_game(config: LowRankGameConfig, num_envs: int) -> LowRankEnv:
         stationary=config.stationary,
     )
 
-    def state_value(Q: FloatArray) -> FloatArray:
-        return nash(Q.reshape(-1, *players)).value
-
-    variant = LowRankVariant("low-rank-game", game_reward, players, state_value)
+    variant = LowRankVariant("low-rank-game", game_reward, players, matrix_value(players))
     return LowRankEnv(dynamics, num_envs, variant=variant)

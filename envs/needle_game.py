@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rl_contrastive.config import require
+from rl_contrastive.envs.game_low_rank import matrix_value
 from rl_contrastive.envs.low_rank import LowRankConfig, LowRankEnv, LowRankMDP, LowRankVariant
-from rl_contrastive.planning.equilibrium import nash
 from rl_contrastive.registry import register
 from rl_contrastive.spec import BoolArray, FloatArray
 
@@ -115,14 +115,10 @@ def needle_game(config: NeedleGameConfig, num_envs: int) -> LowRankEnv:
         rank=config.rank,
         mdp_seed=config.game_seed,
     )
-
-    def state_value(Q: FloatArray) -> FloatArray:
-        return nash(Q.reshape(-1, A, A)).value
-
     variant = LowRankVariant(
         name="needle-game",
         players=(A, A),
-        state_value=state_value,
+        state_value=matrix_value((A, A)),
         draw=lambda _: draw_needle_game(config),
         reward_range=(-1.0, 1.0),
     )

@@ -132,11 +132,11 @@ def regret_slope(config: RegretConfig, *, out: Path) -> Verdict:
 
 
 def _curves(config: RegretConfig, name: str) -> Curves:
-    """Runs of one agent, one MDP each. contrastive-ucb chooses d from the data."""
+    """Runs of one agent, one MDP each."""
     agent = "contrastive-ucb" if name in (ON_POLICY, PAPER) else name
     fields = settings(agent, horizon=config.horizon)
     if agent == "contrastive-ucb":
-        fields |= {"roll_in": "paper" if name == PAPER else "on-policy", "learner": {"dim": None}}
+        fields |= {"roll_in": "paper" if name == PAPER else "on-policy"}
     sizes = {"num_states": config.num_states, "num_actions": config.num_actions}
     sizes |= {"horizon": config.horizon, "rank": config.rank}
     results = [

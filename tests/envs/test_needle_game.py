@@ -5,25 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rl_contrastive.config import from_dict
 from rl_contrastive.errors import RlcError
 from rl_contrastive.planning.games import duality_gap
-from rl_contrastive.registry import get
 
 SMALL = {"num_states": 14, "horizon": 5}
 
 
-def make(agent: str, fields: dict, seed: int, **world):
-    env_entry, _ = get("env", "needle-game")
-    entry, _ = get("agent", agent)
-    config = from_dict(entry.config, fields)
-    env = env_entry.factory(from_dict(env_entry.config, {**SMALL, "game_seed": seed, **world}), config.batch)
-    return entry.factory(env, config, seed=seed), env
+@pytest.fixture
+def make(make_agent):
+    """An agent on a small world; `agent.env` is the world."""
+
+    def made(agent: str, fields: dict, seed: int, **world):
+        return make_agent(agent, "needle-game", seed=seed, env={**SMALL, "game_seed": seed, **world}, **fields)
+
+    return made
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_values_are_those_of_the_module_docstring(seed):
-    model = make("uniform", {}, seed)[1].exact()
+def test_values_are_those_of_the_module_docstring(make, seed):
+    model = make("uniform", {}, seed).env.exact()
     np.testing.assert_allclose(model.P.sum(axis=-1), 1.0)
     np.testing.assert_allclose(np.einsum("hsad,htd->hsat", model.phi, model.psi), model.P, atol=1e-12)
     assert np.linalg.matrix_rank(model.P[1].reshape(-1, 14)) <= 4
@@ -34,8 +34,8 @@ def test_values_are_those_of_the_module_docstring(seed):
     assert model.optimal_return == pytest.approx(0.0, abs=1e-12)
 
 
-def test_each_player_alone_opens_its_path_and_is_baited_away_from_it():
-    model = make("uniform", {}, 0)[1].exact()
+def test_each_player_alone_opens_its_path_and_is_baited_away_from_it(make):
+    model = make("uniform", {}, 0).env.exact()
     r, phi = model.r.reshape(5, 14, 3, 3), model.phi.reshape(5, 14, 3, 3, 4)
     for player, sign in ((0, 1.0), (1, -1.0)):
         baits = []
@@ -55,10 +55,10 @@ def test_each_player_alone_opens_its_path_and_is_baited_away_from_it():
             assert all(least > most for later, _, most in baits if later > h)
 
 
-def test_what_a_baited_pair_loses_by_hand():
+def test_what_a_baited_pair_loses_by_hand(make):
     """Each takes the bait on its path and is uniform elsewhere: the best response to it walks the whole path and wins
     2/3 at its end, against a guess among three. gap = 2 (1/2) success^4 (2/3) while baits are worth nothing."""
-    model = make("uniform", {}, 1, bait=1e-9)[1].exact()
+    model = make("uniform", {}, 1, bait=1e-9).env.exact()
     mu, nu = np.full((5, 14, 1, 3), 1 / 3), np.full((5, 14, 1, 3), 1 / 3)
     r = model.r.reshape(5, 14, 3, 3)
     for h in range(4):
@@ -70,12 +70,12 @@ def test_what_a_baited_pair_loses_by_hand():
     assert duality_gap(model, mu, nu).gap == pytest.approx(0.97**4 * 2 / 3, abs=1e-7)
 
 
-def test_both_needles_need_optimism():
+def test_both_needles_need_optimism(make):
     """The learner finds the equilibrium on each of three games; the same without a bonus on none."""
     for seed in range(3):
         gaps = {}
         for gamma in (0.1, 0.0):
-            agent, _ = make("contrastive-ucb-game", {"gamma": gamma}, seed)
+            agent = make("contrastive-ucb-game", {"gamma": gamma}, seed)
             result = agent.learn(episodes=1500, eval_every=1500, eval_episodes=10)
             gaps[gamma] = result.progress.exact["gap"]
         assert gaps[0.1] < 0.01
@@ -94,6 +94,6 @@ def test_both_needles_need_optimism():
         ({"alpha_psi": 0.0}, "alpha_psi"),
     ],
 )
-def test_games_without_a_needle_are_refused(fields, words):
+def test_games_without_a_needle_are_refused(make, fields, words):
     with pytest.raises(RlcError, match=words):
         make("uniform", {}, 0, **fields)
