@@ -12,9 +12,9 @@ import argparse
 import sys
 from typing import Any
 
-from rl_contrastive.experiment.statistics import loglog_slope
-from rl_contrastive.theory.games_training import columns
-from rl_contrastive.theory.training import run
+from rl_contrastive.analysis.statistics import loglog_slope
+from rl_contrastive.claims.theory.games_training import columns
+from rl_contrastive.claims.theory.training import run
 
 COVERED = 0.99
 

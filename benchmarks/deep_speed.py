@@ -39,7 +39,7 @@ import rl_contrastive.cli  # noqa: F401  (registers agents and environments)
 from rl_contrastive import registry
 from rl_contrastive.agents.contrastive_ucb_deep import ContrastiveUCBDeep
 from rl_contrastive.config import from_dict
-from rl_contrastive.experiment.rollout import play
+from rl_contrastive.runs.rollout import play
 
 BAR = 1.5
 WARM, CAPACITY, BATCH, LR = 1000, 100_000, 32, 3e-4

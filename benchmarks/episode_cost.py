@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import from_dict
-from rl_contrastive.experiment.rollout import play
 from rl_contrastive.registry import get
+from rl_contrastive.runs.rollout import play
 
 POINTS = (1_000, 3_000, 10_000, 30_000, 100_000)
 WINDOW = 0.3

@@ -32,11 +32,11 @@ import torch
 from rl_contrastive.features.batches import Batch, ExactTable, SampledRows, Sampler
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.descent import DescentConfig, descend
-from rl_contrastive.features.negatives import tabular_law
 from rl_contrastive.features.networks import RowFactors, TableFactors, export
-from rl_contrastive.features.objectives import make
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, fit_linear
+from rl_contrastive.objectives import make
+from rl_contrastive.objectives.laws import tabular_law
 from rl_contrastive.spec import FloatArray, LevelData
 
 HORIZON = 100

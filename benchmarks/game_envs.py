@@ -45,7 +45,7 @@ def package(name: str) -> Any:
     if family == "minatar":
         from minatar.gym import BaseEnv
 
-        from rl_contrastive.envs.minatar_games import GAMES as MODULES
+        from rl_contrastive.envs.adapters.minatar_games import GAMES as MODULES
 
         return BaseEnv(MODULES[game], use_minimal_action_set=True)
     if family == "minigrid":

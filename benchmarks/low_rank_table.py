@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rl_contrastive.experiment import statistics as st
-from rl_contrastive.experiment.report.runs import Run, find_runs, read_run
+from rl_contrastive.analysis import statistics as st
+from rl_contrastive.analysis.runs import Run, find_runs, read_run
 
 
 def main(folders: list[str]) -> int:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from rl_contrastive.analysis import statistics as st
+from rl_contrastive.analysis.runs import Run, find_runs, read_run
 from rl_contrastive.config import require
-from rl_contrastive.experiment import statistics as st
-from rl_contrastive.experiment.report.runs import Run, find_runs, read_run
 
 COLUMNS = {"tv": 3, "sin_angle": 3, "gap": 4, "regret": 0}
 """Metric -> decimals."""

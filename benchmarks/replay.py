@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 
-from rl_contrastive.deep.replay import Replay
+from rl_contrastive.deep.replay.replay import Replay
 
 BATCH, GAMMA, LENGTH = 32, 0.99, 200
 BARRED = ("vectors", "planes")

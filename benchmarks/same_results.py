@@ -3,7 +3,7 @@
     python benchmarks/same_results.py before.json     # in one checkout
     python benchmarks/same_results.py after.json --against before.json
 
-Measured: a short run of every agent, fits of every objective on tables and vectors and in the deep agent, and two studies
+Measured: a short run of every agent, fits of every objective on tables and vectors and in the deep agent, two studies
 of energies. Digests cover every line of metrics.jsonl, so any number that differs in its last bit is found. Compare
 on one machine with one set of versions: matrix libraries choose their code by the processor.
 """
@@ -82,7 +82,9 @@ def measure(words: list[str]) -> list[str]:
         if code:
             return [said.getvalue().strip().splitlines()[-1]]
         names = ("metrics.jsonl", "cells.jsonl")
-        lines = [line for file in sorted(Path(folder).rglob("*.jsonl")) if file.name in names for line in lines_of(file)]
+        lines = [
+            line for file in sorted(Path(folder).rglob("*.jsonl")) if file.name in names for line in lines_of(file)
+        ]
         return [hashlib.sha256(line.encode()).hexdigest()[:16] for line in lines]
 
 
@@ -107,7 +109,7 @@ def main() -> int:
         found = dict(zip(todo, pool.map(measure, todo.values()), strict=True))
     given.out.write_text(json.dumps(found, indent=1) + "\n")
     for name, lines in found.items():
-        if not lines or len(lines) == 1 and " " in lines[0]:
+        if not lines or (len(lines) == 1 and " " in lines[0]):
             print(f"{name}: {lines}")
     if given.against is None:
         print(f"{len(found)} cases written to {given.out}")

@@ -24,8 +24,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
+from rl_contrastive.envs.adapters.single import SingleEnv
 from rl_contrastive.envs.low_rank import LowRankConfig, LowRankEnv
-from rl_contrastive.envs.single import SingleEnv
 from rl_contrastive.spec import ExactModel
 
 CONFIG = LowRankConfig(num_states=100, num_actions=5, horizon=5, rank=3)

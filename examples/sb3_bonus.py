@@ -22,9 +22,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from rl_contrastive.bridges.sb3 import EllipticalBonusConfig, EllipticalBonusVecEnv
 from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
-from rl_contrastive.deep.sb3 import EllipticalBonusConfig, EllipticalBonusVecEnv
-from rl_contrastive.deep.transitions import FeatureConfig
+from rl_contrastive.deep.feature_net import FeatureConfig
 
 
 class DeepSea(gym.Env[int, int]):

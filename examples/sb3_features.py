@@ -21,9 +21,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
+from rl_contrastive.bridges.sb3 import EllipticalBonusConfig, EllipticalBonusVecEnv, extractor_kwargs
 from rl_contrastive.deep.config import EncoderConfig
-from rl_contrastive.deep.sb3 import EllipticalBonusConfig, EllipticalBonusVecEnv, extractor_kwargs
-from rl_contrastive.deep.transitions import FeatureConfig, TransitionFeatures
+from rl_contrastive.deep.feature_net import FeatureConfig, TransitionFeatures
 
 
 class Hidden(gym.ObservationWrapper[Any, Any, Any]):

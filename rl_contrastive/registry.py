@@ -22,13 +22,13 @@ from typing import Any, Literal, TypeVar
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError, unknown_name
 
-Kind = Literal["agent", "env", "objective", "experiment", "study", "opponent"]
+Kind = Literal["agent", "env", "objective", "claim", "study", "opponent"]
 PACKAGES: dict[Kind, str] = {
     "agent": "rl_contrastive.agents",
     "env": "rl_contrastive.envs",
-    "objective": "rl_contrastive.features.objectives",
-    "experiment": "rl_contrastive.theory",
-    "study": "rl_contrastive.studies",
+    "objective": "rl_contrastive.objectives",
+    "claim": "rl_contrastive.claims.theory",
+    "study": "rl_contrastive.claims.energy",
     "opponent": "rl_contrastive.agents",
 }
 F = TypeVar("F", bound=Callable[..., Any])

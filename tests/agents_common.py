@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import chisquare
 
-from rl_contrastive.experiment.rollout import play
+from rl_contrastive.runs.rollout import play
 
 
 def batches(agent: Any, first: int, count: int, each: Any = None) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rl_contrastive import registry
-from rl_contrastive.experiment.loop import Budget
-from rl_contrastive.experiment.run import RunConfig, run, run_folder
+from rl_contrastive.runs.loop import Budget
+from rl_contrastive.runs.run import RunConfig, run, run_folder
 
 GAME = str(Path(__file__).parent / "tiny_game.py")
 

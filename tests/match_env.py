@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
-from rl_contrastive.envs.gym_adapter import GymConfig, GymEnv
+from rl_contrastive.envs.adapters.gym_adapter import GymConfig, GymEnv
 
 STEPS = 8
 DEEP = {

@@ -1,4 +1,4 @@
-"""A replay as plain lists of episodes, and scripted episodes to feed it: what rl_contrastive.deep.replay must equal."""
+"""A replay as plain lists of episodes, and scripted episodes to feed it: what deep.replay.replay must equal."""
 
 from __future__ import annotations
 

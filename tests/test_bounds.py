@@ -16,10 +16,10 @@ from rl_contrastive.cli import main
 from rl_contrastive.config import field_docs, from_dict
 from rl_contrastive.deep.config import ValueConfig
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.budget import Budget
 from rl_contrastive.registry import entries, get
+from rl_contrastive.runs.budget import Budget
 
-KINDS = ("agent", "env", "experiment", "objective", "opponent", "study")
+KINDS = ("agent", "claim", "env", "objective", "opponent", "study")
 
 
 def leaves(cls: type, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any, str]]:
@@ -50,7 +50,7 @@ def nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 def unregistered() -> list[type]:
     """Configs of the packages that are handed over in Python alone."""
     found = set()
-    for package in ("deep", "energy", "features", "studies"):
+    for package in ("bridges", "claims", "deep", "energy", "features", "objectives"):
         root = importlib.import_module(f"rl_contrastive.{package}")
         for module in pkgutil.walk_packages(root.__path__, root.__name__ + "."):
             for thing in vars(importlib.import_module(module.name)).values():

@@ -18,7 +18,7 @@ from rl_contrastive import registry
 from rl_contrastive.cli import COMMANDS, main
 from rl_contrastive.cli.run import RunFlags
 from rl_contrastive.config import field_docs
-from rl_contrastive.experiment.run import read_summary
+from rl_contrastive.runs.run import read_summary
 
 HERE = Path(__file__).parent
 TINY, BROKEN = str(HERE / "tiny_agent.py"), str(HERE / "broken_env.py")

@@ -48,7 +48,7 @@ def test_paths_and_functions_exist(document):
     [
         ("README.md", "## Agents\n", "agent"),
         ("docs/objectives.md", "# Objectives\n", "objective"),
-        ("docs/theory.md", "## Claims, measured\n", "experiment"),
+        ("docs/theory.md", "## Claims, measured\n", "claim"),
         ("docs/energy.md", "## Studies\n", "study"),
     ],
 )
@@ -68,8 +68,8 @@ def test_every_command_in_readme_is_one():
 
 
 def test_the_example_run_is_small_finished_and_made_by_the_command_that_its_readme_names(tmp_path):
-    from rl_contrastive.experiment.report import load
-    from rl_contrastive.experiment.run import read_config, resume
+    from rl_contrastive.analysis.compare import load
+    from rl_contrastive.runs.run import read_config, resume
 
     (folder,) = [path.parent for path in (ROOT / "runs" / "example").rglob("config.json")]
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 100_000

@@ -89,7 +89,7 @@ def test_a_users_file(tmp_path):
         import_file(path)
 
 
-@pytest.mark.parametrize("kind", ["agent", "env", "objective", "experiment", "opponent"])
+@pytest.mark.parametrize("kind", ["agent", "claim", "env", "objective", "opponent"])
 def test_discovery_is_light(kind):
     """A run of a tabular agent must not pay for torch, SB3 or plots."""
     code = (

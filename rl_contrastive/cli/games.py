@@ -46,7 +46,7 @@ def matches(args: list[str]) -> int:
     except Done:
         return 0
     require(len(parsed.dirs) > 0, "rlc matches needs at least one folder.")
-    from rl_contrastive.experiment.matches import matches as play
+    from rl_contrastive.analysis.matches import matches as play
 
     names = ("episodes", "seed", "reps", *LOADING)
     result = play(list(parsed.dirs), parsed.out, **{name: getattr(parsed, name) for name in names})
@@ -85,7 +85,7 @@ def exploit(args: list[str]) -> int:
         parsed = parse(ExploitCommand, args, prog="rlc exploit", flags=flags_of(ExploitCommand) - {"--run"})
     except Done:
         return 0
-    from rl_contrastive.experiment.exploit import exploit as train
+    from rl_contrastive.analysis.exploit import exploit as train
 
     out = parsed.out or parsed.run / "exploit"
     options = {name: getattr(parsed, name) for name in ("episodes", "eval_episodes", "seed", *LOADING)}
@@ -126,7 +126,7 @@ def replay(args: list[str]) -> int:
         parsed = parse(ReplayCommand, args, prog="rlc replay", flags=flags_of(ReplayCommand) - {"--run"})
     except Done:
         return 0
-    from rl_contrastive.experiment.replay import replay as draw
+    from rl_contrastive.analysis.film import replay as draw
 
     gif = parsed.out if parsed.out is not None or parsed.strip is not None else parsed.run / "replay.gif"
     names = ("strip", "episodes", "seed", "against", "frame_seconds", "every", *LOADING)

@@ -1,11 +1,11 @@
-"""`rlc list agents|envs|objectives|experiments|studies|opponents`: every registered name, with its first sentence."""
+"""`rlc list [agents|envs|objectives|claims|studies|opponents]`: every registered name, with its first sentence."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import tyro
 
@@ -17,14 +17,15 @@ from rl_contrastive.errors import unknown_name
 KINDS: dict[str, registry.Kind] = {
     "studies" if kind == "study" else kind + "s": kind for kind in get_args(registry.Kind)
 }
+OLD_NAMES = {"experiments": "claims"}
 
 
 @dataclass(frozen=True)
 class ListCommand:
-    """Print the names of one kind: agents, envs, objectives, experiments, opponents. A final ':' marks a prefix."""
+    """Print the registered names, all of them or those of one kind. A name that ends in ':' is a prefix."""
 
-    kind: tyro.conf.Positional[str]
-    """agents | envs | objectives | experiments | studies | opponents"""
+    kind: tyro.conf.Positional[str | None] = None
+    """agents | envs | objectives | claims | studies | opponents; default: all, in groups."""
     json: bool = False
     """Print names, summaries and config fields as JSON."""
     imports: Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction] = ()
@@ -32,22 +33,37 @@ class ListCommand:
 
 
 def list_names(args: list[str]) -> int:
-    """`rlc list KIND`."""
+    """`rlc list [KIND]`."""
     flags = flags_of(ListCommand) - {"--kind", "--imports"} | {"--import"}
     try:
         parsed = parse(ListCommand, args, prog="rlc list", flags=flags)
     except Done:
         return 0
-    if parsed.kind not in KINDS:
-        raise unknown_name("kind", parsed.kind, KINDS)
+    chosen = list(KINDS) if parsed.kind is None else [OLD_NAMES.get(parsed.kind, parsed.kind)]
+    for name in chosen:
+        if name not in KINDS:
+            raise unknown_name("kind", name, KINDS)
     for file in parsed.imports:
         registry.import_file(Path(file))
-    entries = registry.entries(KINDS[parsed.kind])
     if parsed.json:
-        rows = [{"name": e.name, "summary": e.summary, "fields": field_docs(e.config)} for e in entries]
-        print(json.dumps(rows, indent=2))
+        rows = {name: [_row(entry) for entry in registry.entries(KINDS[name])] for name in chosen}
+        print(json.dumps(rows if parsed.kind is None else rows[chosen[0]], indent=2))
         return 0
-    width = max((len(e.name) for e in entries), default=0)
-    for entry in entries:
-        print(f"{entry.name:<{width}}  {entry.summary}")
+    for name in chosen:
+        if parsed.kind is None:
+            print(f"{name}:")
+        _print_group(registry.entries(KINDS[name]))
+        if parsed.kind is None:
+            print()
     return 0
+
+
+def _row(entry: registry.Entry) -> dict[str, Any]:
+    return {"name": entry.name, "summary": entry.summary, "fields": field_docs(entry.config)}
+
+
+def _print_group(entries: list[registry.Entry]) -> None:
+    """Names and summaries; prefixes such as `gym:` come first, since most readers look for their own environment."""
+    width = max((len(entry.name) for entry in entries), default=0)
+    for entry in sorted(entries, key=lambda entry: not entry.name.endswith(":")):
+        print(f"{entry.name:<{width}}  {entry.summary}")

@@ -1,4 +1,4 @@
-"""`rlc compare`, `rlc report` and `rlc theory`: from run folders, or from the theory's experiments, to pages."""
+"""`rlc compare`, `rlc report` and `rlc theory`: from run folders, or from the theory's claims, to pages."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def report(args: list[str]) -> int:
 
 def write_comparison(folders: list[Path], out: Path, *, as_json: bool, **options: Any) -> int:
     """Compare, and say where the result is."""
-    from rl_contrastive.experiment.progress import Occasionally
-    from rl_contrastive.experiment.report import compare as make
+    from rl_contrastive.analysis.compare import compare as make
+    from rl_contrastive.runs.progress import Occasionally
 
     result = make(folders, out, say=Occasionally(2.0), **options)
     if as_json:
@@ -89,7 +89,7 @@ class TheoryCommand:
     """Measure the theory's claims, each with a verdict and a negative control."""
 
     name: tyro.conf.Positional[str | None] = None
-    """One experiment (`rlc list experiments`), or the first word of several (`games`); default: all."""
+    """One claim (`rlc list claims`), or the first word of several (`games`); default: all."""
     quick: bool = False
     """Smaller sizes, about a minute in all."""
     out: Path = Path("runs/theory")
@@ -109,7 +109,7 @@ def theory(args: list[str]) -> int:
         parsed = parse(TheoryCommand, args, prog="rlc theory", flags=flags_of(TheoryCommand) - {"--name"})
     except Done:
         return 0
-    from rl_contrastive.theory.runner import render, run_theory
+    from rl_contrastive.claims.theory.runner import render, run_theory
 
     names = None if parsed.name is None else [parsed.name]
     verdicts = run_theory(names, out=parsed.out, quick=parsed.quick, workers=parsed.workers, seed=parsed.seed)

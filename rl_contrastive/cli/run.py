@@ -15,7 +15,7 @@ import tyro
 from rl_contrastive import registry
 from rl_contrastive.cli.parse import Done, Nothing, flags_of, parse
 from rl_contrastive.config import require, to_dict
-from rl_contrastive.experiment.budget import Budget, Limits
+from rl_contrastive.runs.budget import Budget, Limits
 
 AgentConfig = TypeVar("AgentConfig")
 EnvConfig = TypeVar("EnvConfig")
@@ -110,9 +110,9 @@ def _imports(options: list[str]) -> list[str]:
 
 def start(agent: str, env: str, parsed: Any, command: str) -> int:
     """Check everything once, here, then hand the seeds to worker processes."""
-    from rl_contrastive.experiment.run import RunConfig, check_new, prepare, resolve, run_folder
-    from rl_contrastive.experiment.run_config import with_local_folder
-    from rl_contrastive.experiment.workers import Job
+    from rl_contrastive.runs.run import RunConfig, check_new, prepare, resolve, run_folder
+    from rl_contrastive.runs.run_config import with_local_folder
+    from rl_contrastive.runs.workers import Job
 
     flags: RunFlags = parsed.run
     require(flags.seeds >= 1, f"--seeds must be >= 1, got {flags.seeds}.")
@@ -165,9 +165,9 @@ def work(jobs: list[Any], workers: int | None, *, as_json: bool, done: list[Path
     """Run jobs in worker processes, show progress, print how they ended; the exit code."""
     import os
 
-    from rl_contrastive.experiment.progress import ProgressLines
-    from rl_contrastive.experiment.run import read_summary
-    from rl_contrastive.experiment.workers import Pool
+    from rl_contrastive.runs.progress import ProgressLines
+    from rl_contrastive.runs.run import read_summary
+    from rl_contrastive.runs.workers import Pool
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min(workers or cores, max(len(jobs), 1))
@@ -242,11 +242,11 @@ class ResumeCommand:
 
 def resume(args: list[str]) -> int:
     """`rlc resume DIR`."""
-    from rl_contrastive.experiment.extend import extend, longer
-    from rl_contrastive.experiment.record import CONFIG
-    from rl_contrastive.experiment.run import read_config, read_summary
-    from rl_contrastive.experiment.run_config import require_trust
-    from rl_contrastive.experiment.workers import Job
+    from rl_contrastive.runs.extend import extend, longer
+    from rl_contrastive.runs.folder import CONFIG
+    from rl_contrastive.runs.run import read_config, read_summary
+    from rl_contrastive.runs.run_config import require_trust
+    from rl_contrastive.runs.workers import Job
 
     try:
         parsed = parse(ResumeCommand, args, prog="rlc resume", flags=flags_of(ResumeCommand) - {"--dir"})

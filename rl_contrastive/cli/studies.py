@@ -81,8 +81,8 @@ def _what(args: list[str]) -> list[str]:
 def _run(name: str, parsed: Any, command: str) -> int:
     from rich.console import Console
 
-    from rl_contrastive.studies.base import Context
-    from rl_contrastive.studies.runner import REPORT, render, run_study
+    from rl_contrastive.claims.base import Context
+    from rl_contrastive.claims.runner import REPORT, render, run_study
 
     flags: StudyFlags = parsed.run
     lines = Console(stderr=True)

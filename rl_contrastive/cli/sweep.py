@@ -40,8 +40,8 @@ class SweepCommand:
 
 def sweep(args: list[str]) -> int:
     """`rlc sweep FILE`."""
-    from rl_contrastive.experiment.run import read_summary
-    from rl_contrastive.experiment.sweep import load_sweep, plan_jobs
+    from rl_contrastive.runs.run import read_summary
+    from rl_contrastive.runs.sweep import load_sweep, plan_jobs
 
     flags = flags_of(SweepCommand) - {"--file", "--imports"} | {"--import"}
     try:
@@ -81,8 +81,8 @@ def _work_on_ray(jobs: list[Any], done: list[Path], *, as_json: bool) -> int:
     """One Ray task a run; each starts the same worker process as a local run, so its bytes are the same."""
     import ray
 
-    from rl_contrastive.experiment.run import read_summary
-    from rl_contrastive.experiment.workers import Pool
+    from rl_contrastive.runs.run import read_summary
+    from rl_contrastive.runs.workers import Pool
 
     ray.init(ignore_reinit_error=True, log_to_driver=False)
     task: Any = ray.remote(lambda job: Pool(1).run([job])[0])

@@ -26,9 +26,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from rl_contrastive.config import require
+from rl_contrastive.deep.cells import Tiles
 from rl_contrastive.deep.config import BonusConfig
-from rl_contrastive.deep.patches import Patches
-from rl_contrastive.deep.tiles import Tiles
+from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.planning.bonus import EllipticalBonus
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from rl_contrastive.config import require
 from rl_contrastive.deep.bonus import Bonus, Chunk, Gone
-from rl_contrastive.deep.patches import Patches
+from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.spec import Array, FloatArray, IntArray, State, Transition
 
 

@@ -19,11 +19,11 @@ from rl_contrastive.config import require
 from rl_contrastive.deep.augment import check_augment, distort, draw
 from rl_contrastive.deep.bonus import Bonus, Chunk
 from rl_contrastive.deep.config import DeepLearnerConfig
+from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, put, torch_generator
 from rl_contrastive.deep.noisy import quiet, resample
-from rl_contrastive.deep.replay import Replay, ReplayBatch
+from rl_contrastive.deep.replay.replay import Replay, ReplayBatch
 from rl_contrastive.deep.representation import identical
 from rl_contrastive.deep.self_prediction import SelfPrediction
-from rl_contrastive.deep.transitions import FeatureConfig, FeatureNet, ObsLayout, put, torch_generator
 from rl_contrastive.deep.value import Values, td_losses
 from rl_contrastive.deep.weights import (
     FlatAdam,

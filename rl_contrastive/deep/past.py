@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.deep.patches import Patches
+from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.errors import RlcError
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Array, FloatArray, IntArray, State

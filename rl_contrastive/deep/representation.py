@@ -34,8 +34,8 @@ from rl_contrastive.energy.low_rank import log_products
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.diagnostics import effective_rank
 from rl_contrastive.features.networks import log_softplus
-from rl_contrastive.features.objectives import make
-from rl_contrastive.features.objectives.base import Compositional
+from rl_contrastive.objectives import make
+from rl_contrastive.objectives.base import Compositional
 from rl_contrastive.spec import Array, BoolArray
 
 LEAST = 1e-30

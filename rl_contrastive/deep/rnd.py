@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from rl_contrastive.config import require
 from rl_contrastive.deep.bonus import NoBonus
 from rl_contrastive.deep.config import EncoderConfig, RNDConfig
+from rl_contrastive.deep.feature_net import ObsLayout, put
 from rl_contrastive.deep.networks import RELU_GAIN, Encoder, linear
-from rl_contrastive.deep.replay import Replay
-from rl_contrastive.deep.transitions import ObsLayout, put
+from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.deep.weights import FlatAdam, FlatParameters, load_weights, weights
 from rl_contrastive.device import resolve_device
 from rl_contrastive.errors import RlcError

@@ -13,7 +13,7 @@ import numpy as np
 
 from rl_contrastive.config import require
 from rl_contrastive.features.counts import TransitionCounts
-from rl_contrastive.features.negatives import sample_states
+from rl_contrastive.objectives.laws import sample_states
 from rl_contrastive.spec import FloatArray, IntArray
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.batches import Batch, Sampler
 from rl_contrastive.features.networks import Factors, TensorBatch, compositional_loss, contrastive_loss
-from rl_contrastive.features.objectives.base import Compositional, Objective
+from rl_contrastive.objectives.base import Compositional, Objective
 from rl_contrastive.spec import FloatArray, IntArray
 
 

@@ -22,10 +22,10 @@ from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.maps import FeatureMap, LinearFeatures, TabularFeatures
-from rl_contrastive.features.negatives import Law, tabular_law
 from rl_contrastive.features.neural_maps import NeuralFeatures
 from rl_contrastive.features.spectral import SpectralFit, fit_tabular
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, LinearSpectralFit, fit_linear
+from rl_contrastive.objectives.laws import Law, tabular_law
 from rl_contrastive.spec import BoolArray, FloatArray, IntArray, LevelData
 
 VECTOR_DIM = 3
@@ -140,7 +140,7 @@ class FeatureLearner:
             f"learner: the law of negatives '{config.law}' needs a finite state space; vectors allow 'marginal' only.",
         )
         if config.method != "spectral":
-            from rl_contrastive.features.objectives import make
+            from rl_contrastive.objectives import make
 
             make(config.objective, config.objective_options)  # a wrong name or option is noticed here, not at a fit
         self.config = config

@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 
 from rl_contrastive.energy.low_rank import log_products
 from rl_contrastive.features.batches import Batch
-from rl_contrastive.features.objectives.base import Compositional, Objective, ObjectiveResult
+from rl_contrastive.objectives.base import Compositional, Objective, ObjectiveResult
 from rl_contrastive.spec import FloatArray, IntArray
 
 Named = dict[str, FloatArray]

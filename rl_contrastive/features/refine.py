@@ -12,8 +12,8 @@ from rl_contrastive.features.batches import Batch, Sampler
 from rl_contrastive.features.descent import DescentConfig, descend
 from rl_contrastive.features.learner import LearnerConfig
 from rl_contrastive.features.networks import Factors, Named, export
-from rl_contrastive.features.objectives import make
-from rl_contrastive.features.objectives.base import Objective
+from rl_contrastive.objectives import make
+from rl_contrastive.objectives.base import Objective
 from rl_contrastive.spec import BoolArray, FloatArray
 
 RATIO_FLOOR = 1e-2

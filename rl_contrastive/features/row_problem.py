@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from rl_contrastive.features.anchors import anchor_coordinates, find_anchors
 from rl_contrastive.features.batches import Batch, SampledRows, Sampler, held_out_rows, split_rows
 from rl_contrastive.features.learner import LearnerConfig, constant_features
-from rl_contrastive.features.lift import anchor_coordinates, find_anchors
 from rl_contrastive.features.maps import LinearFeatures
 from rl_contrastive.features.networks import Factors, Named, RowFactors, mlp_weights
 from rl_contrastive.features.neural_maps import NeuralFeatures

@@ -17,7 +17,7 @@ from scipy import sparse
 from rl_contrastive.config import require
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.maps import TabularFeatures
-from rl_contrastive.features.negatives import tabular_law
+from rl_contrastive.objectives.laws import tabular_law
 from rl_contrastive.spec import BoolArray, FloatArray, IntArray
 
 DENSE_STATES = 96

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from rl_contrastive.features.anchors import anchor_coordinates, find_anchors, inverse_softplus
 from rl_contrastive.features.batches import Batch, ExactTable, SampledTable, Sampler, held_out_table
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.learner import LearnerConfig
-from rl_contrastive.features.lift import anchor_coordinates, find_anchors, inverse_softplus
 from rl_contrastive.features.maps import TabularFeatures, nonnegative_phi, softplus
 from rl_contrastive.features.networks import Factors, Named, TableFactors
 from rl_contrastive.features.spectral import SpectralFit, fit_tabular

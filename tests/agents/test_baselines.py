@@ -12,15 +12,15 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rl_contrastive.agents.base import due
 from rl_contrastive.agents.baselines.epsilon_greedy import design, linear_values
-from rl_contrastive.agents.tables import EmpiricalModel, StateTable
-from rl_contrastive.envs.gym_adapter import GymConfig, GymEnv
+from rl_contrastive.envs.adapters.gym_adapter import GymConfig, GymEnv
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.evaluate import exact_evaluation
-from rl_contrastive.experiment.loop import train
-from rl_contrastive.experiment.store import LevelStore
+from rl_contrastive.features.steps import LevelStore
+from rl_contrastive.features.tables import EmpiricalModel, StateTable
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.lsvi import plan_ridge
 from rl_contrastive.registry import get
+from rl_contrastive.runs.evaluate import exact_evaluation
+from rl_contrastive.runs.loop import train
 from rl_contrastive.spec import EnvSpec, LevelData, Transition
 
 TABULAR = ("ucbvi", "lsvi-ucb", "epsilon-greedy")

@@ -7,12 +7,12 @@ import pytest
 from agents_common import batches
 
 from rl_contrastive.config import from_dict
-from rl_contrastive.experiment.evaluate import policy_table
-from rl_contrastive.experiment.loop import train
-from rl_contrastive.experiment.oracle import behaviour_of, make_oracle
-from rl_contrastive.experiment.rollout import play
 from rl_contrastive.planning.behaviour import Behaviour, behaviour_value, uniform_around
 from rl_contrastive.registry import entries, get
+from rl_contrastive.runs.evaluate import policy_table
+from rl_contrastive.runs.loop import train
+from rl_contrastive.runs.oracle import behaviour_of, make_oracle
+from rl_contrastive.runs.rollout import play
 
 WORLD = {"num_states": 6, "num_actions": 3, "horizon": 4, "rank": 2, "mdp_seed": 3}
 CASES = {

@@ -10,7 +10,7 @@ from agents_common import batches, same, uniform
 
 from rl_contrastive.agents.contrastive_ucb import ContrastiveUCBConfig, RepUCBConfig
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.store import LevelStore
+from rl_contrastive.features.steps import LevelStore
 from rl_contrastive.planning.lsvi import plan_model
 
 SMALL = {"num_states": 6, "num_actions": 3, "horizon": 4, "rank": 2}

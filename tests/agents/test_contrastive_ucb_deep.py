@@ -13,7 +13,7 @@ from rl_contrastive.config import from_dict
 from rl_contrastive.deep.bonus import make_bonus
 from rl_contrastive.deep.config import BonusConfig
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.evaluate import sample
+from rl_contrastive.runs.evaluate import sample
 from rl_contrastive.spec import Transition
 
 SMALL = {

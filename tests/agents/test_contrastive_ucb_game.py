@@ -11,10 +11,10 @@ from agents_common import batches, same, uniform
 from rl_contrastive import registry
 from rl_contrastive.config import from_dict
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.loop import train
-from rl_contrastive.experiment.oracle import GameOracle
 from rl_contrastive.planning.games import nash_values
 from rl_contrastive.registry import register
+from rl_contrastive.runs.loop import train
+from rl_contrastive.runs.oracle import GameOracle
 from rl_contrastive.spec import marginals, product, split_action
 
 

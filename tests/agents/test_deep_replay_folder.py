@@ -15,10 +15,10 @@ from rl_contrastive import registry
 from rl_contrastive.cli import main
 from rl_contrastive.config import from_dict
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.checkpoint import load_state, read_state, save_state
-from rl_contrastive.experiment.loop import Budget
-from rl_contrastive.experiment.run import RunConfig, build, read_config, read_summary, resume, run, run_folder
-from rl_contrastive.experiment.trained import load_agent
+from rl_contrastive.runs.checkpoint import load_state, read_state, save_state
+from rl_contrastive.runs.load import load_agent
+from rl_contrastive.runs.loop import Budget
+from rl_contrastive.runs.run import RunConfig, build, read_config, read_summary, resume, run, run_folder
 
 VARIANTS = [{}, {"alpha": 0.5}, {"storage": "mapped"}, {"bonus": {"kind": "elliptical"}, "alpha": 0.5}]
 LEARNER = {"batch_size": 8, "encoder": {"hidden": [16]}, "representation": {"dim": 8, "hidden": 16}}

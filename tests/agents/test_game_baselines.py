@@ -16,11 +16,11 @@ from rl_contrastive.agents.baselines.lsvi_game import RidgeModel
 from rl_contrastive.agents.baselines.nash_q import NashQ, NashQConfig
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, StepSize
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.oracle import make_oracle
-from rl_contrastive.experiment.rollout import play
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.planning import optimistic_games
 from rl_contrastive.planning.games import duality_gap
+from rl_contrastive.runs.oracle import make_oracle
+from rl_contrastive.runs.rollout import play
 from rl_contrastive.spec import EnvSpec, Transition, marginals
 
 NAMES = ("nash-vi", "lsvi-game", "nash-q", "independent-q")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from rl_contrastive.experiment.loop import Budget
-from rl_contrastive.experiment.report import compare
-from rl_contrastive.experiment.run import RunConfig, run
+from rl_contrastive.analysis.compare import compare
+from rl_contrastive.runs.loop import Budget
+from rl_contrastive.runs.run import RunConfig, run
 
 TABLES = {"FrozenLake-v1": 40, "FrozenLake8x8-v1": 8, "CliffWalking-v1": 8, "Taxi-v4": 4, "Blackjack-v1": 4}
 """Horizons. Of FrozenLake's 40 steps no episode reaches the last ones."""
@@ -31,7 +31,7 @@ AGENTS = {
     "uniform": {},
 }
 NO_MODEL = {("lsvi-ucb", "Taxi-v4"), ("lsvi-ucb", "Blackjack-v1")}
-"""Gymnasium does not publish these tables in full (`envs/gym_table.py`), and the agent reads the true model."""
+"""Gymnasium does not publish these tables in full (`gym_table.py`), and the agent reads the true model."""
 BUDGET = Budget(episodes=20, eval_every=10, eval_episodes=5)
 RUNS = [(label, table) for label in AGENTS for table in TABLES if (label, table) not in NO_MODEL]
 

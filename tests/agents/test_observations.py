@@ -11,8 +11,8 @@ from match_env import DEEP, STEPS, blocks, match, pictures
 
 from rl_contrastive.config import from_dict
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.evaluate import evaluate
 from rl_contrastive.registry import get
+from rl_contrastive.runs.evaluate import evaluate
 from rl_contrastive.seeding import SeedTree
 
 

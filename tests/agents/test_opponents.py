@@ -10,7 +10,7 @@ from matrix_game import PENNIES, MatrixGame
 from rl_contrastive import registry
 from rl_contrastive.agents.opponents import CheckedOpponent, checked_actions, make_opponent
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.rollout import play
+from rl_contrastive.runs.rollout import play
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import joint_action
 
@@ -227,9 +227,9 @@ def test_a_users_opponent(tmp_path, monkeypatch):
 
 def test_the_minimiser_of_a_finished_run(tmp_path, make_env, monkeypatch):
     """`run:FOLDER` draws from the marginal nu of the policy that the run saved."""
-    from rl_contrastive.experiment.budget import Budget
-    from rl_contrastive.experiment.run import RunConfig, run, run_folder
-    from rl_contrastive.experiment.trained import load_agent
+    from rl_contrastive.runs.budget import Budget
+    from rl_contrastive.runs.load import load_agent
+    from rl_contrastive.runs.run import RunConfig, run, run_folder
     from rl_contrastive.spec import marginals
 
     small = {"num_states": 4, "num_actions": 2, "num_opponent_actions": 3, "horizon": 2, "rank": 2}

@@ -14,7 +14,7 @@ from rl_contrastive.agents.baselines.sb3 import PrivateGlobals
 from rl_contrastive.agents.baselines.sb3_config import discount
 from rl_contrastive.agents.baselines.sb3_view import EpisodeStream, ObservationView
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.loop import train
+from rl_contrastive.runs.loop import train
 from rl_contrastive.seeding import SeedTree
 
 SMALL = {
@@ -194,7 +194,7 @@ def test_saved_networks_give_the_same_policy(name, make_agent):
 def test_planes_are_convolved_and_the_clock_goes_beside_them(name, make_agent):
     from torch.nn.functional import conv2d
 
-    from rl_contrastive.deep.sb3_planes import Planes
+    from rl_contrastive.bridges.sb3_planes import Planes
 
     pytest.importorskip("minatar")
     agent = make_agent(name, "minatar:Breakout", **{**SMALL[name], "channels": [3, 2], "clock": "fraction"})
@@ -272,7 +272,7 @@ def test_probes_are_solved_in_1000_steps(name, probe, seed, make_agent):
 @each_agent
 def test_untrained_networks_do_not_match(name, make_agent):
     """Negative control: over 5 seeds the initial policy is optimal in probe-match on few."""
-    from rl_contrastive.experiment.evaluate import exact_evaluation
+    from rl_contrastive.runs.evaluate import exact_evaluation
 
     values = []
     for seed in range(5):

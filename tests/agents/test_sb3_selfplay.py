@@ -12,7 +12,7 @@ from matrix_game import PENNIES, MatrixGame
 
 from rl_contrastive.agents.baselines.sb3_selfplay import SelfPlay, SelfPlayConfig, SideStream, probabilities
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.loop import train
+from rl_contrastive.runs.loop import train
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import marginals
 
@@ -203,9 +203,9 @@ def test_saved_networks_give_the_same_policy():
 
 def test_a_finished_run_can_be_loaded_to_play(tmp_path):
     """The run's folder has a checkpoint of both networks, though the run cannot be resumed midway."""
-    from rl_contrastive.experiment.budget import Budget
-    from rl_contrastive.experiment.run import RunConfig, run, run_folder
-    from rl_contrastive.experiment.trained import load_agent
+    from rl_contrastive.runs.budget import Budget
+    from rl_contrastive.runs.load import load_agent
+    from rl_contrastive.runs.run import RunConfig, run, run_folder
 
     fields = {**SMALL, "net_arch": [8]}
     config = RunConfig(

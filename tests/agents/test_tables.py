@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from agents_common import same
 
-from rl_contrastive.agents.tables import LatentTable, StateTable, make_table
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.rollout import play
 from rl_contrastive.features.decoder import DecoderConfig
+from rl_contrastive.features.tables import LatentTable, StateTable, make_table
+from rl_contrastive.runs.rollout import play
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import EnvSpec, Transition
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from rl_contrastive.config import from_dict
-from rl_contrastive.deep import learner, representation, transitions
+from rl_contrastive.deep import feature_net as transitions
+from rl_contrastive.deep import learner, representation
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.learner import DeepLearner
 from rl_contrastive.deep.weights import clip

@@ -11,7 +11,7 @@ from rl_contrastive.config import from_dict
 from rl_contrastive.deep.bonus import EllipticalVisits
 from rl_contrastive.deep.episodic import EpisodicBonus, LeastTried
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.loop import train
+from rl_contrastive.runs.loop import train
 from rl_contrastive.spec import Transition
 
 A, B = 7, 9

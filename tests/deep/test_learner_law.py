@@ -12,7 +12,7 @@ from rl_contrastive.config import from_dict
 from rl_contrastive.deep.bonus import make_bonus
 from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig
 from rl_contrastive.deep.learner import DeepLearner
-from rl_contrastive.deep.replay import Replay
+from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import EnvSpec
 

@@ -15,7 +15,7 @@ from rl_contrastive.deep.bonus import VisitBonus, make_bonus
 from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig
 from rl_contrastive.deep.learner import DeepLearner
 from rl_contrastive.deep.noisy import NoisyLinear
-from rl_contrastive.deep.replay import Replay
+from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.errors import RlcError
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import EnvSpec

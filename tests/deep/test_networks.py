@@ -11,8 +11,8 @@ from torch import nn
 
 from rl_contrastive.config import from_dict, to_dict
 from rl_contrastive.deep.config import EncoderConfig
-from rl_contrastive.deep.frames import Tables
 from rl_contrastive.deep.networks import QHead, choose_kind, conv, encoder, linear
+from rl_contrastive.deep.replay.frames import Tables
 from rl_contrastive.deep.weights import (
     FlatAdam,
     FlatParameters,

@@ -28,10 +28,10 @@ from rl_contrastive.cli import main
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.bonus import VisitBonus, make_bonus
 from rl_contrastive.deep.config import BonusConfig, RepresentationConfig, SelfPredictionConfig
-from rl_contrastive.deep.replay import Replay
+from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.deep.representation import Representation
 from rl_contrastive.deep.self_prediction import SelfPrediction
-from rl_contrastive.experiment.run import resume
+from rl_contrastive.runs.run import resume
 
 KINDS = ["elliptical", "tiles"]
 ATOMS = torch.linspace(-10.0, 10.0, 51)

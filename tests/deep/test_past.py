@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rl_contrastive.deep.past import Past, sampled, threshold
-from rl_contrastive.deep.ring import Ring
+from rl_contrastive.deep.replay.ring import Ring
 from rl_contrastive.errors import RlcError
 
 

@@ -11,13 +11,13 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from rl_contrastive.bridges.sb3 import ContrastiveExtractor, EllipticalBonusConfig, EllipticalBonusVecEnv
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.bonus import make_bonus
 from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, RepresentationConfig
+from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, TransitionFeatures
 from rl_contrastive.deep.representation import Representation
-from rl_contrastive.deep.sb3 import ContrastiveExtractor, EllipticalBonusConfig, EllipticalBonusVecEnv
-from rl_contrastive.deep.transitions import FeatureConfig, FeatureNet, ObsLayout, TransitionFeatures
 from rl_contrastive.errors import RlcError
 
 A, D = 3, 4

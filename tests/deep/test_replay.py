@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_reference import Reference, scripts
 
-from rl_contrastive.deep.frames import Frames
-from rl_contrastive.deep.replay import Replay
+from rl_contrastive.deep.replay.frames import Frames
+from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.rollout import play
+from rl_contrastive.runs.rollout import play
 from rl_contrastive.spec import EnvSpec
 
 

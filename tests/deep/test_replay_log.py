@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_reference import Script, scripts
 
-from rl_contrastive.deep import log_files, replay_log
-from rl_contrastive.deep.patches import Patches
-from rl_contrastive.deep.replay import Replay
+from rl_contrastive.deep.replay import log as replay_log
+from rl_contrastive.deep.replay import log_files
+from rl_contrastive.deep.replay.changed_rows import Patches
+from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.checkpoint import load_state, save_state
+from rl_contrastive.runs.checkpoint import load_state, save_state
 
 
 def replay_of(n=2, stack=2, alpha=0.5, capacity=None, **kwargs):

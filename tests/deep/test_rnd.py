@@ -8,8 +8,8 @@ import torch
 from agents_common import same
 
 from rl_contrastive.deep.config import EncoderConfig, RNDConfig
+from rl_contrastive.deep.feature_net import ObsLayout
 from rl_contrastive.deep.rnd import RandomDistillation, Spread
-from rl_contrastive.deep.transitions import ObsLayout
 from rl_contrastive.errors import RlcError
 
 STATES = ObsLayout((), "int64", 12)

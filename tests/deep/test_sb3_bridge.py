@@ -14,15 +14,15 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from rl_contrastive.config import from_dict
-from rl_contrastive.deep.sb3 import (
+from rl_contrastive.bridges.sb3 import (
     ContrastiveExtractor,
     EllipticalBonusConfig,
     EllipticalBonusVecEnv,
     extractor_kwargs,
     obs_layout,
 )
-from rl_contrastive.deep.transitions import FeatureConfig, FeatureLearner, ObsLayout, TransitionFeatures
+from rl_contrastive.config import from_dict
+from rl_contrastive.deep.feature_net import FeatureConfig, FeatureLearner, ObsLayout, TransitionFeatures
 from rl_contrastive.deep.weights import weights
 from rl_contrastive.errors import RlcError
 

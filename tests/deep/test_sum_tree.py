@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl_contrastive.deep.sum_tree import FAN, TOP, SumTree
+from rl_contrastive.deep.replay.sum_tree import FAN, TOP, SumTree
 from rl_contrastive.errors import RlcError
 
 SIZES = st.sampled_from([1, 2, FAN - 1, FAN, FAN + 1, 1000, FAN**2 + 1, FAN * TOP, FAN * TOP + 1])

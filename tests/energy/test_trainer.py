@@ -19,7 +19,7 @@ from rl_contrastive.energy.objectives import OBJECTIVES, make
 from rl_contrastive.energy.partition import Quadrature, log_partition
 from rl_contrastive.energy.trainer import TrainConfig, Trainer
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.checkpoint import load_state, save_state, write_state
+from rl_contrastive.runs.checkpoint import load_state, save_state, write_state
 
 
 def gen(seed: int) -> torch.Generator:

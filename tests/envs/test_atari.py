@@ -10,13 +10,13 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from rl_contrastive.config import to_dict
-from rl_contrastive.envs.atari import AtariConfig, AtariEnv, make_atari
-from rl_contrastive.envs.single import SingleEnv
+from rl_contrastive.envs.adapters.atari import AtariConfig, AtariEnv, make_atari
+from rl_contrastive.envs.adapters.single import SingleEnv
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.loop import Budget
-from rl_contrastive.experiment.rollout import play
-from rl_contrastive.experiment.run import RunConfig, build
-from rl_contrastive.experiment.trained import make_env
+from rl_contrastive.runs.load import make_env
+from rl_contrastive.runs.loop import Budget
+from rl_contrastive.runs.rollout import play
+from rl_contrastive.runs.run import RunConfig, build
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from scipy import stats
 
 from rl_contrastive.config import from_dict
+from rl_contrastive.envs.adapters.single import NATIVE, SingleEnv, make_single
 from rl_contrastive.envs.base import BatchEnv
-from rl_contrastive.envs.single import NATIVE, SingleEnv, make_single
 from rl_contrastive.errors import RlcError
 from rl_contrastive.planning.games import nash_values
 from rl_contrastive.registry import entries, get

@@ -13,8 +13,8 @@ with warnings.catch_warnings():
     from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test
 
 from rl_contrastive.config import from_dict
+from rl_contrastive.envs.adapters.parallel import PLAYERS, make_parallel
 from rl_contrastive.envs.base import BatchEnv
-from rl_contrastive.envs.parallel import PLAYERS, make_parallel
 from rl_contrastive.errors import RlcError
 from rl_contrastive.planning.equilibrium import nash
 from rl_contrastive.planning.games import duality_gap

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from rl_contrastive.envs.gym_adapter import GymConfig, GymEnv, make_gym
-from rl_contrastive.envs.gym_features import feature_map
-from rl_contrastive.envs.gym_table import exact_table
+from rl_contrastive.envs.adapters.gym_adapter import GymConfig, GymEnv, make_gym
+from rl_contrastive.envs.adapters.gym_features import feature_map
+from rl_contrastive.envs.adapters.gym_table import exact_table
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import get
 

@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from rl_contrastive.envs.minatar_games import GAMES, MinAtarConfig, make_minatar, palette
+from rl_contrastive.envs.adapters.minatar_games import GAMES, MinAtarConfig, make_minatar, palette
 from rl_contrastive.envs.streams import Streams, integers
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.rollout import play
+from rl_contrastive.runs.rollout import play
 
 each_game = pytest.mark.parametrize("game", sorted(GAMES))
 

@@ -9,10 +9,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from rl_contrastive.envs.minigrid_rooms import PLANES, MiniGridConfig, make_minigrid
-from rl_contrastive.envs.minigrid_view import PartialView, lit
+from rl_contrastive.envs.adapters.minigrid_rooms import PLANES, MiniGridConfig, make_minigrid
+from rl_contrastive.envs.adapters.minigrid_view import PartialView, lit
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.rollout import play
+from rl_contrastive.runs.rollout import play
 
 LEFT, RIGHT, FORWARD = 0, 1, 2
 WORLDS = (

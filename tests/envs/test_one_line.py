@@ -7,8 +7,8 @@ import json
 import pytest
 
 from rl_contrastive.cli import main
-from rl_contrastive.experiment.run import RunConfig, resume, run, run_folder
-from rl_contrastive.experiment.run_config import Budget
+from rl_contrastive.runs.run import RunConfig, resume, run, run_folder
+from rl_contrastive.runs.run_config import Budget
 
 LINES = [
     ("minatar:Breakout", "minatar", 50, []),

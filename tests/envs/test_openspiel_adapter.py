@@ -9,7 +9,13 @@ import pytest
 
 from rl_contrastive.config import from_dict
 from rl_contrastive.envs import soccer
-from rl_contrastive.envs.openspiel_adapter import OpenSpielConfig, check_table, enumerate_game, load, make_openspiel
+from rl_contrastive.envs.adapters.openspiel_adapter import (
+    OpenSpielConfig,
+    check_table,
+    enumerate_game,
+    load,
+    make_openspiel,
+)
 from rl_contrastive.errors import RlcError
 from rl_contrastive.planning.games import nash_values
 from rl_contrastive.registry import get

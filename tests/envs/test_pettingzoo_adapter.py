@@ -12,11 +12,11 @@ from gymnasium.vector import AutoresetMode
 from pettingzoo import AECEnv, ParallelEnv
 
 from rl_contrastive.config import from_dict
-from rl_contrastive.envs.pettingzoo_adapter import PettingZooConfig, PettingZooEnv, make_pettingzoo
-from rl_contrastive.envs.pettingzoo_find import find
+from rl_contrastive.envs.adapters.pettingzoo_adapter import PettingZooConfig, PettingZooEnv, make_pettingzoo
+from rl_contrastive.envs.adapters.pettingzoo_find import find
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.rollout import play
 from rl_contrastive.registry import get
+from rl_contrastive.runs.rollout import play
 from rl_contrastive.spec import Env
 
 Discrete = gym.spaces.Discrete
@@ -348,7 +348,7 @@ def test_bad_actions_are_refused(actions):
 
 
 def test_a_native_game_through_its_parallel_view_is_the_same_game():
-    from rl_contrastive.envs.parallel import make_parallel
+    from rl_contrastive.envs.adapters.parallel import make_parallel
 
     entry, _ = get("env", "soccer")
     config = from_dict(entry.config, {"horizon": 6})

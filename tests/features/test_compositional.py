@@ -13,7 +13,7 @@ from rl_contrastive.features.batches import Batch
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.learner import FeatureLearner, LearnerConfig
 from rl_contrastive.features.networks import TableFactors, TensorBatch, compositional_loss, contrastive_loss
-from rl_contrastive.features.objectives import make
+from rl_contrastive.objectives import make
 from rl_contrastive.spec import LevelData
 
 H, S, A, d = 2, 6, 2, 3

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.rollout import play
-from rl_contrastive.experiment.store import LevelStore
 from rl_contrastive.features.decoder import LEAST_ROWS, DecoderConfig, LatentDecoder, seen
 from rl_contrastive.features.diagnostics import purity
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig
+from rl_contrastive.features.steps import LevelStore
+from rl_contrastive.runs.rollout import play
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import LevelData
 

@@ -17,11 +17,11 @@ from rl_contrastive.features.diagnostics import model_error, purity
 from rl_contrastive.features.latents import cluster
 from rl_contrastive.features.learner import FeatureLearner, Fit, LearnerConfig
 from rl_contrastive.features.maps import FeatureMap, LinearFeatures, TabularFeatures
-from rl_contrastive.features.negatives import tabular_law
 from rl_contrastive.features.networks import TableFactors, TensorBatch, contrastive_loss
 from rl_contrastive.features.neural_maps import NeuralFeatures, features_from_state
-from rl_contrastive.features.objectives import make
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, fit_linear
+from rl_contrastive.objectives import make
+from rl_contrastive.objectives.laws import tabular_law
 from rl_contrastive.planning.models import proper_rows
 from rl_contrastive.registry import get
 from rl_contrastive.spec import LevelData

@@ -19,7 +19,7 @@ from rl_contrastive.features.networks import (
     pair_scores,
     row_scores,
 )
-from rl_contrastive.features.objectives import make
+from rl_contrastive.objectives import make
 
 H, S, A, D = 3, 4, 2, 2
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rl_contrastive.errors import RlcError
-from rl_contrastive.features.objectives import make
+from rl_contrastive.objectives import make
 from rl_contrastive.registry import entries
 
 NAMES = [entry.name for entry in entries("objective")]

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from rl_contrastive.config import from_dict
-from rl_contrastive.experiment.rollout import play
-from rl_contrastive.experiment.store import LevelStore
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.learner import LearnerConfig
 from rl_contrastive.features.mixture import (
@@ -21,8 +19,10 @@ from rl_contrastive.features.mixture_learner import MixtureLearner
 from rl_contrastive.features.neural_maps import features_from_state
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, noise_floor
+from rl_contrastive.features.steps import LevelStore
 from rl_contrastive.features.whitening import full_is_better
 from rl_contrastive.registry import get
+from rl_contrastive.runs.rollout import play
 from rl_contrastive.spec import LevelData
 
 

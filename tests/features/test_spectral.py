@@ -12,9 +12,9 @@ from rl_contrastive.features import spectral as spectral_module
 from rl_contrastive.features import spectral_linear
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.diagnostics import model_error, phi_angles
-from rl_contrastive.features.negatives import tabular_law
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, fit_linear, whiten
+from rl_contrastive.objectives.laws import tabular_law
 from rl_contrastive.spec import LevelData
 
 

@@ -9,7 +9,7 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.features.batches import ExactTable, SampledRows, SampledTable, held_out_table, split_rows
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.learner import FeatureLearner, LearnerConfig
-from rl_contrastive.features.negatives import importance_weights, row_propensity, sample_states, tabular_law
+from rl_contrastive.objectives.laws import importance_weights, row_propensity, sample_states, tabular_law
 
 
 def random_table(H: int = 3, S: int = 5, A: int = 2, seed: int = 0) -> np.ndarray:

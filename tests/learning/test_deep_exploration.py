@@ -8,7 +8,7 @@ import pytest
 
 from rl_contrastive import registry
 from rl_contrastive.config import from_dict
-from rl_contrastive.experiment.loop import train
+from rl_contrastive.runs.loop import train
 
 LEARNER = {
     "lr": 1e-3,

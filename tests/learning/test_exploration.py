@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from rl_contrastive.experiment.loop import Budget, TrainingResult, train
+from rl_contrastive.runs.loop import Budget, TrainingResult, train
 
 SEEDS = [10, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(11, 15))]
 # Weak signal beside strong noise: sharp whitening, strong ridge, more principal directions, and more data at first.

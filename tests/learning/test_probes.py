@@ -9,7 +9,7 @@ import pytest
 
 from rl_contrastive import registry
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.loop import train
+from rl_contrastive.runs.loop import train
 
 PROBES = [entry.name for entry in registry.entries("env") if entry.name.startswith("probe-")]
 # The SB3 agents have a loop and a clock of their own: tests/agents/test_sb3.py. Games have no probes of one agent.

@@ -21,17 +21,17 @@ import numpy as np
 import pytest
 
 from rl_contrastive import registry
+from rl_contrastive.analysis.runs import read_run
 from rl_contrastive.config import from_dict, to_dict
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.checkpoint import load_state
-from rl_contrastive.experiment.loop import Budget
-from rl_contrastive.experiment.report.runs import read_run
-from rl_contrastive.experiment.run import RunConfig, config_json, resume, run, run_folder
-from rl_contrastive.experiment.trained import load_agent
+from rl_contrastive.runs.checkpoint import load_state
+from rl_contrastive.runs.load import load_agent
+from rl_contrastive.runs.loop import Budget
+from rl_contrastive.runs.run import RunConfig, config_json, resume, run, run_folder
 
 ATTACKS = int(os.environ.get("RLC_ATTACKS", "12"))
 SEED = int(os.environ.get("RLC_ATTACK_SEED", random.SystemRandom().randrange(10**6)))
-LIVES = Path(__file__).parent.parent / "experiment" / "lives.py"
+LIVES = Path(__file__).parent.parent / "runs" / "lives.py"
 ENVS = {
     "low-rank": {"num_states": 6, "num_actions": 3, "horizon": 3, "rank": 2},
     "combination-lock": {"horizon": 3, "num_actions": 3},

@@ -8,11 +8,11 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rl_contrastive.config import from_dict
-from rl_contrastive.envs.gym_adapter import GymConfig, GymEnv
-from rl_contrastive.experiment.evaluate import evaluate, exact_evaluation
-from rl_contrastive.experiment.loop import train
-from rl_contrastive.experiment.rollout import play
+from rl_contrastive.envs.adapters.gym_adapter import GymConfig, GymEnv
 from rl_contrastive.registry import get
+from rl_contrastive.runs.evaluate import evaluate, exact_evaluation
+from rl_contrastive.runs.loop import train
+from rl_contrastive.runs.rollout import play
 from rl_contrastive.seeding import SeedTree
 
 HORIZON = 12

@@ -16,11 +16,11 @@ import pytest
 
 from rl_contrastive.cli import main
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.checkpoint import NEWEST, PREVIOUS, load_state, read_state, save_state
-from rl_contrastive.experiment.loop import Budget
-from rl_contrastive.experiment.run import RunConfig, read_config, read_summary, resume, run, run_folder
-from rl_contrastive.experiment.trained import load_agent
 from rl_contrastive.files import durably
+from rl_contrastive.runs.checkpoint import NEWEST, PREVIOUS, load_state, read_state, save_state
+from rl_contrastive.runs.load import load_agent
+from rl_contrastive.runs.loop import Budget
+from rl_contrastive.runs.run import RunConfig, read_config, read_summary, resume, run, run_folder
 
 SMALL = {"num_states": 6, "num_actions": 3, "horizon": 3, "rank": 2}
 

@@ -68,8 +68,8 @@ def test_theory_agents_import_nothing_heavy(agent, tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from rl_contrastive.experiment.loop import Budget
-from rl_contrastive.experiment.run import RunConfig, run
+from rl_contrastive.runs.loop import Budget
+from rl_contrastive.runs.run import RunConfig, run
 small = {{"num_states": 6, "num_actions": 3, "horizon": 3, "rank": 2}}
 summary = run(RunConfig({agent!r}, "low-rank", env_config=small, budget=Budget(episodes=128)), Path({str(tmp_path)!r}))
 assert summary["status"] == "finished", summary

@@ -15,7 +15,7 @@ from rl_contrastive import registry
 from rl_contrastive.cli import main
 from rl_contrastive.config import from_dict
 from rl_contrastive.errors import RlcError
-from rl_contrastive.experiment.loop import train
+from rl_contrastive.runs.loop import train
 
 RLC = [sys.executable, "-m", "rl_contrastive.cli"]
 SMALL = {

@@ -1,0 +1,112 @@
+"""What every agent shares: its environment's spec, its seed tree, and `learn(episodes)` for use from Python."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from rl_contrastive.config import require_finite
+from rl_contrastive.errors import RlcError
+from rl_contrastive.planning.behaviour import Behaviour
+from rl_contrastive.runs.evaluate import invert
+from rl_contrastive.seeding import SeedTree
+from rl_contrastive.spec import Env, EnvSpec, ExactModel, FloatArray, IntArray, State, Transition
+
+if TYPE_CHECKING:
+    from rl_contrastive.runs.loop import TrainingResult
+
+
+def due(seen: float, planned_at: float, growth: float) -> bool:
+    """Lazy planning: only when the data grew by the fraction `growth` since the last plan (0: whenever it grew)."""
+    return seen > planned_at and seen >= (1.0 + growth) * planned_at
+
+
+def greedy(values: FloatArray) -> FloatArray:
+    """argmax_a of values (N, A) as probabilities, uniform over exact ties."""
+    best = (values.max(axis=1, keepdims=True) == values).astype(np.float64)
+    return np.asarray(best / best.sum(axis=1, keepdims=True))
+
+
+def choose(values: FloatArray, *, rng: np.random.Generator) -> IntArray:
+    """argmax_a of values (N, A), by chance among exact ties: one uniform number a row, as `sample` of `greedy`."""
+    uniform = rng.random(len(values))
+    best: IntArray = values.argmax(axis=1)
+    if np.count_nonzero(values == np.maximum.reduce(values, axis=1, keepdims=True)) == len(values):
+        return best
+    return invert(greedy(values), uniform)
+
+
+def true_reward(env: Env) -> FloatArray:
+    """r_h(s,a) (H, S, A) of the exact model, for agents that are told the rewards (`known_reward`)."""
+    model = env.exact()
+    if model is None or not model.observations_are_states:
+        raise RlcError(f"known_reward: {env.env_spec.name} has no exact model over its observations.")
+    return model.r
+
+
+class BaseAgent:
+    """Base of the agents (one level deep): subclasses implement the `rl_contrastive.spec.Agent` protocol.
+
+    `BaseAgent(env, config, seed=0)`: `env` is read for its `env_spec` (and, by the ceilings, its exact model).
+    Every config has a field `batch`.
+    """
+
+    version: int = 0
+    plays: Literal["mdp", "game", "any"] = "mdp"
+    """What the agent is made for: one agent's problems, two-player zero-sum games, or both."""
+
+    def __init__(self, env: Env, config: Any, *, seed: int = 0) -> None:
+        if not isinstance(getattr(env, "env_spec", None), EnvSpec):
+            raise RlcError(
+                f"{type(self).__name__} needs an environment with an env_spec, but {type(env).__name__} has none: make "
+                "it by its name here, as in make_env('gym:CartPole-v1', num_envs)."
+            )
+        require_finite(config, "agent.")
+        self.env = env
+        game = env.env_spec.players is not None
+        if self.plays != "any" and (self.plays == "game") != game:
+            have = "a two-player game" if game else "an environment of one agent"
+            want = "games" if self.plays == "game" else "environments of one agent"
+            raise RlcError(
+                f"{type(self).__name__} is made for {want}, but {env.env_spec.name} is {have} (see `rlc list agents`)."
+            )
+        self.env_spec: EnvSpec = env.env_spec
+        self.config = config
+        self.batch: int = config.batch
+        self.seeds = SeedTree(seed)
+
+    def learn(self, episodes: int | None = None, *, steps: int | None = None, **options: Any) -> TrainingResult:
+        """Train on the agent's environment, for `episodes` or for `steps`; options are those of `loop.train`."""
+        from rl_contrastive.runs.loop import train
+
+        return train(self, self.env, episodes=episodes, steps=steps, **options)
+
+    def begin(self, num_envs: int) -> None:
+        """Nothing to draw per episode by default."""
+
+    def act(self, obs: Any, h: int) -> IntArray:
+        raise NotImplementedError
+
+    def observe(self, transition: Transition) -> None:
+        raise NotImplementedError
+
+    def update(self) -> dict[str, float]:
+        raise NotImplementedError
+
+    def policy(self, obs: Any, h: int, *, explore: bool = False) -> FloatArray:
+        raise NotImplementedError
+
+    def behaviour(self, pi: FloatArray) -> Behaviour | None:
+        """The law of the next episodes, given the table pi (H, S, A) of `policy(explore=True)`; here pi itself."""
+        return Behaviour.markov(pi)
+
+    def exact_metrics(self, model: ExactModel) -> dict[str, float]:
+        """No model of its own by default."""
+        return {}
+
+    def state_dict(self) -> State:
+        raise NotImplementedError
+
+    def load_state_dict(self, state: State) -> None:
+        raise NotImplementedError

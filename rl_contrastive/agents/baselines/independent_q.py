@@ -1,0 +1,147 @@
+"""Independent Q-learning: each player of a game takes the other for a part of the world. What equilibria are for.
+
+    for each transition (s, a, b, r, s') of step h, with the step size alpha_n of `q_learning`:
+      1. maximiser:  Q1_h(s,a) += alpha_n (r + max_a' Q1_{h+1}(s',a') - Q1_h(s,a))
+      2. minimiser:  Q2_h(s,b) += alpha_n (r + min_b' Q2_{h+1}(s',b') - Q2_h(s,b))
+      3. both play epsilon-greedily, each in its own table
+
+What each player meets moves with the other's policy, so nothing need converge, and a greedy policy is pure: where an
+equilibrium has to mix it can be exploited whatever was learned (rock-paper-scissors). Source: Tan 1993.
+
+Rich observations are decoded into latent states first, by the decoder that contrastive-ucb-game may use: the comparison
+is of what is done with the states, not of how they are found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rl_contrastive.agents.base import BaseAgent, greedy
+from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, StepSize
+from rl_contrastive.config import require
+from rl_contrastive.features.decoder import DecoderConfig
+from rl_contrastive.registry import register
+from rl_contrastive.runs.evaluate import sample
+from rl_contrastive.seeding import generator_state, restore_generator
+from rl_contrastive.spec import Array, Env, EnvSpec, FloatArray, IntArray, State, Transition, product, split_action
+
+
+@dataclass(frozen=True)
+class IndependentQConfig:
+    """Two epsilon-greedy Q-learners."""
+
+    batch: int = 10
+    """B, episodes between two updates (>= 1)."""
+    alpha: float | None = None
+    """Constant step size in (0, 1]; default (H + 1) / (H + n) at the n-th visit."""
+    epsilon: float = 0.1
+    """Final probability of a uniform action, of each player by itself, in [0, 1]."""
+    decay_episodes: int = 0
+    """epsilon_k falls linearly from 1 to `epsilon` over this many episodes (>= 0; 0: constant)."""
+    pool: bool = False
+    """Where the environment declares one kernel for all steps and shows its states: one table for all steps, blind to
+    the clock. Right for long games (soccer), wrong where the last steps differ much from the first."""
+    capacity: int = 5000
+    """Rows kept of each step where observations are decoded, the newest ones (>= 10)."""
+    decoder_growth: float = 0.1
+    """Refit a step's decoder when its rows grew by this fraction (> 0)."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """Rich observations -> latent states."""
+
+    def __post_init__(self) -> None:
+        check_q_config("independent-q", self)
+
+
+@register("agent", "independent-q", IndependentQConfig)
+class IndependentQ(BaseAgent):
+    """Two Q-learners that ignore each other, greedy policies handed out (zero-sum games, any observation)."""
+
+    plays = "game"
+
+    def __init__(self, env: Env, config: IndependentQConfig, *, seed: int = 0) -> None:
+        super().__init__(env, config, seed=seed)
+        spec = self.env_spec
+        self.players = spec.game
+        self.data = Episodes(spec, config.decoder, capacity=config.capacity, growth=config.decoder_growth)
+        step, S = StepSize(config.alpha, spec.horizon), self.data.num_states
+        pooled = pools(spec, config.pool)
+        self.max_player, self.min_player = (QTable(spec.horizon, S, n, step, pooled=pooled) for n in self.players)
+        self.rng = self.seeds.generator("act")
+        self.episodes = 0
+
+    def act(self, obs: Any, h: int) -> IntArray:
+        return sample(self.policy(obs, h, explore=True), rng=self.rng)
+
+    def observe(self, transition: Transition) -> None:
+        self.data.add(transition)
+
+    def update(self) -> dict[str, float]:
+        self.episodes += self.batch
+        redecoded, parts = self.data.take()
+        for table in (self.max_player, self.min_player):
+            table.forget(redecoded)
+        for rows in parts:
+            a, b = split_action(rows.action, self.players)
+            for table, own, sign in ((self.max_player, a, 1.0), (self.min_player, b, -1.0)):
+                best = sign * table.best_after(rows, sign)  # (1) and (2)
+                table.learn(rows.h, rows.z, own, rows.reward + rows.discount * best)
+        self.version += 1
+        return {"epsilon": decayed(self.config, self.episodes)}
+
+    def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
+        """The product of the players' greedy policies, uniform over exact ties; explore=True: epsilon-greedy."""
+        z = self.data.label(h, obs, explore=explore)
+        epsilon = decayed(self.config, self.episodes) if explore else 0.0
+        mu = mixed(greedy(self.max_player.at(h, z)), epsilon)
+        return product(mu, mixed(greedy(-self.min_player.at(h, z)), epsilon))  # (3)
+
+    def state_dict(self) -> State:
+        return {
+            "max": self.max_player.state_dict(),
+            "min": self.min_player.state_dict(),
+            "data": self.data.state_dict(),
+            "episodes": self.episodes,
+            "version": self.version,
+            "rng": generator_state(self.rng),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        for key in ("max", "min", "data", "episodes", "version", "rng"):
+            require(key in state, f"independent-q: the saved state lacks '{key}'.")
+        self.max_player.load_state_dict(state["max"])
+        self.min_player.load_state_dict(state["min"])
+        self.data.load_state_dict(state["data"])
+        self.episodes, self.version = int(state["episodes"]), int(state["version"])
+        restore_generator(self.rng, state["rng"])
+
+
+def pools(spec: EnvSpec, wanted: bool) -> bool:
+    """Whether one table serves all steps; decoders are fitted step by step, so only where states are observed."""
+    return wanted and spec.stationary and spec.num_states is not None
+
+
+def mixed(policy: FloatArray, epsilon: float) -> FloatArray:
+    """(1 - epsilon) policy + epsilon uniform."""
+    return np.asarray((1.0 - epsilon) * policy + epsilon / policy.shape[1])
+
+
+def decayed(config: Any, episodes: int) -> float:
+    """epsilon_k after `episodes` episodes, of a config with `epsilon` and `decay_episodes`."""
+    if episodes >= config.decay_episodes:
+        return float(config.epsilon)
+    return float(1.0 - (1.0 - config.epsilon) * episodes / config.decay_episodes)
+
+
+def check_q_config(agent: str, config: Any) -> None:
+    """The ranges that the Q-learners' configs have in common."""
+    alpha = config.alpha
+    require(config.batch >= 1, f"{agent}: batch must be >= 1, got {config.batch}.")
+    require(alpha is None or 0.0 < alpha <= 1.0, f"{agent}: alpha must be in (0, 1], got {alpha}.")
+    require(0.0 <= config.epsilon <= 1.0, f"{agent}: epsilon must be in [0, 1], got {config.epsilon}.")
+    require(config.decay_episodes >= 0, f"{agent}: decay_episodes must be >= 0, got {config.decay_episodes}.")
+    require(config.capacity >= 10, f"{agent}: capacity must be >= 10, got {config.capacity}.")
+    growth = config.decoder_growth
+    require(0.0 < growth < np.inf, f"{agent}: decoder_growth must be > 0, got {growth}.")

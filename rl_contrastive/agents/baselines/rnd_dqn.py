@@ -1,0 +1,79 @@
+"""RND on the deep agent's networks: the control that tells its bonus from its Q-learning.
+
+Replay, networks, learner, acting and evaluation are those of contrastive-ucb-deep (`agents/contrastive_ucb_deep.py`);
+the bonus of a step (s,a,s') is beta * error(s') / spread of random network distillation (`deep/rnd.py`):
+
+    G(s,a) <- sum_{k<m} gamma^k (r_k + b_k) + discount G'(s_m, argmax_a G(s_m, a)),  b_k = beta bonus(s_{k+1})
+    act by argmax_a G(s,a), with a share epsilon of uniform actions; what is evaluated is argmax_a Q(s,a)
+
+G is a value of one episode, as that of contrastive-ucb-deep; Burda et al. 2018 let intrinsic returns run on beyond its
+end, train by PPO, and clip observations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rl_contrastive.agents.contrastive_ucb_deep import ContrastiveUCBDeep
+from rl_contrastive.config import require
+from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
+from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, RNDConfig
+from rl_contrastive.registry import register
+from rl_contrastive.spec import Array
+
+if TYPE_CHECKING:
+    from rl_contrastive.deep.rnd import NextErrors
+
+
+@dataclass(frozen=True)
+class RndDqnConfig(ContrastiveUCBDeepConfig):
+    """Random network distillation in the place of counted features: `bonus`, `growth`, and of `learner` the options of
+    features (`representation`, `feature_encoder`) are of no use here, and refused."""
+
+    beta: float = 0.01
+    """Scale of the bonus (>= 0), in units of reward: what an error of one spread is worth. 0 is the control without
+    optimism."""
+    epsilon: float = 0.1
+    """Share of uniform actions beside optimism, in [0, 1]: more than contrastive-ucb-deep needs, because nothing here
+    speaks for an action that was never tried."""
+    learner: DeepLearnerConfig = field(default_factory=lambda: DeepLearnerConfig(learn_features=False))
+    """Networks, losses, optimiser."""
+    rnd: RNDConfig = field(default_factory=RNDConfig)
+    """The random network and its predictor, which have encoders of their own, of the learner's kind."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        usual = DeepLearnerConfig()
+        unused = {"bonus": (self.bonus, BonusConfig()), "growth": (self.growth, ContrastiveUCBDeepConfig.growth)}
+        for name in ("representation", "feature_encoder"):
+            unused[f"learner.{name}"] = (getattr(self.learner, name), getattr(usual, name))
+        for name, (given, default) in unused.items():
+            require(given == default, f"rnd-dqn: {name} is of no use here, it learns and counts no features.")
+
+
+@register("agent", "rnd-dqn", RndDqnConfig)
+class RndDqn(ContrastiveUCBDeep):
+    """Control: the deep agent's networks and replay with the bonus of random network distillation."""
+
+    config: RndDqnConfig
+
+    def _make_bonus(self) -> NextErrors:
+        from rl_contrastive.deep.feature_net import ObsLayout
+        from rl_contrastive.deep.rnd import NextErrors, RandomDistillation
+
+        spec, config = self.env_spec, self.config
+        layout = ObsLayout(self.replay.stacked_shape, spec.obs_dtype, spec.num_states, spec.codes)
+        encoders, device = config.learner.encoder, config.learner.device
+        rnd = RandomDistillation(layout, encoders, config.rnd, seed=self.seeds.integer("init", 1), device=device)
+        self.errors = NextErrors(rnd, self.replay, spec.num_actions, beta=config.beta)
+        return self.errors
+
+    def _standardise(self) -> None:
+        super()._standardise()
+        self.errors.start(self.replay.observations(self._some(4096)))
+
+    def histograms(self) -> dict[str, Array]:
+        """Bonuses of up to 2048 stored steps."""
+        some = self._some(2048)
+        return {"bonus": self.bonus.along(some, self.replay.actions(some))}

@@ -1,0 +1,216 @@
+"""Contrastive-UCB for low-rank MDPs: Algorithm 1 of Qiu et al. 2022, "Contrastive UCB".
+
+    for k = 1, 2, ...
+      1. roll in with the last policy pi_k to step t - 1, take uniform actions at t - 1 and t, for t = 0..H: the pair
+         (s_{t-1}, a, s_t) joins D~_{t-1} (state of pi_k, uniform action), (s_t, a', s_{t+1}) joins D_t (both uniform)
+      2. (phi_h, psi_h) <- contrastive fit on D_h and D~_h against negatives s' ~ P^-, all h at once
+      3. Sigma_h = lambda I + sum phi_h phi_h' over the stored rows,  b_h = min(gamma ||phi_h||_{Sigma_h^-1}, H)
+      4. for h = H-1..0: Q_h = min(r_h + b_h + P-hat_h V_{h+1}, H - h), V_h = max_a Q_h, P-hat = P^- psi'phi
+      5. pi_{k+1} = argmax_a Q_h;  the policy handed out is greedy in the same recursion with b = 0
+
+The episodes of a batch draw their t uniformly, which is step 1 in expectation, batched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from rl_contrastive.agents.base import BaseAgent, due, greedy
+from rl_contrastive.agents.ridge_decoder_model import RidgeDecoderModel
+from rl_contrastive.agents.ucb_models import Model, TableModel
+from rl_contrastive.agents.vector_model import VectorModel
+from rl_contrastive.config import require
+from rl_contrastive.features.decoder import DecoderConfig
+from rl_contrastive.features.learner import LearnerConfig
+from rl_contrastive.features.mixture import MixtureConfig
+from rl_contrastive.planning.behaviour import Behaviour, uniform_around
+from rl_contrastive.registry import register
+from rl_contrastive.runs.evaluate import sample
+from rl_contrastive.seeding import generator_state, restore_generator
+from rl_contrastive.spec import Env, ExactModel, FloatArray, IntArray, State, Transition
+
+
+@dataclass(frozen=True)
+class ContrastiveUCBConfig:
+    """Contrastive-UCB; learner.method chooses spectral | nce | spectral+nce features."""
+
+    batch: int = 50
+    """B, episodes between two updates (>= 1)."""
+    warm_start: int = 100
+    """Episodes of uniform actions before the first plan (>= 0); they count as episodes and all their steps are kept."""
+    roll_in: Literal["auto", "paper", "mixed", "thinned", "on-policy"] = "auto"
+    """auto: mixed on tables of states, paper elsewhere. paper: uniform actions at t - 1 and t, only these steps are
+    kept, so the regret of what is played grows with K; mixed: the same actions, all steps are kept; thinned: mixed with
+    probability min(1, sqrt(warm_start / n)) in episode n, else pi_k to the end, a regret of O(sqrt(K)) beyond that of
+    pi_k; on-policy: pi_k to the end, all are kept."""
+    gamma: float = 1.0
+    """gamma, scale of the elliptical bonus, in units of the rewards' range (>= 0)."""
+    lam: float = 1.0
+    """lambda, ridge of Sigma (> 0)."""
+    feature_growth: float = 0.1
+    """Vectors: learn the features anew when the stored transitions grew by this fraction (>= 0)."""
+    growth: float = 0.02
+    """Plan again when the stored transitions grew by this fraction (>= 0; 0: after every batch). Any fraction above 0
+    keeps the cost of an episode from growing with their number."""
+    decoder_growth: float = 0.1
+    """Refit a step's decoder when its rows grew by this fraction (> 0)."""
+    known_reward: bool = False
+    """Read r_h(s,a) from the environment's exact model, as the paper assumes it known; else use observed means."""
+    reward_max: float | None = None
+    """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
+    pool: bool = True
+    """Tables where the environment declares one kernel for all steps: fit one from the data of all steps."""
+    representation: Literal["vector", "latent", "ridge"] = "vector"
+    """Rich observations only (states are tables always). vector: phi(o,a) and psi(o') of the observations, planned
+    through P-hat over the stored successors; latent: phi(z,a) over latent states decoded from them, a block function
+    class with an exact backward pass; ridge: not Algorithm 1, see `contrastive-lsvi`."""
+    capacity: int = 5000
+    """Rows kept of each step where observations are stored, the newest ones (>= 10; >= 20 for simplex features, which
+    need as many). Tables of states keep all."""
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    """The contrastive fit."""
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    """Simplex features of vectors."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """Rich observations -> latent states: of representation latent, and of the bonus-free policy of vector."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch", 1), ("warm_start", 0), ("capacity", 10)):
+            require(getattr(self, name) >= least, f"ucb: {name} must be >= {least}, got {getattr(self, name)}.")
+        require(0 <= self.gamma < np.inf, f"ucb: gamma must be >= 0, got {self.gamma}.")
+        require(0 < self.lam < np.inf, f"ucb: lam must be > 0, got {self.lam}.")
+        require(0 <= self.growth < np.inf, f"ucb: growth must be >= 0, got {self.growth}.")
+        require(0 <= self.feature_growth < np.inf, f"ucb: feature_growth must be >= 0, got {self.feature_growth}.")
+        require(0 < self.decoder_growth < np.inf, f"ucb: decoder_growth must be > 0, got {self.decoder_growth}.")
+
+
+@register("agent", "contrastive-ucb", ContrastiveUCBConfig)
+class ContrastiveUCB(BaseAgent):
+    """The paper's algorithm: contrastive features, elliptical bonus, optimistic value iteration."""
+
+    config: ContrastiveUCBConfig
+
+    def __init__(self, env: Env, config: ContrastiveUCBConfig, *, seed: int = 0) -> None:
+        super().__init__(env, config, seed=seed)
+        tabular = self.env_spec.num_states is not None
+        kind = "latent" if tabular else config.representation
+        make: dict[str, Callable[[Env, ContrastiveUCBConfig], Model]] = {
+            "latent": TableModel,
+            "vector": VectorModel,
+            "ridge": RidgeDecoderModel,
+        }
+        self.model = make[kind](env, config)
+        self.roll_in = config.roll_in if config.roll_in != "auto" else "mixed" if tabular else "paper"
+        self.rng, self.fit_rng = self.seeds.generator("act"), self.seeds.generator("fit")
+        self.episodes, self.fitted_rows = 0, 0
+        self._t: IntArray = np.zeros(0, dtype=np.int64)
+        self.report: dict[str, float] = {}
+
+    def begin(self, num_envs: int) -> None:
+        """1. The step t of every episode, in 0..H: t = H fills D~_{H-1}, as t = 0 fills D_0; H + 2 is never reached."""
+        H, share = self.env_spec.horizon, self._share()
+        self._t = self.rng.integers(H + 1, size=num_envs)
+        if share < 1.0:
+            self._t = np.where(self.rng.random(num_envs) < share, self._t, H + 2)
+
+    def _share(self) -> float:
+        """The share of the episodes that act uniformly around their t."""
+        if self.roll_in == "on-policy":
+            return 0.0
+        if self.roll_in == "thinned":
+            return min(1.0, float(np.sqrt(max(self.config.warm_start, 1) / max(self.episodes, 1))))
+        return 1.0
+
+    def behaviour(self, pi: FloatArray) -> Behaviour:
+        """1. as an exact law."""
+        share = self._share()
+        return Behaviour.markov(pi) if self.version == 0 or share == 0.0 else uniform_around(pi, share)
+
+    def act(self, obs: Any, h: int) -> IntArray:
+        """1. pi_k, uniform at t - 1 and t."""
+        A = self.env_spec.num_actions
+        uniform = self.rng.integers(A, size=len(obs))
+        if self.version == 0:
+            return uniform
+        planned = sample(self.policy(obs, h, explore=True), rng=self.rng)
+        return np.where(self._uniform(h), uniform, planned)
+
+    def _uniform(self, h: int) -> Any:
+        """(B,) episodes that act uniformly at step h."""
+        return (h == self._t) | (h == self._t - 1)
+
+    def observe(self, transition: Transition) -> None:
+        """1. D and D~; given (s,a) the next state has the same law whoever chose a, so other steps may be kept too."""
+        self.model.bounds.note(transition.reward[transition.alive])
+        keep_all = self.version == 0 or self.roll_in != "paper"
+        self.model.add(transition, transition.alive if keep_all else self._uniform(transition.h))
+
+    def update(self) -> dict[str, float]:
+        """2.-5. when the data grew enough."""
+        self.episodes += len(self._t)
+        rows = int(self.model.rows().sum())
+        if due(rows, self.fitted_rows, self.config.growth) and self.episodes >= self.config.warm_start:
+            self.version += 1
+            self.fitted_rows = rows
+            self.report = {**self.model.fit(self.version, rng=self.fit_rng), "rows": float(rows)}
+        return self.report
+
+    def policy(self, obs: Any, h: int, *, explore: bool = False) -> FloatArray:
+        """Greedy in Q with the bonus (explore) or without; uniform over exact ties, and before the first plan."""
+        if self.version == 0:
+            return np.full((len(obs), self.env_spec.num_actions), 1.0 / self.env_spec.num_actions)
+        return greedy(self.model.q(h, obs, explore=explore))
+
+    def exact_metrics(self, model: ExactModel) -> dict[str, float]:
+        """TV of P-hat, largest principal angle of phi, optimism V^UCB_0 - V*_0; where observations are states."""
+        return self.model.exact_metrics(model) if self.version and model.observations_are_states else {}
+
+    def state_dict(self) -> State:
+        numbers = {name: getattr(self, name) for name in ("episodes", "version", "fitted_rows", "report")}
+        streams = {"rng": generator_state(self.rng), "fit_rng": generator_state(self.fit_rng)}
+        return {**numbers, **streams, "model": self.model.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        for key in ("episodes", "version", "fitted_rows", "report", "rng", "fit_rng", "model"):
+            require(key in state, f"ucb: the saved state lacks '{key}'.")
+        self.episodes, self.version, self.fitted_rows = (int(state[k]) for k in ("episodes", "version", "fitted_rows"))
+        self.report = {str(k): float(v) for k, v in state["report"].items()}
+        restore_generator(self.rng, state["rng"])
+        restore_generator(self.fit_rng, state["fit_rng"])
+        self.model.load_state_dict(state["model"])
+
+
+@dataclass(frozen=True)
+class ContrastiveLSVIConfig(ContrastiveUCBConfig):
+    """Contrastive-UCB's roll-in and features, with ridge LSVI and a decoder's policy in the place of P-hat."""
+
+    growth: float = 0.0
+    """Plan again when the stored transitions grew by this fraction (>= 0; 0: after every batch)."""
+    representation: Literal["vector", "latent", "ridge"] = "ridge"
+    """Rich observations only (states are tables always): ridge LSVI on phi, and a decoder's policy to hand out."""
+
+
+@register("agent", "contrastive-lsvi", ContrastiveLSVIConfig)
+def contrastive_lsvi(env: Env, config: ContrastiveLSVIConfig, *, seed: int = 0) -> ContrastiveUCB:
+    """Not Algorithm 1: acts by ridge LSVI on contrastive features, hands out the policy of a decoder's latents."""
+    return ContrastiveUCB(env, config, seed=seed)
+
+
+@dataclass(frozen=True)
+class RepUCBConfig(ContrastiveUCBConfig):
+    """Rep-UCB (Uehara et al. 2022): the same planner on features of maximum likelihood."""
+
+    growth: float = 0.1
+    """Refit and replan when the stored transitions grew by this fraction (>= 0): each fit descends a loss."""
+    learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(method="spectral+nce", objective="mle"))
+    """The fit: maximum likelihood from the spectral start."""
+
+
+@register("agent", "rep-ucb", RepUCBConfig)
+def rep_ucb(env: Env, config: RepUCBConfig, *, seed: int = 0) -> ContrastiveUCB:
+    """Rep-UCB: roll-in, bonus and planner of contrastive-ucb with maximum-likelihood features."""
+    return ContrastiveUCB(env, config, seed=seed)

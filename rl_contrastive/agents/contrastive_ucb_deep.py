@@ -1,0 +1,290 @@
+"""Hash counts of cells of learned contrastive features as a bonus, with two heads of values: Q, and an optimistic G.
+
+Deep Contrastive-UCB follows Algorithm 1 of Qiu et al. 2022 with networks, for any environment with discrete actions.
+Its bonus is not the elliptical one on last-layer features of SPR, which the authors' Atari agent has.
+
+    at each step of B episodes side by side:
+      1. act by argmax_a b(s,a) + G(s,a): today's bonus of phi(s,a) (`deep/bonus.py`) and the optimistic rest
+      2. store the step and count the visit, once                             (never at a gradient step)
+      3. every `train_every` steps one gradient step on
+             Q(s,a) <- n-step rewards + Q',   G(s,a) <- n-step rewards and bonuses + (b + G')      (`deep/value.py`)
+             contrastive loss of f(s,a,s') = psi(s')'phi(s,a) with the batch's successors as negatives
+      4. when the visits grew by `growth`: freeze phi anew and count all visits again, those that left the replay too
+    what is evaluated is argmax_a Q(s,a) of the target network: no bonus, no noise
+
+The official code (Atari, SPR-UCB) differs in what it calls a bonus: see README, "What the deep agent does not copy".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rl_contrastive.agents.base import BaseAgent, choose, greedy
+from rl_contrastive.config import require
+from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
+from rl_contrastive.deep.bonus import Bonus, NoBonus, evenly, make_bonus
+from rl_contrastive.deep.episodic import EpisodicBonus, LeastTried
+from rl_contrastive.errors import RlcError
+from rl_contrastive.registry import register
+from rl_contrastive.seeding import generator_state, restore_generator
+from rl_contrastive.spec import Array, Env, FloatArray, IntArray, State, Transition
+
+LARGEST_REWARD = 1e30
+"""Of what the networks learn: float32 ends at 3e38, and returns and losses are sums of many."""
+
+
+@register("agent", "contrastive-ucb-deep", ContrastiveUCBDeepConfig)
+class ContrastiveUCBDeep(BaseAgent):
+    """Networks for any observation: hash counts of cells of contrastive features, optimistic and plain values."""
+
+    config: ContrastiveUCBDeepConfig
+
+    def __init__(self, env: Env, config: ContrastiveUCBDeepConfig, *, seed: int = 0) -> None:
+        from rl_contrastive.deep.clock import Clock
+        from rl_contrastive.deep.learner import DeepLearner
+        from rl_contrastive.deep.past import Past
+        from rl_contrastive.deep.replay.frames import Frames, Tables
+        from rl_contrastive.deep.replay.replay import Replay
+
+        super().__init__(env, config, seed=seed)
+        self._tables = Tables(self.env_spec)
+        self.clock = Clock(self.env_spec) if config.clock else None
+        if self.clock is not None:
+            self.env_spec = self.clock.spec
+        spec, stack = self.env_spec, self.env_spec.frame_stack
+        self.replay = Replay(
+            config.capacity,
+            spec.obs_shape,
+            spec.obs_dtype,
+            gamma=config.gamma,
+            n_step=config.n_step,
+            stack=stack,
+            alpha=config.alpha,
+        )
+        self.replay.ring.check_rows(config.batch)
+        seed = self.seeds.integer("init")
+        self.learner = DeepLearner(spec, self.replay.stacked_shape, config.learner, seed=seed)
+        self.bonus: Bonus = self._make_bonus()
+        if config.episodic:
+            self.bonus = EpisodicBonus(self.bonus, config.capacity, spec.num_actions)
+        room = min(config.bonus.past, config.capacity)
+        shape, dtype = self.replay.stacked_shape, spec.obs_dtype
+        self.past = Past(room, shape, dtype, rng=self.seeds.generator("fit", 1))
+        self.rng, self.fit_rng = self.seeds.generator("act"), self.seeds.generator("fit")
+        self.steps, self.rebuilt_at = 0, 0
+        self.first_reward = self.first_terminal = 0
+        """Steps until the first reward > 0 and the first true terminal; 0: none yet."""
+        self._frames, self._shown = (Frames(stack) for _ in range(2))
+        self._least_tried, self.markov = LeastTried(), not config.episodic
+        self._report: dict[str, Any] = {}
+        self._folder: Path | None = None
+        self._lost = False  # loaded without its replay
+        self._first: FloatArray = np.zeros((0, 0, 0))
+
+    def _make_bonus(self) -> Bonus:
+        if self.config.beta == 0:
+            return NoBonus(self.env_spec.num_actions)
+        config, of, A = self.config, self.config.learner.representation, self.env_spec.num_actions
+        rng = self.seeds.generator("init", 1)
+        return make_bonus(config.bonus, config.capacity, A, of.dim, beta=config.beta, rng=rng, of_states=of.of_states)
+
+    def _phi(self, stacked: Array) -> FloatArray:
+        """What the bonus counts: (N, ...) -> (N, A, d), (N, 1, d) of states, or d = 0 if it counts no features."""
+        if not self.bonus.of_features:
+            return np.zeros((len(stacked), self.env_spec.num_actions, 0))
+        return self.learner.features.phi(stacked)
+
+    def _seen(self, obs: Array, h: int) -> Array:
+        """What the networks are shown at step h."""
+        self._tables.check(obs, h)
+        return obs if self.clock is None else self.clock.show(obs, h)
+
+    def keep_in(self, folder: Path) -> None:
+        """Keep the replay in `folder` (see `spec.Agent`): before the first episode, and before a state is loaded."""
+        self._folder = folder
+        if self.config.storage == "mapped":
+            self.replay.map_to(folder)
+
+    def begin(self, num_envs: int) -> None:
+        self._require_replay()
+        mapped = self.config.storage == "mapped"
+        require(not mapped or self._folder is not None, "deep: storage mapped needs a folder: call keep_in(folder).")
+        self.replay.begin(num_envs)
+
+    def act(self, obs: Array, h: int) -> IntArray:
+        """1."""
+        stacked = self._frames.push(self._seen(obs, h), h)
+        if h == 0:
+            self._first = self._phi(stacked)  # later ones have their keys since they came
+        uniform = self.rng.integers(self.env_spec.num_actions, size=len(obs))
+        if self.rebuilt_at == 0:
+            return uniform
+        b = self.bonus.of(self._first) if h == 0 else self.bonus.ahead(self.replay.ring.open)  # (B, A)
+        b += self.learner.q(stacked, rng=self.rng)[1]
+        hint = "lower learner.lr or learner.reward_scale"
+        require(bool(np.isfinite(b).all()), f"deep: values are NaN or infinite at step {self.steps}; {hint}.")
+        planned = choose(b, rng=self.rng)
+        return np.where(self.rng.random(len(obs)) < self.config.epsilon, uniform, planned)
+
+    def behaviour(self, pi: FloatArray) -> None:
+        """No exact law: epsilon, noise and the bonus, which moves with every step, are no table of states."""
+
+    def observe(self, transition: Transition) -> None:
+        """2.-4."""
+        self._tables.check(transition.next_obs, transition.h + 1)
+        self._store(transition if self.clock is None else self.clock.timed(transition))
+        before, self.steps = self.steps, self.steps + int(np.count_nonzero(transition.alive))
+        if self.steps < self.config.warm_start or len(self.replay) == 0:
+            return
+        if self.rebuilt_at == 0:
+            self._standardise()
+        if self.bonus.visits >= (1.0 + self.config.growth) * self.rebuilt_at:
+            self._rebuild()
+        self.version = self.steps  # a visit changes the optimistic policy, a gradient step both
+        every = self.config.train_every
+        for _ in range(self.steps // every - before // every):
+            share = min(1.0, self.steps / self.config.priority_steps)
+            beta = self.config.priority_beta + share * (1.0 - self.config.priority_beta)
+            # Not each gradient step is one of the features: their last loss stays in the report.
+            self._report |= self.learner.step(self.replay, self.bonus, rng=self.fit_rng, priority_beta=beta)
+
+    def _store(self, transition: Transition) -> None:
+        """2. The steps, the features of what was seen for the first time, and the visits."""
+        alive = np.flatnonzero(transition.alive)
+        self._check_rewards(transition.reward[alive])
+        if self.bonus.of_features:
+            gone = self.replay.leaving(transition)
+            self.past.add(self.replay.observations(gone), self.replay.actions(gone), self._taken)
+        self.replay.observe(transition)
+        if not self.first_reward and (transition.reward[alive] > 0).any():
+            self.first_reward = self.steps + len(alive)
+        if not self.first_terminal and (transition.discount[alive] == 0).any():
+            self.first_terminal = self.steps + len(alive)
+        index = self.replay.ring.acted
+        if transition.h == 0:
+            self.bonus.put(index, self._first)
+        newest = self.replay.ring.next[index]
+        if self.bonus.of_features:
+            self.bonus.put(newest, self._phi(self.replay.observations(newest)))
+        self.bonus.visit(index, transition.action[alive])
+        if isinstance(self.bonus, EpisodicBonus):
+            self.bonus.follow(transition, index, newest)
+
+    def _check_rewards(self, reward: FloatArray) -> None:
+        """RlcError where sums of rewards as the networks learn them would be beyond float32."""
+        learner = self.config.learner
+        if learner.clip_rewards or not len(reward):
+            return
+        largest = float(np.maximum.reduce(np.abs(reward)))
+        if largest * learner.reward_scale > LARGEST_REWARD:
+            hint = f"scale them by --agent.learner.reward-scale, e.g. {1.0 / largest:.0e}, and beta with them"
+            what = f"a reward of {largest:g} times learner.reward_scale {learner.reward_scale:g}"
+            raise RlcError(f"deep: {what} is beyond what float32 can sum: {hint}.")
+
+    def _standardise(self) -> None:
+        """Centre and scale of vector observations, from the steps of the warm start."""
+        self.learner.standardise(self.replay.observations(self._some(4096)))
+
+    def _rebuild(self) -> None:
+        """4. Features of this moment for all that is kept."""
+        self.rebuilt_at = self.bonus.visits
+        if not self.bonus.of_features:
+            return
+        self.learner.features.freeze()
+        left = round(4096 * self.past.visits / self.bonus.visits)  # each visit counts, wherever it is kept
+        some, phi = self._some(4096 - left), self.learner.features.phi
+        sample = phi(self.replay.observations(some), self.replay.actions(some))
+        if left:
+            sample = np.concatenate([sample, phi(*self.past.some(left))])
+        gone = ((phi(obs), action, weight) for obs, action, weight in self.past.chunks())
+        self.bonus.rebuild(sample, self.learner.entries(self.replay), gone)
+
+    def _taken(self, obs: Array, action: IntArray) -> Array:
+        """What the bonus counts of observations (n, ...) and actions (n,) today."""
+        return self.bonus.taken(self._phi(obs), action)
+
+    def _some(self, most: int) -> IntArray:
+        """Indices of at most `most` stored visits, evenly spread."""
+        visits = self.replay.visits()
+        return visits[evenly(len(visits), most)]
+
+    def histograms(self) -> dict[str, Array]:
+        """Of up to 2048 stored visits: b(s,a), the coordinates of phi(s,a), and the singular values of phi / sqrt n."""
+        some = self._some(2048)
+        action = self.replay.actions(some)
+        phi = self.learner.features.phi(self.replay.observations(some), action)  # (n, d)
+        singular = np.linalg.svd(phi / np.sqrt(len(phi)), compute_uv=False)
+        return {"bonus": self.bonus.along(some, action), "features": phi, "singular_values": singular}
+
+    def update(self) -> dict[str, float]:
+        """Diagnostics of the last gradient step; the learning itself goes on within episodes."""
+        report = {name: float(value) for name, value in self._report.items()}
+        counts = {"visits": self.bonus.visits, "updates": self.learner.steps}
+        firsts = {"first_reward": self.first_reward, "first_terminal": self.first_terminal}
+        return {**report, **{name: float(number) for name, number in {**counts, **firsts}.items()}}
+
+    def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
+        """argmax_a Q(s,a) of the target network, or argmax_a b + G with explore; uniform over exact ties.
+
+        With `episodic` the former chooses among the actions tried least often at this observation of the episode, and b
+        is that of an observation new to its episode. Steps must come in order then, and where frames are stacked.
+        """
+        obs = self._seen(obs, h)
+        stacked = self._shown.push(obs, h)
+        if not explore:
+            q = self.learner.judged(stacked)
+            return self._least_tried(obs, h, q) if self.config.episodic else greedy(q)
+        if self.rebuilt_at == 0:
+            return np.full((len(obs), self.env_spec.num_actions), 1.0 / self.env_spec.num_actions)
+        _, G = self.learner.q(stacked)
+        return greedy(self.bonus.of(self._phi(stacked)) + G)
+
+    def state_dict(self) -> State:
+        """Networks, replay, counts, generators; the state between two batches of episodes.
+
+        After `keep_in` the replay and the keys of its entries are written to that folder, as far as they are new; the
+        state says what to find there.
+        """
+        self._require_replay()
+        folder, beside = self._folder, {**self.bonus.patches, **self.past.patches}
+        return {
+            "learner": self.learner.state_dict(),
+            "replay": self.replay.state_dict() if folder is None else self.replay.save_log(folder, beside),
+            "bonus": self.bonus.state_dict(whole=folder is None),
+            "past": self.past.state_dict(whole=folder is None),
+            "steps": self.steps,
+            "rebuilt_at": self.rebuilt_at,
+            "first": [self.first_reward, self.first_terminal],
+            "version": self.version,
+            "report": {name: float(value) for name, value in self._report.items()},
+            "rng": generator_state(self.rng),
+            "fit_rng": generator_state(self.fit_rng),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Inverse of `state_dict`, of either form. A state whose replay lies in a folder that was not given leaves an
+        agent that can only play."""
+        keys = ("learner", "replay", "bonus", "past", "steps", "rebuilt_at", "first", "version", "report")
+        for key in (*keys, "rng", "fit_rng"):
+            require(key in state, f"deep: the saved state lacks '{key}'.")
+        self.learner.load_state_dict(state["learner"])
+        whole = "check" not in state["replay"]
+        self.bonus.load_state_dict(state["bonus"], whole=whole)
+        if whole:
+            self.replay.load_state_dict(state["replay"])
+        elif self._folder is not None:
+            self.replay.load_log(self._folder, state["replay"], {**self.bonus.patches, **self.past.patches})
+        self.past.load_state_dict(state["past"], whole=whole)
+        self._lost = not whole and self._folder is None
+        self.steps, self.rebuilt_at, self.version = (int(state[k]) for k in ("steps", "rebuilt_at", "version"))
+        self.first_reward, self.first_terminal = (int(count) for count in state["first"])
+        self._report = dict(state["report"])
+        restore_generator(self.rng, state["rng"])
+        restore_generator(self.fit_rng, state["fit_rng"])
+
+    def _require_replay(self) -> None:
+        hint = "call keep_in with the folder replay of its run before load_state_dict"
+        require(not self._lost, f"deep: this agent was loaded without its replay, so it can only play: {hint}.")

@@ -1,0 +1,193 @@
+"""Contrastive-UCB for zero-sum Markov games: Algorithm 2 of Qiu et al. 2022, "Contrastive UCB".
+
+    for k = 1, 2, ...
+      1. roll in with sigma_k, draw both actions uniformly at t - 1 and t, for t = 0..H: D_h and D~_h
+      2. (phi_h, psi_h)(s,a,b) <- contrastive fit on D_h and D~_h against negatives s' ~ P^-, all h at once
+      3. Sigma_h = lambda I + sum phi_h phi_h',  b_h = min(gamma sqrt(A B) ||phi_h||_{Sigma_h^-1}, 1) (H - h)
+      4. for h = H-1..0: Q-bar_h = min(r_h + P-hat V-bar_{h+1} + b_h, H - h)
+         Q-under_h = max(r_h + P-hat V-under_{h+1} - b_h, 0)
+         sigma_h(s) = iota-CCE(Q-bar_h(s), Q-under_h(s)), V-bar_h = <sigma_h, Q-bar_h>, V-under_h = <sigma_h, Q-under_h>
+      5. pi_{k+1}, nu_{k+1} = marginals of sigma; certificate V-bar_0 - V-under_0 + misfit >= their duality gap
+
+The misfit is what P-hat errs by where d is too small, estimated from the residuals of both ends' values
+(`features/diagnostics.py:misfit`): no bonus covers that. The certificate says nothing of the pair that is handed out.
+What is handed out is a Nash equilibrium of the same recursion with b = 0. The equilibria are exact (iota ~ 1e-15).
+The episodes of a batch draw their t uniformly, which is step 1 in expectation, batched.
+With an opponent that is not controlled the agent plays the maximiser alone: Q-bar only, and a Nash equilibrium of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from rl_contrastive.agents.base import BaseAgent, due
+from rl_contrastive.agents.game_model import GameModel
+from rl_contrastive.agents.opponents import make_opponent
+from rl_contrastive.config import require
+from rl_contrastive.features.decoder import DecoderConfig
+from rl_contrastive.features.learner import LearnerConfig
+from rl_contrastive.planning.behaviour import Behaviour, uniform_around
+from rl_contrastive.registry import register
+from rl_contrastive.runs.evaluate import sample
+from rl_contrastive.seeding import generator_state, restore_generator
+from rl_contrastive.spec import (
+    BoolArray,
+    Env,
+    ExactModel,
+    FloatArray,
+    IntArray,
+    State,
+    Transition,
+    joint_action,
+    split_action,
+)
+
+
+@dataclass(frozen=True)
+class ContrastiveUCBGameConfig:
+    """Contrastive-UCB for games; learner.method chooses spectral | nce | spectral+nce features of (s, a, b)."""
+
+    batch: int = 50
+    """B, episodes between two updates (>= 1)."""
+    warm_start: int = 100
+    """Episodes of uniform actions before the first plan (>= 0); they count as episodes and all their steps are kept."""
+    roll_in: Literal["paper", "mixed", "on-policy", "uniform"] = "mixed"
+    """paper: uniform actions at t - 1 and t, only these steps are kept; mixed: the same actions, all steps are kept;
+    on-policy: sigma_k to the end, all are kept; uniform: no optimism in acting, for games that uniform play covers."""
+    gamma: float = 0.1
+    """gamma: the bonus is min(gamma sqrt(A B) ||phi||, 1) times the range of the return to go (>= 0; 0: no bonus)."""
+    lam: float = 1.0
+    """lambda, ridge of Sigma (> 0)."""
+    growth: float = 0.02
+    """Refit and replan when the stored transitions grew by this fraction (>= 0; 0: after every batch, three times the
+    time for fewer episodes on long locks)."""
+    decoder_growth: float = 0.1
+    """Refit a step's decoder when its rows grew by this fraction (> 0)."""
+    known_reward: bool = False
+    """Read r_h(s,a,b) from the environment's exact model, as the paper assumes it known; else use observed means."""
+    reward_max: float | None = None
+    """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
+    pool: bool = True
+    """Where the environment declares one kernel for all steps, fit one from the data of all steps."""
+    capacity: int = 20000
+    """Rows kept of each step where observations are stored, the newest ones (>= 10). Tables of states keep all."""
+    opponent: str = "none"
+    """Who plays the minimiser: none (the agent controls both players) or a registered opponent (`rlc list opponents`),
+    whose actions the agent only sees. The scalar `earned` counts uniform actions too, unless roll_in is on-policy."""
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    """The contrastive fit."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """Rich observations -> latent states."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch", 1), ("warm_start", 0), ("capacity", 10)):
+            require(getattr(self, name) >= least, f"ucb-game: {name} must be >= {least}, got {getattr(self, name)}.")
+        require(0 <= self.gamma < np.inf, f"ucb-game: gamma must be >= 0, got {self.gamma}.")
+        require(0 < self.lam < np.inf, f"ucb-game: lam must be > 0, got {self.lam}.")
+        require(0 <= self.growth < np.inf, f"ucb-game: growth must be >= 0, got {self.growth}.")
+        require(0 < self.decoder_growth < np.inf, f"ucb-game: decoder_growth must be > 0, got {self.decoder_growth}.")
+
+
+@register("agent", "contrastive-ucb-game", ContrastiveUCBGameConfig)
+class ContrastiveUCBGame(BaseAgent):
+    """The paper's algorithm for games: contrastive features of (s,a,b), two-sided optimism, CCE, certificate."""
+
+    plays = "game"
+    config: ContrastiveUCBGameConfig
+
+    def __init__(self, env: Env, config: ContrastiveUCBGameConfig, *, seed: int = 0) -> None:
+        super().__init__(env, config, seed=seed)
+        self.players = self.env_spec.game
+        self.model = GameModel(env, config)
+        self.opponent = None
+        if config.opponent != "none":
+            self.opponent = make_opponent(config.opponent, self.env_spec, seed=seed)
+        self.rng, self.fit_rng = self.seeds.generator("act"), self.seeds.generator("fit")
+        self.episodes, self.fitted_rows = 0, 0
+        self._t: IntArray = np.zeros(0, dtype=np.int64)
+        self._earned = 0.0  # return of the batch that is being played, summed over its episodes
+        self.report: dict[str, float] = {}
+
+    def begin(self, num_envs: int) -> None:
+        """1. The step t of every episode, in 0..H: t = H fills D~_{H-1}, as t = 0 fills D_0."""
+        self._t = self.rng.integers(self.env_spec.horizon + 1, size=num_envs)
+
+    def act(self, obs: Any, h: int) -> IntArray:
+        """1. sigma_k, uniform at t - 1 and t; an opponent puts its own b in place of ours."""
+        joint = self.rng.integers(self.env_spec.num_actions, size=len(obs))
+        if self.version > 0:
+            planned = sample(self.policy(obs, h, explore=True), rng=self.rng)
+            joint = np.where(self._uniform(h), joint, planned)
+        if self.opponent is not None:
+            a, _ = split_action(joint, self.players)
+            joint = joint_action(a, self.opponent.act(obs, h), self.players)
+        return joint
+
+    def _uniform(self, h: int) -> BoolArray:
+        """(B,) episodes that act uniformly at step h."""
+        if self.config.roll_in in ("on-policy", "uniform"):
+            return np.full(len(self._t), self.config.roll_in == "uniform")
+        return np.asarray((h == self._t) | (h == self._t - 1))
+
+    def behaviour(self, pi: FloatArray) -> Behaviour | None:
+        """1. as an exact law; none with an opponent that is not controlled."""
+        if self.opponent is not None:
+            return None
+        if self.config.roll_in == "uniform":
+            return Behaviour.markov(np.full(pi.shape, 1.0 / pi.shape[-1]))
+        if self.version == 0 or self.config.roll_in == "on-policy":
+            return Behaviour.markov(pi)
+        return uniform_around(pi)
+
+    def observe(self, transition: Transition) -> None:
+        """1. D and D~; mixed and on-policy keep every step: given (s,a,b) the next state has the same law."""
+        if self.opponent is not None:
+            self.opponent.observe(transition)
+            self._earned += float(transition.reward[transition.alive].sum())
+        self.model.bounds.note(transition.reward[transition.alive])
+        keep_all = self.version == 0 or self.config.roll_in != "paper"
+        self.model.learned.add(transition, transition.alive if keep_all else self._uniform(transition.h))
+
+    def update(self) -> dict[str, float]:
+        """2.-5. when the data grew enough."""
+        self.episodes += len(self._t)
+        earned = {} if self.opponent is None else {"earned": self._earned / max(len(self._t), 1)}
+        self._earned = 0.0
+        rows = int(self.model.learned.rows().sum())
+        if due(rows, self.fitted_rows, self.config.growth) and self.episodes >= self.config.warm_start:
+            self.version += 1
+            self.fitted_rows = rows
+            self.report = {**self.model.fit(self.version, rng=self.fit_rng), "rows": float(rows)}
+        return {**self.report, **earned}
+
+    def policy(self, obs: Any, h: int, *, explore: bool = False) -> FloatArray:
+        """sigma_k (explore), or the product of the equilibrium policies without a bonus; uniform before any plan."""
+        return self.model.policy(h, obs, explore=explore)
+
+    def certificate(self, obs: Any) -> FloatArray | None:
+        """V-bar_0 - V-under_0 + misfit at first observations; None before the first plan and with a free opponent."""
+        return self.model.width(obs) if self.version and self.config.opponent == "none" else None
+
+    def exact_metrics(self, model: ExactModel) -> dict[str, float]:
+        """TV of P-hat, largest principal angle of phi, V-bar_0 - V*_0 and V*_0 - V-under_0; on states that are seen."""
+        return self.model.exact_metrics(model) if self.version and model.observations_are_states else {}
+
+    def state_dict(self) -> State:
+        numbers = {name: getattr(self, name) for name in ("episodes", "version", "fitted_rows", "report")}
+        streams = {"rng": generator_state(self.rng), "fit_rng": generator_state(self.fit_rng)}
+        opponent = None if self.opponent is None else self.opponent.state_dict()
+        return {**numbers, **streams, "model": self.model.state_dict(), "opponent": opponent}
+
+    def load_state_dict(self, state: State) -> None:
+        for key in ("episodes", "version", "fitted_rows", "report", "rng", "fit_rng", "model", "opponent"):
+            require(key in state, f"ucb-game: the saved state lacks '{key}'.")
+        self.episodes, self.version, self.fitted_rows = (int(state[k]) for k in ("episodes", "version", "fitted_rows"))
+        self.report = {str(k): float(v) for k, v in state["report"].items()}
+        restore_generator(self.rng, state["rng"])
+        restore_generator(self.fit_rng, state["fit_rng"])
+        self.model.load_state_dict(state["model"])
+        if self.opponent is not None:
+            self.opponent.load_state_dict(state["opponent"])

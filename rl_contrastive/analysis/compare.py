@@ -1,0 +1,101 @@
+"""`compare(folders, out)`: from run folders to compare.json, table.md, plots and one self-contained page.
+
+`rl_contrastive.analysis.compare.render(result)` is the same table for a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
+from rl_contrastive.files import write_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rl_contrastive.analysis.comparison import Task
+
+TITLE = "Comparison of runs"
+
+
+def load(
+    folders: list[Path],
+    *,
+    bar: float = 0.9,
+    solve_gap: float = 0.05,
+    reps: int = 2000,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> list[Task]:
+    """Read the run folders at or below `folders` and compute every number; writes nothing. `say` is told how far it
+    is."""
+    from rl_contrastive.analysis import comparison
+    from rl_contrastive.analysis.runs import Run, find_runs, read_run
+
+    require(0.0 < bar <= 1.0, f"compare: bar must lie in (0, 1], got {bar}.")
+    require(solve_gap > 0.0, f"compare: solve_gap must be > 0, got {solve_gap}.")
+    require(reps >= 1, f"compare: reps must be >= 1, got {reps}.")
+    require(seed >= 0, f"compare: seed must be >= 0, got {seed}.")
+    paths = find_runs(folders)
+    runs: list[Run] = []
+    for path in paths:
+        say(f"reading the runs: {len(runs)} of {len(paths)}")
+        runs.append(read_run(path))
+    return comparison.build(runs, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed, say=say)
+
+
+def compare(
+    folders: list[Path],
+    out: Path,
+    *,
+    bar: float = 0.9,
+    solve_gap: float = 0.05,
+    reps: int = 2000,
+    seed: int = 0,
+    title: str = TITLE,
+    pdf: bool = False,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> dict[str, Any]:
+    """Compare the runs at or below `folders`; write compare.json, table.md, plots (PNG, SVG) and index.html to `out`.
+
+    bar: fraction of the optimal return that counts as solved, twice in a row; solve_gap: the exact duality gap that
+    does in a two-player game. reps, seed: of the bootstrap. pdf: write the figures as PDF too. A damaged
+    run folder is a failed run with its sentence; RlcError only where there is no run at all or `out` cannot be written.
+    """
+    from rl_contrastive.analysis import page, tables
+
+    tasks = load(folders, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed, say=say)
+    notes = page.notes(tasks, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed)
+    result = {
+        "method": {
+            "bar": bar,
+            "solve_gap": solve_gap,
+            "reps": reps,
+            "seed": seed,
+            "level": 0.95,
+            "interval": "expanded percentile bootstrap; slopes: Student's t; improvement: Newcombe",
+        },
+        "tasks": tables.as_json(tasks),
+        "failed": tables.failures(tasks),
+        "notes": notes,
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
+        write_text(out / "compare.json", text + "\n")
+        write_text(out / "table.md", tables.markdown(tasks, notes))
+        page.write(tasks, notes, out, bar=bar, solve_gap=solve_gap, title=title, pdf=pdf, say=say)
+    except OSError as error:
+        raise RlcError(f"compare: cannot write to {out}: {error.strerror}.") from error
+    return result
+
+
+def render(tasks: list[Task]) -> Table:
+    """A rich table of `load(...)` for the terminal."""
+    from rl_contrastive.analysis import tables
+
+    return tables.terminal(tasks)

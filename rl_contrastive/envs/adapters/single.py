@@ -1,0 +1,87 @@
+"""A single-environment view of any native batch: a plain `gymnasium.Env` for tools that know nothing of batches.
+
+Importing this module registers each native environment with gymnasium under `rl_contrastive/<name>-v0`, so that
+`gymnasium.make("rl_contrastive/combination-lock-v0", horizon=20)` works; keyword arguments are the config's fields.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import registry as gym_registry
+
+from rl_contrastive.config import from_dict
+from rl_contrastive.envs.base import BatchEnv
+from rl_contrastive.registry import get
+from rl_contrastive.spec import EnvSpec, ExactModel
+
+NATIVE = (
+    "combination-lock",
+    "deep-sea",
+    "dense-lock",
+    "distractor-lock",
+    "low-rank",
+    "needle",
+    "probe-action",
+    "probe-constant",
+    "probe-delay",
+    "probe-match",
+    "probe-observation",
+    "probe-terminal",
+    "probe-truncation",
+    "swingup",
+    "variable-lock",
+)
+"""Names registered with gymnasium; a test holds this list against the registry."""
+
+
+class SingleEnv(gym.Env[Any, Any]):
+    """Row 0 of a batch of one. Stepping an ended episode is an error of the caller: call `reset` first."""
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - gymnasium's own class attribute
+
+    def __init__(self, batch: BatchEnv) -> None:
+        assert batch.num_envs == 1, "the single view needs a batch of one environment"
+        self.batch = batch
+        self.env_spec: EnvSpec = batch.env_spec
+        self.observation_space = batch.single_observation_space
+        self.action_space = batch.single_action_space
+        self.render_mode = None
+        self._tabular = self.env_spec.num_states is not None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode; with a seed, the one that row i of a batch begins with the same seed."""
+        super().reset(seed=seed)  # seeds gymnasium's own generator, which nothing here draws from
+        obs, info = self.batch.reset(seed=None if seed is None else [seed], options=options or None)
+        return self._first(obs), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """One step: observation, reward, terminated, truncated, {}."""
+        obs, reward, terminated, truncated, info = self.batch.step(np.asarray(action, dtype=np.int64).reshape(1))
+        return self._first(obs), float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
+
+    def _first(self, obs: Any) -> Any:
+        return np.int64(obs[0]) if self._tabular else obs[0]
+
+    def exact(self) -> ExactModel | None:
+        """The batch's exact model."""
+        return self.batch.exact()
+
+
+def make_single(name: str, **fields: Any) -> SingleEnv:
+    """The native environment `name` as a single `gymnasium.Env`; `fields` are those of its config."""
+    entry, fixed = get("env", name)
+    return SingleEnv(entry.factory(from_dict(entry.config, {**fixed, **fields}), 1))
+
+
+def register_with_gymnasium() -> None:
+    """Make the ids `rl_contrastive/<name>-v0` known to gymnasium (once; repeated calls do nothing)."""
+    for name in NATIVE:
+        env_id = f"rl_contrastive/{name}-v0"
+        if env_id not in gym_registry:
+            gym.register(env_id, entry_point="rl_contrastive.envs.adapters.single:make_single", kwargs={"name": name})
+
+
+register_with_gymnasium()

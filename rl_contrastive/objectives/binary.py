@@ -1,0 +1,71 @@
+"""Binary (logistic) contrastive losses: tell a real successor from a draw of P^-. The paper's own loss is `nce`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from rl_contrastive.config import require
+from rl_contrastive.objectives.base import NoOptions, ObjectiveResult, Space, reduce_rows
+from rl_contrastive.registry import register
+
+
+@register("objective", "nce", NoOptions)
+class NCE:
+    """The paper's loss y log(1 + 1/f) + (1-y) log(1 + f) of the odds f = psi(s')'phi(s,a) > 0; minimiser f* = P/P^-.
+
+    In logs: log(1 + 1/f) = softplus(-log f) and log(1 + f) = softplus(log f), finite for every f > 0.
+    Source: Qiu et al. 2022, eq. (3), with y = 1 and y = 0 equally likely.
+    """
+
+    space: Space = "log"
+
+    def __init__(self, config: NoOptions | None = None) -> None:
+        del config
+
+    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+        negatives = (neg_weight * softplus(neg)).sum(-1)  # (..., N)
+        loss, rows = reduce_rows(softplus(-pos), negatives, pos_weight)
+        return ObjectiveResult(loss, rows)
+
+
+@dataclass(frozen=True)
+class LogisticConfig:
+    """Logistic regression with M negatives to a positive."""
+
+    negatives: float = 1.0
+    """nu, prior odds of a negative (> 0): the classifier's log-odds are s - log nu, as in k-negative NCE."""
+    smoothing: float = 0.0
+    """Label smoothing in [0, .5): labels are 1 - smoothing and smoothing; 0 keeps the minimiser at log P/P^-."""
+
+    def __post_init__(self) -> None:
+        require(self.negatives > 0, f"logistic: negatives must be > 0, got {self.negatives}.")
+        require(0.0 <= self.smoothing < 0.5, f"logistic: smoothing must lie in [0, .5), got {self.smoothing}.")
+
+
+@register("objective", "logistic", LogisticConfig)
+class Logistic:
+    """Logistic loss on log-scores, log(1+e^-(s - log nu)) + nu log(1+e^(s - log nu)); minimiser s* = log P/P^-.
+
+    nu = 1 without smoothing equals `nce` on s = log f; nu > 1 weighs negatives more (Gutmann & Hyvarinen 2012).
+    """
+
+    space: Space = "log"
+
+    def __init__(self, config: LogisticConfig | None = None) -> None:
+        self.config = config or LogisticConfig()
+
+    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+        nu, eps = self.config.negatives, self.config.smoothing
+        shift = math.log(nu)
+        positives = _cross_entropy(pos - shift, 1.0 - eps)
+        negatives = nu * (neg_weight * _cross_entropy(neg - shift, eps)).sum(-1)
+        loss, rows = reduce_rows(positives, negatives, pos_weight)
+        return ObjectiveResult(loss, rows)
+
+
+def _cross_entropy(logit: Tensor, label: float) -> Tensor:
+    return label * softplus(-logit) + (1.0 - label) * softplus(logit)

@@ -1,0 +1,97 @@
+"""MECO: maximum likelihood by compositional optimisation, with a moving average of what normalises P-hat.
+
+-E+ s + E log Z(s,a), Z = E_{P^-} e^s, has a logarithm outside an expectation: its minibatch gradient (`mle` with M
+draws) is biased by O(1/M). Here u follows the partition function over the descent and the gradient divides by it,
+    surrogate_i = -s_i + Zhat_i / sg[Zu_i],   log u <- log((1 - gamma) u + gamma uhat),   Zhat / Zu <= 1 / gamma,
+so a few shared negatives suffice (Jiang et al. 2023; `energy/conditional.py`). With f = psi'phi one d-vector
+u ~ E_{P^-} psi serves every (s,a), because Z(s,a) = <u, phi(s,a)>. Minimiser f* = c(s,a) P/P^-, as for `mle`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rl_contrastive.energy.compositional import average_log, require_gamma
+from rl_contrastive.energy.conditional import log_mean_by_key, vector_partition
+from rl_contrastive.energy.low_rank import log_mean_psi
+from rl_contrastive.objectives.base import Compositional, Partition
+from rl_contrastive.registry import register
+
+
+@dataclass(frozen=True)
+class MECOConfig:
+    """The moving average."""
+
+    gamma: float = 0.1
+    """Weight in (0, 1] of the newest negatives in u; 1 is `mle` with the partition of the batch."""
+
+    def __post_init__(self) -> None:
+        require_gamma("meco", self.gamma)
+
+
+@register("objective", "meco", MECOConfig)
+class MECO(Compositional):
+    """-s+ + Zhat/Z of a moving average, Z(s,a) = <u, phi(s,a)> with ONE d-vector u ~ E_{P^-} psi for all (s,a)."""
+
+    def __init__(self, config: MECOConfig | None = None) -> None:
+        self.config = config or MECOConfig()
+
+    def initial(self, levels: int, anchors: int, dim: int) -> Tensor:
+        return torch.full((levels, dim), math.nan, dtype=torch.float64)
+
+    def partition(
+        self,
+        log_phi: Tensor,
+        log_psi: Tensor,
+        *,
+        law: Tensor,
+        row_weight: Tensor,
+        anchors: Tensor | None,
+        log_u: Tensor,
+    ) -> Partition:
+        return Partition(*vector_partition(log_phi, log_psi, law, log_u, self.config.gamma))
+
+
+@register("objective", "meco-keyed", MECOConfig)
+class KeyedMECO(MECO):
+    """The same with a moving average of its own for each (s,a): entries of a table, or stored rows of vectors.
+
+    With stored rows this keeps one number a sample, as SogCLR does (Yuan et al. 2022), and a row that is drawn a few
+    times in a descent has an old u; a table's pairs are seen all the time.
+    """
+
+    def initial(self, levels: int, anchors: int, dim: int) -> Tensor:
+        return torch.full((levels, anchors), math.nan, dtype=torch.float64)
+
+    def partition(
+        self,
+        log_phi: Tensor,
+        log_psi: Tensor,
+        *,
+        law: Tensor,
+        row_weight: Tensor,
+        anchors: Tensor | None,
+        log_u: Tensor,
+    ) -> Partition:
+        lp = log_mean_psi(log_psi, law).unsqueeze(-2)  # (H, 1, d): Zhat is linear in the mean of psi
+        log_zhat = torch.logsumexp(log_phi.to(torch.float64) + lp, dim=-1)  # (H, N)
+        if anchors is None:  # every anchor once, in order
+            log_u = average_log(log_u, log_zhat.detach(), self.config.gamma)
+            log_z = log_u
+        else:
+            log_u = self._average(log_zhat.detach(), row_weight, anchors, log_u)
+            log_z = log_u.gather(1, anchors)
+        return Partition(torch.exp(log_zhat - log_z), log_z, log_u)
+
+    def _average(self, log_zhat: Tensor, row_weight: Tensor, anchors: Tensor, log_u: Tensor) -> Tensor:
+        """Rows of one anchor enter its average once, as their mean; anchors that are not in the batch keep theirs."""
+        H, K = log_u.shape
+        keys = (anchors + K * torch.arange(H, device=anchors.device)[:, None]).reshape(-1)
+        # A level without data has rows of weight 0: they count as one each there, and nothing is trained by them.
+        weight = torch.where(row_weight > 0, row_weight, torch.ones_like(row_weight)).to(torch.float64)
+        lm = log_mean_by_key(log_zhat.reshape(-1), weight.reshape(-1), keys, H * K).reshape(H, K)
+        return torch.where(torch.isnan(lm), log_u, average_log(log_u, lm, self.config.gamma))

@@ -1,0 +1,72 @@
+"""Multi-class losses: InfoNCE picks the real successor among M draws of P^-; MLE is its exact-partition limit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rl_contrastive.config import require
+from rl_contrastive.objectives.base import (
+    NoOptions,
+    ObjectiveResult,
+    Space,
+    log_expectation,
+    reduce_rows,
+)
+from rl_contrastive.registry import register
+
+
+@dataclass(frozen=True)
+class InfoNCEConfig:
+    """InfoNCE with the positive in its own denominator."""
+
+    temperature: float = 1.0
+    """tau > 0: scores are divided by it; then s* = tau log P/P^- + c(s,a)."""
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, f"infonce: temperature must be > 0, got {self.temperature}.")
+
+
+@register("objective", "infonce", InfoNCEConfig)
+class InfoNCE:
+    """-s+ + log(e^{s+} + M E_{P^-} e^s): cross-entropy of the positive among itself and M negatives.
+
+    Minimiser s* = log P/P^- + c(s,a), the same for every M. Source: van den Oord et al. 2018, eq. (4).
+    """
+
+    space: Space = "log"
+
+    def __init__(self, config: InfoNCEConfig | None = None) -> None:
+        self.config = config or InfoNCEConfig()
+
+    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+        s, t = pos / self.config.temperature, neg / self.config.temperature
+        rest = log_expectation(t, neg_weight).unsqueeze(-1) + math.log(neg.shape[-1])  # (..., N, 1)
+        losses = torch.logaddexp(s, rest) - s  # (..., N, K)
+        loss, rows = reduce_rows(losses, torch.zeros_like(losses[..., 0]), pos_weight)
+        bound = math.log(neg.shape[-1] + 1.0) - loss  # lower bound of the mutual information, at most log(M + 1)
+        return ObjectiveResult(loss, rows, {"mutual_information_bound": bound})
+
+
+@register("objective", "mle", NoOptions)
+class MLE:
+    """-s+ + log E_{P^-} e^s: maximum likelihood of P-hat = P^- e^s / Z(s,a), up to the constant E log P^-.
+
+    Exact when `neg` ranges over all s' with weights P^-(s'); with M draws it is the sampled-partition estimate
+    (the row's own positive is not in Z, so a small M can drive it below the true value). This is what Rep-UCB
+    (Uehara et al. 2022) fits. Minimiser s* = log P/P^- + c(s,a).
+    """
+
+    space: Space = "log"
+
+    def __init__(self, config: NoOptions | None = None) -> None:
+        del config
+
+    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+        log_partition = log_expectation(neg, neg_weight)  # (..., N)
+        loss, rows = reduce_rows(-pos, log_partition, pos_weight)
+        mean = (pos_weight.sum(-1) * log_partition).sum(-1)
+        return ObjectiveResult(loss, rows, {"mean_log_partition": mean})

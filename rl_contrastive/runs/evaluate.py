@@ -1,0 +1,125 @@
+"""How good is the policy: Monte-Carlo returns on seeds of their own, and the exact value where the model is known.
+
+Both ask the agent for action probabilities only, so evaluating never touches what it learns from. Evaluation number
+`index` of a run uses the stream ("evaluation", index): it depends on no training seed and on no earlier evaluation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.runs.rollout import play
+from rl_contrastive.planning.lsvi import policy_values
+from rl_contrastive.seeding import SeedTree
+from rl_contrastive.spec import Agent, Array, Env, ExactModel, FloatArray, IntArray
+
+MOST_ROWS = 256
+"""Rows of an evaluation environment at most: more episodes are played in several batches."""
+MOST_ENTRIES = 6e7
+"""Largest size of P (all different kernels) that is built without being asked for (480 MB of float64)."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Returns (n,) of n episodes, without discount, and the steps that they and what was played beside them took."""
+
+    returns: FloatArray
+    steps: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(self.returns.mean())
+
+    @property
+    def sem(self) -> float:
+        """Standard error of the mean; 0 for a single episode."""
+        n = len(self.returns)
+        return float(self.returns.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+
+
+def evaluate(
+    agent: Agent, env: Env, episodes: int, *, tree: SeedTree, index: int = 0, explore: bool = False
+) -> Evaluation:
+    """Play `episodes` episodes of the bonus-free policy (explore=True: the optimistic one) in batches of env rows."""
+    require(episodes >= 1, f"evaluate: episodes must be >= 1, got {episodes}.")
+    rows, num_actions = env.num_envs, env.env_spec.num_actions
+    batches = -(-episodes // rows)
+    seeds = tree.env_seeds("evaluation", index, batches * rows)
+    rng = tree.generator("evaluation", index, 1)  # apart from the seeds' sequence, whose key has no 1
+
+    def act(obs: Array, h: int) -> IntArray:
+        return sample(checked_policy(agent, obs, h, num_actions, explore=explore), rng=rng)
+
+    returns, steps = np.zeros(batches * rows), 0
+    for b in range(batches):
+        total = returns[b * rows : (b + 1) * rows]
+        for step in play(env, seeds[b * rows : (b + 1) * rows], act):
+            total[step.alive] += step.reward[step.alive]
+            steps += int(np.count_nonzero(step.alive))
+    return Evaluation(returns[:episodes], steps)
+
+
+def sample(probabilities: FloatArray, *, rng: np.random.Generator) -> IntArray:
+    """One action per row of (N, A): `invert` of one uniform number a row."""
+    return invert(probabilities, rng.random(len(probabilities)))
+
+
+def invert(probabilities: FloatArray, uniform: FloatArray) -> IntArray:
+    """Action of each row of (N, A) by inversion of its own u in [0, 1) (N,): a one-hot row gives its one."""
+    cumulative = probabilities.cumsum(axis=1)
+    index: IntArray = (uniform[:, None] * cumulative[:, -1:] >= cumulative).sum(axis=1)
+    return np.asarray(
+        np.minimum(index, probabilities.shape[1] - 1)
+    )  # rounding may leave the last sum below the threshold
+
+
+def checked_policy(agent: Agent, obs: Array, h: int, num_actions: int, *, explore: bool) -> FloatArray:
+    """`agent.policy` with its contract checked: (N, A), no negative or missing probability, rows that sum to 1."""
+    probabilities = np.asarray(agent.policy(obs, h, explore=explore), dtype=np.float64)
+    require(
+        probabilities.shape == (len(obs), num_actions),
+        f"the policy at h={h} has shape {probabilities.shape}, not {(len(obs), num_actions)}.",
+    )
+    # Written so that NaN fails; 1e-4 because a softmax in float32 is no better.
+    fine = (probabilities >= 0).all() and (np.abs(probabilities.sum(axis=1) - 1.0) < 1e-4).all()
+    require(bool(fine), f"the policy at h={h} is no distribution over actions (NaN, negative, or sum not 1).")
+    return probabilities
+
+
+def policy_table(agent: Agent, model: ExactModel, *, explore: bool) -> FloatArray:
+    """pi (H, S, A): the policy at each state index."""
+    H, S, A = model.r.shape
+    states = np.arange(S, dtype=np.int64)
+    return np.stack([checked_policy(agent, states, h, A, explore=explore) for h in range(H)])
+
+
+def exact_evaluation(agent: Agent, model: ExactModel, *, explore: bool) -> float:
+    """rho . V^pi_0 of the agent's bonus-free (explore=False) or optimistic policy; needs observations = states."""
+    require(model.observations_are_states, "exact evaluation needs an environment whose observations are its states.")
+    V, _ = policy_values(model.P, model.r, policy_table(agent, model, explore=explore))
+    return float(model.rho @ V[0])
+
+
+def exact_model(env: Env, mode: str = "auto") -> ExactModel | None:
+    """The true model for exact metrics, or None.
+
+    "auto": tabular observations and at most MOST_ENTRIES of P, or a game that can sample its emissions; "always":
+    whatever the size, and an error where there is none; "never": None.
+    """
+    spec = env.env_spec
+    if mode == "never":
+        return None
+    S, kernels = spec.num_states, 1 if spec.stationary else spec.horizon
+    if mode == "auto" and S is None and spec.players is None:
+        return None
+    if mode == "auto" and S is not None and S * S * spec.num_actions * kernels > MOST_ENTRIES:
+        return None
+    model = env.exact()
+    # A policy over rich observations has a value on latent states only by averaging over emissions (games do).
+    usable = model is not None and (model.observations_are_states or model.emissions is not None)
+    require(usable or mode == "auto", f"{spec.name}: there is no exact model over its observations.")
+    return model if usable else None

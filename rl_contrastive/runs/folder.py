@@ -1,0 +1,368 @@
+"""The run folder: what a run leaves on disk, and how it is opened again after a kill.
+
+    runs/<experiment>/<label or agent>--<env>/seed-<n>/
+        config.json     the whole RunConfig; under "meta" command, versions, processor, git commit
+        metrics.jsonl   one line an evaluation, deterministic values only: the same seed gives the same bytes
+        timing.jsonl    {"episodes", "env_steps", "wall_s"} of the same evaluations: wall times are kept apart
+        summary.json    how the run ended
+        checkpoint/     state.npz and the one before it
+        replay/         what agents with `keep_in` wrote, if any: the checkpoints name what they need of it
+        tensorboard/    the same scalars over episodes, and histograms of agents that offer them (`board.py`)
+
+A checkpoint stores the whole configuration it is of, and the length and checksum of metrics.jsonl. Resuming cuts the
+file back to that length, and the lines behind it are made again, byte by byte. Where the newest checkpoint is damaged,
+or the lines that it counted are, the one before is tried.
+
+A run's folder may be deleted, or replaced by another run's, while the run goes on. So before each write the lock on
+the path is compared with the one that is held, and the run id of config.json with that of the start.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
+from rl_contrastive.runs.tensorboard import Board
+from rl_contrastive.runs.checkpoint import has_state, load_first, save_state
+from rl_contrastive.runs.loop import Progress
+from rl_contrastive.files import write_text
+from rl_contrastive.spec import Array, State
+
+T = TypeVar("T")
+CONFIG, METRICS, TIMING, SUMMARY = "config.json", "metrics.jsonl", "timing.jsonl", "summary.json"
+CHECKPOINT, REPLAY, TENSORBOARD, LOCK = "checkpoint", "replay", "tensorboard", "lock"
+LOCK_WAIT = 10.0
+"""Seconds to wait for a process that is still closing the same folder."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; a missing or damaged file is an RlcError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RlcError(f"cannot read {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise RlcError(f"{path} is not valid JSON: {error}.") from error
+    require(isinstance(value, dict), f"{path} holds no JSON object.")
+    return dict(value)
+
+
+def json_line(values: dict[str, Any]) -> str:
+    """One line of JSON; a float that is not finite becomes null, because JSON has no NaN."""
+    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return json.dumps(clean, allow_nan=False) + "\n"
+
+
+class RunFolder:
+    """One run's folder, held by one process at a time (a lock file, freed by the system even after kill -9)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+        self._run_id: str | None = None
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / CHECKPOINT
+
+    @property
+    def replay(self) -> Path:
+        return self.path / REPLAY
+
+    def create(self, config: dict[str, Any]) -> None:
+        """Make the folder with nothing but its config.json, and take the lock."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RlcError(f"cannot make the run folder {self.path}: {error.strerror}.") from error
+        self.lock()
+        self.clear()
+        write_json(self.path / CONFIG, config)
+        self._run_id = run_id(config)
+
+    def lock(self, wait: float = LOCK_WAIT) -> None:
+        """Take the lock; RlcError if another process keeps it for `wait` seconds."""
+        try:
+            handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise RlcError(f"cannot write in {self.path}: {error.strerror}.") from error
+        give_up = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > give_up:
+                    os.close(handle)
+                    raise RlcError(f"another process is writing in {self.path}; wait for it or stop it.") from error
+                time.sleep(0.1)
+            else:
+                self._lock = handle
+                if not self._lock_is_here():  # the folder was replaced while we waited
+                    self.unlock()
+                    raise RlcError(f"{self.path} was replaced by another process; start again.")
+                self._run_id = self._id_on_disk()
+                return
+
+    def require_own(self) -> None:
+        """RlcError unless the folder at the path still is the one that was locked, with this run's config."""
+        gone = f"the folder {self.path} was deleted or replaced while the run went on; what it recorded there is lost"
+        require(self._lock_is_here(), f"{gone}.")
+        require(self._id_on_disk() == self._run_id, f"{gone}: it holds another run.")
+
+    def _id_on_disk(self) -> str | None:
+        try:
+            return run_id(read_json(self.path / CONFIG))
+        except RlcError:  # no config yet, or a damaged one, which `run_config.read_config` reports
+            return None
+
+    def _lock_is_here(self) -> bool:
+        """Whether the lock on the path is the file that this process holds, and not one of a later folder."""
+        try:
+            return self._lock is not None and os.path.samestat(os.fstat(self._lock), os.stat(self.path / LOCK))
+        except OSError:
+            return False
+
+    def unlock(self) -> None:
+        """Free the lock."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def clear(self) -> None:
+        """Remove what an earlier run left, except the config and the lock."""
+        for name in (METRICS, TIMING, SUMMARY):
+            (self.path / name).unlink(missing_ok=True)
+        for name in (CHECKPOINT, REPLAY, TENSORBOARD):  # in this order: no checkpoint ever lacks its replay
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove a folder that no run was started in; one that another process writes in stays as it is."""
+        try:
+            self.lock(wait=0.0)
+        except RlcError:
+            return
+        self.unlock()
+        self.clear()
+        for name in (CONFIG, LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        for folder in (self.path, *self.path.parents[:2]):  # the seed's, the agent's and the experiment's
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+    def restore(self, check: Callable[[State], None], load: Callable[[State], T]) -> T | None:
+        """`load` the newest checkpoint of use, with metrics.jsonl and timing.jsonl cut back to it; None to start anew.
+
+        A checkpoint is of use if it can be read, `check` does not object, metrics.jsonl still has the bytes that it
+        counted, and `load` takes it. If the newest is not, the one before is taken, which is said on stderr. RlcError,
+        and nothing is changed, if neither is.
+        """
+        if not has_state(self.checkpoint):
+            self.clear()
+            return None
+
+        def use(state: State) -> tuple[State, T]:
+            check(state)
+            self._check_metrics(state)
+            return state, load(state)
+
+        state, loaded = load_first(self.checkpoint, use, lambda text: print(f"rlc: {text}", file=sys.stderr))
+        (self.path / SUMMARY).unlink(missing_ok=True)  # first: it vouches for all of metrics.jsonl
+        os.truncate(self.path / METRICS, state["metrics_bytes"])
+        self._cut_timing(int(state["progress"]["episodes"]))
+        return loaded
+
+    def _check_metrics(self, state: State) -> None:
+        """RlcError unless metrics.jsonl begins with the bytes that the checkpoint counted."""
+        length, path = state.get("metrics_bytes"), self.path / METRICS
+        require(isinstance(length, int), f"the checkpoint in {self.path} does not say how long {METRICS} was.")
+        try:
+            with open(path, "r+b") as file:  # it is cut later, and that must be possible
+                data = file.read(int(length or 0))
+        except OSError as error:
+            raise RlcError(f"cannot go on with {path}: {error.strerror}.") from error
+        require(
+            len(data) == length, f"{path} has {len(data)} bytes but its checkpoint counted {length}: lines were lost."
+        )
+        # Checkpoints older than this key have no checksum.
+        same = state.get("metrics_sha256") in (None, hashlib.sha256(data).hexdigest())
+        require(same, f"{path} was changed since its checkpoint: its first {length} bytes have another checksum.")
+
+    def _cut_timing(self, episodes: int) -> None:
+        """Keep the lines up to the checkpoint. A kill may have left half a line, and a damaged one is not worth a run:
+        lines that cannot be read go."""
+        path = self.path / TIMING
+        if os.path.lexists(path):
+            kept = [json_line(row) for row in self._timing() if row["episodes"] <= episodes]
+            write_text(path, "".join(kept))
+
+    def _timing(self) -> list[dict[str, Any]]:
+        """The readable lines of timing.jsonl; none if it cannot be read."""
+        try:
+            lines = (self.path / TIMING).read_bytes().split(b"\n")
+        except OSError:
+            return []
+        rows = []
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict) and all(_is_count(row.get(key)) for key in ("episodes", "env_steps", "wall_s")):
+                rows.append(row)
+        return rows
+
+    def metrics_so_far(self) -> bytes:
+        """The recorded evaluations as they lie on the disk."""
+        path = self.path / METRICS
+        try:
+            return path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise RlcError(f"cannot read {path}: {error.strerror}.") from error
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The evaluations recorded so far."""
+        try:
+            return [json.loads(line) for line in self.metrics_so_far().splitlines()]
+        except ValueError as error:
+            raise RlcError(f"{self.path / METRICS} is damaged: {error}.") from error
+
+    def elapsed(self) -> float:
+        """Wall seconds at the last line of timing.jsonl."""
+        rows = self._timing()
+        return float(rows[-1]["wall_s"]) if rows else 0.0
+
+
+def run_id(config: dict[str, Any]) -> str | None:
+    """What tells this run from every other one, drawn when its folder was made; None for runs older than it."""
+    meta = config.get("meta")
+    return meta.get("run_id") if isinstance(meta, dict) else None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+class RunSink:
+    """The loop's results into a run folder: lines as they come, a checkpoint every `checkpoint_seconds`."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        identity: dict[str, Any],
+        checkpoint_seconds: float,
+        tensorboard: bool,
+        on_progress: Callable[[Progress], None],
+        should_stop: Callable[[], bool],
+        histograms: Callable[[], dict[str, Array]] | None = None,
+        clock: str = "episodes",
+    ) -> None:
+        """`identity` (the configuration) is stored in each checkpoint, so that no other run can load it.
+
+        `histograms`: the agent's, asked for at each evaluation where TensorBoard is on, and never elsewhere. `clock`:
+        what TensorBoard's curves run over, episodes or env_steps.
+        """
+        self.folder, self.identity, self.checkpoint_seconds = folder, identity, checkpoint_seconds
+        self._on_progress, self._should_stop = on_progress, should_stop
+        folder.require_own()
+        self._earlier = folder.elapsed()
+        self._started = self._saved_at = time.monotonic()
+        self._metrics = _append(folder.path / METRICS)
+        self._checksum = hashlib.sha256(folder.metrics_so_far())
+        self._timing = _append(folder.path / TIMING)
+        self._board = Board(folder.path / TENSORBOARD, folder.lines(), clock) if tensorboard else None
+        self._histograms = histograms
+
+    @property
+    def wall(self) -> float:
+        """Seconds spent on this run, by all processes that worked on it."""
+        return self._earlier + time.monotonic() - self._started
+
+    def evaluated(self, line: dict[str, Any], progress: Progress) -> None:
+        """Append the line; its wall time goes to the other file."""
+        counts = {"episodes": progress.episodes, "env_steps": progress.env_steps}
+        text = json_line(line)
+        self.folder.require_own()
+        try:
+            self._metrics.write(text)
+            self._metrics.flush()
+            self._timing.write(json_line({**counts, "wall_s": round(self.wall, 3)}))
+            self._timing.flush()
+        except OSError as error:
+            raise RlcError(f"cannot write {self.folder.path / METRICS}: {error.strerror}.") from error
+        self._checksum.update(text.encode())
+        if self._board is not None:
+            self._board.scalars(line)
+            if self._histograms is not None:
+                self._board.histograms(line[self._board.clock], self._histograms())
+        self._on_progress(progress)
+
+    def iterated(self, progress: Progress, snapshot: Callable[[], State] | None) -> bool:
+        """Save if it is time; stop if asked to."""
+        if snapshot is not None and time.monotonic() - self._saved_at >= self.checkpoint_seconds:
+            self.save(snapshot)
+        self._on_progress(progress)
+        return self._should_stop()
+
+    def finished(self, progress: Progress, snapshot: Callable[[], State] | None) -> None:
+        """The last checkpoint."""
+        if snapshot is not None:
+            self.save(snapshot)
+
+    def save(self, snapshot: Callable[[], State]) -> None:
+        """First the lines to the disk, then the checkpoint that counts them.
+
+        `snapshot` is called once, and before: what an agent wrote to its own folder is durable by then.
+        """
+        self.folder.require_own()
+        try:
+            os.fsync(self._metrics.fileno())
+            os.fsync(self._timing.fileno())
+        except OSError as error:
+            raise RlcError(f"cannot write {self.folder.path / METRICS}: {error.strerror}.") from error
+        if self._board is not None:
+            self._board.flush()
+        length = os.fstat(self._metrics.fileno()).st_size
+        covers = {"metrics_bytes": length, "metrics_sha256": self._checksum.hexdigest()}
+        save_state(self.folder.checkpoint, {"run": self.identity, **covers, **snapshot()})
+        self._saved_at = time.monotonic()
+
+    def close(self) -> None:
+        """Close the files; what a full disk could not take was reported at its write."""
+        for file in (self._metrics, self._timing):
+            try:
+                file.close()
+            except OSError as error:
+                print(f"rlc: {file.name}: {error.strerror}.", file=sys.stderr)
+        if self._board is not None:
+            self._board.close()
+
+
+def _append(path: Path) -> Any:
+    try:
+        return open(path, "a", encoding="utf-8")  # closed by RunSink.close
+    except OSError as error:
+        raise RlcError(f"cannot write {path}: {error.strerror}.") from error
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far (ru_maxrss is in KiB on Linux, bytes on macOS)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

@@ -1,0 +1,311 @@
+"""RunConfig: one run as JSON values, checked, completed with defaults, and written to config.json with its origin."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import platform
+import subprocess
+import sys
+import sysconfig
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from rl_contrastive import registry
+from rl_contrastive.config import from_dict, require, to_dict
+from rl_contrastive.device import check_device
+from rl_contrastive.errors import RlcError
+from rl_contrastive.runs.budget import Budget
+from rl_contrastive.runs.folder import CONFIG, read_json
+
+TABLES = ("agent_config", "env_config", "budget")
+LONGEST_NAME = 255
+"""Bytes of a folder's name on common file systems."""
+PACKAGES = ("rl-contrastive", "numpy", "scipy", "gymnasium", "torch", "stable-baselines3")
+
+
+DEFAULT_BUDGET = Budget(episodes=1000)
+"""A constant, not a factory: `config.from_dict` merges a table into a factory's default, and one that says only `steps`
+would keep these episodes."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, as JSON values: what config.json holds and what a worker process is handed."""
+
+    agent: str
+    """Registered agent."""
+    env: str
+    """Registered environment, or a prefixed name such as gym:CartPole-v1."""
+    agent_config: dict[str, Any] = field(default_factory=dict)
+    """Fields of the agent's config; those left out keep their defaults."""
+    env_config: dict[str, Any] = field(default_factory=dict)
+    """Fields of the environment's config."""
+    seed: int = 0
+    """Seed of the run (>= 0)."""
+    budget: Budget = DEFAULT_BUDGET
+    """How long, and when measured."""
+    checkpoint_seconds: float = 30.0
+    """Wall seconds between checkpoints (>= 0; 0 is one after each batch)."""
+    experiment: str = "default"
+    """Name of the group of runs: the folder above."""
+    label: str | None = None
+    """Name in folders, tables and plots; the agent's own by default."""
+    env_label: str | None = None
+    """Name of the task in folders, tables and plots; the environment's own by default."""
+    device: str = "auto"
+    """auto | cpu | cuda | cuda:1 ..., for agents with a field `device`."""
+    threads: int = 1
+    """BLAS and torch threads of the worker process (>= 1); another number may change the last bits of results."""
+    tensorboard: bool = True
+    """Write TensorBoard scalars, and histograms of agents that offer them."""
+    imports: tuple[str, ...] = ()
+    """User files to import first, and folders from which modules may be imported."""
+    step_seconds: float | None = None
+    """Seconds that one step of the environment may take (> 0); a step that hangs then fails the run."""
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"seed must be >= 0, got {self.seed}.")
+        require(self.threads >= 1, f"threads must be >= 1, got {self.threads}.")
+        require(self.checkpoint_seconds >= 0, f"checkpoint_seconds must be >= 0, got {self.checkpoint_seconds}.")
+        require(
+            self.step_seconds is None or 0 < self.step_seconds < math.inf,
+            f"step_seconds must be > 0 and finite, got {self.step_seconds}.",
+        )
+        check_device(self.device)
+        for name in ("experiment", "label", "env_label"):
+            value = getattr(self, name)
+            if value is not None:
+                require(bool(value.strip(". ")), f"{name} must not be empty or only dots, got {value!r}.")
+                require(value.isprintable(), f"{name} must hold printable characters only, got {value!r}.")
+        inside = not Path(self.experiment).is_absolute() and ".." not in Path(self.experiment).parts
+        require(inside, f"experiment must be the name of a folder below --out, got {self.experiment!r}.")
+
+    @property
+    def shown_agent(self) -> str:
+        return self.label or self.agent
+
+    @property
+    def shown_env(self) -> str:
+        return self.env_label or self.env
+
+
+def require_trust(config: RunConfig, folder: Path, trust_imports: bool) -> None:
+    """RlcError if the run in `folder`, which somebody else may have made, names files that this process has not
+    imported: they are executed only where the user says so."""
+    new = [name for name in config.imports if not registry.is_imported(Path(name))]
+    new += [str(path) for path in [_own_module(config)] if path is not None]
+    require(
+        trust_imports or not new,
+        f"{folder} names Python code to import: {', '.join(new)}. Read it, then allow it: --trust-imports on the "
+        "command line, trust_imports=True in Python.",
+    )
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """The same run with every field of both configs written out, all names and values checked. Imports its files."""
+    for path in config.imports:
+        registry.import_file(Path(path))
+    agent, _ = registry.get("agent", config.agent)
+    env, fixed = registry.get("env", config.env)
+    for name, value in fixed.items():
+        given = config.env_config.get(name, value)
+        require(given == value, f"{config.env} says env.{name} already: leave out {given!r}.")
+    agent_config = with_device(agent.config, config.agent_config, config.device)
+    return replace(
+        config,
+        agent_config=to_dict(from_dict(agent.config, agent_config, "agent.")),
+        env_config=to_dict(from_dict(env.config, {**config.env_config, **fixed}, "env.")),
+    )
+
+
+def _own_module(config: RunConfig) -> Path | None:
+    """The file of the module that the environment's name asks for (`pettingzoo:my_module:make`), if that was not
+    imported yet and is not installed as a package."""
+    top = _module(config)
+    spec = None if not top or top in sys.modules else importlib.util.find_spec(top)
+    origin = None if spec is None or spec.origin is None else Path(spec.origin)
+    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+    return None if origin is None or any(origin.is_relative_to(folder) for folder in installed) else origin
+
+
+def _module(config: RunConfig) -> str:
+    """`my_module` of the environment pettingzoo:my_module:make; empty where the name asks for none."""
+    _, _, rest = config.env.partition(":")
+    module, inner, _ = rest.partition(":")
+    top = module.partition(".")[0]
+    return top if inner and top.isidentifier() else ""
+
+
+def with_local_folder(config: RunConfig) -> RunConfig:
+    """With the current folder among the imports, where the environment's name (`pettingzoo:my_module:make`) means a
+    module that lies there: whoever opens the run from elsewhere finds it too."""
+    here, top = Path.cwd(), _module(config)
+    local = bool(top) and any((here / name).exists() for name in (f"{top}.py", top))
+    return replace(config, imports=(*config.imports, str(here))) if local else config
+
+
+def completed(kind: Literal["agent", "env"], name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """A stored config in which options that are newer than it have their defaults; as it stands where the name is not
+    registered here, or an option is gone."""
+    try:
+        entry, _ = registry.get(kind, name)
+        return to_dict(from_dict(entry.config, values))
+    except RlcError:
+        return values
+
+
+def with_device(config: type, values: dict[str, Any], device: str) -> dict[str, Any]:
+    """Set the field `device`, here and in nested configs, where it is not given or "auto"."""
+    if device == "auto":
+        return values
+    full = to_dict(from_dict(config, values, "agent."))
+
+    def put(given: dict[str, Any], whole: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        out, found = dict(given), False
+        for name, value in whole.items():
+            if isinstance(value, dict):
+                out[name], inside = put(given.get(name, {}), value)
+                found |= inside
+            elif name == "device":
+                found = True
+                if out.get(name, "auto") == "auto":
+                    out[name] = device
+        return out, found
+
+    out, found = put(values, full)
+    require(found, f"--device {device}: this agent has no network and no field 'device'.")
+    return out
+
+
+def run_folder(out: Path, config: RunConfig) -> Path:
+    """out/<label or agent>--<env>/seed-<n>; what cannot stand in a file name becomes "_"."""
+    name = "".join("_" if c in '/\\: *?"<>|' else c for c in f"{config.shown_agent}--{config.shown_env}")
+    size = len(name.encode())
+    require(
+        size <= LONGEST_NAME,
+        f"the folder name {name[:60]}... has {size} bytes, at most {LONGEST_NAME} are allowed: give a shorter label or "
+        "env_label.",
+    )
+    return out / name / f"seed-{config.seed}"
+
+
+def read_config(path: Path) -> RunConfig:
+    """The RunConfig of a run folder."""
+    require((path / CONFIG).is_file(), f"{path} is no run folder: it has no {CONFIG}.")
+    return config_from_json(read_json(path / CONFIG), str(path / CONFIG))
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """What decides a resolved run's bytes, as JSON values: each checkpoint holds it."""
+    budget = config.budget
+    judged = ("episodes", "steps", "eval_episodes", "solve_at", "solve_gap", "stop_when_solved", "exact")
+    return {
+        "agent": config.agent,
+        "env": config.env,
+        "seed": config.seed,
+        "agent_config": config.agent_config,
+        "env_config": config.env_config,
+        "budget": {
+            **{name: getattr(budget, name) for name in judged},
+            "clock": budget.evaluation_clock,
+            "interval": budget.interval(int(config.agent_config["batch"])),
+        },
+    }
+
+
+def require_identity(folder: Path, found: Any, config: RunConfig) -> None:
+    """RlcError unless `found`, the identity in a checkpoint of `folder`, is that of `config`.
+
+    Options that are newer than the checkpoint have their defaults, older ones hold fewer keys, and a run whose cap was
+    raised has checkpoints of the caps before.
+    """
+    keys = {"agent", "env", "seed"}
+    good = isinstance(found, dict) and keys <= found.keys() and all(isinstance(found.get(k, {}), dict) for k in TABLES)
+    require(good, f"the checkpoint in {folder} does not say of which run it is.")
+    own = identity(config)
+    theirs = dict(found)
+    if (theirs["agent"], theirs["env"]) == (own["agent"], own["env"]):
+        if "agent_config" in theirs:
+            theirs["agent_config"] = completed("agent", own["agent"], theirs["agent_config"])
+        if "env_config" in theirs:
+            theirs["env_config"] = completed("env", own["env"], theirs["env_config"])
+    if "budget" in theirs:
+        theirs["budget"] = {**own["budget"], **theirs["budget"]}
+        cap = {name: theirs["budget"][name] for name in ("episodes", "steps")}
+        if cap in _earlier_caps(folder):
+            theirs["budget"] |= {name: own["budget"][name] for name in cap}
+    other = list(_differences(theirs, own, ""))
+    require(not other, f"the checkpoint in {folder} is of another run: {', '.join(other)}.")
+
+
+def _earlier_caps(folder: Path) -> list[dict[str, Any]]:
+    """The caps that a run had before `rlc resume` raised them."""
+    meta = read_json(folder / CONFIG).get("meta")
+    notes = meta.get("extended", []) if isinstance(meta, dict) else []
+    before = [note.get("before") for note in notes if isinstance(note, dict)]
+    return [{name: caps.get(name) for name in ("episodes", "steps")} for caps in before if isinstance(caps, dict)]
+
+
+def _differences(found: dict[str, Any], own: dict[str, Any], where: str) -> Iterator[str]:
+    """`agent_config.step_size is 0.5 there and 0.6 here` for each value of `found` that is another one in `own`."""
+    for key, value in found.items():
+        mine = own.get(key)
+        if isinstance(value, dict) and isinstance(mine, dict):
+            yield from _differences(value, mine, f"{where}{key}.")
+        elif value != mine:
+            yield f"{where}{key} is {value!r} there and {mine!r} here"
+
+
+def config_from_json(values: dict[str, Any], where: str) -> RunConfig:
+    """Inverse of `config_json`; RlcError on unknown or impossible fields."""
+    values = {name: value for name, value in values.items() if name != "meta"}
+    budget = {name: values.pop(name) for name in to_dict(Budget(episodes=1)) if name in values}
+    for name in ("agent", "env"):
+        require(isinstance(values.get(name), str), f"{where}: '{name}' must be the name of an {name}.")
+    return from_dict(RunConfig, {**values, "budget": budget}, f"{where}: ")
+
+
+def config_json(config: RunConfig, command: str) -> dict[str, Any]:
+    """RunConfig with the budget's fields beside the others, and where it came from under "meta"."""
+    values = to_dict(config)
+    budget = values.pop("budget")
+    made = {"versions": _versions(), "processor": _processor(), "git": _git_commit()}
+    # The run id tells this run from any other one in the same folder; nothing that is computed depends on it.
+    return {**values, **budget, "meta": {"command": command, "run_id": uuid.uuid4().hex, **made}}
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _processor() -> str:
+    """The processor's name. Matrix libraries choose their code by it, and sums in another order round differently: the
+    same seed gives the same bytes on the same kind of processor only."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _git_commit() -> str | None:
+    """Commit of the library's checkout ("-dirty" if changed), or None outside a repository."""
+    here = Path(__file__).resolve().parent
+    try:
+        command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None

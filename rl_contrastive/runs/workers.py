@@ -1,0 +1,229 @@
+"""Seeds in parallel: one process a run, handed a run folder, that dies alone.
+
+Each run has a process of its own with one BLAS thread, also when there is only one run: its bytes then do not depend
+on how many others run beside it. A process that is killed or crashes fails its own run only.
+
+The parent keeps each worker's stdin open. Closing it (or the parent's death) asks the worker to stop after its current
+batch, with a checkpoint; SIGTERM stops it at once. Workers ignore Ctrl-C, which reaches the parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from rl_contrastive.errors import RlcError
+from rl_contrastive.runs.folder import SUMMARY, RunFolder, write_json
+from rl_contrastive.runs.run import RunConfig, Summary, read_summary
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+WORKER = "from rl_contrastive.runs.workers import worker_main; worker_main()"
+DEAF = ("/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh")
+"""Starts a program that ignores Ctrl-C from its first moment: what is ignored stays so in what is executed."""
+REPORT_SECONDS = 0.2
+"""A worker reports its progress at most this often."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run folder to go on with; one that `run.prepare` made has everything before it."""
+
+    folder: Path
+    config: RunConfig
+    """What the folder's config.json holds."""
+    fresh: bool = False
+    """Just prepared: the folder goes away again if its config turns out to be impossible."""
+    trusted: bool = False
+    """The user has asked for the Python files that the config names: they may be run."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job ended: a summary, or a sentence about bad input (then no run was started)."""
+
+    job: Job
+    summary: Summary | None
+    bad_input: str | None = None
+
+
+Report = Callable[[Job, dict[str, Any]], None]
+
+
+class Pool:
+    """Runs jobs in at most `workers` processes at a time."""
+
+    def __init__(self, workers: int, report: Report = lambda job, message: None) -> None:
+        self.workers, self.report = max(1, workers), report
+        self._running: set[subprocess.Popen[str]] = set()
+        self._guard = threading.RLock()  # a second Ctrl-C may come while the first is served
+        self._stopping = False
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """All outcomes, in the order of the jobs. Ctrl-C stops them after their batch, a second one at once."""
+        with self._on_ctrl_c(), ThreadPoolExecutor(self.workers) as threads:
+            futures = [threads.submit(self._one, job) for job in jobs]
+            return [future.result() for future in futures]
+
+    @contextmanager
+    def _on_ctrl_c(self) -> Iterator[None]:
+        """A handler instead of KeyboardInterrupt, which could come between any two lines: the executor would then wait
+        for runs that nobody has asked to stop."""
+        before = signal.getsignal(signal.SIGINT)
+        if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signal.signal(signal.SIGINT, lambda number, frame: self._interrupt())
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _interrupt(self) -> None:
+        with self._guard:
+            again, self._stopping = self._stopping, True
+            for process in self._running:
+                if again:
+                    process.terminate()
+                elif process.stdin is not None and not process.stdin.closed:
+                    process.stdin.close()
+
+    def _one(self, job: Job) -> Outcome:
+        with self._guard:
+            if self._stopping:
+                return Outcome(job, None)
+            process = self._start(job)
+            self._running.add(process)
+        try:
+            return self._follow(job, process)
+        finally:
+            with self._guard:
+                self._running.discard(process)
+
+    def _start(self, job: Job) -> subprocess.Popen[str]:
+        threads = {name: str(job.config.threads) for name in THREAD_VARIABLES}
+        process = subprocess.Popen(
+            [*DEAF, sys.executable, "-c", WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **threads},
+        )
+        assert process.stdin is not None
+        process.stdin.write(json.dumps({"folder": str(job.folder), "trusted": job.trusted}) + "\n")
+        process.stdin.flush()
+        return process
+
+    def _follow(self, job: Job, process: subprocess.Popen[str]) -> Outcome:
+        """Pass on progress until the process ends; its last message is the outcome."""
+        assert process.stdout is not None
+        outcome: Outcome | None = None
+        for line in process.stdout:
+            message = json.loads(line)
+            if "summary" in message:
+                summary = message["summary"]
+                outcome = Outcome(job, summary)
+                last = {"return": summary.get("final_return"), "solved_at": summary.get("solved_at_episode")}
+                self.report(job, {"episodes": summary["episodes"], "env_steps": summary["env_steps"], **last})
+            elif "bad_input" in message:
+                outcome = Outcome(job, None, message["bad_input"])
+                if job.fresh:
+                    RunFolder(job.folder).discard()
+            else:
+                self.report(job, message)
+        code = process.wait()
+        return outcome or Outcome(job, self._died(job, code))
+
+    def _died(self, job: Job, code: int) -> Summary:
+        """A process that ended without a word: its run counts as failed, if we did not stop it, and can be resumed."""
+        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+        error = f"the worker process ended with {how}; go on with `rlc resume {job.folder}`."
+        with suppress(RlcError):  # it may have ended between its last line and its last word
+            written = read_summary(job.folder)
+            if written is not None and written.get("status") == "finished":
+                return written
+        c = job.config
+        named = {"agent": c.agent, "env": c.shown_env, "label": c.shown_agent, "seed": c.seed}
+        stopped = self._stopping and -code == signal.SIGTERM
+        ended = {"status": "aborted", "error": None} if stopped else {"status": "failed", "error": error}
+        caps = {"episode_cap": c.budget.episodes, "step_cap": c.budget.steps}
+        summary = {**named, **ended, "solved_at_episode": None, **caps}
+        try:
+            write_json(job.folder / SUMMARY, summary)
+        except RlcError as problem:  # the folder is gone, or the disk is full
+            summary["error"] = summary["error"] or str(problem)
+        return summary
+
+
+def worker_main() -> None:
+    """Entry point of a worker process: one job from stdin, messages to stdout."""
+    # Whatever prints goes to stderr: stdout carries the protocol.
+    channel, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
+    os.dup2(2, 1)
+    signal.signal(signal.SIGTERM, _raise_interrupt)
+    job = json.loads(sys.stdin.readline())
+    stop = threading.Event()
+    threading.Thread(target=_watch_parent, args=(sys.stdin, stop), daemon=True).start()
+    message = _work(Path(job["folder"]), job["trusted"], channel, stop)
+    _send(channel, message)
+    # No interpreter shutdown: the watcher still holds stdin's lock, and everything is written and closed.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _raise_interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _watch_parent(stdin: IO[str], stop: threading.Event) -> None:
+    stdin.read()
+    stop.set()
+
+
+def _send(channel: IO[str], message: dict[str, Any]) -> None:
+    try:
+        channel.write(json.dumps(message) + "\n")
+        channel.flush()
+    except BrokenPipeError:
+        return  # the parent died; stdin's end stops this process after its batch
+
+
+def _work(folder: Path, trusted: bool, channel: IO[str], stop: threading.Event) -> dict[str, Any]:
+    """Do the job; the outcome as a message."""
+    import time
+
+    from rl_contrastive.runs.loop import Progress
+    from rl_contrastive.runs.run import resume
+
+    last = 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= REPORT_SECONDS:
+            last = now
+            _send(channel, progress_message(progress))
+
+    try:
+        summary = resume(folder, on_progress=report, should_stop=stop.is_set, trust_imports=trusted)
+    except RlcError as error:
+        return {"bad_input": str(error)}
+    return {"summary": summary}
+
+
+def progress_message(progress: Any) -> dict[str, Any]:
+    """What the progress line shows."""
+    return {
+        "episodes": progress.episodes,
+        "env_steps": progress.env_steps,
+        "return": progress.last_return,
+        "solved_at": progress.solved_at[0] if progress.solved_at else None,
+    }

@@ -1,0 +1,42 @@
+"""Progress lines: drawn on a terminal with counts, return and solved; silent elsewhere."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+from rl_contrastive.runs.progress import ProgressLines
+from rl_contrastive.runs.workers import Job
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def report_two(lines: ProgressLines, config) -> None:
+    for seed, solved in ((0, None), (1, 16)):
+        job = Job(Path("runs/e/tiny--low-rank") / f"seed-{seed}", config)
+        lines.report(job, {"episodes": 24, "env_steps": 72, "return": 0.25, "solved_at": solved})
+
+
+def test_one_line_a_run_fits_a_terminal_of_80_columns(config, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with ProgressLines() as lines:
+        report_two(lines, config)
+    shown = sys.stderr.getvalue()
+    assert "seed-0 tiny--low-rank" in shown
+    assert "24/40" in shown
+    assert "return 0.250" in shown
+    assert shown.count("solved at 16") >= 1
+
+
+def test_it_is_silent_without_a_terminal_and_when_asked(config, monkeypatch):
+    for stream, quiet in ((io.StringIO(), False), (Terminal(), True)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with ProgressLines(quiet=quiet) as lines:
+            report_two(lines, config)
+        assert stream.getvalue() == ""
