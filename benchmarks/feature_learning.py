@@ -37,7 +37,7 @@ from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, fit_linear
 from rl_contrastive.objectives import make
 from rl_contrastive.objectives.laws import tabular_law
-from rl_contrastive.spec import FloatArray, LevelData
+from rl_contrastive.spec import FloatArray, StepData
 
 HORIZON = 100
 ITERATIONS = 20
@@ -68,7 +68,7 @@ def single_steps(counts: TransitionCounts) -> list[TransitionCounts]:
     return [TransitionCounts.from_dense(table[None]) for table in counts.dense()]
 
 
-def cut(data: LevelData | Batch, steps: slice) -> dict[str, Any]:
+def cut(data: StepData | Batch, steps: slice) -> dict[str, Any]:
     """All arrays of some steps only."""
     return {part.name: getattr(data, part.name)[steps] for part in fields(data)}
 
@@ -94,8 +94,8 @@ def closed_form_rows(N: int, D: int, A: int, barred: bool) -> Case:
     shape = (HORIZON, N)
     x, y = (rng.standard_normal((*shape, D)).astype(np.float32) for _ in range(2))
     count = np.full(HORIZON, N)
-    data = LevelData(x, rng.integers(A, size=shape), rng.random(shape), y, np.ones(shape), count)
-    parts = [LevelData(**cut(data, slice(h, h + 1))) for h in range(HORIZON)]
+    data = StepData(x, rng.integers(A, size=shape), rng.random(shape), y, np.ones(shape), count)
+    parts = [StepData(**cut(data, slice(h, h + 1))) for h in range(HORIZON)]
     config = LinearSpectralConfig(pca_dim=min(6, D))
 
     def batched() -> list[FloatArray]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -86,7 +87,7 @@ class Transition:
 
 
 @dataclass(frozen=True)
-class LevelData:
+class StepData:
     """Stored transitions of every step h, ready for a learner that fits all steps at once.
 
     Leading axes (H, N): `obs` (H, N, ...), `action` (H, N), `reward` (H, N), `next_obs` (H, N, ...),
@@ -166,6 +167,24 @@ class ExactModel:
         return float(self.rho @ self.V[0])
 
 
+@dataclass(frozen=True)
+class Behaviour:
+    """What an agent plays while it learns. An episode draws a mode m ~ start (M,) and acts by pi[m] of pi (M, H, S, A).
+
+    At a state marked in `leave` (H, S) mode 0 becomes mode M - 1 (`planning/behaviour.py`). S counts
+    states, or the observations that stand for them. `leave` is None where no episode changes its mode.
+    """
+
+    start: FloatArray
+    pi: FloatArray
+    leave: BoolArray | None = None
+
+    @classmethod
+    def memoryless(cls, pi: FloatArray) -> Behaviour:
+        """One Markov policy pi (H, S, A)."""
+        return cls(np.ones(1), pi[None])
+
+
 @runtime_checkable
 class Env(Protocol):
     """A batched environment: a `gymnasium.vector.VectorEnv` that also declares its `env_spec`.
@@ -193,21 +212,7 @@ class Env(Protocol):
 class Agent(Protocol):
     """act / observe / update / state: everything the loop, the records and the checkpoints need.
 
-    Optional: `histograms() -> dict[str, Array]`, arrays of any shape whose distributions TensorBoard shows, by name.
-    It is called at evaluations where TensorBoard is on, and only there: it must draw from no generator of the run and
-    change no state.
-
-    Optional: `keep_in(folder: Path) -> None`, called by a run before it loads a state or trains. Such an agent may put
-    what is large and mostly appended to into `folder` at each `state_dict`, which a run calls once a checkpoint, and
-    return only what finds it there again. It must be durable when `state_dict` returns, and what the last two
-    checkpoints need must be there whenever the process is killed. Without that call the state holds everything.
-
-    Optional: `behaviour(pi) -> Behaviour | None`, the exact law of the next episodes (`planning/behaviour.py`), given
-    the table pi (H, S, A) of `policy(explore=True)`. Without it pi is taken for what is played; None says that no such
-    law is known, and no regret is recorded.
-
-    Optional: `markov: bool`, False if `policy` depends on what it was asked earlier in the episode. It is then asked
-    for all steps in order, and never for its exact value.
+    What only some agents can do are protocols of their own, below; the loop asks for them with isinstance.
     """
 
     batch: int
@@ -241,3 +246,67 @@ class Agent(Protocol):
 
     def load_state_dict(self, state: State) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
+
+
+@runtime_checkable
+class OwnLoop(Protocol):
+    """An agent that another library trains in its own loop, as Stable-Baselines3 does. It cannot be resumed midway."""
+
+    has_policy_state: bool
+    """Whether `state_dict` holds the trained policy, so that a finished run can be loaded and played."""
+
+    def train_in_own_loop(
+        self, *, episodes: int | None, steps: int | None, on_progress: Callable[[int, int], bool]
+    ) -> None:
+        """Train from scratch. `on_progress(episodes, steps)` says how far it is; False asks to stop."""
+
+
+@runtime_checkable
+class Persistent(Protocol):
+    """An agent that keeps what is large, such as a replay, in a folder of its run instead of in each checkpoint."""
+
+    def persist_in(self, folder: Path) -> None:
+        """Called by a run before it loads a state or trains.
+
+        A run calls `state_dict` once a checkpoint. After this call it may write to `folder` and return only what finds
+        it there again. What the last two checkpoints need must be there whenever the process is killed. Without
+        this call the state holds everything.
+        """
+
+
+@runtime_checkable
+class KnownBehaviour(Protocol):
+    """An agent that says by which law it plays its next episodes; for all others that is pi_k itself."""
+
+    def behaviour(self, pi: FloatArray) -> Behaviour | None:
+        """The law, given pi (H, S, A) of `policy(explore=True)`; None where it is not known: no regret is recorded."""
+
+
+@runtime_checkable
+class Certified(Protocol):
+    """An agent for games that bounds the duality gap of its own plan."""
+
+    def certificate(self, obs: Array) -> FloatArray | None:
+        """V-bar_0 - V-under_0 (N,) at observations of the first step; None before the first plan."""
+
+
+@runtime_checkable
+class WithMemory(Protocol):
+    """An agent whose policy may depend on the episode's past: it is asked for all steps in order, never for its exact
+    value."""
+
+    memoryless: bool
+    """True where this agent, by its configuration, needs no memory after all."""
+
+
+@runtime_checkable
+class WithHistograms(Protocol):
+    """An agent with arrays whose distributions TensorBoard shows."""
+
+    def histograms(self) -> dict[str, Array]:
+        """Name -> array of any shape. Called at evaluations only; it draws from no generator and changes no state."""
+
+
+def is_memoryless(agent: Agent) -> bool:
+    """Whether `policy` depends on the observation and the step alone."""
+    return not isinstance(agent, WithMemory) or agent.memoryless

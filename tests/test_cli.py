@@ -243,7 +243,14 @@ def test_list_names_everything_registered(capsys):
     for word, kind in (("agents", "agent"), ("envs", "env"), ("objectives", "objective")):
         assert main(["list", word]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert [line.split()[0] for line in lines] == [e.name for e in registry.entries(kind)]
+        names = [line.split()[0] for line in lines]
+        assert sorted(names) == [e.name for e in registry.entries(kind)]
+        assert [name.endswith(":") for name in names] == sorted((name.endswith(":") for name in names), reverse=True)
+    assert main(["list"]) == 0
+    everything = capsys.readouterr().out
+    assert {"agents:", "envs:", "claims:"} <= set(everything.splitlines())
+    assert main(["list", "experiments"]) == 0  # the name that claims had
+    assert "regret-slope" in capsys.readouterr().out
     assert main(["list", "agents", "--json", "--import", TINY]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["tiny"]["fields"]["batch"] == "B, episodes between two updates (>= 1)."

@@ -8,16 +8,15 @@ import numpy as np
 
 from rl_contrastive.config import require_finite
 from rl_contrastive.errors import RlcError
-from rl_contrastive.planning.behaviour import Behaviour
 from rl_contrastive.runs.evaluate import invert
 from rl_contrastive.seeding import SeedTree
-from rl_contrastive.spec import Env, EnvSpec, ExactModel, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Behaviour, Env, EnvSpec, ExactModel, FloatArray, IntArray, State, Transition
 
 if TYPE_CHECKING:
     from rl_contrastive.runs.loop import TrainingResult
 
 
-def due(seen: float, planned_at: float, growth: float) -> bool:
+def grew_by(seen: float, planned_at: float, growth: float) -> bool:
     """Lazy planning: only when the data grew by the fraction `growth` since the last plan (0: whenever it grew)."""
     return seen > planned_at and seen >= (1.0 + growth) * planned_at
 
@@ -99,7 +98,7 @@ class BaseAgent:
 
     def behaviour(self, pi: FloatArray) -> Behaviour | None:
         """The law of the next episodes, given the table pi (H, S, A) of `policy(explore=True)`; here pi itself."""
-        return Behaviour.markov(pi)
+        return Behaviour.memoryless(pi)
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         """No model of its own by default."""

@@ -23,11 +23,10 @@ from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.config import require
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.tables import make_table
-from rl_contrastive.planning.behaviour import Behaviour
 from rl_contrastive.planning.frontier import FrontierPlan, plan_frontier
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
-from rl_contrastive.spec import BoolArray, Env, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Behaviour, BoolArray, Env, FloatArray, IntArray, State, Transition
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent, due, greedy
+from rl_contrastive.agents.base import BaseAgent, greedy, grew_by
 from rl_contrastive.agents.ridge_decoder_model import RidgeDecoderModel
 from rl_contrastive.agents.ucb_models import Model, TableModel
 from rl_contrastive.agents.vector_model import VectorModel
@@ -27,11 +27,11 @@ from rl_contrastive.config import require
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.learner import LearnerConfig
 from rl_contrastive.features.mixture import MixtureConfig
-from rl_contrastive.planning.behaviour import Behaviour, uniform_around
+from rl_contrastive.planning.behaviour import uniform_around
 from rl_contrastive.registry import register
 from rl_contrastive.runs.evaluate import sample
 from rl_contrastive.seeding import generator_state, restore_generator
-from rl_contrastive.spec import Env, ExactModel, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Behaviour, Env, ExactModel, FloatArray, IntArray, State, Transition
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class ContrastiveUCB(BaseAgent):
     def behaviour(self, pi: FloatArray) -> Behaviour:
         """1. as an exact law."""
         share = self._share()
-        return Behaviour.markov(pi) if self.version == 0 or share == 0.0 else uniform_around(pi, share)
+        return Behaviour.memoryless(pi) if self.version == 0 or share == 0.0 else uniform_around(pi, share)
 
     def act(self, obs: Any, h: int) -> IntArray:
         """1. pi_k, uniform at t - 1 and t."""
@@ -153,7 +153,7 @@ class ContrastiveUCB(BaseAgent):
         """2.-5. when the data grew enough."""
         self.episodes += len(self._t)
         rows = int(self.model.rows().sum())
-        if due(rows, self.fitted_rows, self.config.growth) and self.episodes >= self.config.warm_start:
+        if grew_by(rows, self.fitted_rows, self.config.growth) and self.episodes >= self.config.warm_start:
             self.version += 1
             self.fitted_rows = rows
             self.report = {**self.model.fit(self.version, rng=self.fit_rng), "rows": float(rows)}

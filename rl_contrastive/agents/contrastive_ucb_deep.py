@@ -78,7 +78,7 @@ class ContrastiveUCBDeep(BaseAgent):
         self.first_reward = self.first_terminal = 0
         """Steps until the first reward > 0 and the first true terminal; 0: none yet."""
         self._frames, self._shown = (Frames(stack) for _ in range(2))
-        self._least_tried, self.markov = LeastTried(), not config.episodic
+        self._least_tried, self.memoryless = LeastTried(), not config.episodic
         self._report: dict[str, Any] = {}
         self._folder: Path | None = None
         self._lost = False  # loaded without its replay
@@ -93,7 +93,7 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def _phi(self, stacked: Array) -> FloatArray:
         """What the bonus counts: (N, ...) -> (N, A, d), (N, 1, d) of states, or d = 0 if it counts no features."""
-        if not self.bonus.of_features:
+        if not self.bonus.uses_features:
             return np.zeros((len(stacked), self.env_spec.num_actions, 0))
         return self.learner.features.phi(stacked)
 
@@ -102,7 +102,7 @@ class ContrastiveUCBDeep(BaseAgent):
         self._tables.check(obs, h)
         return obs if self.clock is None else self.clock.show(obs, h)
 
-    def keep_in(self, folder: Path) -> None:
+    def persist_in(self, folder: Path) -> None:
         """Keep the replay in `folder` (see `spec.Agent`): before the first episode, and before a state is loaded."""
         self._folder = folder
         if self.config.storage == "mapped":
@@ -111,7 +111,7 @@ class ContrastiveUCBDeep(BaseAgent):
     def begin(self, num_envs: int) -> None:
         self._require_replay()
         mapped = self.config.storage == "mapped"
-        require(not mapped or self._folder is not None, "deep: storage mapped needs a folder: call keep_in(folder).")
+        require(not mapped or self._folder is not None, "deep: storage mapped needs a folder: call persist_in(folder).")
         self.replay.begin(num_envs)
 
     def act(self, obs: Array, h: int) -> IntArray:
@@ -122,7 +122,7 @@ class ContrastiveUCBDeep(BaseAgent):
         uniform = self.rng.integers(self.env_spec.num_actions, size=len(obs))
         if self.rebuilt_at == 0:
             return uniform
-        b = self.bonus.of(self._first) if h == 0 else self.bonus.ahead(self.replay.ring.open)  # (B, A)
+        b = self.bonus.value(self._first) if h == 0 else self.bonus.at(self.replay.ring.open)  # (B, A)
         b += self.learner.q(stacked, rng=self.rng)[1]
         hint = "lower learner.lr or learner.reward_scale"
         require(bool(np.isfinite(b).all()), f"deep: values are NaN or infinite at step {self.steps}; {hint}.")
@@ -155,7 +155,7 @@ class ContrastiveUCBDeep(BaseAgent):
         """2. The steps, the features of what was seen for the first time, and the visits."""
         alive = np.flatnonzero(transition.alive)
         self._check_rewards(transition.reward[alive])
-        if self.bonus.of_features:
+        if self.bonus.uses_features:
             gone = self.replay.leaving(transition)
             self.past.add(self.replay.observations(gone), self.replay.actions(gone), self._taken)
         self.replay.observe(transition)
@@ -165,10 +165,10 @@ class ContrastiveUCBDeep(BaseAgent):
             self.first_terminal = self.steps + len(alive)
         index = self.replay.ring.acted
         if transition.h == 0:
-            self.bonus.put(index, self._first)
+            self.bonus.store(index, self._first)
         newest = self.replay.ring.next[index]
-        if self.bonus.of_features:
-            self.bonus.put(newest, self._phi(self.replay.observations(newest)))
+        if self.bonus.uses_features:
+            self.bonus.store(newest, self._phi(self.replay.observations(newest)))
         self.bonus.visit(index, transition.action[alive])
         if isinstance(self.bonus, EpisodicBonus):
             self.bonus.follow(transition, index, newest)
@@ -191,7 +191,7 @@ class ContrastiveUCBDeep(BaseAgent):
     def _rebuild(self) -> None:
         """4. Features of this moment for all that is kept."""
         self.rebuilt_at = self.bonus.visits
-        if not self.bonus.of_features:
+        if not self.bonus.uses_features:
             return
         self.learner.features.freeze()
         left = round(4096 * self.past.visits / self.bonus.visits)  # each visit counts, wherever it is kept
@@ -204,7 +204,7 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def _taken(self, obs: Array, action: IntArray) -> Array:
         """What the bonus counts of observations (n, ...) and actions (n,) today."""
-        return self.bonus.taken(self._phi(obs), action)
+        return self.bonus.key_taken(self._phi(obs), action)
 
     def _some(self, most: int) -> IntArray:
         """Indices of at most `most` stored visits, evenly spread."""
@@ -217,7 +217,7 @@ class ContrastiveUCBDeep(BaseAgent):
         action = self.replay.actions(some)
         phi = self.learner.features.phi(self.replay.observations(some), action)  # (n, d)
         singular = np.linalg.svd(phi / np.sqrt(len(phi)), compute_uv=False)
-        return {"bonus": self.bonus.along(some, action), "features": phi, "singular_values": singular}
+        return {"bonus": self.bonus.taken(some, action), "features": phi, "singular_values": singular}
 
     def update(self) -> dict[str, float]:
         """Diagnostics of the last gradient step; the learning itself goes on within episodes."""
@@ -235,18 +235,18 @@ class ContrastiveUCBDeep(BaseAgent):
         obs = self._seen(obs, h)
         stacked = self._shown.push(obs, h)
         if not explore:
-            q = self.learner.judged(stacked)
+            q = self.learner.target_q(stacked)
             return self._least_tried(obs, h, q) if self.config.episodic else greedy(q)
         if self.rebuilt_at == 0:
             return np.full((len(obs), self.env_spec.num_actions), 1.0 / self.env_spec.num_actions)
         _, G = self.learner.q(stacked)
-        return greedy(self.bonus.of(self._phi(stacked)) + G)
+        return greedy(self.bonus.value(self._phi(stacked)) + G)
 
     def state_dict(self) -> State:
         """Networks, replay, counts, generators; the state between two batches of episodes.
 
-        After `keep_in` the replay and the keys of its entries are written to that folder, as far as they are new; the
-        state says what to find there.
+        After `persist_in` the replay and the keys of its entries go to that folder, as far as they are new; the state
+        says what to find there.
         """
         self._require_replay()
         folder, beside = self._folder, {**self.bonus.patches, **self.past.patches}
@@ -286,5 +286,5 @@ class ContrastiveUCBDeep(BaseAgent):
         restore_generator(self.fit_rng, state["fit_rng"])
 
     def _require_replay(self) -> None:
-        hint = "call keep_in with the folder replay of its run before load_state_dict"
+        hint = "call persist_in with the folder replay of its run before load_state_dict"
         require(not self._lost, f"deep: this agent was loaded without its replay, so it can only play: {hint}.")

@@ -23,17 +23,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent, due
+from rl_contrastive.agents.base import BaseAgent, grew_by
 from rl_contrastive.agents.game_model import GameModel
 from rl_contrastive.agents.opponents import make_opponent
 from rl_contrastive.config import require
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.learner import LearnerConfig
-from rl_contrastive.planning.behaviour import Behaviour, uniform_around
+from rl_contrastive.planning.behaviour import uniform_around
 from rl_contrastive.registry import register
 from rl_contrastive.runs.evaluate import sample
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import (
+    Behaviour,
     BoolArray,
     Env,
     ExactModel,
@@ -137,9 +138,9 @@ class ContrastiveUCBGame(BaseAgent):
         if self.opponent is not None:
             return None
         if self.config.roll_in == "uniform":
-            return Behaviour.markov(np.full(pi.shape, 1.0 / pi.shape[-1]))
+            return Behaviour.memoryless(np.full(pi.shape, 1.0 / pi.shape[-1]))
         if self.version == 0 or self.config.roll_in == "on-policy":
-            return Behaviour.markov(pi)
+            return Behaviour.memoryless(pi)
         return uniform_around(pi)
 
     def observe(self, transition: Transition) -> None:
@@ -157,7 +158,7 @@ class ContrastiveUCBGame(BaseAgent):
         earned = {} if self.opponent is None else {"earned": self._earned / max(len(self._t), 1)}
         self._earned = 0.0
         rows = int(self.model.learned.rows().sum())
-        if due(rows, self.fitted_rows, self.config.growth) and self.episodes >= self.config.warm_start:
+        if grew_by(rows, self.fitted_rows, self.config.growth) and self.episodes >= self.config.warm_start:
             self.version += 1
             self.fitted_rows = rows
             self.report = {**self.model.fit(self.version, rng=self.fit_rng), "rows": float(rows)}

@@ -20,7 +20,7 @@ from rl_contrastive.spec import Array, Env, ExactModel, FloatArray, State, produ
 if TYPE_CHECKING:
     from rl_contrastive.agents.contrastive_ucb_game import ContrastiveUCBGameConfig
 
-PLANS = ("sigma", "handed_out", "V_upper", "V_lower")
+PLANS = ("sigma", "final_policy", "V_upper", "V_lower")
 
 
 class GameModel:
@@ -35,7 +35,7 @@ class GameModel:
         self.true_reward = true_reward(env) if config.known_reward else None
         H, S, AB = spec.horizon, self.learned.table.num_states, spec.num_actions
         self.sigma: FloatArray = np.full((H, S, AB), 1.0 / AB)
-        self.handed_out: FloatArray = self.sigma.copy()
+        self.final_policy: FloatArray = self.sigma.copy()
         self.V_upper: FloatArray = np.tile(self.cap[0], S)  # of the first step
         self.V_lower: FloatArray = np.tile(self.floor[0], S)
         self.misfit = 0.0
@@ -51,7 +51,7 @@ class GameModel:
         model, bounds = self.learned.planner(), {"cap": self.cap, "floor": self.floor}
         alive = table.alive
         nash = plan_nash(model, r, players, alive=alive)
-        self.handed_out = nash.joint()
+        self.final_policy = nash.joint()
         if config.opponent != "none":
             upper = plan_nash(model, r, players, b, alive=alive, **bounds)
             self.sigma = product(upper.mu, nash.nu)
@@ -80,7 +80,7 @@ class GameModel:
 
     def policy(self, h: int, obs: Array, *, explore: bool) -> FloatArray:
         """Joint probabilities (N, AB): sigma_h of the states, or the product of the policies handed out."""
-        table = self.sigma if explore else self.handed_out
+        table = self.sigma if explore else self.final_policy
         return np.asarray(table[h, self.learned.label(h, obs, explore=explore)])
 
     def width(self, obs: Array) -> FloatArray:

@@ -18,7 +18,7 @@ from rl_contrastive.features.learner import FeatureLearner
 from rl_contrastive.features.maps import FeatureMap
 from rl_contrastive.features.mixture_learner import LEAST_ROWS, MixtureLearner
 from rl_contrastive.features.neural_maps import features_from_state
-from rl_contrastive.features.steps import LevelStore
+from rl_contrastive.features.steps import StepStore
 from rl_contrastive.planning.bonus import EllipticalBonus
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.lsvi import plan_features
@@ -39,7 +39,7 @@ class VectorModel:
         dim = config.learner.dim
         require(dim is None or dim >= 2, f"ucb: learner.dim must be >= 2 for vectors, got {dim}.")
         self.config, self.horizon = config, spec.horizon
-        self.store = LevelStore(spec, config.capacity)
+        self.store = StepStore(spec, config.capacity)
         sizes = {"horizon": spec.horizon, "num_actions": spec.num_actions}
         simplex = config.learner.method == "spectral" and config.learner.model == "auto"
         enough = not simplex or config.capacity >= LEAST_ROWS

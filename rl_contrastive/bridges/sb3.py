@@ -198,8 +198,8 @@ class EllipticalBonusVecEnv(VecEnvWrapper):
             successor[row] = infos[row]["terminal_observation"]
         self.past.add(*self.learner.leaving(len(self._action)), self._taken)
         place = self.learner.store(self._obs, self._action, successor)
-        self.counts.put(place, self.learner.net.phi(self._obs))
-        bonus = self.counts.along(place, self._action)
+        self.counts.store(place, self.learner.net.phi(self._obs))
+        bonus = self.counts.taken(place, self._action)
         self.counts.visit(place, self._action)
         self._learn(len(place))
         return bonus
@@ -228,7 +228,7 @@ class EllipticalBonusVecEnv(VecEnvWrapper):
 
     def _taken(self, obs: Array, action: IntArray) -> Array:
         """What the bonus counts of observations (n, ...) and actions (n,) today."""
-        return self.counts.taken(self.learner.net.phi(obs), action)
+        return self.counts.key_taken(self.learner.net.phi(obs), action)
 
     def state_dict(self) -> State:
         """Everything but the environment: the same calls afterwards give the same bytes."""

@@ -43,9 +43,9 @@ Counted = tuple[Array, FloatArray]
 class Bonus(Protocol):
     """What the agent and its learner ask; `VisitBonus` says more, `rnd.py` has another one."""
 
-    known_ahead: bool
+    before_step: bool
     """b(s,a) is known before the step: it is added in acting and at the end of a path, and G(s,a) leaves it out."""
-    of_features: bool
+    uses_features: bool
     """It is made of phi(s,a); else no features are learned or asked for."""
     patches: dict[str, Patches]
     """Arrays beside the replay, by the names that their files have."""
@@ -53,17 +53,17 @@ class Bonus(Protocol):
     @property
     def visits(self) -> int: ...
 
-    def of(self, phi: FloatArray) -> FloatArray: ...
+    def value(self, phi: FloatArray) -> FloatArray: ...
 
-    def ahead(self, index: IntArray) -> FloatArray: ...
+    def at(self, index: IntArray) -> FloatArray: ...
 
-    def along(self, index: IntArray, action: IntArray) -> FloatArray: ...
+    def taken(self, index: IntArray, action: IntArray) -> FloatArray: ...
 
-    def put(self, index: IntArray, phi: FloatArray) -> None: ...
+    def store(self, index: IntArray, phi: FloatArray) -> None: ...
 
     def visit(self, index: IntArray, action: IntArray) -> None: ...
 
-    def taken(self, phi: FloatArray, action: IntArray) -> Array: ...
+    def key_taken(self, phi: FloatArray, action: IntArray) -> Array: ...
 
     def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk], gone: Iterable[Gone] = ()) -> None: ...
 
@@ -75,7 +75,7 @@ class Bonus(Protocol):
 class VisitBonus(ABC):
     """Counts of all visits, and the keys (capacity, A, ...) of the entries that the replay still holds."""
 
-    known_ahead = of_features = True
+    before_step = uses_features = True
 
     def __init__(self, keys: Array, *, beta: float) -> None:
         """keys: zeros; beta >= 0."""
@@ -105,19 +105,19 @@ class VisitBonus(ABC):
     def _recount(self, counted: list[Counted]) -> None:
         """Counts afresh from all visits."""
 
-    def of(self, phi: FloatArray) -> FloatArray:
+    def value(self, phi: FloatArray) -> FloatArray:
         """b of features (..., d) -> (...,)."""
         return self.of_keys(self.key(phi))
 
-    def ahead(self, index: IntArray) -> FloatArray:
+    def at(self, index: IntArray) -> FloatArray:
         """b of all actions at entries index (N,) -> (N, A)."""
         return self.of_keys(self.keys[index])
 
-    def along(self, index: IntArray, action: IntArray) -> FloatArray:
+    def taken(self, index: IntArray, action: IntArray) -> FloatArray:
         """b of stored visits: entries and actions (...,) -> (...,)."""
         return self.of_keys(self.keys[index, action])
 
-    def put(self, index: IntArray, phi: FloatArray) -> None:
+    def store(self, index: IntArray, phi: FloatArray) -> None:
         """Keep the keys of new entries index (k,) with features (k, A, d): before they are sampled or visited."""
         self.keys[index] = self.key(phi)
         self.patches["keys"].touch(index)
@@ -128,7 +128,7 @@ class VisitBonus(ABC):
         # What is kept is what is counted: a rebuild from the same network gives the same counts.
         self._count(self.keys[index, action])
 
-    def taken(self, phi: FloatArray, action: IntArray) -> Array:
+    def key_taken(self, phi: FloatArray, action: IntArray) -> Array:
         """What is counted of the actions (n,) under features (n, A, d), or (n, 1, d) of states: (n, w)."""
         return self.key(phi)[np.arange(len(action)), action]
 
@@ -140,12 +140,12 @@ class VisitBonus(ABC):
         self._adapt(sample)
         counted: list[Counted] = []
         for index, action, phi in chunks:
-            self.put(index, phi)
+            self.store(index, phi)
             acted = action >= 0
             keys = self.keys[index[acted], action[acted]]
             counted.append((keys, np.ones(len(keys))))
         stored = sum(len(keys) for keys, _ in counted)
-        counted += [(self.taken(phi, action), weight) for phi, action, weight in gone]
+        counted += [(self.key_taken(phi, action), weight) for phi, action, weight in gone]
         total = float(sum(weight.sum() for _, weight in counted))
         # Weights of a sample are fractions.
         fits = abs(total - self.visits) <= 1e-6 * self.visits
@@ -280,32 +280,32 @@ class TileVisits(VisitBonus):
 class NoBonus:
     """b = 0 for all: the control without optimism, at the cost of plain Q-learning."""
 
-    known_ahead, of_features = True, False
+    before_step, uses_features = True, False
 
     def __init__(self, num_actions: int) -> None:
         self.num_actions, self.visits = num_actions, 0
         self.patches: dict[str, Patches] = {}
 
-    def of(self, phi: FloatArray) -> FloatArray:
+    def value(self, phi: FloatArray) -> FloatArray:
         """(..., d) -> (...,)."""
         return np.zeros(phi.shape[:-1])
 
-    def ahead(self, index: IntArray) -> FloatArray:
+    def at(self, index: IntArray) -> FloatArray:
         """(N,) -> (N, A)."""
         return np.zeros((len(index), self.num_actions))
 
-    def along(self, index: IntArray, action: IntArray) -> FloatArray:
+    def taken(self, index: IntArray, action: IntArray) -> FloatArray:
         """(...,) -> (...,)."""
         return np.zeros(index.shape)
 
-    def put(self, index: IntArray, phi: FloatArray) -> None:
+    def store(self, index: IntArray, phi: FloatArray) -> None:
         """Nothing is kept."""
 
     def visit(self, index: IntArray, action: IntArray) -> None:
         """Only their number."""
         self.visits += len(index)
 
-    def taken(self, phi: FloatArray, action: IntArray) -> Array:
+    def key_taken(self, phi: FloatArray, action: IntArray) -> Array:
         """Nothing."""
         return np.zeros((len(action), 0))
 

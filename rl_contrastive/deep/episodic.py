@@ -43,7 +43,7 @@ class EpisodicBonus:
 
     def __init__(self, inner: Bonus, capacity: int, num_actions: int) -> None:
         """capacity: entries of the replay, whose indices are used here too."""
-        self.inner, self.known_ahead, self.of_features = inner, inner.known_ahead, inner.of_features
+        self.inner, self.before_step, self.uses_features = inner, inner.before_step, inner.uses_features
         self.lost: NDArray[np.float32] = np.zeros((capacity, num_actions), dtype=np.float32)
         """1 - w."""
         self.patches = {**inner.patches, "lost": Patches(self.lost)}
@@ -55,32 +55,32 @@ class EpisodicBonus:
         """Visits so far, repeated ones included: they are all counted."""
         return self.inner.visits
 
-    def of(self, phi: FloatArray) -> FloatArray:
+    def value(self, phi: FloatArray) -> FloatArray:
         """b of features (..., d) -> (...,), as of an observation that is new to its episode."""
-        return self.inner.of(phi)
+        return self.inner.value(phi)
 
-    def ahead(self, index: IntArray) -> FloatArray:
+    def at(self, index: IntArray) -> FloatArray:
         """w b of all actions at entries index (N,) -> (N, A)."""
-        return self.inner.ahead(index) * (1.0 - self.lost[index])
+        return self.inner.at(index) * (1.0 - self.lost[index])
 
-    def along(self, index: IntArray, action: IntArray) -> FloatArray:
+    def taken(self, index: IntArray, action: IntArray) -> FloatArray:
         """w b of stored visits: entries and actions (...,) -> (...,)."""
         out = 1.0 - self.lost[index, action].astype(np.float64)
         some = out > 0  # the others need not be computed
-        out[some] *= self.inner.along(index[some], action[some])
+        out[some] *= self.inner.taken(index[some], action[some])
         return out
 
-    def put(self, index: IntArray, phi: FloatArray) -> None:
+    def store(self, index: IntArray, phi: FloatArray) -> None:
         """As the other bonus does."""
-        self.inner.put(index, phi)
+        self.inner.store(index, phi)
 
     def visit(self, index: IntArray, action: IntArray) -> None:
         """As the other bonus does."""
         self.inner.visit(index, action)
 
-    def taken(self, phi: FloatArray, action: IntArray) -> Array:
+    def key_taken(self, phi: FloatArray, action: IntArray) -> Array:
         """As the other bonus does."""
-        return self.inner.taken(phi, action)
+        return self.inner.key_taken(phi, action)
 
     def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk], gone: Iterable[Gone] = ()) -> None:
         """As the other bonus does: w does not depend on features."""

@@ -24,7 +24,7 @@ from rl_contrastive.deep.representation import Representation, identical
 from rl_contrastive.deep.weights import (
     FlatAdam,
     FlatParameters,
-    differentiable,
+    compile_gradient,
     follow,
     frozen_copy,
     load_weights,
@@ -126,7 +126,7 @@ class FeatureNet:
         self.frozen = frozen_copy(self.online).eval()
         self._flat = FlatParameters(self.online.parameters())
         self._optimiser = FlatAdam(self._flat, lr=config.lr)
-        self._gradient_of = differentiable(self._gradient, self.device) if compiled else self._gradient
+        self._gradient_of = compile_gradient(self._gradient, self.device) if compiled else self._gradient
 
     def descend(
         self,

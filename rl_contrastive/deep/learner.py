@@ -20,7 +20,7 @@ from rl_contrastive.deep.augment import check_augment, distort, draw
 from rl_contrastive.deep.bonus import Bonus, Chunk
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, put, torch_generator
-from rl_contrastive.deep.noisy import quiet, resample
+from rl_contrastive.deep.noisy import mean_noise, resample
 from rl_contrastive.deep.replay.replay import Replay, ReplayBatch
 from rl_contrastive.deep.representation import identical
 from rl_contrastive.deep.self_prediction import SelfPrediction
@@ -29,7 +29,7 @@ from rl_contrastive.deep.weights import (
     FlatAdam,
     FlatParameters,
     clip,
-    differentiable,
+    compile_gradient,
     frozen_copy,
     load_weights,
     weights,
@@ -77,7 +77,7 @@ class DeepLearner:
         self._trained = FlatParameters(p for module in self._modules().values() for p in module.parameters())
         self._followers = FlatParameters(self.target.parameters())
         self._optimiser = FlatAdam(self._trained, lr=config.lr, eps=config.adam_eps)
-        self._gradient_of = differentiable(self._gradient, self.device) if config.compile else self._gradient
+        self._gradient_of = compile_gradient(self._gradient, self.device) if config.compile else self._gradient
         self.steps = 0
         """Gradient steps of the values so far."""
 
@@ -109,9 +109,9 @@ class DeepLearner:
         return out[:, 0], out[:, 1]
 
     @torch.inference_mode()
-    def judged(self, obs: Array) -> FloatArray:
+    def target_q(self, obs: Array) -> FloatArray:
         """Q (N, A) of the target network, for evaluation: the online one of the last steps, averaged, wanders less."""
-        quiet(self.target)
+        mean_noise(self.target)
         out = self.target.means(self._encoded(self.target.encoder, put(obs, self.device)))
         return np.asarray(out[:, 0].double().cpu().numpy()) / self.config.reward_scale
 
@@ -150,7 +150,7 @@ class DeepLearner:
         if replay.tree is not None:
             replay.update_priorities(batch.index, errors.double().cpu().numpy() + 1e-6)
         report = {"gradient_norm": norm, **dict(zip(REPORTED, losses, strict=False))}
-        learn = self.config.learn_features and bonus.of_features
+        learn = self.config.learn_features and bonus.uses_features
         if learn and self.steps % self.config.representation.every == 0:
             report["loss_contrast"] = self._contrast(batch, replay, rng).clone()
         self.steps += 1
@@ -182,16 +182,16 @@ class DeepLearner:
         numbers = np.zeros((N, 5 + 2 * A), dtype=np.float64 if huge else np.float32)
         numbers[:, 0] = numbers[:, 1] = reward
         counted = batch.mask
-        if bonus.known_ahead:  # then the bonus at (s,a) itself is no part of G
+        if bonus.before_step:  # then the bonus at (s,a) itself is no part of G
             counted = batch.mask.copy()
             counted[:, 0] = False
         if counted.any():
             on_the_way = np.zeros(counted.shape)
             some = batch.steps[counted]
-            on_the_way[counted] = bonus.along(some, replay.actions(some))
+            on_the_way[counted] = bonus.taken(some, replay.actions(some))
             numbers[:, 1] = reward + replay.discounted(on_the_way, counted)
         numbers[:, 2], numbers[:, 3], numbers[:, 4] = batch.discount, batch.weight, batch.action
-        numbers[:, 5 + A :] = bonus.ahead(batch.end)
+        numbers[:, 5 + A :] = bonus.at(batch.end)
         for part in (numbers[:, :2], numbers[:, 5:]):
             part *= self.config.reward_scale
         return put(batch.ends, self.device), put(numbers.astype(np.float32, copy=False), self.device)
@@ -260,7 +260,7 @@ class DeepLearner:
         if self.config.value.noisy == 0:
             return
         if rng is None:
-            quiet(self.values)
+            mean_noise(self.values)
         else:
             resample(self.values, self.target, rng=torch_generator(rng))
 

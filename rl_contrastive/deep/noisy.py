@@ -5,8 +5,8 @@
 for p inputs and q outputs: factorised Gaussian noise of Fortunato et al. 2018, Section 3, one draw for a whole batch.
 S and s are learned and begin at sigma_0 / sqrt(p). E is never formed: (S * E) x = e * S (c * x).
 
-A layer has the noise that `resample` drew last from the generator given; after `quiet`, and at first, it is its mean
-y = W x + b, to the bit. Noise is no part of the saved state: whoever wants a noisy output draws first.
+A layer has the noise that `resample` drew last from the generator given; after `mean_noise`, and at first, it is its
+mean y = W x + b, to the bit. Noise is no part of the saved state: whoever wants a noisy output draws first.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def resample(*modules: nn.Module, rng: torch.Generator) -> None:
         layer.resample(rng=rng)
 
 
-def quiet(*modules: nn.Module) -> None:
+def mean_noise(*modules: nn.Module) -> None:
     """Mean weights from now on for all noisy layers within."""
     for layer in _layers(modules):
         layer.on = False

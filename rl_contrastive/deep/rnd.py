@@ -155,7 +155,7 @@ class NextErrors(NoBonus):
     steps are part of G. They are today's: errors are computed anew whenever a step is sampled.
     """
 
-    known_ahead = False
+    before_step = False
 
     def __init__(self, rnd: RandomDistillation, replay: Replay, num_actions: int, *, beta: float) -> None:
         require(0.0 <= beta < np.inf, f"rnd: beta must be >= 0 and finite, got {beta}.")
@@ -164,7 +164,7 @@ class NextErrors(NoBonus):
         self.waiting, self.started = 0, False
         """The newest visits, that the predictor has not yet learned from; whether it may."""
 
-    def along(self, index: IntArray, action: IntArray) -> FloatArray:
+    def taken(self, index: IntArray, action: IntArray) -> FloatArray:
         """beta * bonus(s') of stored steps (...,) -> (...,)."""
         after = self.replay.observations(self.replay.ring.next[index.ravel()])
         return self.beta * self.rnd.bonus(after).reshape(index.shape)

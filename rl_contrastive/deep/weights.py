@@ -55,7 +55,7 @@ def clip(gradient: Tensor, limit: float) -> Tensor:
     return norm
 
 
-def differentiable(function: Any, device: torch.device) -> Any:
+def compile_gradient(function: Any, device: torch.device) -> Any:
     """`torch.compile` of a function that calls `FlatParameters.gradient`: forward and backward pass as one graph."""
     torch._dynamo.config.trace_autograd_ops = True
     # CUDA graphs where there is CUDA. Sizes are constants: else a second agent with others, in the same process, would

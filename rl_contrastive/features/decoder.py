@@ -27,7 +27,7 @@ from rl_contrastive.features.learner import FeatureLearner, LearnerConfig, take_
 from rl_contrastive.features.maps import LinearFeatures
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, first_columns, fit_linear
 from rl_contrastive.features.whitening import FULL, LOOK_AGAIN, Whitening, full_is_better
-from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, LevelData, State
+from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, State, StepData
 
 LEAST_ROWS = 10
 """A step with fewer stored rows has one latent state: nothing can be told apart yet."""
@@ -100,7 +100,7 @@ class LatentDecoder:
         K = config.most_latents
         self.clusters = Clusters(np.zeros((horizon, K, q)), np.ones(horizon, dtype=np.int64), np.zeros((horizon, K)))
 
-    def refit(self, data: LevelData, levels: IntArray, *, rng: np.random.Generator | None = None) -> IntArray:
+    def refit(self, data: StepData, levels: IntArray, *, rng: np.random.Generator | None = None) -> IntArray:
         """Fit the steps `levels` on their rows; returns the steps whose decoder changed (those and the next ones).
 
         rng: for the refinement by descent only; the closed form draws nothing.
@@ -131,7 +131,7 @@ class LatentDecoder:
         self._cluster(data, changed)
         return changed
 
-    def _choose(self, data: LevelData) -> None:
+    def _choose(self, data: StepData) -> None:
         """The whitening, where it is to be chosen and the rows have doubled since."""
         held, auto = int(data.count.sum()), self.config.whitening == "auto" and self.config.directions != "pca"
         some = np.flatnonzero(data.count >= LEAST_ROWS)
@@ -145,7 +145,7 @@ class LatentDecoder:
         return self.config.gap or (2.5 if self.full else 3.0)
 
     def _refined(
-        self, part: LevelData, forward: FloatArray, backward: FloatArray, rng: np.random.Generator | None
+        self, part: StepData, forward: FloatArray, backward: FloatArray, rng: np.random.Generator | None
     ) -> tuple[FloatArray, FloatArray]:
         """Directions of the descended features: singular directions of (Phi_{h,a})_a and of Psi_h, whitened side."""
         assert rng is not None
@@ -165,7 +165,7 @@ class LatentDecoder:
         backward[:, :, :k] = np.where(accepted, features.next_whitening @ right[:, :, :k], backward[:, :, :k])
         return forward, backward
 
-    def _cluster(self, data: LevelData, levels: IntArray) -> None:
+    def _cluster(self, data: StepData, levels: IntArray) -> None:
         """Clusters of step h from the observations o_h of its own rows, and of the rows that led to it."""
         config = self.config
         x, mask = data.obs[levels], seen(data)[levels]
@@ -254,6 +254,6 @@ class LatentDecoder:
         self.full, self.looked_at = bool(state["full"]), int(state["looked_at"])
 
 
-def seen(data: LevelData) -> BoolArray:
+def seen(data: StepData) -> BoolArray:
     """(H, N) mask of the rows that are not padding."""
     return np.asarray(np.arange(data.action.shape[1]) < data.count[:, None])

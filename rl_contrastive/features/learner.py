@@ -26,7 +26,7 @@ from rl_contrastive.features.neural_maps import NeuralFeatures
 from rl_contrastive.features.spectral import SpectralFit, fit_tabular
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, LinearSpectralFit, fit_linear
 from rl_contrastive.objectives.laws import Law, tabular_law
-from rl_contrastive.spec import BoolArray, FloatArray, IntArray, LevelData
+from rl_contrastive.spec import BoolArray, FloatArray, IntArray, StepData
 
 VECTOR_DIM = 3
 """d of linear and neural features of vectors where none is given."""
@@ -176,7 +176,7 @@ class FeatureLearner:
         return Fit(features, report, counts.pair_total() > 0, spectral)
 
     def fit_rows(
-        self, data: LevelData, *, rng: np.random.Generator, start: FeatureMap | None = None, version: int = 0
+        self, data: StepData, *, rng: np.random.Generator, start: FeatureMap | None = None, version: int = 0
     ) -> Fit:
         """Fit stored rows; a step without rows gets the constant feature (P-hat = P^-). `start`: see `fit_table`.
 
@@ -211,7 +211,7 @@ class FeatureLearner:
 
     def _refine_rows(
         self,
-        data: LevelData,
+        data: StepData,
         levels: IntArray,
         spectral: LinearSpectralFit | None,
         start: LinearFeatures | NeuralFeatures | None,
@@ -237,9 +237,9 @@ def constant_features(H: int, D: int, k: int, A: int, d: int, version: int = 0) 
     )
 
 
-def take_levels(data: LevelData, levels: IntArray, rows: int | None = None) -> LevelData:
+def take_levels(data: StepData, levels: IntArray, rows: int | None = None) -> StepData:
     """The data of some steps only, and of them the first `rows` rows (default: all, padding included)."""
-    return LevelData(
+    return StepData(
         data.obs[levels, :rows],
         data.action[levels, :rows],
         data.reward[levels, :rows],

@@ -21,7 +21,7 @@ from rl_contrastive.config import require
 from rl_contrastive.features.latents import propose
 from rl_contrastive.features.maps import coordinates
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, first_columns, fit_linear
-from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, LevelData, State
+from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, State, StepData
 
 FIRST, LATER = 6, 1
 """Newton steps of phi in the first EM iteration, and in the others."""
@@ -124,7 +124,7 @@ def one_factor(H: int, D: int, A: int, d: int, config: MixtureConfig, version: i
 
 
 def fit_mixture(
-    data: LevelData,
+    data: StepData,
     num_actions: int,
     rank: int,
     config: MixtureConfig,
@@ -222,7 +222,7 @@ def _discriminant(z: FloatArray, r: FloatArray, n: FloatArray, width: float) -> 
     return np.concatenate([slope, constant[:, None]], axis=1), size
 
 
-def log_ratio(features: MixtureFeatures, data: LevelData) -> FloatArray:
+def log_ratio(features: MixtureFeatures, data: StepData) -> FloatArray:
     """log f (H, N) of stored transitions, at least log 1e-3: the held-out InfoNCE loss with its sign turned."""
     rows = np.arange(data.action.shape[1])
     out = np.empty(data.action.shape)
@@ -233,7 +233,7 @@ def log_ratio(features: MixtureFeatures, data: LevelData) -> FloatArray:
 
 
 def held_out_score(
-    data: LevelData, num_actions: int, rank: int, config: MixtureConfig, linear: LinearSpectralConfig
+    data: StepData, num_actions: int, rank: int, config: MixtureConfig, linear: LinearSpectralConfig
 ) -> FloatArray:
     """(H, N) log f of each row by a fit that has not seen it; 0 at padding. rank 1 is 0 everywhere."""
     N = data.action.shape[1]
@@ -252,7 +252,7 @@ def fold_of(N: int, folds: int) -> IntArray:
     return np.asarray(hashed % np.uint64(folds), dtype=np.int64)
 
 
-def kept_rows(data: LevelData, keep: BoolArray) -> LevelData:
+def kept_rows(data: StepData, keep: BoolArray) -> StepData:
     """The rows marked in keep (H, N), moved to the front; what follows is zero padding."""
     count = keep.sum(axis=1)
     order = np.argsort(~keep, axis=1, kind="stable")[:, : max(int(count.max()), 1)]  # (H, M)
@@ -262,7 +262,7 @@ def kept_rows(data: LevelData, keep: BoolArray) -> LevelData:
         rows = x[level, order]
         return np.where(real.reshape(*real.shape, *[1] * (x.ndim - 2)), rows, np.zeros((), dtype=x.dtype))
 
-    return LevelData(
+    return StepData(
         taken(data.obs), taken(data.action), taken(data.reward), taken(data.next_obs), taken(data.discount),
         count.astype(np.int64),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from rl_contrastive.features.mixture import (
 )
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig
 from rl_contrastive.features.whitening import FULL, LOOK_AGAIN, full_is_better
-from rl_contrastive.spec import IntArray, LevelData, State
+from rl_contrastive.spec import IntArray, State, StepData
 
 LEAST_ROWS = 20
 """A step with fewer rows has one factor."""
@@ -35,7 +35,7 @@ class MixtureLearner:
         self.given, self.full, self.looked_at = learner.linear, config.whitening == "full", 0
         self.ranks: IntArray = np.full(horizon, learner.dim or 2, dtype=np.int64)
 
-    def fit(self, data: LevelData, total: int, *, version: int = 0) -> MixtureFeatures:
+    def fit(self, data: StepData, total: int, *, version: int = 0) -> MixtureFeatures:
         """Features of all steps from stored rows, of which `total` were ever stored."""
         levels = np.flatnonzero(data.count >= LEAST_ROWS)
         D, A = int(np.prod(data.obs.shape[2:], dtype=np.int64)), self.num_actions
@@ -57,7 +57,7 @@ class MixtureLearner:
         """The whitening in use."""
         return FULL if self.full else self.given
 
-    def _choose(self, data: LevelData, levels: IntArray) -> None:
+    def _choose(self, data: StepData, levels: IntArray) -> None:
         if self.config.whitening == "auto":
             self.full = full_is_better(data, self.num_actions, self.given)
         if self.fixed is not None:

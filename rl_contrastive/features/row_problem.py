@@ -14,7 +14,7 @@ from rl_contrastive.features.maps import LinearFeatures
 from rl_contrastive.features.networks import Factors, Named, RowFactors, mlp_weights
 from rl_contrastive.features.neural_maps import NeuralFeatures
 from rl_contrastive.features.spectral_linear import LinearSpectralFit, fit_linear, whiten
-from rl_contrastive.spec import BoolArray, FloatArray, IntArray, LevelData
+from rl_contrastive.spec import BoolArray, FloatArray, IntArray, StepData
 
 BETA = 10.0
 """Sharpness of the softplus: linear features of unit size pass it nearly unchanged, so a lifted start stays close."""
@@ -29,7 +29,7 @@ class RowProblem:
 
     def __init__(
         self,
-        data: LevelData,
+        data: StepData,
         num_actions: int,
         config: LearnerConfig,
         *,
@@ -201,7 +201,7 @@ def _coordinates(x: FloatArray, mean: FloatArray, whitening: FloatArray) -> Floa
     return np.concatenate([z, np.ones((*z.shape[:2], 1))], axis=2)
 
 
-def _rows_of(data: LevelData, rows: IntArray, count: IntArray) -> LevelData:
+def _rows_of(data: StepData, rows: IntArray, count: IntArray) -> StepData:
     """The first count[h] of the listed rows of each step; padding is zeroed."""
     level = np.arange(len(rows))[:, None]
     real = np.arange(rows.shape[1]) < count[:, None]
@@ -209,4 +209,4 @@ def _rows_of(data: LevelData, rows: IntArray, count: IntArray) -> LevelData:
     next_obs = np.where(real[..., None], data.next_obs[level, rows], 0.0)
     others = (np.where(real, x[level, rows], 0) for x in (data.action, data.reward, data.discount))
     action, reward, discount = others
-    return LevelData(obs, action, reward, next_obs, discount, count)
+    return StepData(obs, action, reward, next_obs, discount, count)

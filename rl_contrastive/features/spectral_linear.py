@@ -14,7 +14,7 @@ from scipy.linalg import lapack
 
 from rl_contrastive.config import require
 from rl_contrastive.features.maps import LinearFeatures
-from rl_contrastive.spec import Array, FloatArray, IntArray, LevelData
+from rl_contrastive.spec import Array, FloatArray, IntArray, StepData
 
 SMALL_OBSERVATION = 48
 """Up to this D the levels are whitened together; beyond, their covariances cost more than the calls do."""
@@ -80,7 +80,7 @@ class LinearSpectralFit:
 
 
 def fit_linear(
-    data: LevelData,
+    data: StepData,
     num_actions: int,
     dim: int,
     config: LinearSpectralConfig | None = None,
@@ -294,6 +294,6 @@ def _flat(obs: Array) -> Array:
     return np.asarray(obs).reshape(*np.shape(obs)[:2], -1)
 
 
-def _mask(data: LevelData) -> FloatArray:
+def _mask(data: StepData) -> FloatArray:
     require(bool((data.count >= 1).all()), "spectral: a step has no stored transition.")
     return (np.arange(data.obs.shape[1]) < data.count[:, None]).astype(np.float64)

@@ -9,14 +9,14 @@ import numpy as np
 from rl_contrastive.config import require
 from rl_contrastive.device import require_memory
 from rl_contrastive.errors import RlcError
-from rl_contrastive.spec import Array, BoolArray, EnvSpec, FloatArray, IntArray, LevelData, State, Transition
+from rl_contrastive.spec import Array, BoolArray, EnvSpec, FloatArray, IntArray, State, StepData, Transition
 
 FIRST_CAPACITY = 256
 """Rows allocated at first; the buffers double up to `capacity`, so short runs stay small."""
 ARRAYS = ("obs", "action", "reward", "next_obs", "discount")
 
 
-class LevelStore:
+class StepStore:
     """One ring per step h: the newest `capacity` transitions (all of them without a capacity).
 
     `count` (H,) rows held, `total` (H,) rows ever added. Row order is that of arrival until a ring wraps.
@@ -56,10 +56,10 @@ class LevelStore:
         self._discount[h, slots] = transition.discount[index]
         self.count[h] = min(int(self.count[h]) + len(index), size)
 
-    def data(self) -> LevelData:
+    def data(self) -> StepData:
         """The held rows as views (H, N, ...) with N = max count; valid until the next `add`."""
         n = max(int(self.count.max()), 1)
-        return LevelData(
+        return StepData(
             self._obs[:, :n],
             self._action[:, :n],
             self._reward[:, :n],

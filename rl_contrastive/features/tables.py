@@ -17,8 +17,8 @@ from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.decoder import DecoderConfig, LatentDecoder, seen
-from rl_contrastive.features.steps import LevelStore
-from rl_contrastive.spec import Array, BoolArray, EnvSpec, FloatArray, IntArray, LevelData, State, Transition
+from rl_contrastive.features.steps import StepStore
+from rl_contrastive.spec import Array, BoolArray, EnvSpec, FloatArray, IntArray, State, StepData, Transition
 
 
 class Table(Protocol):
@@ -195,7 +195,7 @@ class LatentTable:
         require(0 < growth < np.inf, f"table: growth must be > 0, got {growth}.")
         H, K, A = spec.horizon, decoder.most_latents, spec.num_actions
         self.num_states, self.growth = K, growth
-        self.store = LevelStore(spec, capacity)
+        self.store = StepStore(spec, capacity)
         self.decoder = LatentDecoder(decoder, horizon=H, num_actions=A, obs_shape=spec.obs_shape)
         self.M: FloatArray = np.zeros((H, K, A, K))  # N_h(z,a,z')
         self.reward: FloatArray = np.zeros((H, K, A))
@@ -232,7 +232,7 @@ class LatentTable:
         self._counted = total.copy()
         self._count(data, np.flatnonzero(stale))
 
-    def _count(self, data: LevelData, levels: IntArray) -> None:
+    def _count(self, data: StepData, levels: IntArray) -> None:
         if not len(levels):
             return
         H, K, A, _ = self.M.shape

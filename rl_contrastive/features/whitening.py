@@ -15,7 +15,7 @@ import numpy as np
 from rl_contrastive.features.learner import take_levels
 from rl_contrastive.features.mixture import MixtureConfig, held_out_score
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, noise_floor, whiten
-from rl_contrastive.spec import LevelData
+from rl_contrastive.spec import StepData
 
 Whitening = Literal["auto", "given", "full"]
 
@@ -32,7 +32,7 @@ LOOK_AGAIN = 1.5
 """The choice is made anew when the rows have grown by this factor."""
 
 
-def full_is_better(data: LevelData, num_actions: int, given: LinearSpectralConfig) -> bool:
+def full_is_better(data: StepData, num_actions: int, given: LinearSpectralConfig) -> bool:
     """Whether FULL predicts held-out transitions better than `given`, by two standard errors; while neither predicts,
     whether most steps have a direction of large variance all the same."""
     judges = _evenly(data)
@@ -49,14 +49,14 @@ def full_is_better(data: LevelData, num_actions: int, given: LinearSpectralConfi
     return bool(np.median(loudness) > LOUD)
 
 
-def _evenly(data: LevelData) -> LevelData:
+def _evenly(data: StepData) -> StepData:
     """At most ROWS rows of each step."""
     N = data.action.shape[1]
     if N <= ROWS:
         return data
     rows = np.linspace(0, N - 1, ROWS).astype(np.int64)
     count = (rows < data.count[:, None]).sum(axis=1).astype(np.int64)
-    return LevelData(
+    return StepData(
         data.obs[:, rows], data.action[:, rows], data.reward[:, rows],
         data.next_obs[:, rows], data.discount[:, rows], count,
     )  # fmt: skip

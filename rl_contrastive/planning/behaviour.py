@@ -7,29 +7,10 @@ whose uniform actions its episodes aim; an agent that walks to a frontier and ac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.spec import BoolArray, ExactModel, FloatArray
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """start (M,) probabilities; pi (M, H, S, A) action probabilities; leave (H, S) where mode 0 becomes mode M - 1.
-
-    S counts states, or the observations that stand for them. `leave` is None where no episode changes its mode.
-    """
-
-    start: FloatArray
-    pi: FloatArray
-    leave: BoolArray | None = None
-
-    @classmethod
-    def markov(cls, pi: FloatArray) -> Behaviour:
-        """One Markov policy pi (H, S, A)."""
-        return cls(np.ones(1), pi[None])
+from rl_contrastive.spec import Behaviour, ExactModel, FloatArray
 
 
 def uniform_around(pi: FloatArray, share: float = 1.0) -> Behaviour:

@@ -28,6 +28,8 @@ FORMAT = 1
 """Number of the file layout; a file with another one is refused."""
 ARRAY_KEY = "__array__"
 """A dict of this one key stands for an array in the JSON tree; its value is the entry's number."""
+RENAMED = {"handed_out": "final_policy"}
+"""Keys of older checkpoints -> their names today."""
 
 
 def save_state(folder: Path, state: State) -> None:
@@ -150,7 +152,7 @@ def _decode(value: Any, archive: zipfile.ZipFile, seen: set[int]) -> Any:
             require(number not in seen, f"it names the array {number} twice")
             seen.add(number)
             return read_array(archive, f"{number}.npy")
-        return {key: _decode(item, archive, seen) for key, item in value.items()}
+        return {RENAMED.get(key, key): _decode(item, archive, seen) for key, item in value.items()}
     if isinstance(value, list):
         return [_decode(item, archive, seen) for item in value]
     return value

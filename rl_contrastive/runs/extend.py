@@ -17,6 +17,7 @@ from rl_contrastive.runs.checkpoint import has_state
 from rl_contrastive.runs.folder import CHECKPOINT, CONFIG, SUMMARY, RunFolder, read_json, write_json
 from rl_contrastive.runs.rollout import close
 from rl_contrastive.runs.run import build, read_summary
+from rl_contrastive.spec import OwnLoop
 from rl_contrastive.runs.run_config import RunConfig, config_json, read_config, require_trust, resolve
 
 
@@ -44,8 +45,7 @@ def longer(
     config = replace(config, budget=_raised(config, kind, cap))
     agent, *envs = build(config)
     close(*envs)
-    own_loop = bool(getattr(agent, "external", False))
-    require(not own_loop, f"{folder}: {config.agent} trains in a loop of its own and cannot go on; run it anew.")
+    require(not isinstance(agent, OwnLoop), f"{folder}: {config.agent} trains in a loop of its own and cannot go on; run it anew.")
     require(not done or has_state(folder / CHECKPOINT), f"{folder} has no checkpoint that it could go on from.")
     return config
 

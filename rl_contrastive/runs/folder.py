@@ -6,7 +6,7 @@
         timing.jsonl    {"episodes", "env_steps", "wall_s"} of the same evaluations: wall times are kept apart
         summary.json    how the run ended
         checkpoint/     state.npz and the one before it
-        replay/         what agents with `keep_in` wrote, if any: the checkpoints name what they need of it
+        replay/         what agents with `persist_in` wrote, if any: the checkpoints name what they need of it
         tensorboard/    the same scalars over episodes, and histograms of agents that offer them (`board.py`)
 
 A checkpoint stores the whole configuration it is of, and the length and checksum of metrics.jsonl. Resuming cuts the

@@ -29,7 +29,7 @@ from rl_contrastive.runs.evaluate import evaluate, exact_model
 from rl_contrastive.runs.oracle import Oracle, make_oracle
 from rl_contrastive.runs.rollout import play
 from rl_contrastive.seeding import SeedTree
-from rl_contrastive.spec import Agent, Env, State
+from rl_contrastive.spec import Agent, Env, OwnLoop, State, is_memoryless
 
 __all__ = ["Budget", "Progress", "Sink", "TrainingResult", "check_fit", "train"]
 
@@ -100,12 +100,11 @@ def train(
         loop.load(state)
     elif progress is not None:
         loop.progress = progress
-    external = bool(getattr(agent, "external", False))
-    stopped = loop.run_external() if external else loop.run()
+    stopped = loop.run_own_loop(agent) if isinstance(agent, OwnLoop) else loop.run()
     if sink is not None:
         # A run with a loop of its own starts over when resumed, so only its end is worth keeping.
-        savable = not external or (bool(getattr(agent, "savable", False)) and not stopped)
-        sink.finished(loop.progress, loop.snapshot if savable else None)
+        keeps = not isinstance(agent, OwnLoop) or (agent.has_policy_state and not stopped)
+        sink.finished(loop.progress, loop.snapshot if keeps else None)
     return TrainingResult(loop.progress, loop.history, stopped)
 
 
@@ -123,7 +122,7 @@ def check_fit(agent: Agent, env: Env, budget: Budget) -> None:
     require(judged or not budget.stop_when_solved, f"stop_when_solved: {hint}.")
     if budget.exact == "always":
         exact_model(env, "always")
-        require(getattr(agent, "markov", True), "exact: this agent's policy depends on the past of an episode.")
+        require(is_memoryless(agent), "exact: this agent's policy depends on the past of an episode.")
 
 
 class _Loop:
@@ -144,7 +143,7 @@ class _Loop:
         self.interval = budget.interval(agent.batch)
         self.progress = Progress(next_evaluation=self.interval)
         self.history: list[dict[str, Any]] = []
-        model = exact_model(env, budget.exact) if getattr(agent, "markov", True) else None
+        model = exact_model(env, budget.exact) if is_memoryless(agent) else None
         self.oracle: Oracle | None = None if model is None else make_oracle(model, tree.generator("evaluation", 0, 2))
 
     def run(self) -> bool:
@@ -227,7 +226,7 @@ class _Loop:
         }
         if self.oracle is not None:
             progress.exact = self.oracle.metrics(agent)
-            if not getattr(agent, "external", False):
+            if not isinstance(agent, OwnLoop):
                 if progress.regret is not None:
                     progress.exact["regret"] = progress.regret
                 progress.exact["suboptimality"] = progress.policy_loss / max(progress.episodes, 1)
@@ -272,7 +271,7 @@ class _Loop:
         # For a negative optimum a fraction of it would be *above* it: the bar is the same distance below instead.
         return mean >= spec.optimal_return - (1.0 - self.budget.solve_at) * abs(spec.optimal_return)
 
-    def run_external(self) -> bool:
+    def run_own_loop(self, agent: OwnLoop) -> bool:
         """An agent with a loop of its own (SB3): it reports its counts, and is evaluated at the same points."""
         progress, budget = self.progress, self.budget
         stopped = False
@@ -286,8 +285,7 @@ class _Loop:
                 stopped = True
             return not stopped and not (budget.stop_when_solved and progress.solved_at is not None)
 
-        trainer: Any = self.agent
-        trainer.train_external(episodes=budget.episodes, steps=budget.steps, on_progress=on_progress)
+        agent.train_in_own_loop(episodes=budget.episodes, steps=budget.steps, on_progress=on_progress)
         if not stopped and progress.recorded_at != progress.episodes:
             self._evaluate(last=True)
         return stopped

@@ -18,10 +18,10 @@ from typing import Protocol
 import numpy as np
 
 from rl_contrastive.runs.evaluate import checked_policy, exact_evaluation, policy_table
-from rl_contrastive.planning.behaviour import Behaviour, behaviour_value
+from rl_contrastive.planning.behaviour import behaviour_value
 from rl_contrastive.planning.games import DualityGap, duality_gap, kernels
 from rl_contrastive.planning.lsvi import policy_values
-from rl_contrastive.spec import Agent, Array, ExactModel, FloatArray, marginals
+from rl_contrastive.spec import Agent, Array, Behaviour, Certified, ExactModel, FloatArray, KnownBehaviour, marginals
 
 EMISSIONS = 64
 """Observations drawn of every latent state and step for the exact gap over rich observations."""
@@ -133,7 +133,7 @@ class GameOracle:
 
     def certificate(self, agent: Agent) -> float | None:
         """rho . (V-bar_0 - V-under_0) of agents that have one."""
-        width = getattr(agent, "certificate", lambda obs: None)(self.observations[0])
+        width = agent.certificate(self.observations[0]) if isinstance(agent, Certified) else None
         if width is None:
             return None
         return float(self.model.rho @ np.asarray(width).reshape(-1, self.samples).mean(axis=1))
@@ -178,6 +178,4 @@ class GameOracle:
 
 def behaviour_of(agent: Agent, pi: FloatArray) -> Behaviour | None:
     """The law of the agent's episodes, given its table pi of `policy(explore=True)`: pi itself unless it says more."""
-    law = getattr(agent, "behaviour", Behaviour.markov)
-    found: Behaviour | None = law(pi)
-    return found
+    return agent.behaviour(pi) if isinstance(agent, KnownBehaviour) else Behaviour.memoryless(pi)

@@ -37,7 +37,7 @@ from rl_contrastive.runs.run_config import (
     with_device,
 )
 from rl_contrastive.runs.seal import broken_seal, sealed
-from rl_contrastive.spec import Agent, Env, State
+from rl_contrastive.spec import Agent, Env, Persistent, State, WithHistograms
 
 __all__ = [
     "Budget",
@@ -157,9 +157,8 @@ def _restored(config: RunConfig, folder: RunFolder, state: State) -> tuple[tuple
 
 def _keep(agent: Agent, folder: RunFolder) -> None:
     """Give agents that keep large things in a folder of the run theirs."""
-    keep_in: Callable[[Path], None] | None = getattr(agent, "keep_in", None)
-    if keep_in is not None:
-        keep_in(folder.replay)
+    if isinstance(agent, Persistent):
+        agent.persist_in(folder.replay)
 
 
 def prepare(config: RunConfig, out: Path, *, overwrite: bool = False, command: str = "") -> Path:
@@ -224,7 +223,7 @@ def _train(
             tensorboard=config.tensorboard,
             on_progress=note,
             should_stop=should_stop,
-            histograms=getattr(agent, "histograms", None),
+            histograms=agent.histograms if isinstance(agent, WithHistograms) else None,
             clock=config.budget.clock,
         )
         result = _guarded(agent, env, eval_env, config, sink, progress)

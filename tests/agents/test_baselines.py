@@ -10,18 +10,18 @@ import pytest
 from agents_common import batches, same
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from rl_contrastive.agents.base import due
+from rl_contrastive.agents.base import grew_by
 from rl_contrastive.agents.baselines.epsilon_greedy import design, linear_values
 from rl_contrastive.envs.adapters.gym_adapter import GymConfig, GymEnv
 from rl_contrastive.errors import RlcError
-from rl_contrastive.features.steps import LevelStore
+from rl_contrastive.features.steps import StepStore
 from rl_contrastive.features.tables import EmpiricalModel, StateTable
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.lsvi import plan_ridge
 from rl_contrastive.registry import get
 from rl_contrastive.runs.evaluate import exact_evaluation
 from rl_contrastive.runs.loop import train
-from rl_contrastive.spec import EnvSpec, LevelData, Transition
+from rl_contrastive.spec import EnvSpec, StepData, Transition
 
 TABULAR = ("ucbvi", "lsvi-ucb", "epsilon-greedy")
 PROBES = (
@@ -108,11 +108,11 @@ def test_empirical_model_equals_its_table():
 
 
 def test_lazy_planning():
-    assert due(1, 0, 0.05)
-    assert not due(104, 100, 0.05)
-    assert due(105, 100, 0.05)
-    assert not due(100, 100, 0.0)
-    assert due(101, 100, 0.0)
+    assert grew_by(1, 0, 0.05)
+    assert not grew_by(104, 100, 0.05)
+    assert grew_by(105, 100, 0.05)
+    assert not grew_by(100, 100, 0.0)
+    assert grew_by(101, 100, 0.0)
 
 
 def test_reward_bounds_contain_zero_and_need_no_declaration():
@@ -198,9 +198,9 @@ def test_hoeffding_bonus_by_hand(make_agent):
     assert np.isinf(agent.bonus()[0, 0, 0])
 
 
-def recorded_levels(agent, iterations: int) -> LevelData:
+def recorded_levels(agent, iterations: int) -> StepData:
     """Play and also keep the transitions one by one."""
-    store = LevelStore(agent.env_spec)
+    store = StepStore(agent.env_spec)
     observe = agent.observe
     agent.observe = lambda t: (store.add(t), observe(t))[1]
     batches(agent, 0, iterations)
@@ -252,7 +252,7 @@ def test_linear_values_equal_ridge_on_block_features():
     action, reward = rng.integers(A, size=(H, N)), rng.random((H, N))
     discount = (rng.random((H, N)) > 0.2).astype(float)
     count = np.array([40, 31, 17])
-    w = linear_values(LevelData(obs, action, reward, next_obs, discount, count), A, lam=0.5)
+    w = linear_values(StepData(obs, action, reward, next_obs, discount, count), A, lam=0.5)
     z, z_next = (np.stack([design(level) for level in x]) for x in (obs, next_obs))
     eye = np.eye(A)
     phi = np.einsum("hna,hnd->hnad", eye[action], z).reshape(H, N, -1)

@@ -7,12 +7,13 @@ import pytest
 from agents_common import batches
 
 from rl_contrastive.config import from_dict
-from rl_contrastive.planning.behaviour import Behaviour, behaviour_value, uniform_around
+from rl_contrastive.planning.behaviour import behaviour_value, uniform_around
 from rl_contrastive.registry import entries, get
 from rl_contrastive.runs.evaluate import policy_table
 from rl_contrastive.runs.loop import train
 from rl_contrastive.runs.oracle import behaviour_of, make_oracle
 from rl_contrastive.runs.rollout import play
+from rl_contrastive.spec import Behaviour
 
 WORLD = {"num_states": 6, "num_actions": 3, "horizon": 4, "rank": 2, "mdp_seed": 3}
 CASES = {
@@ -59,7 +60,7 @@ def test_the_law_of_the_behaviour_is_that_of_the_episodes(case):
     error = returns.std(ddof=1) / np.sqrt(len(returns))
     assert abs(returns.mean() - behaviour_value(model, law)) < 4.0 * error + 1e-12
     if case in ("paper", "mixed"):  # the loss of pi_k is another number, by far
-        markov = behaviour_value(model, Behaviour.markov(policy_table(agent, model, explore=True)))
+        markov = behaviour_value(model, Behaviour.memoryless(policy_table(agent, model, explore=True)))
         assert abs(returns.mean() - markov) > 8.0 * error
 
 

@@ -10,14 +10,14 @@ from agents_common import batches, same, uniform
 
 from rl_contrastive.agents.contrastive_ucb import ContrastiveUCBConfig, RepUCBConfig
 from rl_contrastive.errors import RlcError
-from rl_contrastive.features.steps import LevelStore
+from rl_contrastive.features.steps import StepStore
 from rl_contrastive.planning.lsvi import plan_model
 
 SMALL = {"num_states": 6, "num_actions": 3, "horizon": 4, "rank": 2}
 LOCK = {"horizon": 3, "num_actions": 4}
 
 
-def stored(agent, store: LevelStore):
+def stored(agent, store: StepStore):
     """Make `agent` also keep what its model stores, transition by transition."""
     add = agent.model.add
     agent.model.add = lambda step, rows: (store.add(step, rows), add(step, rows))[1]
@@ -125,7 +125,7 @@ def test_growth_skips_fits_until_the_data_grew_enough(make_agent):
 @pytest.mark.parametrize("roll_in", ["paper", "on-policy"])
 def test_sigma_is_lambda_plus_the_sum_over_stored_rows(roll_in, make_agent):
     agent = make_agent("contrastive-ucb", "low-rank", env=SMALL, lam=0.7, roll_in=roll_in, learner={"dim": 3})
-    data = stored(agent, LevelStore(agent.env_spec))
+    data = stored(agent, StepStore(agent.env_spec))
     batches(agent, 0, 6)
     rows, phi = data.data(), agent.model.learned.features.phi_table
     for h in range(4):

@@ -137,7 +137,7 @@ def test_the_evaluated_policy_has_no_bonus_and_no_noise() -> None:
     plain, optimistic = agent.policy(obs, 0), agent.policy(obs, 0, explore=True)
     agent.bonus.beta = 1e6
     np.testing.assert_array_equal(agent.policy(obs, 0), plain)
-    b = agent.bonus.of(agent.learner.features.phi(obs))
+    b = agent.bonus.value(agent.learner.features.phi(obs))
     np.testing.assert_array_equal(agent.policy(obs, 0, explore=True).argmax(1), b.argmax(1))
     assert optimistic.shape == plain.shape == (4, 2)
     np.testing.assert_allclose(plain.sum(1), 1.0)
@@ -151,9 +151,9 @@ def test_bonuses_are_those_of_the_frozen_network_and_todays_counts(options) -> N
     visits = agent.replay.visits()
     ends = agent.replay.ring.next[visits]
     for index in (visits, ends):
-        fresh = agent.bonus.of(agent.learner.features.phi(agent.replay.observations(index)))
+        fresh = agent.bonus.value(agent.learner.features.phi(agent.replay.observations(index)))
         # A feature on the border of two cells may fall on the other side in a batch of another size.
-        assert np.isclose(agent.bonus.ahead(index), fresh, rtol=1e-4).mean() > 0.99
+        assert np.isclose(agent.bonus.at(index), fresh, rtol=1e-4).mean() > 0.99
     assert (agent.replay.ring.action[ends] < 0).any()
 
 
@@ -162,7 +162,7 @@ def test_bonuses_on_the_way_end_with_the_episode_and_leave_out_the_first() -> No
     batches(agent, 0, 12)
     batch = agent.replay.sample(64, rng=np.random.default_rng(0))
     _, numbers = agent.learner._inputs(batch, agent.replay, agent.bonus)
-    b = agent.bonus.along(batch.steps, agent.replay.actions(batch.steps))
+    b = agent.bonus.taken(batch.steps, agent.replay.actions(batch.steps))
     expected = [sum(0.99**k * b[i, k] for k in range(1, int(batch.mask[i].sum()))) for i in range(64)]
     np.testing.assert_allclose((numbers[:, 1] - numbers[:, 0]).numpy(), expected, rtol=1e-4, atol=1e-6)
     assert (batch.mask.sum(1) < 4).any()  # some episodes end within n steps, or this test says nothing
@@ -268,8 +268,8 @@ def test_visits_that_left_the_replay_are_counted_as_if_they_were_there(options) 
     assert large.past.visits == 0
     assert small.bonus.visits == large.bonus.visits == 300
     obs = np.arange(6)
-    expected = large.bonus.of(large.learner.features.phi(obs))
-    assert small.bonus.of(small.learner.features.phi(obs)) == pytest.approx(expected, rel=1e-3)
+    expected = large.bonus.value(large.learner.features.phi(obs))
+    assert small.bonus.value(small.learner.features.phi(obs)) == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_place_that_left_the_replay_keeps_its_bonus_through_rebuilds_and_a_load() -> None:
@@ -281,7 +281,7 @@ def test_a_place_that_left_the_replay_keeps_its_bonus_through_rebuilds_and_a_loa
             show(agent, states(k))
     agent._rebuild()
     assert 0 not in agent.replay.ring.obs[agent.replay.visits()]
-    stayed = agent.bonus.of(agent.learner.features.phi(np.zeros(1, dtype=np.int64)))[0, 0]
+    stayed = agent.bonus.value(agent.learner.features.phi(np.zeros(1, dtype=np.int64)))[0, 0]
     assert stayed == pytest.approx(0.1 / np.sqrt(167 * 12 + 0.1), rel=0.01)
     again = sea(seed=1, capacity=200, growth=1e6, train_every=10**6)
     again.load_state_dict(agent.state_dict())
@@ -289,7 +289,7 @@ def test_a_place_that_left_the_replay_keeps_its_bonus_through_rebuilds_and_a_loa
         show(one, walk[1](0))
         for _ in range(3):
             one._rebuild()
-        b = one.bonus.of(one.learner.features.phi(np.zeros(1, dtype=np.int64)))[0, 0]
+        b = one.bonus.value(one.learner.features.phi(np.zeros(1, dtype=np.int64)))[0, 0]
         assert b == pytest.approx(stayed, rel=0.01)
     assert same(agent.state_dict(), again.state_dict())
 

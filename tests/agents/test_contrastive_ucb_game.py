@@ -79,8 +79,8 @@ def test_what_is_handed_out_is_a_product_of_policies_and_not_what_explores(agent
         np.testing.assert_allclose(out.sum(axis=1), 1.0)
         np.testing.assert_allclose(out, product(*marginals(out, (2, 3))), atol=1e-12)
     sigma = np.concatenate([a.policy(states, h, explore=True) for h in range(3)])
-    handed_out = np.concatenate([a.policy(states, h) for h in range(3)])
-    assert np.abs(sigma - handed_out).max() > 0.1
+    final_policy = np.concatenate([a.policy(states, h) for h in range(3)])
+    assert np.abs(sigma - final_policy).max() > 0.1
 
 
 def test_the_bonus_by_hand(agent):

@@ -46,14 +46,14 @@ def everything(agent):
 def test_saved_to_a_folder_it_goes_on_as_from_a_whole_state(options, tmp_path):
     straight, kept = sea(**{**options, "storage": "memory"}), sea(**options)
     batches(straight, 0, 12)
-    kept.keep_in(tmp_path / "replay")
+    kept.persist_in(tmp_path / "replay")
     for k in range(12):
         batches(kept, k, 1)
         if k in (2, 3, 7, 9):  # a checkpoint; after two of them the process is killed
             save_state(tmp_path, kept.state_dict())
         if k in (3, 9):
             kept = sea(**options)
-            kept.keep_in(tmp_path / "replay")
+            kept.persist_in(tmp_path / "replay")
             kept.load_state_dict(load_state(tmp_path))
     assert straight.rebuilt_at > 30  # keys were written anew on the way, or this says little of them
     assert same(everything(kept), everything(straight))
@@ -63,7 +63,7 @@ def test_saved_to_a_folder_it_goes_on_as_from_a_whole_state(options, tmp_path):
 def test_the_checkpoint_is_that_of_the_state_not_of_the_saves_before(tmp_path):
     for name, due in (("often", range(10)), ("once", [9])):
         agent = sea(alpha=0.5)
-        agent.keep_in(tmp_path / name / "replay")
+        agent.persist_in(tmp_path / name / "replay")
         for k in range(10):
             batches(agent, k, 1)
             if k in due:
@@ -76,7 +76,7 @@ def test_a_whole_state_may_be_loaded_into_a_folder(tmp_path):
     """A checkpoint of a run without a folder; nothing of an older log there gets into it."""
     whole, kept = sea(seed=1), sea()
     batches(whole, 0, 9)
-    kept.keep_in(tmp_path)
+    kept.persist_in(tmp_path)
     batches(kept, 0, 3)
     kept.state_dict()
     kept.load_state_dict(whole.state_dict())
@@ -84,7 +84,7 @@ def test_a_whole_state_may_be_loaded_into_a_folder(tmp_path):
     assert "entries" not in state["replay"]
     assert "keys" not in state["bonus"]
     again = sea()
-    again.keep_in(tmp_path)
+    again.persist_in(tmp_path)
     again.load_state_dict(state)
     assert same(everything(again), whole.state_dict())
 
@@ -92,7 +92,7 @@ def test_a_whole_state_may_be_loaded_into_a_folder(tmp_path):
 def test_a_checkpoint_writes_what_is_new(tmp_path):
     """Two episodes of 6 steps after 300: bytes of the files that were not there before, and of the state itself."""
     agent = sea(capacity=20_000, growth=10.0, train_every=50)
-    agent.keep_in(tmp_path / "replay")
+    agent.persist_in(tmp_path / "replay")
     batches(agent, 0, 150)
     save_state(tmp_path, agent.state_dict())
     first = {path.name: path.stat().st_size for path in (tmp_path / "replay").iterdir()}
@@ -138,7 +138,7 @@ def test_damaged_or_missing_files_are_one_sentence(tmp_path, config):
 
     def complaint():
         agent, _, _ = build(read_config(folder))
-        agent.keep_in(replay)
+        agent.persist_in(replay)
         with pytest.raises(RlcError) as caught:
             agent.load_state_dict(load_state(folder / "checkpoint")["agent"])
         return str(caught.value)
@@ -203,13 +203,13 @@ def test_a_trained_agent_plays_without_its_replay(tmp_path, config):
 
 def test_mapped_observations_need_a_folder(tmp_path):
     agent = sea(storage="mapped")
-    with pytest.raises(RlcError, match=r"storage mapped needs a folder: call keep_in"):
+    with pytest.raises(RlcError, match=r"storage mapped needs a folder: call persist_in"):
         agent.begin(2)
-    agent.keep_in(tmp_path)
+    agent.persist_in(tmp_path)
     batches(agent, 0, 1)
     assert isinstance(agent.replay.ring.obs.base, np.memmap)
     with pytest.raises(RlcError, match="only before there are any"):
-        agent.keep_in(tmp_path / "other")
+        agent.persist_in(tmp_path / "other")
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ def test_it_resumes_to_the_bit(options) -> None:
 def test_it_resumes_to_the_bit_from_a_folder(tmp_path) -> None:
     straight, first, resumed = sea(), sea(), sea()
     for name, agent in (("a", straight), ("b", first), ("b", resumed)):
-        agent.keep_in(tmp_path / name)
+        agent.persist_in(tmp_path / name)
     batches(straight, 0, 8)
     batches(first, 0, 4)
     resumed.load_state_dict(first.state_dict())

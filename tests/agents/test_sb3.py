@@ -128,7 +128,7 @@ def test_training_leaves_the_global_generators_alone(name, make_agent):
     expected = global_draws()
     seed_globals(5)
     agent = make_agent(name, "low-rank", **SMALL[name])
-    agent.train_external(steps=60, on_progress=no_progress)
+    agent.train_in_own_loop(steps=60, on_progress=no_progress)
     agent.policy(np.array([0]), 0)
     assert global_draws() == expected
 
@@ -146,7 +146,7 @@ def test_same_seed_same_weights_whatever_the_globals_and_the_callback_do(name, m
         seed_globals(len(results))
         agent = make_agent(name, "low-rank", seed=seed, **SMALL[name])
         untrained = weights(agent)
-        agent.train_external(steps=100, on_progress=callback)
+        agent.train_in_own_loop(steps=100, on_progress=callback)
         assert weights(agent) != untrained
         results.append(weights(agent))
     assert results[0] == results[1]
@@ -173,14 +173,14 @@ def test_the_loop_trains_evaluates_and_stops_at_the_budget(name, make_agent):
 def test_on_progress_stops_the_training(name, make_agent):
     agent = make_agent(name, "low-rank", **SMALL[name])
     calls = []
-    agent.train_external(episodes=50, on_progress=lambda e, s: calls.append((e, s)) or e < 3)
+    agent.train_in_own_loop(episodes=50, on_progress=lambda e, s: calls.append((e, s)) or e < 3)
     assert calls == [(1, 5), (2, 10), (3, 15)]
 
 
 @each_agent
 def test_saved_networks_give_the_same_policy(name, make_agent):
     agent = make_agent(name, "low-rank", **SMALL[name])
-    agent.train_external(steps=60, on_progress=no_progress)
+    agent.train_in_own_loop(steps=60, on_progress=no_progress)
     fresh = make_agent(name, "low-rank", seed=9, **SMALL[name])
     fresh.load_state_dict(agent.state_dict())
     assert weights(fresh) == weights(agent)
@@ -211,7 +211,7 @@ def test_planes_are_convolved_and_the_clock_goes_beside_them(name, make_agent):
     torch.testing.assert_close(z[:, :-1], by_hand)
     assert z[0, -1] == 0.5
     before = weights(agent)
-    agent.train_external(steps=100, on_progress=no_progress)
+    agent.train_in_own_loop(steps=100, on_progress=no_progress)
     assert weights(agent) != before
 
 

@@ -105,7 +105,7 @@ def test_both_sides_learn_a_game_with_a_dominant_action():
     """[[3, 2], [1, 0]]: row 0 and column 1 are dominant. Untrained networks play them half of the time."""
     agent = on_matrix([[3.0, 2.0], [1.0, 0.0]], batch=8, n_steps=32, learning_rate=5e-3, ent_coef=0.0)
     before = marginals(agent.policy(np.array([0]), 0), (2, 2))
-    agent.train_external(episodes=6000, on_progress=no_progress)
+    agent.train_in_own_loop(episodes=6000, on_progress=no_progress)
     after = marginals(agent.policy(np.array([0]), 0), (2, 2))
     assert max(before[0][0, 0], before[1][0, 1]) < 0.7
     assert min(after[0][0, 0], after[1][0, 1]) > 0.9
@@ -124,7 +124,7 @@ def test_sides_take_turns_and_keep_a_pool():
         turns.append((side, *weights))
 
     agent._end_turn = noted
-    agent.train_external(episodes=7 * 32, on_progress=no_progress)
+    agent.train_in_own_loop(episodes=7 * 32, on_progress=no_progress)
     assert [side for side, _, _ in turns] == [0, 1, 0, 1, 0, 1, 0]
     for (_, *before), (side, *after) in itertools.pairwise(turns[:-1]):  # the budget cuts the last
         assert after[side] != before[side]  # who has the turn learns
@@ -157,7 +157,7 @@ def test_same_seed_same_weights_whatever_the_globals_and_the_callback_do(make_ag
         seed_globals(len(results))
         agent = make_agent("sb3-ppo-selfplay", "low-rank-game", seed=seed, env=GAME, **SMALL)
         untrained = bytes_of(agent)
-        agent.train_external(steps=150, on_progress=callback)
+        agent.train_in_own_loop(steps=150, on_progress=callback)
         assert bytes_of(agent) != untrained
         if callback is no_progress:
             assert global_draws() == expected
@@ -180,7 +180,7 @@ def test_the_loop_trains_and_measures_gaps(env_name, env, make_agent):
 def test_on_progress_stops_the_training():
     agent = on_matrix()
     calls = []
-    agent.train_external(episodes=50, on_progress=lambda e, s: calls.append((e, s)) or e < 3)
+    agent.train_in_own_loop(episodes=50, on_progress=lambda e, s: calls.append((e, s)) or e < 3)
     assert calls == [(1, 1), (2, 2), (3, 3)]
 
 
@@ -189,7 +189,7 @@ def test_on_progress_stops_the_training():
 
 def test_saved_networks_give_the_same_policy():
     agent, fresh = on_matrix(WIDE), on_matrix(WIDE, seed=9)
-    agent.train_external(steps=60, on_progress=no_progress)
+    agent.train_in_own_loop(steps=60, on_progress=no_progress)
     assert not np.array_equal(fresh.policy(np.array([0]), 0), agent.policy(np.array([0]), 0))
     fresh.load_state_dict(agent.state_dict())
     np.testing.assert_array_equal(fresh.policy(np.array([0]), 0), agent.policy(np.array([0]), 0))

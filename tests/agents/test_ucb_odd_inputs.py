@@ -17,7 +17,7 @@ from rl_contrastive.features.learner import LearnerConfig
 from rl_contrastive.features.maps import LinearFeatures
 from rl_contrastive.features.mixture import MixtureConfig
 from rl_contrastive.features.mixture_learner import MixtureLearner
-from rl_contrastive.spec import EnvSpec, LevelData
+from rl_contrastive.spec import EnvSpec, StepData
 
 
 class Ring(BatchEnv):
@@ -98,7 +98,7 @@ def test_a_step_with_few_of_many_rows_does_not_judge_the_whitening():
     """Rows are judged evenly over the longest step; of 30 beside 20 000 one is left, and one of two parts was empty."""
     rng, N = np.random.default_rng(0), 20_000
     obs, zero = rng.normal(size=(2, N, 2)), np.zeros((2, N))
-    data = LevelData(obs, rng.integers(2, size=(2, N)), zero, obs + 1.0, zero + 1.0, np.array([N, 30]))
+    data = StepData(obs, rng.integers(2, size=(2, N)), zero, obs + 1.0, zero + 1.0, np.array([N, 30]))
     learner = MixtureLearner(MixtureConfig(iterations=1), LearnerConfig(dim=2), horizon=2, num_actions=2)
     np.testing.assert_allclose(learner.fit(data, N).share.sum(axis=1), 1.0)
 

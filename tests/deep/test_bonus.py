@@ -27,7 +27,7 @@ def tiled(capacity: int, dim: int, *, lam: float = 1.0, beta: float = 1.0, **opt
 
 
 def visit(bonus: VisitBonus, index: np.ndarray, phi: np.ndarray) -> None:
-    bonus.put(index, phi[:, None])
+    bonus.store(index, phi[:, None])
     bonus.visit(index, np.zeros(len(index), dtype=np.int64))
 
 
@@ -40,14 +40,14 @@ def chunks(phi: np.ndarray, size: int):
 def test_elliptical_bonus_by_hand() -> None:
     bonus = elliptical(4, 2, beta=3.0)
     e = np.array([[1.0, 0.0]])
-    assert bonus.of(e)[0] == pytest.approx(3.0)
+    assert bonus.value(e)[0] == pytest.approx(3.0)
     visit(bonus, np.array([0]), e)
     visit(bonus, np.array([1]), e)
-    assert bonus.of(e)[0] == pytest.approx(3.0 / np.sqrt(3.0))  # two visits and lambda = 1
-    assert bonus.of(np.array([[0.0, 1.0]]))[0] == pytest.approx(3.0)
+    assert bonus.value(e)[0] == pytest.approx(3.0 / np.sqrt(3.0))  # two visits and lambda = 1
+    assert bonus.value(np.array([[0.0, 1.0]]))[0] == pytest.approx(3.0)
     assert bonus.visits == 2
-    np.testing.assert_allclose(bonus.along(np.array([[0, 1], [1, 0]]), np.zeros((2, 2), dtype=int)), 3.0 / np.sqrt(3.0))
-    np.testing.assert_allclose(bonus.ahead(np.array([1, 0])), np.full((2, 1), 3.0 / np.sqrt(3.0)))
+    np.testing.assert_allclose(bonus.taken(np.array([[0, 1], [1, 0]]), np.zeros((2, 2), dtype=int)), 3.0 / np.sqrt(3.0))
+    np.testing.assert_allclose(bonus.at(np.array([1, 0])), np.full((2, 1), 3.0 / np.sqrt(3.0)))
 
 
 def test_tile_bonus_by_hand() -> None:
@@ -57,14 +57,14 @@ def test_tile_bonus_by_hand() -> None:
     visit(bonus, np.arange(40), phi)
     tiles = bonus.tiles
     probe = np.concatenate([phi[:5], rng.normal(size=(10, 2)), 50 + phi[:1]])
-    for x, b in zip(probe, bonus.of(probe), strict=True):
+    for x, b in zip(probe, bonus.value(probe), strict=True):
         each = []
         for j in range(2):
             cell = [np.floor(x @ tiles.W[:, j, k] / 1.0 + tiles.shift[j, k]) for k in range(3)]
             same = [[np.floor(y @ tiles.W[:, j, k] / 1.0 + tiles.shift[j, k]) for k in range(3)] == cell for y in phi]
             each.append(1 / (0.5 + sum(same)))
         assert b == pytest.approx(2.0 * np.sqrt(np.mean(each)))
-    assert bonus.of(50 + phi[:1])[0] == pytest.approx(2.0 / np.sqrt(0.5))  # beyond all seen ones: a cell of its own
+    assert bonus.value(50 + phi[:1])[0] == pytest.approx(2.0 / np.sqrt(0.5))  # beyond all seen ones: a cell of its own
 
 
 def test_more_pairs_than_coordinates_are_told_apart_by_tiles_and_not_by_sigma() -> None:
@@ -74,7 +74,7 @@ def test_more_pairs_than_coordinates_are_told_apart_by_tiles_and_not_by_sigma() 
     for bonus in (elliptical(2000, 16, lam=0.1), tiled(2000, 16, lam=0.1, tilings=4, directions=8)):
         visit(bonus, np.arange(2000), seen)
         bonus.rebuild(seen, chunks(seen, 500))
-        b = bonus.of(pairs)
+        b = bonus.value(pairs)
         ratios.append(b[80:].mean() / b[:80].mean())
     assert ratios[0] < 2.0
     assert ratios[1] > 10.0
@@ -91,7 +91,7 @@ def test_tiles_are_the_norm_with_a_diagonal_sigma_for_one_tiling_only() -> None:
         e = np.zeros((500, number.max() + 1))
         np.put_along_axis(e, number, 1.0 / np.sqrt(T), axis=1)
         sigma = 0.1 * np.eye(e.shape[1]) + e[:400].T @ e[:400]
-        ratio[T] = bonus.of(probe) / np.sqrt(np.einsum("ij,ji->i", e[400:], np.linalg.solve(sigma, e[400:].T)))
+        ratio[T] = bonus.value(probe) / np.sqrt(np.einsum("ij,ji->i", e[400:], np.linalg.solve(sigma, e[400:].T)))
     np.testing.assert_allclose(ratio[1], 1.0)
     assert ratio[4].max() <= 1.0 + 1e-9
     assert ratio[4].min() < 0.8
@@ -150,13 +150,13 @@ def test_visits_that_left_the_replay_count_where_they_were(make) -> None:
     for e, visits in ((A, 2000), (B, 200)):
         for _ in range(visits // 200):
             visit(bonus, np.arange(200), np.repeat(e, 200, axis=0))
-    before, none = bonus.of(A)[0], np.zeros(1, dtype=np.int64)
+    before, none = bonus.value(A)[0], np.zeros(1, dtype=np.int64)
     assert before == pytest.approx(1 / np.sqrt(2000.1))
     for _ in range(3):
         stored = np.repeat(B, 200, axis=0)
         bonus.rebuild(np.concatenate([A, B]), chunks(stored, 50), [(A[:, None], none, np.array([2000.0]))])
-        assert bonus.of(A)[0] == pytest.approx(before, rel=1e-6)
-        assert bonus.of(B)[0] == pytest.approx(1 / np.sqrt(200.1))
+        assert bonus.value(A)[0] == pytest.approx(before, rel=1e-6)
+        assert bonus.value(B)[0] == pytest.approx(1 / np.sqrt(200.1))
     with pytest.raises(RlcError, match="200 stored visits and 0 that left, but 2200 were counted"):
         bonus.rebuild(B, chunks(np.repeat(B, 200, axis=0), 50))
     with pytest.raises(RlcError, match="3 stored visits and 0 that left, but 0"):
@@ -167,7 +167,7 @@ def test_entries_without_an_action_are_kept_but_not_counted() -> None:
     bonus, phi = tiled(4, 2), np.array([[1.0, 0.0], [0.0, 9.0]])
     visit(bonus, np.array([0]), phi[:1])
     bonus.rebuild(phi, iter([(np.array([0, 1]), np.array([0, -1]), phi[:, None])]))
-    np.testing.assert_allclose(bonus.ahead(np.array([0, 1]))[:, 0], [1 / np.sqrt(2.0), 1.0])
+    np.testing.assert_allclose(bonus.at(np.array([0, 1]))[:, 0], [1 / np.sqrt(2.0), 1.0])
 
 
 @pytest.mark.slow
@@ -176,12 +176,12 @@ def test_a_hundred_thousand_updates_stay_finite_and_positive() -> None:
     rng = np.random.default_rng(1)
     bonus = elliptical(1024, 51)
     probe = unit(rng, 64, 51)
-    last = bonus.of(probe)
+    last = bonus.value(probe)
     for i in range(100_000):
         phi = np.exp(1.5 * rng.normal(size=(1, 51)))
         visit(bonus, np.array([i % 1024]), phi / phi.sum())
         if i % 10_000 == 0:
-            now = bonus.of(probe)
+            now = bonus.value(probe)
             assert np.isfinite(now).all()
             assert (now > 0).all()
             assert (now <= last + 1e-9).all()
@@ -199,7 +199,7 @@ def test_state_survives(make) -> None:
     other = make(8, 3, beta=2.0, **({"rng": np.random.default_rng(77)} if make is tiled else {}))
     probe = unit(rng, 50, 3)
     other.load_state_dict(bonus.state_dict())
-    np.testing.assert_array_equal(other.of(probe), bonus.of(probe))
+    np.testing.assert_array_equal(other.value(probe), bonus.value(probe))
     assert other.visits == 4
     np.testing.assert_array_equal(other.keys, bonus.keys)
     with pytest.raises(RlcError, match="lacks 'visits'"):

@@ -85,8 +85,8 @@ def test_compiled_steps_are_the_eager_ones(case: str) -> None:
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
     obs = stored(spec, alpha).observations(np.arange(20))
     for left, right in zip(
-        (*eager.q(obs), eager.judged(obs), eager.features.online(torch.as_tensor(obs))),
-        (*compiled.q(obs), compiled.judged(obs), compiled.features.online(torch.as_tensor(obs))),
+        (*eager.q(obs), eager.target_q(obs), eager.features.online(torch.as_tensor(obs))),
+        (*compiled.q(obs), compiled.target_q(obs), compiled.features.online(torch.as_tensor(obs))),
         strict=True,
     ):
         np.testing.assert_allclose(right, left, rtol=1e-3, atol=1e-5)

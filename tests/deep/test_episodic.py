@@ -21,7 +21,7 @@ A, B = 7, 9
 def two_rows() -> EpisodicBonus:
     """Two rows, two actions, features 1 for all pairs, lambda = 1, beta = 1: b = 1 / sqrt(1 + visits)."""
     bonus = EpisodicBonus(EllipticalVisits(20, 2, 1, lam=1.0, beta=1.0), 20, 2)
-    bonus.put(np.arange(20), np.ones((20, 2, 1)))
+    bonus.store(np.arange(20), np.ones((20, 2, 1)))
     return bonus
 
 
@@ -41,12 +41,12 @@ def test_what_was_done_pays_nothing_and_what_was_seen_less_by_hand() -> None:
     step(bonus, 2, [A, A], [0, 0], [A, A], [4], [5], alive=(True, False))
     new = 1 / np.sqrt(1 + 4)  # four visits
     w = np.array([[1, 1], [1, 1], [1, 1], [1 / 2, 0], [0, 1 / 2], [0, 1 / 3]])
-    np.testing.assert_allclose(bonus.ahead(np.arange(6)), w * new, rtol=1e-6)
-    np.testing.assert_allclose(bonus.along(np.array([[0, 2, 4]]), np.array([[0, 1, 0]])), [[new, new, 0]])
-    np.testing.assert_allclose(bonus.of(np.ones((3, 1))), new)
+    np.testing.assert_allclose(bonus.at(np.arange(6)), w * new, rtol=1e-6)
+    np.testing.assert_allclose(bonus.taken(np.array([[0, 2, 4]]), np.array([[0, 1, 0]])), [[new, new, 0]])
+    np.testing.assert_allclose(bonus.value(np.ones((3, 1))), new)
     # The next episode owes nothing to this one, even in entries that are used again.
     step(bonus, 0, [A, A], [0, 0], [A, B], [4, 5], [0, 3])
-    np.testing.assert_allclose(bonus.ahead(np.array([4, 5])), np.full((2, 2), 1 / np.sqrt(7)))
+    np.testing.assert_allclose(bonus.at(np.array([4, 5])), np.full((2, 2), 1 / np.sqrt(7)))
     np.testing.assert_array_equal(bonus.lost[[0, 3]], [[1, 0.5], [0, 0]])
     assert bonus.visits == 6
 
@@ -78,9 +78,9 @@ def test_the_agents_weights_are_those_of_its_replay() -> None:
         checked += min(expected) < 1
     assert checked > 20
     some = ring.held()
-    free = played.bonus.inner.ahead(some)
+    free = played.bonus.inner.at(some)
     assert (free > 0).all()  # the inner bonus has no zeros of its own
-    np.testing.assert_array_equal(played.bonus.ahead(some) == 0, played.bonus.lost[some] == 1)
+    np.testing.assert_array_equal(played.bonus.at(some) == 0, played.bonus.lost[some] == 1)
 
 
 def test_it_changes_what_the_agent_does_and_its_state_survives() -> None:

@@ -88,12 +88,12 @@ def test_bfloat16_does_not_round_the_values_themselves() -> None:
     """Between 8 and 16 its numbers are 1/16 apart, far more than actions differ by."""
     obs = np.random.default_rng(0).normal(size=(200, 4)).astype("float32")
     exact, half = large_values("float32"), large_values("bf16")
-    for ours, theirs in ((half.judged(obs), exact.judged(obs)), (half.q(obs)[1], exact.q(obs)[1])):
+    for ours, theirs in ((half.target_q(obs), exact.target_q(obs)), (half.q(obs)[1], exact.q(obs)[1])):
         assert all(len(set(row)) == 6 for row in ours)
         np.testing.assert_allclose(
             ours - ours.mean(1, keepdims=True), theirs - theirs.mean(1, keepdims=True), atol=2e-3
         )
-    assert np.ptp(exact.judged(obs), axis=1).max() < 1 / 16  # bfloat16 would see none of it
+    assert np.ptp(exact.target_q(obs), axis=1).max() < 1 / 16  # bfloat16 would see none of it
 
 
 def test_self_prediction_reports_its_cosine_and_spread() -> None:

@@ -179,7 +179,7 @@ def test_a_noisy_agent_acts_by_noise_is_judged_without_and_resumes_to_the_bit() 
     loaded = noisy_sea(0.5)  # its noise was never drawn
     loaded.load_state_dict(straight.state_dict())
     assert any(layer.on for layer in straight.learner.target.modules() if isinstance(layer, NoisyLinear))
-    np.testing.assert_array_equal(straight.learner.judged(obs), loaded.learner.judged(obs))
+    np.testing.assert_array_equal(straight.learner.target_q(obs), loaded.learner.target_q(obs))
     straight.begin(2)
     acts = {tuple(straight.act(np.zeros(2, dtype=np.int64), 0)) for _ in range(20)}
     quiet = noisy_sea(0.0)

@@ -35,7 +35,7 @@ def descend(times: float, reward_scale: float) -> DeepLearner:
         action, reward, following = rng.integers(3, size=1), rng.normal(size=1), rng.normal(size=(1, 5))
         end, following = np.array([k == 39]), following.astype("float32")
         replay.add(obs, action, times * reward, following, np.ones(1), end, np.array([True]))
-        bonus.put(replay.ring.acted, rng.normal(size=(1, 3, 4)))
+        bonus.store(replay.ring.acted, rng.normal(size=(1, 3, 4)))
         bonus.visit(replay.ring.acted, action)
         obs = following
     options = {**SMALL, "reward_scale": reward_scale}
@@ -50,7 +50,7 @@ def test_it_is_learning_of_larger_rewards_and_bonuses_to_the_bit() -> None:
     scaled, larger, plain = descend(1.0, 8.0), descend(8.0, 1.0), descend(1.0, 1.0)
     for ours, theirs in zip(scaled.q(obs), larger.q(obs), strict=True):
         np.testing.assert_array_equal(8.0 * ours, theirs)
-    np.testing.assert_array_equal(8.0 * scaled.judged(obs), larger.judged(obs))
+    np.testing.assert_array_equal(8.0 * scaled.target_q(obs), larger.target_q(obs))
     assert not np.allclose(plain.q(obs)[1], scaled.q(obs)[1])
 
 

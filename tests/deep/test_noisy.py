@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rl_contrastive.deep.networks import QHead, linear
-from rl_contrastive.deep.noisy import NoisyLinear, add_noise, quiet, resample
+from rl_contrastive.deep.noisy import NoisyLinear, add_noise, mean_noise, resample
 from rl_contrastive.deep.weights import frozen_copy, load_weights, weights
 from rl_contrastive.errors import RlcError
 
@@ -50,7 +50,7 @@ def test_a_quiet_layer_is_the_plain_one_to_the_bit() -> None:
     assert torch.equal(layer(x), reference)  # before the first draw
     layer.resample(rng=generator())
     assert not torch.allclose(layer(x), reference)
-    quiet(layer)
+    mean_noise(layer)
     assert torch.equal(layer(x), reference)
 
 
@@ -64,7 +64,7 @@ def test_mean_and_variance_over_draws() -> None:
         draws.append(layer(x)[0].detach())
     y = torch.stack(draws).double().numpy()
     variance = layer.weight_scale[0, 0].item() ** 2 * (2 / np.pi * x.square().sum().item() + np.sqrt(2 / np.pi))
-    quiet(layer)
+    mean_noise(layer)
     np.testing.assert_allclose(y.mean(0), layer(x)[0].detach().numpy(), atol=5 * np.sqrt(variance / 4000))
     np.testing.assert_allclose(y.var(0), variance, rtol=0.15)
     assert np.abs(np.corrcoef(y.T) - np.eye(3)).max() < 0.08  # 5 / sqrt(4000)
@@ -93,7 +93,7 @@ def test_means_and_scales_get_their_gradients() -> None:
     assert torch.allclose(layer.weight_scale.grad, layer.e[:, None] * layer.c * x)
     assert torch.allclose(layer.bias_scale.grad, layer.e)
     layer.zero_grad()
-    quiet(layer)
+    mean_noise(layer)
     layer(x).sum().backward()
     assert layer.weight_scale.grad is None
 
@@ -113,7 +113,7 @@ def test_every_layer_of_a_head_becomes_noisy_with_noise_of_its_own() -> None:
     resample(noisy, target, rng=generator(3))
     assert not torch.equal(layers[0].c, layers[1].c)
     assert not torch.equal(noisy(z), target(z))
-    quiet(noisy, target)
+    mean_noise(noisy, target)
     assert torch.equal(noisy(z), target(z))
 
 

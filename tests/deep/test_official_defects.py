@@ -45,7 +45,7 @@ def counts(kind: str, capacity: int, dim: int, **options: Any) -> VisitBonus:
 def visit(bonus: VisitBonus, phi: np.ndarray, first: int = 0) -> None:
     """Store the features (n, d) of one action each from entry `first` on, and count them."""
     index = first + np.arange(len(phi))
-    bonus.put(index, phi[:, None])
+    bonus.store(index, phi[:, None])
     bonus.visit(index, np.zeros(len(phi), dtype=np.int64))
 
 
@@ -131,10 +131,10 @@ def test_2_counts_grow_with_visits_not_with_gradient_steps(kind: str) -> None:
     agent = small_agent(kind)
     batches(agent, 0, 6)
     phi = agent.learner.features.phi(np.arange(36))
-    before = agent.bonus.of(phi)
+    before = agent.bonus.value(phi)
     for _ in range(20):
         agent.learner.step(agent.replay, agent.bonus, rng=agent.fit_rng)
-    np.testing.assert_array_equal(agent.bonus.of(phi), before)
+    np.testing.assert_array_equal(agent.bonus.value(phi), before)
     assert agent.bonus.visits == agent.steps == 72
     batches(agent, 6, 1)  # visits do count
     assert agent.bonus.visits == 84
@@ -158,12 +158,12 @@ def test_3_counts_are_made_anew_when_features_move(kind: str) -> None:
     assert stale[0] > 100 * stale[1]  # the visited state looks new, and the new one known
     bonus = counts(kind, 100, 8)
     visit(bonus, old)
-    known, novel = float(bonus.of(unseen)[0]), float(bonus.of(visited)[0])
+    known, novel = float(bonus.value(unseen)[0]), float(bonus.value(visited)[0])
     assert known < 0.3 * novel  # under the first network
     for _ in range(2):  # twice: nothing of the counts before may be left
         bonus.rebuild(new, iter([(np.arange(100), np.zeros(100, dtype=np.int64), new[:, None])]))
-        assert float(bonus.of(visited)[0]) == pytest.approx(known)
-        assert float(bonus.of(unseen)[0]) == pytest.approx(novel)
+        assert float(bonus.value(visited)[0]) == pytest.approx(known)
+        assert float(bonus.value(unseen)[0]) == pytest.approx(novel)
 
 
 # -- 4 -----------------------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_4_no_bonus_turns_into_nan_and_then_into_0(kind: str) -> None:
     for _ in range(100):
         phi = return_distributions(512, rng=first).double().numpy()
         visit(ours, phi)
-    b = ours.of(phi)
+    b = ours.value(phi)
     assert np.isfinite(b).all()
     assert (b > 0).all()
 
@@ -198,7 +198,7 @@ def test_4_the_same_ridge_is_no_harm_in_double_precision() -> None:
     values, vectors = np.linalg.eigh(Sigma)
     assert values.min() > 0
     expected = np.sqrt((np.square(phi @ vectors) / values).sum(axis=1))
-    np.testing.assert_allclose(ours.of(phi), expected, rtol=1e-4)
+    np.testing.assert_allclose(ours.value(phi), expected, rtol=1e-4)
 
 
 # -- 5 -----------------------------------------------------------------------------------------------------------------

@@ -42,18 +42,18 @@ def counting(of_states: bool = True, lam: float = 0.5):
 
 def test_visits_of_states_are_counted_for_each_action() -> None:
     bonus, far = counting(), np.array([[0.0, 0, 0, 0], [50.0, 0, 0, 0]])
-    bonus.put(np.array([0, 1, 2]), far[[0, 0, 1]][:, None])
+    bonus.store(np.array([0, 1, 2]), far[[0, 0, 1]][:, None])
     bonus.visit(np.array([0, 1, 2]), np.array([1, 1, 2]))
     visits = np.array([[0, 2, 0], [0, 0, 1]])
-    np.testing.assert_allclose(bonus.of(far[:, None]), 2.0 / np.sqrt(0.5 + visits))
-    np.testing.assert_allclose(bonus.ahead(np.array([1, 2])), 2.0 / np.sqrt(0.5 + visits))
-    np.testing.assert_allclose(bonus.along(np.array([0, 2]), np.array([0, 2])), 2.0 / np.sqrt(0.5 + np.array([0, 1])))
+    np.testing.assert_allclose(bonus.value(far[:, None]), 2.0 / np.sqrt(0.5 + visits))
+    np.testing.assert_allclose(bonus.at(np.array([1, 2])), 2.0 / np.sqrt(0.5 + visits))
+    np.testing.assert_allclose(bonus.taken(np.array([0, 2]), np.array([0, 2])), 2.0 / np.sqrt(0.5 + np.array([0, 1])))
     # Counted afresh when four more visits have left the replay, three of a state and action that are not in it.
     index, action = np.arange(3), np.array([1, 1, 2])
     bonus.visits = 7
     gone = [(far[:, None], np.array([0, 2]), np.array([3.0, 1.0]))]
     bonus.rebuild(far[[0, 0, 1]], iter([(index, action, far[[0, 0, 1]][:, None])]), gone)
-    np.testing.assert_allclose(bonus.of(far[:, None]), 2.0 / np.sqrt(0.5 + np.array([[3, 2, 0], [0, 0, 2]])))
+    np.testing.assert_allclose(bonus.value(far[:, None]), 2.0 / np.sqrt(0.5 + np.array([[3, 2, 0], [0, 0, 2]])))
 
 
 def test_features_alike_in_all_actions_share_their_visits_unless_they_are_of_states() -> None:
@@ -62,10 +62,10 @@ def test_features_alike_in_all_actions_share_their_visits_unless_they_are_of_sta
     pairs, states = counting(of_states=False), counting()
     for bonus, phi in ((pairs, x), (states, x[:, :1])):
         for _ in range(9):
-            bonus.put(np.array([0]), phi)
+            bonus.store(np.array([0]), phi)
             bonus.visit(np.array([0]), np.array([0]))
-    np.testing.assert_allclose(pairs.of(x), 2.0 / np.sqrt(9.5))
-    np.testing.assert_allclose(states.of(x[:, :1])[0, 1:], 2.0 / np.sqrt(0.5))
+    np.testing.assert_allclose(pairs.value(x), 2.0 / np.sqrt(9.5))
+    np.testing.assert_allclose(states.value(x[:, :1])[0, 1:], 2.0 / np.sqrt(0.5))
 
 
 def test_cells_of_all_actions_differ_and_stay_in_their_tiling() -> None:

@@ -113,11 +113,11 @@ def test_counts_are_visits_and_never_gradient_steps() -> None:
     walk(env, 30)
     assert env.learner.steps > 20
     phi = env.learner.net.phi(np.array([0, 1]), np.array([1, 1]))
-    before = env.counts.of(phi)
+    before = env.counts.value(phi)
     for _ in range(50):
         env.learner.step()
     assert np.array_equal(env.learner.net.phi(np.array([0, 1]), np.array([1, 1])), phi)  # frozen
-    assert np.array_equal(env.counts.of(phi), before)
+    assert np.array_equal(env.counts.value(phi), before)
     assert env.counts.visits == 60
     moved = env.learner.net.online(torch.tensor([0, 1]), torch.tensor([1, 1])).numpy()
     assert np.abs(moved - phi).max() > 1e-3  # what would have changed

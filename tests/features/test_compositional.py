@@ -14,7 +14,7 @@ from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.learner import FeatureLearner, LearnerConfig
 from rl_contrastive.features.networks import TableFactors, TensorBatch, compositional_loss, contrastive_loss
 from rl_contrastive.objectives import make
-from rl_contrastive.spec import LevelData
+from rl_contrastive.spec import StepData
 
 H, S, A, d = 2, 6, 2, 3
 NAMES = ("meco", "meco-keyed")
@@ -152,7 +152,7 @@ def test_rows_of_vectors_are_fitted_too_and_are_a_law() -> None:
     emit = np.eye(2) * 2.0
     obs, after = (emit[k] + 0.3 * rng.normal(size=(1, 600, 2)) for k in (z, follows))
     ones = np.ones((1, 600))
-    data = LevelData(obs, action, 0 * ones, after, ones, np.array([600]))
+    data = StepData(obs, action, 0 * ones, after, ones, np.array([600]))
     for name, least in (("meco", 0.8), ("meco-keyed", 0.8)):
         config = LearnerConfig(method="nce", objective=name, dim=3, steps=300, hold_out=0.0)
         fit = FeatureLearner(config, horizon=1, num_actions=2).fit_rows(data, rng=np.random.default_rng(1))

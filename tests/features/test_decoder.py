@@ -12,10 +12,10 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.features.decoder import LEAST_ROWS, DecoderConfig, LatentDecoder, seen
 from rl_contrastive.features.diagnostics import purity
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig
-from rl_contrastive.features.steps import LevelStore
+from rl_contrastive.features.steps import StepStore
 from rl_contrastive.runs.rollout import play
 from rl_contrastive.seeding import SeedTree
-from rl_contrastive.spec import LevelData
+from rl_contrastive.spec import StepData
 
 H, A = 5, 5
 # For the distractor lock: weak directions beside strong noise, so whitening is sharp and its ridge large.
@@ -37,7 +37,7 @@ def recorded(env, seed: int = 10, right: float = 0.7):
         chance = (rng.random(len(obs)) < right) & (good >= 0)
         return np.where(chance, good, rng.integers(spec.num_actions, size=len(obs)))
 
-    store = LevelStore(spec)
+    store = StepStore(spec)
     for step in play(env, SeedTree(seed).env_seeds("env", 0, env.num_envs), act):
         store.add(step)
     return store.data(), np.array(latents)
@@ -70,12 +70,12 @@ def lock_fixture(make_env):
     return make_env("combination-lock", 400, horizon=H, num_actions=A)
 
 
-def gaussian_rows(shape: tuple[int, ...], count=(60, 60), seed: int = 0) -> LevelData:
+def gaussian_rows(shape: tuple[int, ...], count=(60, 60), seed: int = 0) -> StepData:
     """Unstructured rows of two steps."""
     rng, n = np.random.default_rng(seed), max(count)
     obs, next_obs = rng.normal(size=(2, 2, n, *shape))
     action, reward = rng.integers(A, size=(2, n)), rng.normal(size=(2, n))
-    return LevelData(obs, action, reward, next_obs, np.ones((2, n)), np.array(count))
+    return StepData(obs, action, reward, next_obs, np.ones((2, n)), np.array(count))
 
 
 # Latents.
@@ -168,7 +168,7 @@ def test_refinement_by_descent_reads_the_lock_and_draws_from_its_own_generator(l
 def test_padding_is_not_read(lock):
     data, _ = recorded(lock)
     short = replace(data, count=np.array([400, 300, 200, 100, 50]))
-    spoiled = LevelData(*(np.array(x) for x in vars(short).values()))
+    spoiled = StepData(*(np.array(x) for x in vars(short).values()))
     pad = ~seen(short)
     spoiled.obs[pad], spoiled.next_obs[pad], spoiled.reward[pad] = 1e4, -1e4, 1e4
     spoiled.action[pad], spoiled.discount[pad] = 0, 1.0
@@ -252,7 +252,7 @@ def test_two_far_groups_are_told_apart_in_few_dimensions(D, most, discriminant):
     kinds = rng.integers(2, size=(2, 200))
     obs = 0.1 * rng.normal(size=(2, 200, D)) + 4.0 * kinds[..., None]
     zero, n = np.zeros((2, 200), dtype=np.int64), np.array([200, 200])
-    data = LevelData(obs, zero, kinds.astype(float), obs[[1, 0]], np.ones((2, 200)), n)
+    data = StepData(obs, zero, kinds.astype(float), obs[[1, 0]], np.ones((2, 200)), n)
     decoder = LatentDecoder(
         DecoderConfig(most_latents=most, gap=6.0, discriminant=discriminant), horizon=2, num_actions=1, obs_shape=(D,)
     )

@@ -24,7 +24,7 @@ from rl_contrastive.objectives import make
 from rl_contrastive.objectives.laws import tabular_law
 from rl_contrastive.planning.models import proper_rows
 from rl_contrastive.registry import get
-from rl_contrastive.spec import LevelData
+from rl_contrastive.spec import StepData
 
 OBJECTIVES = ["nce", "logistic", "infonce", "mle", "spectral"]
 
@@ -50,7 +50,7 @@ def mean_error(result: Fit, P: np.ndarray) -> float:
     return float(model_error(result.features.model(), P).mean.mean())
 
 
-def lock(N: int, H: int = 4, seed: int = 0, *, distractors: bool = False) -> tuple[LevelData, np.ndarray]:
+def lock(N: int, H: int = 4, seed: int = 0, *, distractors: bool = False) -> tuple[StepData, np.ndarray]:
     """N rows a step of the lock under uniform actions with the good one mixed in, and their latents (H, N)."""
     entry, _ = get("env", "distractor-lock" if distractors else "combination-lock")
     env, rng = entry.factory(entry.config(horizon=H), N), np.random.default_rng(seed)
@@ -65,10 +65,10 @@ def lock(N: int, H: int = 4, seed: int = 0, *, distractors: bool = False) -> tup
         columns.append((obs, action, reward, final, latent))
         obs = new
     x, a, r, y, latents = (np.stack(c) for c in zip(*columns, strict=True))
-    return LevelData(x, a, r.astype(np.float64), y, np.ones(a.shape), np.full(H, N)), latents
+    return StepData(x, a, r.astype(np.float64), y, np.ones(a.shape), np.full(H, N)), latents
 
 
-def fit_rows(data: LevelData, seed: int = 0, start: FeatureMap | None = None, **fields: object) -> Fit:
+def fit_rows(data: StepData, seed: int = 0, start: FeatureMap | None = None, **fields: object) -> Fit:
     config = LearnerConfig(**fields)  # type: ignore[arg-type]
     learner = FeatureLearner(config, horizon=len(data.count), num_actions=10)
     return learner.fit_rows(data, rng=np.random.default_rng(seed), start=start)
@@ -220,9 +220,7 @@ def three_clusters(points: np.ndarray, latents: np.ndarray) -> float:
     )
 
 
-def forward_purity(
-    data: LevelData, latents: np.ndarray, config: LinearSpectralConfig, levels: list[int]
-) -> list[float]:
+def forward_purity(data: StepData, latents: np.ndarray, config: LinearSpectralConfig, levels: list[int]) -> list[float]:
     """Purity of clusters of the two leading forward directions."""
     f = fit_linear(data, 10, 3, config)
     return [three_clusters((data.obs[h] - f.here.mean[h]) @ f.forward[h][:, :2], latents[h]) for h in levels]

@@ -19,11 +19,11 @@ from rl_contrastive.features.mixture_learner import MixtureLearner
 from rl_contrastive.features.neural_maps import features_from_state
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, noise_floor
-from rl_contrastive.features.steps import LevelStore
+from rl_contrastive.features.steps import StepStore
 from rl_contrastive.features.whitening import full_is_better
 from rl_contrastive.registry import get
 from rl_contrastive.runs.rollout import play
-from rl_contrastive.spec import LevelData
+from rl_contrastive.spec import StepData
 
 
 def make_env(name: str, rows: int = 1, **fields):
@@ -89,7 +89,7 @@ A, H = 6, 4
 def lock_rows(name: str = "combination-lock", n: int = 3000, seed: int = 5, **fields):
     """n uniform episodes of a lock of 4 steps, and the lock."""
     env = make_env(name, n, horizon=H, num_actions=A, lock_seed=1, **fields)
-    store, rng = LevelStore(env.env_spec), np.random.default_rng(seed)
+    store, rng = StepStore(env.env_spec), np.random.default_rng(seed)
     for step in play(env, [seed * n + i for i in range(n)], lambda obs, h: rng.integers(A, size=len(obs))):
         store.add(step)
     return store.data(), env
@@ -100,7 +100,7 @@ def data_fixture():
     return lock_rows()[0]
 
 
-def first_rows(data: LevelData, count) -> LevelData:
+def first_rows(data: StepData, count) -> StepData:
     return kept_rows(data, np.arange(data.action.shape[1]) < np.broadcast_to(count, H)[:, None])
 
 
@@ -132,7 +132,7 @@ def test_held_out_rows_judge_what_they_have_not_trained(data):
     """Shuffled successors leave nothing to predict, and the score says so."""
     few = first_rows(data, 300)
     order = np.random.default_rng(0).permutation(300)
-    shuffled = LevelData(few.obs, few.action, few.reward, few.next_obs[:, order], few.discount, few.count)
+    shuffled = StepData(few.obs, few.action, few.reward, few.next_obs[:, order], few.discount, few.count)
     config, linear = MixtureConfig(), LinearSpectralConfig()
     assert held_out_score(few, A, 2, config, linear).sum() > 20
     assert held_out_score(shuffled, A, 2, config, linear).sum() < 0

@@ -15,7 +15,7 @@ from rl_contrastive.features.diagnostics import model_error, phi_angles
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, fit_linear, whiten
 from rl_contrastive.objectives.laws import tabular_law
-from rl_contrastive.spec import LevelData
+from rl_contrastive.spec import StepData
 
 
 def low_rank(H: int, S: int, A: int, d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -139,13 +139,13 @@ def test_bad_tabular_input_is_refused() -> None:
             call()
 
 
-def rows(H: int, N: int, D: int, A: int, seed: int = 0) -> LevelData:
+def rows(H: int, N: int, D: int, A: int, seed: int = 0) -> StepData:
     """Linear dynamics by action plus noise; every step full."""
     rng = np.random.default_rng(seed)
     x, a = rng.normal(size=(H, N, D)) * np.linspace(2, 0.5, D), rng.integers(A, size=(H, N))
     maps = rng.normal(size=(H, A, D, D))
     y = np.einsum("hnd,hnde->hne", x, maps[np.arange(H)[:, None], a]) + 0.1 * rng.normal(size=x.shape)
-    return LevelData(x, a, rng.normal(size=(H, N)), y, np.ones((H, N)), np.full(H, N))
+    return StepData(x, a, rng.normal(size=(H, N)), y, np.ones((H, N)), np.full(H, N))
 
 
 @pytest.mark.parametrize("small", [48, 0])  # all levels together, or one by one
@@ -178,7 +178,7 @@ def test_regression_is_the_ridge_solution_and_padding_is_ignored() -> None:
         Z = np.column_stack([z[chosen], np.ones(chosen.sum())])
         B = np.linalg.solve(Z.T @ Z + 0.7 * np.eye(6), Z.T @ target[chosen])
         assert fit.regression[1, a] == pytest.approx(B, abs=1e-9)
-    wide = LevelData(
+    wide = StepData(
         *(np.concatenate([getattr(data, n), np.zeros_like(getattr(data, n))], axis=1) for n in
           ("obs", "action", "reward", "next_obs", "discount")), data.count
     )  # fmt: skip
@@ -207,7 +207,7 @@ def test_levels_are_independent() -> None:
     data = rows(4, 60, 6, 3)
     whole = fit_linear(data, 3, 3)
     for h in (0, 3):
-        part = LevelData(*(getattr(data, n)[h : h + 1] for n in data.__dataclass_fields__))
+        part = StepData(*(getattr(data, n)[h : h + 1] for n in data.__dataclass_fields__))
         one = fit_linear(part, 3, 3)
         assert one.features.Phi[0] == pytest.approx(whole.features.Phi[h], abs=1e-10)
         assert one.forward[0] == pytest.approx(whole.forward[h], abs=1e-8)

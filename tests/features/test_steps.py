@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rl_contrastive.errors import RlcError
-from rl_contrastive.features.steps import FIRST_CAPACITY, LevelStore
+from rl_contrastive.features.steps import FIRST_CAPACITY, StepStore
 from rl_contrastive.spec import EnvSpec, Transition
 
 SPEC = EnvSpec("toy", num_actions=3, horizon=2, obs_shape=(2,), obs_dtype="float32")
@@ -33,7 +33,7 @@ def rows(store, h):
 
 
 def test_rows_arrive_in_order_with_all_their_fields():
-    store = LevelStore(SPEC)
+    store = StepStore(SPEC)
     store.add(step(0, 1, 3))
     store.add(step(1, 4, 2))
     data = store.data()
@@ -47,7 +47,7 @@ def test_rows_arrive_in_order_with_all_their_fields():
 
 
 def test_dead_and_masked_rows_are_left_out_and_their_rewards_not_read():
-    store = LevelStore(SPEC)
+    store = StepStore(SPEC)
     alive = [True, False, True, True]
     store.add(step(0, 0, 4, alive=alive, reward=[0, np.nan, 2, 3]), rows=np.array([True, True, False, True]))
     assert rows(store, 0) == [0, 3]
@@ -59,7 +59,7 @@ def test_dead_and_masked_rows_are_left_out_and_their_rewards_not_read():
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 25])
 def test_a_ring_keeps_the_newest(batch):
-    store = LevelStore(SPEC, capacity=10)
+    store = StepStore(SPEC, capacity=10)
     for first in range(0, 50, batch):
         store.add(step(1, first, batch))
     total = len(range(0, 50, batch)) * batch
@@ -69,7 +69,7 @@ def test_a_ring_keeps_the_newest(batch):
 
 
 def test_growing_keeps_the_order():
-    store = LevelStore(SPEC)
+    store = StepStore(SPEC)
     n = 3 * FIRST_CAPACITY + 5
     for first in range(0, n, 100):
         store.add(step(0, first, min(100, n - first)))
@@ -78,7 +78,7 @@ def test_growing_keeps_the_order():
 
 @pytest.mark.parametrize("capacity", [None, 10, 300])
 def test_a_restored_store_has_the_same_future(capacity):
-    a, b = LevelStore(SPEC, capacity), LevelStore(SPEC, capacity)
+    a, b = StepStore(SPEC, capacity), StepStore(SPEC, capacity)
     for first in range(0, 330, 30):
         a.add(step(first % 2, first, 30))
     b.load_state_dict(a.state_dict())
@@ -90,10 +90,10 @@ def test_a_restored_store_has_the_same_future(capacity):
 
 
 def test_a_state_of_another_shape_is_refused():
-    store = LevelStore(SPEC)
+    store = StepStore(SPEC)
     store.add(step(0, 0, 3))
     state = store.state_dict()
-    other = LevelStore(EnvSpec("toy", 3, 2, (5,), "float32"))
+    other = StepStore(EnvSpec("toy", 3, 2, (5,), "float32"))
     with pytest.raises(RlcError, match="saved obs has shape"):
         other.load_state_dict(state)
     del state["total"]

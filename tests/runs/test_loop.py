@@ -13,7 +13,7 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import entries, get
 from rl_contrastive.runs.checkpoint import read_state, write_state
 from rl_contrastive.runs.loop import Budget, Progress, check_fit, train
-from rl_contrastive.spec import Env
+from rl_contrastive.spec import Env, OwnLoop
 
 SMALL = {
     "low-rank": {"num_states": 6, "num_actions": 3, "horizon": 3, "rank": 2},
@@ -207,9 +207,9 @@ def test_progress_round_trips_and_refuses_other_fields():
 class External(Scripted):
     """An agent with a loop of its own."""
 
-    external = True
+    has_policy_state = False
 
-    def train_external(self, *, episodes, steps, on_progress):
+    def train_in_own_loop(self, *, episodes, steps, on_progress):
         self.budget, count = (episodes, steps), 0
         while count < (episodes or steps):
             count += 2
@@ -256,7 +256,7 @@ def test_contract_training_in_two_pieces_is_training_in_one(name, env_name, tmp_
         whole = agent_of(name, env_name)
     except RlcError as error:
         pytest.skip(str(error))
-    if getattr(whole, "external", False):
+    if isinstance(whole, OwnLoop):
         pytest.skip("has its own loop")
     limits = {"episodes": 5 * whole.batch, "eval_every": 1, "eval_episodes": 10, "seed": 3}
     sink = Keep()

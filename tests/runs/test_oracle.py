@@ -139,13 +139,13 @@ def test_a_certificate_is_judged_by_the_marginals_of_sigma_and_not_by_the_pair_h
             return tables[explore][h][obs]
 
     oracle = GameOracle(model, np.random.default_rng(0))
-    explored, handed_out = (oracle.gap(Pair(env, None), explore=explore).gap for explore in (True, False))
-    assert explored < handed_out - 0.1
-    between = (explored + handed_out) / 2
+    explored, final_policy = (oracle.gap(Pair(env, None), explore=explore).gap for explore in (True, False))
+    assert explored < final_policy - 0.1
+    between = (explored + final_policy) / 2
     assert oracle.covered(Pair(env, None, width=between))
     assert not oracle.covered(Pair(env, None, width=explored - 0.01))
     found = oracle.metrics(Pair(env, None, width=between))
-    assert (found["gap"], found["gap_explore"]) == pytest.approx((handed_out, explored))
+    assert (found["gap"], found["gap_explore"]) == pytest.approx((final_policy, explored))
 
 
 def test_a_game_is_solved_by_its_gap_and_never_by_returns(make_env):

@@ -24,7 +24,10 @@ def config(config):
 @pytest.fixture
 def keeper(config, monkeypatch):
     """The agent tiny as one that keeps its table in a file; what is called when, by name."""
-    Tiny, called = registry.get("agent", "tiny")[0].factory, []
+    entry, called = registry.get("agent", "tiny")[0], []
+    Tiny = entry.factory
+    Keeper = type("Keeper", (Tiny,), {})
+    monkeypatch.setitem(registry._ENTRIES, ("agent", "tiny"), replace(entry, factory=Keeper))
 
     def noted(name, work):
         def call(self, *args):
@@ -33,7 +36,7 @@ def keeper(config, monkeypatch):
 
         return call
 
-    def keep_in(self, folder):
+    def persist_in(self, folder):
         self.folder = folder
 
     whole_state, load_whole = Tiny.state_dict, Tiny.load_state_dict
@@ -49,10 +52,10 @@ def keeper(config, monkeypatch):
     def load_state_dict(self, state):
         load_whole(self, {"Q": np.load(self.folder / f"{state['version']}.npy"), **state})
 
-    monkeypatch.setattr(Tiny, "keep_in", noted("keep_in", keep_in), raising=False)
-    monkeypatch.setattr(Tiny, "begin", noted("begin", lambda self, num_envs: None), raising=False)
-    monkeypatch.setattr(Tiny, "state_dict", noted("state_dict", state_dict))
-    monkeypatch.setattr(Tiny, "load_state_dict", noted("load_state_dict", load_state_dict))
+    Keeper.persist_in = noted("persist_in", persist_in)
+    Keeper.begin = noted("begin", lambda self, num_envs: None)
+    Keeper.state_dict = noted("state_dict", state_dict)
+    Keeper.load_state_dict = noted("load_state_dict", load_state_dict)
     save = record.save_state
     monkeypatch.setattr(record, "save_state", lambda *args: (called.append("save"), save(*args)))
     return called
@@ -68,11 +71,11 @@ def part_of(config, out, batches=4):
 def test_the_folder_is_given_first_and_every_checkpoint_asks_once(tmp_path, config, keeper):
     folder = part_of(config, tmp_path)
     ask = ["state_dict", "save"]
-    assert keeper == ["keep_in", *(["begin", *ask] * 4), *ask]
+    assert keeper == ["persist_in", *(["begin", *ask] * 4), *ask]
     assert sorted(path.name for path in (folder / "replay").iterdir()) == ["1.npy", "2.npy", "3.npy", "4.npy"]
     keeper.clear()
     assert resume(folder)["status"] == "finished"
-    assert keeper == ["keep_in", "load_state_dict", *(["begin", *ask] * 6), *ask]
+    assert keeper == ["persist_in", "load_state_dict", *(["begin", *ask] * 6), *ask]
     run(config, tmp_path / "whole")
     whole = run_folder(tmp_path / "whole", config)
     for name in ("metrics.jsonl", "checkpoint/state.npz", "replay/10.npy"):
@@ -82,7 +85,7 @@ def test_the_folder_is_given_first_and_every_checkpoint_asks_once(tmp_path, conf
 def test_without_a_run_the_state_holds_all(config, keeper):
     agent, env, _ = build(config)
     train(agent, env, episodes=8)
-    assert "keep_in" not in keeper
+    assert "persist_in" not in keeper
     assert "Q" in agent.state_dict()
 
 
@@ -103,7 +106,7 @@ def test_what_was_kept_is_one_sentence_when_it_is_lost(tmp_path, config, keeper,
     def no_room(self, folder):
         raise RlcError("no room.")
 
-    monkeypatch.setattr(registry.get("agent", "tiny")[0].factory, "keep_in", no_room)
+    monkeypatch.setattr(registry.get("agent", "tiny")[0].factory, "persist_in", no_room)
     with pytest.raises(RlcError, match="no room"):
         resume(folder)
     assert run(config, tmp_path / "new")["error"] == read_summary(run_folder(tmp_path / "new", config))["error"]

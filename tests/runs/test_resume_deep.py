@@ -13,7 +13,7 @@ from rl_contrastive.runs.run import RunConfig, build, read_config
 def replay_of(folder):
     """All that the replay of a run folder holds, and the keys of its entries."""
     agent, _, _ = build(read_config(folder))
-    agent.keep_in(folder / "replay")
+    agent.persist_in(folder / "replay")
     agent.load_state_dict(load_state(folder / "checkpoint")["agent"])
     return agent.replay.state_dict(), (agent.bonus.inner.keys, agent.bonus.lost)
 

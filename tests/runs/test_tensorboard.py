@@ -188,7 +188,7 @@ def test_histograms_of_the_deep_agent_by_hand(make_agent):
     np.testing.assert_allclose(given["features"], phi)
     eigenvalues = np.linalg.eigvalsh(phi.T @ phi / 60)[::-1]
     np.testing.assert_allclose(given["singular_values"] ** 2, eigenvalues, rtol=1e-6, atol=1e-9)
-    counted = agent.bonus.along(visits, agent.replay.actions(visits))
+    counted = agent.bonus.taken(visits, agent.replay.actions(visits))
     np.testing.assert_array_equal(given["bonus"], counted)
 
 

@@ -28,6 +28,7 @@ from rl_contrastive.runs.checkpoint import load_state
 from rl_contrastive.runs.load import load_agent
 from rl_contrastive.runs.loop import Budget
 from rl_contrastive.runs.run import RunConfig, config_json, resume, run, run_folder
+from rl_contrastive.spec import OwnLoop
 
 ATTACKS = int(os.environ.get("RLC_ATTACKS", "12"))
 SEED = int(os.environ.get("RLC_ATTACK_SEED", random.SystemRandom().randrange(10**6)))
@@ -56,7 +57,7 @@ def quick(agent: str) -> RunConfig | None:
             made = entry.factory(env_entry.factory(from_dict(env_entry.config, fields), config.batch), config, seed=0)
         except RlcError:
             continue
-        if getattr(made, "external", False):
+        if isinstance(made, OwnLoop):
             return None
         budget = Budget(episodes=8 * config.batch, eval_every=2 * config.batch, eval_episodes=5)
         return RunConfig(agent, env, to_dict(config), fields, budget=budget, checkpoint_seconds=0.0, tensorboard=False)

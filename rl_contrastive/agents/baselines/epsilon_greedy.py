@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent, due
+from rl_contrastive.agents.base import BaseAgent, grew_by
 from rl_contrastive.config import require
-from rl_contrastive.features.steps import LevelStore
+from rl_contrastive.features.steps import StepStore
 from rl_contrastive.features.tables import StateTable
 from rl_contrastive.planning.bonus import spd_inverse
 from rl_contrastive.planning.lsvi import plan_model
 from rl_contrastive.registry import register
 from rl_contrastive.runs.evaluate import sample
 from rl_contrastive.seeding import generator_state, restore_generator
-from rl_contrastive.spec import Array, Env, FloatArray, IntArray, LevelData, State, Transition
+from rl_contrastive.spec import Array, Env, FloatArray, IntArray, State, StepData, Transition
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class EpsilonGreedy(BaseAgent):
         spec = self.env_spec
         H, A, S = spec.horizon, spec.num_actions, spec.num_states
         self.tabular = S is not None
-        self.memory: StateTable | LevelStore = (
-            StateTable(spec) if S is not None else LevelStore(spec, capacity=config.capacity)
+        self.memory: StateTable | StepStore = (
+            StateTable(spec) if S is not None else StepStore(spec, capacity=config.capacity)
         )
         # Q itself (H, S, A) for tables, weights (H, D+1, A) for vectors.
         self.values: FloatArray = np.zeros((H, S if S is not None else int(np.prod(spec.obs_shape)) + 1, A))
@@ -87,7 +87,7 @@ class EpsilonGreedy(BaseAgent):
         before = self.epsilon
         self.episodes += self.batch
         seen = float((self.memory.rows() if isinstance(self.memory, StateTable) else self.memory.total).sum())
-        planned = due(seen, self.planned_at, self.config.growth)
+        planned = grew_by(seen, self.planned_at, self.config.growth)
         if planned:
             self.planned_at = seen
             self._plan()
@@ -137,7 +137,7 @@ def design(obs: Array) -> FloatArray:
     return np.concatenate([x, np.ones((len(x), 1))], axis=1)
 
 
-def linear_values(data: LevelData, num_actions: int, lam: float) -> FloatArray:
+def linear_values(data: StepData, num_actions: int, lam: float) -> FloatArray:
     """Weights (H, D+1, A) of Q_h(x, a) = (x, 1) . w_{h,a} by backward ridge regression, without bonus or cap.
 
     The same as `planning.lsvi.plan_ridge` with phi = one-hot(a) (x) (x, 1), whose covariance is block-diagonal:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent, due
+from rl_contrastive.agents.base import BaseAgent, grew_by
 from rl_contrastive.agents.baselines.lsvi_ucb import true_features
 from rl_contrastive.agents.baselines.planned_game import PlannedGame
 from rl_contrastive.config import require
@@ -124,7 +124,7 @@ class LsviGame(BaseAgent):
         self.elliptical.update(t.h, self.phi[t.h, t.obs[t.alive], t.action[t.alive]])  # (2)
 
     def update(self) -> dict[str, float]:
-        if due(float(self.table.rows().sum()), self.planned.rows, self.config.growth):
+        if grew_by(float(self.table.rows().sum()), self.planned.rows, self.config.growth):
             self._plan()
             self.version += 1
         return self.planned.report

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent, due
-from rl_contrastive.agents.baselines.planned import Planned
+from rl_contrastive.agents.base import BaseAgent, grew_by
+from rl_contrastive.agents.baselines.planned import LastPlan
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.tables import StateTable
@@ -92,7 +92,7 @@ class LsviUcb(BaseAgent):
         self.elliptical.update(t.h, visited)  # the features never change, so Lambda is never rebuilt
 
     def update(self) -> dict[str, float]:
-        if due(float(self.table.rows().sum()), self.planned.rows, self.config.growth):
+        if grew_by(float(self.table.rows().sum()), self.planned.rows, self.config.growth):
             self._replan()
             self.version += 1
         return self.planned.report
@@ -106,7 +106,7 @@ class LsviUcb(BaseAgent):
         beta = self.config.c * self.env_spec.horizon * self.bounds.unit
         bonus = self.elliptical.bonuses(self.phi, beta, cap=np.inf)  # (H, S, A); Q is capped
         optimistic, greedy = self.plan(bonus), self.plan(np.zeros_like(bonus))
-        self.planned = Planned(
+        self.planned = LastPlan(
             optimistic, greedy, float(self.table.rows().sum()), {"bonus": float(bonus.mean()), **self.bounds.scalars()}
         )
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent, due, true_reward
+from rl_contrastive.agents.base import BaseAgent, grew_by, true_reward
 from rl_contrastive.agents.baselines.planned_game import PlannedGame
 from rl_contrastive.config import require
 from rl_contrastive.features.tables import StateTable, add_pooled, one_kernel
@@ -90,7 +90,7 @@ class NashVI(BaseAgent):
             self.table.add(transition)
 
     def update(self) -> dict[str, float]:
-        if due(float(self.table.rows().sum()), self.planned.rows, self.config.growth):
+        if grew_by(float(self.table.rows().sum()), self.planned.rows, self.config.growth):
             self._plan()
             self.version += 1
         return self.planned.report

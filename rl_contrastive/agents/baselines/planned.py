@@ -13,7 +13,7 @@ from rl_contrastive.spec import ExactModel, FloatArray, State
 ARRAYS = ("V", "explore", "greedy")
 
 
-class Planned:
+class LastPlan:
     """The last plan of a finite problem, as a checkpoint needs it: policies are kept, not recomputed from newer counts.
 
     `V` (H+1, S) optimistic values; `explore`, `greedy` (H, S, A) policies with and without the bonus; `rows` the

@@ -10,20 +10,20 @@ from rl_contrastive.config import require
 from rl_contrastive.planning.optimistic_games import GamePlan, NashPlan
 from rl_contrastive.spec import ExactModel, FloatArray, IntArray, State
 
-ARRAYS = ("explore", "handed_out", "V_upper", "V_lower")
+ARRAYS = ("explore", "final_policy", "V_upper", "V_lower")
 
 
 class PlannedGame:
     """The last plan of a finite game, as a checkpoint needs it: policies are kept, not recomputed from newer counts.
 
-    `explore` (H, S, AB) the correlated equilibria sigma; `handed_out` (H, S, AB) the product of the
+    `explore` (H, S, AB) the correlated equilibria sigma; `final_policy` (H, S, AB) the product of the
     bonus-free Nash policies; `V_upper`, `V_lower` (S,) the optimistic values at h = 0; `rows` the transitions it was
     made from.
     """
 
     def __init__(self, optimistic: GamePlan, nash: NashPlan, rows: float, report: dict[str, float]) -> None:
         self.explore: FloatArray = optimistic.sigma
-        self.handed_out: FloatArray = nash.joint()
+        self.final_policy: FloatArray = nash.joint()
         self.V_upper, self.V_lower = optimistic.V_upper[0], optimistic.V_lower[0]
         self.rows = rows
         self.report = {"saturated": optimistic.saturated, **report}
@@ -31,7 +31,7 @@ class PlannedGame:
     def policy(self, obs: Any, h: int, *, explore: bool, epsilon: float = 0.0) -> FloatArray:
         """Joint probabilities (N, AB) of the states obs (N,); with explore, uniform with probability epsilon."""
         if not explore:
-            return np.asarray(self.handed_out[h, obs])
+            return np.asarray(self.final_policy[h, obs])
         return np.asarray((1.0 - epsilon) * self.explore[h, obs] + epsilon / self.explore.shape[2])
 
     def certificate(self, obs: IntArray) -> FloatArray:

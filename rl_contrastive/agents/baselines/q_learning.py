@@ -18,7 +18,7 @@ from scipy.special import gammaln
 
 from rl_contrastive.config import require
 from rl_contrastive.features.decoder import DecoderConfig, LatentDecoder
-from rl_contrastive.features.steps import LevelStore
+from rl_contrastive.features.steps import StepStore
 from rl_contrastive.spec import Array, EnvSpec, FloatArray, IntArray, State, Transition
 
 
@@ -128,10 +128,10 @@ class Episodes:
     def __init__(self, spec: EnvSpec, decoder: DecoderConfig, *, capacity: int, growth: float) -> None:
         self.horizon, self.growth = spec.horizon, growth
         self._batch: list[tuple[int, Array, IntArray, FloatArray, Array, FloatArray]] = []
-        self.store: LevelStore | None = None
+        self.store: StepStore | None = None
         self.num_states = spec.num_states or decoder.most_latents
         if spec.num_states is None:
-            self.store = LevelStore(spec, capacity)
+            self.store = StepStore(spec, capacity)
             self.decoder = LatentDecoder(
                 decoder, horizon=spec.horizon, num_actions=spec.num_actions, obs_shape=spec.obs_shape
             )

@@ -76,4 +76,4 @@ class RndDqn(ContrastiveUCBDeep):
     def histograms(self) -> dict[str, Array]:
         """Bonuses of up to 2048 stored steps."""
         some = self._some(2048)
-        return {"bonus": self.bonus.along(some, self.replay.actions(some))}
+        return {"bonus": self.bonus.taken(some, self.replay.actions(some))}

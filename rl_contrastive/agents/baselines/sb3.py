@@ -1,6 +1,6 @@
 """Stable-Baselines3's PPO, DQN and QR-DQN as agents of this library: the deep baselines, in the same records.
 
-They train in SB3's own loop (`external = True`), so they cannot be resumed midway: `rlc resume` starts them again from
+They train in SB3's own loop (`spec.OwnLoop`), so they cannot be resumed midway: `rlc resume` starts them again from
 their seed. Evaluation is by the mode of the policy (argmax of Q, or PPO's most probable action).
 """
 
@@ -97,7 +97,7 @@ class PrivateGlobals:
 class StableBaselines(BaseAgent):
     """One SB3 algorithm, chosen by its config, on a stream of whole episodes."""
 
-    external = True
+    has_policy_state = False
 
     def __init__(self, env: Env, config: Sb3Config, *, seed: int = 0) -> None:
         super().__init__(env, config, seed=seed)
@@ -122,15 +122,15 @@ class StableBaselines(BaseAgent):
                 **arguments,
             )
 
-    def train_external(
+    def train_in_own_loop(
         self, *, episodes: int | None = None, steps: int | None = None, on_progress: Callable[[int, int], bool]
     ) -> None:
         """Train from scratch for a budget of episodes or steps; `on_progress(episodes, env_steps)` is called when all
         rows have ended an episode, and stops the training by returning False. Rules of the budget: `experiment.loop`.
         """
-        require((episodes is None) != (steps is None), "train_external: give exactly one of episodes and steps.")
+        require((episodes is None) != (steps is None), "train_in_own_loop: give exactly one of episodes and steps.")
         B, H, stream = self.env.num_envs, self.env_spec.horizon, self.stream
-        require(episodes is None or episodes >= B, f"train_external: episodes must be >= batch {B}, got {episodes}.")
+        require(episodes is None or episodes >= B, f"train_in_own_loop: episodes must be >= batch {B}, got {episodes}.")
         total = steps if steps is not None else (episodes or 0) * H
         stream.iteration = stream.episodes = stream.env_steps = 0
         self.model = self._build(total)
@@ -169,10 +169,10 @@ class StableBaselines(BaseAgent):
         return sample(self.policy(obs, h, explore=True), rng=self.rng)
 
     def observe(self, transition: Transition) -> None:
-        raise RlcError("SB3 agents train in their own loop: call train_external (or learn), not observe and update.")
+        raise RlcError("SB3 agents train in their own loop: call train_in_own_loop (or learn), not observe and update.")
 
     def update(self) -> dict[str, float]:
-        raise RlcError("SB3 agents train in their own loop: call train_external (or learn), not observe and update.")
+        raise RlcError("SB3 agents train in their own loop: call train_in_own_loop (or learn), not observe and update.")
 
     def state_dict(self) -> State:
         """The networks only: enough to evaluate the policy, not to go on training."""

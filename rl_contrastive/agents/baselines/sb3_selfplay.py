@@ -100,8 +100,7 @@ class SideStream(EpisodeStream):
 class SelfPlay(BaseAgent):
     """Self-play by two Stable-Baselines3 PPOs that learn in turn, the clock appended to the observation (games)."""
 
-    external = True
-    savable = True
+    has_policy_state = True
     plays = "game"
 
     def __init__(self, env: Env, config: SelfPlayConfig, *, seed: int = 0) -> None:
@@ -132,16 +131,16 @@ class SelfPlay(BaseAgent):
                 for seed, num_actions in zip(seeds, self.env_spec.game, strict=True)
             ]
 
-    def train_external(
+    def train_in_own_loop(
         self, *, episodes: int | None = None, steps: int | None = None, on_progress: Callable[[int, int], bool]
     ) -> None:
-        """Train from scratch for a budget, as `StableBaselines.train_external`.
+        """Train from scratch for a budget, as `StableBaselines.train_in_own_loop`.
 
         An episode that a change of sides cuts is not counted; its steps are.
         """
-        require((episodes is None) != (steps is None), "train_external: give exactly one of episodes and steps.")
+        require((episodes is None) != (steps is None), "train_in_own_loop: give exactly one of episodes and steps.")
         B, stream, config = self.env.num_envs, self.stream, self.config
-        require(episodes is None or episodes >= B, f"train_external: episodes must be >= batch {B}, got {episodes}.")
+        require(episodes is None or episodes >= B, f"train_in_own_loop: episodes must be >= batch {B}, got {episodes}.")
         stream.iteration = stream.episodes = stream.env_steps = 0
         self.models = self._build()
         stream.side = 0
@@ -193,10 +192,10 @@ class SelfPlay(BaseAgent):
         return sample(self.policy(obs, h, explore=True), rng=self.rng)
 
     def observe(self, transition: Transition) -> None:
-        raise RlcError("SB3 agents train in their own loop: call train_external (or learn), not observe and update.")
+        raise RlcError("SB3 agents train in their own loop: call train_in_own_loop (or learn), not observe and update.")
 
     def update(self) -> dict[str, float]:
-        raise RlcError("SB3 agents train in their own loop: call train_external (or learn), not observe and update.")
+        raise RlcError("SB3 agents train in their own loop: call train_in_own_loop (or learn), not observe and update.")
 
     def state_dict(self) -> State:
         """The networks only: enough to play the policies, not to go on training."""

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent, due, true_reward
-from rl_contrastive.agents.baselines.planned import Planned
+from rl_contrastive.agents.base import BaseAgent, grew_by, true_reward
+from rl_contrastive.agents.baselines.planned import LastPlan
 from rl_contrastive.config import require
 from rl_contrastive.features.tables import StateTable
 from rl_contrastive.planning.bounds import ReturnBounds
@@ -79,7 +79,7 @@ class UCBVI(BaseAgent):
         self.table.add(transition)  # (2)
 
     def update(self) -> dict[str, float]:
-        if due(float(self.table.rows().sum()), self.planned.rows, self.config.growth):
+        if grew_by(float(self.table.rows().sum()), self.planned.rows, self.config.growth):
             self._plan()
             self.version += 1
         return self.planned.report
@@ -106,7 +106,7 @@ class UCBVI(BaseAgent):
         optimistic = plan_model(model, r, self.bonus(), cap=cap, floor=floor)  # (4)
         greedy = plan_model(model, r)
         visited = float((self.table.visits > 0).mean())
-        self.planned = Planned(
+        self.planned = LastPlan(
             optimistic, greedy, float(self.table.rows().sum()), {"visited": visited, **self.bounds.scalars()}
         )
 

@@ -68,13 +68,13 @@ def games_rate(config: GamesRateConfig, *, out: Path) -> Verdict:
     sizes = {name: getattr(config, name) for name in ("num_states", "num_actions", "horizon", "rank")}
     sizes["num_opponent_actions"] = config.num_actions
     curves, slopes, last = {}, {}, {}
-    handed_out = None
+    final_policy = None
     for agent in (config.agent, *config.controls):
         results = play(agent, sizes, games=config.games, first=config.seed, episodes=config.episodes, evaluations=50)
         episodes, gap = columns(results, "episodes")[0], columns(results, "gap")
         tail = episodes >= START * config.episodes
         if "gap_explore" in results[0].history[-1]:
-            handed_out = slope_interval(episodes[tail], gap[:, tail])
+            final_policy = slope_interval(episodes[tail], gap[:, tail])
             gap = columns(results, "gap_explore")
         curves[agent] = episodes, gap
         slopes[agent] = slope_interval(episodes[tail], gap[:, tail])
@@ -89,7 +89,7 @@ def games_rate(config: GamesRateConfig, *, out: Path) -> Verdict:
 
     claimed = slopes[config.agent]
     listed = "; ".join(f"{agent} {words(slopes[agent])}, last gap {last[agent]:.3f}" for agent in config.controls)
-    beside = "" if handed_out is None else f"; of the policy handed out {words(handed_out)}"
+    beside = "" if final_policy is None else f"; of the policy handed out {words(final_policy)}"
     return Verdict(
         name="games-rate",
         claim="gap(n) = O(n^-1/2) on the true features (Xie et al. 2020; Qiu et al. 2022)",
@@ -99,7 +99,7 @@ def games_rate(config: GamesRateConfig, *, out: Path) -> Verdict:
         passed=claimed.estimate <= SLOPE,
         control=f"{listed} (slopes must stay > {FLAT})",
         control_passed=all(slopes[agent].estimate > FLAT for agent in config.controls),
-        numbers={"slopes": slopes, "slope_handed_out": handed_out, "last_gap": last,
+        numbers={"slopes": slopes, "slope_handed_out": final_policy, "last_gap": last,
                  "final": {agent: gap[:, -1] for agent, (_, gap) in curves.items()}},
         plot=draw(out, "games-rate", {"Duality gap and its log-log slope": paint},
                   f"Random low-rank games, S={config.num_states}, A=B={config.num_actions}, H={config.horizon}, "

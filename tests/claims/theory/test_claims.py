@@ -47,9 +47,7 @@ def test_a_claim_holds_and_its_control_fails(name, tmp_path):
     assert verdict.ok
     record = json.loads((tmp_path / name / "verdict.json").read_text())
     assert record["passed"] is True
-    assert record["config"] == json.loads(
-        json.dumps(dataclasses.asdict(registry.get("claim", name)[0].config.quick()))
-    )
+    assert record["config"] == json.loads(json.dumps(dataclasses.asdict(registry.get("claim", name)[0].config.quick())))
     assert (tmp_path / name / verdict.plot).read_bytes().startswith(b"\x89PNG")
     assert verdict.measurement in (tmp_path / "verdicts.md").read_text()
 
