@@ -8,7 +8,8 @@ adapter resets ended rows at once. So all three show the same transitions (o, a,
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -86,6 +87,32 @@ def make_gym(config: GymConfig, num_envs: int) -> GymEnv:
     except Exception as error:
         raise RlcError(f"gym:{config.id} cannot be made: {one_line(error)}.") from error
     return GymEnv(envs, config, horizon)
+
+
+def adapt_gym(source: Any, config: GymConfig, num_envs: int) -> GymEnv:
+    """A gymnasium environment of one's own: a function that makes one, or one environment for a single row.
+
+    Episodes end after `config.horizon` steps, by default the environment's own limit, or 200 without one.
+    """
+    if isinstance(source, gym.Env):
+        require(num_envs == 1, "make_env: one environment is one row; for more give a function that makes one.")
+        first, rest = source, []
+    else:
+        require(callable(source), f"make_env: give a name, a function or a gymnasium environment, got {source!r}.")
+        made = [_made(source) for _ in range(num_envs)]
+        first, rest = made[0], made[1:]
+    own = first.spec.max_episode_steps if first.spec is not None else None
+    horizon = config.horizon or own or DEFAULT_HORIZON
+    rows = [partial(gym.wrappers.TimeLimit, env, horizon) for env in (first, *rest)]
+    name = first.spec.id if first.spec is not None else type(first.unwrapped).__name__
+    return GymEnv(SyncVectorEnv(rows), replace(config, id=name), horizon)
+
+
+def _made(source: Callable[[], Any]) -> gym.Env[Any, Any]:
+    env = source()
+    require(isinstance(env, gym.Env), f"make_env: the function made a {type(env).__name__}, no gymnasium environment.")
+    found: gym.Env[Any, Any] = env
+    return found
 
 
 def own_limit(id: str, arguments: dict[str, Any]) -> int | None:
