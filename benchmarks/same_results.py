@@ -20,6 +20,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from rl_contrastive import registry
 from rl_contrastive.cli import main as rlc
@@ -91,10 +92,14 @@ def measure(words: list[str]) -> list[str]:
 def lines_of(file: Path) -> list[str]:
     """The lines without what time decides."""
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    for row in rows:
-        for name in [name for name in row if "seconds" in name]:
-            del row[name]
-    return [json.dumps(row, sort_keys=True) for row in rows]
+    return [json.dumps(timeless(row), sort_keys=True) for row in rows]
+
+
+def timeless(value: Any) -> Any:
+    """Without every entry that says seconds."""
+    if not isinstance(value, dict):
+        return value
+    return {name: timeless(entry) for name, entry in value.items() if "seconds" not in name}
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ import pytest
 from rl_contrastive import registry
 from rl_contrastive.cli import COMMANDS, main
 from rl_contrastive.cli.run import RunFlags
+from rl_contrastive.cli.short_help import FIRST
 from rl_contrastive.config import field_docs
 from rl_contrastive.runs.run import read_summary
 
@@ -276,7 +277,7 @@ def test_every_command_has_help(command, capsys):
 
 def test_help_of_a_run_shows_every_field_with_its_default(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
-    assert main(["run", "uniform", "combination-lock", "--help"]) == 0
+    assert main(["run", "uniform", "combination-lock", "--help-all"]) == 0
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     entry, _ = registry.get("env", "combination-lock")
     for name, text in field_docs(entry.config).items():
@@ -285,6 +286,17 @@ def test_help_of_a_run_shows_every_field_with_its_default(capsys, monkeypatch):
     for name in field_docs(RunFlags):
         assert f"--{name.replace('_', '-')}".replace("imports", "import") in shown
     assert "(default: 10)" in shown
+
+
+def test_short_help_shows_ten_options_of_the_run_and_where_the_rest_is(capsys):
+    assert main(["run", "contrastive-ucb", "combination-lock", "--help"]) == 0
+    shown = capsys.readouterr().out
+    run_part = shown.partition("agent:")[0]
+    assert run_part.count("\n  --") == len(FIRST) == 10
+    assert "--agent.gamma" in shown
+    assert "--agent.learner" not in shown  # a table of its own
+    assert "--help-all" in shown
+    assert max(map(len, shown.splitlines())) <= 120
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,20 @@ COMMANDS = {
         "list_names",
         "what can be named: agents, envs, objectives, studies ...",
     ),
+    "new": ("rl_contrastive.cli.own", "new", "write an agent, environment or objective of your own to start from"),
+    "check": ("rl_contrastive.cli.own", "check", "hold a file of your own to the contracts"),
     "sweep": ("rl_contrastive.cli.sweep", "sweep", "all runs of a TOML file, skipping what is done"),
     "doctor": ("rl_contrastive.cli.doctor", "doctor", "check this installation; writes nothing"),
 }
+
+
+GREETING = """rlc: contrastive representation learning for online reinforcement learning. Three commands to try:
+
+  rlc run contrastive-frontier combination-lock --episodes 1000   open a lock of 10 steps, in seconds
+  rlc run ucbvi gym:FrozenLake-v1 --episodes 2000                 an environment of gymnasium
+  rlc compare runs                                                a table and plots of what was run
+
+`rlc --help` lists all commands, `rlc list` everything that has a name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(args: list[str]) -> int:
-    if not args or args[0] in ("-h", "--help", "help"):
+    if not args:
+        print(GREETING)
+        return 0
+    if args[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
     if args[0] == "--version":

@@ -14,6 +14,7 @@ import tyro
 
 from rl_contrastive import registry
 from rl_contrastive.cli.parse import Done, Nothing, flags_of, parse
+from rl_contrastive.cli.short_help import short_help
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.runs.budget import Budget, Limits
 
@@ -72,7 +73,7 @@ def run(args: list[str]) -> int:
     imports = _imports(options)
     for file in imports:
         registry.import_file(Path(file))
-    wants_help = "-h" in options or "--help" in options
+    wants_help = not {"-h", "--help", "--help-all"}.isdisjoint(options)
     require(len(names) == 2 or wants_help, "rlc run needs two names first: rlc run AGENT ENV (see `rlc list agents`).")
     agent_config: type = Nothing
     env_config: type = Nothing
@@ -83,6 +84,10 @@ def run(args: list[str]) -> int:
         entry, fixed = registry.get("env", names[1])
         env_config = entry.config
     prog = f"rlc run {' '.join(names) if len(names) == 2 else 'AGENT ENV'}"
+    if wants_help and "--help-all" not in options:
+        print(short_help(prog, RunFlags, agent_config, env_config))
+        return 0
+    options = ["--help" if word == "--help-all" else word for word in options]
     flags = flags_of(RunFlags) - {"--imports"} | {"--import"}
     flags |= flags_of(agent_config, "--agent.") | flags_of(env_config, "--env.")
     generic: Any = RunCommand
