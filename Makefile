@@ -21,7 +21,7 @@ $(STAMP): requirements.lock pyproject.toml
 # Contrastive-UCB against baselines on the lock: prints a table, writes plots and a page; QUICK=1 takes seconds.
 demo: $(STAMP)
 	$(BIN)/rlc sweep docs/results/demo.toml $(if $(QUICK),--quick) --overwrite --workers $(WORKERS) --out $(DEMO_OUT)
-	@echo "plots and page: $(DEMO_OUT)/compare"
+	@echo "plot: $(DEMO_OUT)/compare/sample-efficiency.png, page: $(DEMO_OUT)/compare/index.html"
 
 test: $(STAMP)
 	$(BIN)/pytest -q -n 2

@@ -176,7 +176,7 @@ def work(jobs: list[Any], workers: int | None, *, as_json: bool, done: list[Path
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min(workers or cores, max(len(jobs), 1))
-    with ProgressLines(quiet=as_json) as lines:
+    with ProgressLines(runs=len(jobs), quiet=as_json) as lines:
         outcomes = Pool(count, lines.report).run(jobs)
     shown = [(folder, read_summary(folder)) for folder in done or []]
     shown += [(outcome.job.folder, outcome.summary) for outcome in outcomes if outcome.bad_input is None]

@@ -1,4 +1,4 @@
-"""One line a run while it goes: episodes, time left, return, solved; without a terminal a line every half minute.
+"""One line a run while it goes: episodes, time left, return, solved; through a pipe a line every few seconds.
 
 The lines go to stderr, so that stdout stays readable by programs.
 """
@@ -17,17 +17,25 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
-EVERY = 30.0
-"""Seconds between two lines where there is no terminal."""
-MOST = 4
+EVERY = 5.0
+"""Least seconds between two lines where there is no terminal."""
+SPARSE = 20.0
+"""A line comes at the latest after this share of the time so far: long sweeps do not fill a log."""
+LONGEST = 60.0
+"""Most seconds between two lines."""
+MOST = 2
 """Runs that a line tells of, those heard of last."""
 
 
 class ProgressLines:
-    """A context manager whose `report` is what `workers.Pool` calls: bars on a terminal, else now and then a line."""
+    """A context manager whose `report` is what `workers.Pool` calls: bars on a terminal, else now and then a line.
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet = quiet
+    runs: how many there are, for the time that is left.
+    """
+
+    def __init__(self, *, runs: int = 1, quiet: bool = False) -> None:
+        self.quiet, self.runs = quiet, runs
+        self._started, self._shares = time.monotonic(), dict[str, float]()
         self.drawn = not quiet and sys.stderr.isatty()
         self._say = Occasionally(EVERY)
         self._newest: dict[str, str] = {}
@@ -52,10 +60,10 @@ class ProgressLines:
         if self._bars is None:
             if not self.quiet:
                 self._newest.pop(key, None)  # the newest comes last
-                self._newest[key] = _words(job, message)
-                going = list(self._newest.values())
-                more = f" and {len(going) - MOST} more" if len(going) > MOST else ""
-                self._say("; ".join(going[-MOST:]) + more)
+                self._shares[key] = 1.0 if message.get("done") else min(_share(job, message), 0.99)
+                if not message.get("done"):
+                    self._newest[key] = _words(job, message)
+                self._say_how_far()
             return
         if key not in self._tasks:
             name = f"{job.folder.name} {job.folder.parent.name}"  # the seed first: long names are cut
@@ -70,6 +78,30 @@ class ProgressLines:
             value="" if value is None else f"return {value:.3f}",
             solved="" if solved is None else f"solved at {solved}",
         )
+
+    def _say_how_far(self) -> None:
+        """Runs done, about how long the rest takes at the pace so far, and what was heard last."""
+        elapsed, share = time.monotonic() - self._started, sum(self._shares.values()) / self.runs
+        self._say.seconds = min(max(EVERY, elapsed / SPARSE), LONGEST)
+        done = sum(part == 1.0 for part in self._shares.values())
+        left = f", about {_time(elapsed * (1 - share) / share)} left" if share > 0.02 else ""
+        self._say("; ".join([f"{done} of {self.runs} runs done{left}", *list(self._newest.values())[-MOST:]]))
+
+
+def _share(job: Job, message: dict[str, Any]) -> float:
+    """How much of its budget the run has used, in [0, 1]."""
+    budget = job.config.budget
+    done, cap = message["episodes"], budget.episodes
+    if cap is None:
+        done, cap = message["env_steps"], budget.steps
+    return float(done) / max(cap or 1, 1)
+
+
+def _time(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _words(job: Job, message: dict[str, Any]) -> str:

@@ -133,7 +133,8 @@ class Pool:
                 summary = message["summary"]
                 outcome = Outcome(job, summary)
                 last = {"return": summary.get("final_return"), "solved_at": summary.get("solved_at_episode")}
-                self.report(job, {"episodes": summary["episodes"], "env_steps": summary["env_steps"], **last})
+                counts = {"episodes": summary["episodes"], "env_steps": summary["env_steps"]}
+                self.report(job, {**counts, **last, "done": True})
             elif "bad_input" in message:
                 outcome = Outcome(job, None, message["bad_input"])
                 if job.fresh:

@@ -107,7 +107,7 @@ def test_without_a_terminal_a_line_comes_every_half_minute(monkeypatch, capsys):
 
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    say = progress.Occasionally(progress.EVERY)
+    say = progress.Occasionally(30.0)
     for clock[0] in (1.0, 29.0, 30.5, 31.0, 61.0):
         say(f"at {clock[0]:g}")
     assert capsys.readouterr().err == "rlc: at 30.5\nrlc: at 61\n"
