@@ -46,8 +46,14 @@ def started(folder: Path) -> bool:
     return metrics.exists() and metrics.stat().st_size > 0
 
 
+def test_an_option_by_its_old_name_works_and_says_so(tmp_path, capsys):
+    assert main([*TINY_RUN, "--out", str(tmp_path), "--experiment", "e"]) == 0
+    assert (tmp_path / "e" / "tiny--low-rank" / "seed-0" / "summary.json").is_file()
+    assert capsys.readouterr().err.splitlines()[0] == "rlc: --experiment is called --group now."
+
+
 def test_run_writes_one_folder_a_seed_and_says_how_they_ended(tmp_path, capsys):
-    words = [*TINY_RUN, "--seed", "4", "--seeds", "2", "--out", str(tmp_path), "--experiment", "e", "--label", "mine"]
+    words = [*TINY_RUN, "--seed", "4", "--seeds", "2", "--out", str(tmp_path), "--group", "e", "--label", "mine"]
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
     folders = [tmp_path / "e" / "mine--low-rank" / f"seed-{n}" for n in (4, 5)]

@@ -93,7 +93,7 @@ class Run:
 
 def find_runs(folders: list[Path]) -> list[Path]:
     """Run folders at or below the given ones, sorted; RlcError where a folder does not exist or none is found."""
-    require(len(folders) > 0, "compare: give at least one run folder or experiment folder.")
+    require(len(folders) > 0, "compare: give at least one run folder or a folder of runs.")
     found: dict[Path, Path] = {}
     for folder in folders:
         require(folder.is_dir(), f"compare: there is no folder {folder}.")

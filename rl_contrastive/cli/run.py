@@ -35,8 +35,8 @@ class RunFlags(Limits):
     device: str = "auto"
     """auto | cpu | cuda | cuda:1 ..., for agents with a network."""
     out: Path = Path("runs")
-    """Folder of all experiments; a run goes to OUT/EXPERIMENT/LABEL--ENV/seed-N."""
-    experiment: str = "default"
+    """Folder of all runs; one goes to OUT/GROUP/LABEL--ENV/seed-N."""
+    group: str = "default"
     """Name of the group of runs."""
     label: str | None = None
     """Name in folders, tables and plots; default: the agent's."""
@@ -69,7 +69,7 @@ class RunCommand(Generic[AgentConfig, EnvConfig]):
 
 def run(args: list[str]) -> int:
     """`rlc run AGENT ENV [options]`."""
-    names, options = _leading_words(args, 2)
+    names, options = _leading_words(renamed(args), 2)
     imports = _imports(options)
     for file in imports:
         registry.import_file(Path(file))
@@ -97,6 +97,21 @@ def run(args: list[str]) -> int:
     except Done:
         return 0
     return start(names[0], names[1], parsed, "rlc run " + shlex.join(args))
+
+
+OLD_FLAGS = {"--experiment": "--group"}
+
+
+def renamed(words: list[str]) -> list[str]:
+    """Options by their names today; one line on stderr for each that was renamed."""
+    out = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in OLD_FLAGS:
+            print(f"rlc: {flag} is called {OLD_FLAGS[flag]} now.", file=sys.stderr)
+            word = f"{OLD_FLAGS[flag]}{equals}{value}"
+        out.append(word)
+    return out
 
 
 def _leading_words(args: list[str], most: int) -> tuple[list[str], list[str]]:
@@ -131,7 +146,7 @@ def start(agent: str, env: str, parsed: Any, command: str) -> int:
             seed=flags.seed,
             budget=budget_of(flags),
             checkpoint_seconds=flags.checkpoint_seconds,
-            experiment=flags.experiment,
+            group=flags.group,
             label=flags.label,
             device=flags.device,
             threads=flags.threads,
@@ -141,7 +156,7 @@ def start(agent: str, env: str, parsed: Any, command: str) -> int:
         )
     )
     config = with_local_folder(config)
-    out = flags.out / flags.experiment
+    out = flags.out / flags.group
     configs = [replace(config, seed=flags.seed + i) for i in range(flags.seeds)]
     folders = [run_folder(out, c) for c in configs]
     for folder in folders:

@@ -1,4 +1,4 @@
-"""`rlc sweep FILE.toml`: all runs of an experiment, by local processes or on a Ray cluster, then the comparison."""
+"""`rlc sweep FILE.toml`: all runs of a file, by local processes or on a Ray cluster, then the comparison."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SweepCommand:
     workers: int | None = None
     """Runs at a time (local); default: the cores."""
     out: Path | None = None
-    """Folder of the experiment; default: runs/NAME."""
+    """Folder of the runs; default: runs/NAME."""
     quick: bool = False
     """Apply the file's [quick] table."""
     overwrite: bool = False

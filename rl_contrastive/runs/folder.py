@@ -1,6 +1,6 @@
 """The run folder: what a run leaves on disk, and how it is opened again after a kill.
 
-    runs/<experiment>/<label or agent>--<env>/seed-<n>/
+    runs/<group>/<label or agent>--<env>/seed-<n>/
         config.json     the whole RunConfig; under "meta" command, versions, processor, git commit
         metrics.jsonl   one line an evaluation, deterministic values only: the same seed gives the same bytes
         timing.jsonl    {"episodes", "env_steps", "wall_s"} of the same evaluations: wall times are kept apart
@@ -162,7 +162,7 @@ class RunFolder:
         self.clear()
         for name in (CONFIG, LOCK):
             (self.path / name).unlink(missing_ok=True)
-        for folder in (self.path, *self.path.parents[:2]):  # the seed's, the agent's and the experiment's
+        for folder in (self.path, *self.path.parents[:2]):  # the seed's, the agent's and the group's
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 

@@ -176,7 +176,7 @@ def check_new(path: Path, overwrite: bool) -> None:
     if (path / CONFIG).exists() and not overwrite:
         summary = read_summary(path)
         done = summary is not None and summary.get("status") == "finished"
-        hint = "choose another --label, --experiment or --out" if done else f"go on with `rlc resume {path}`"
+        hint = "choose another --label, --group or --out" if done else f"go on with `rlc resume {path}`"
         raise RlcError(f"{path} holds a{' finished' if done else 'n unfinished'} run: {hint}, or use --overwrite.")
 
 

@@ -23,6 +23,8 @@ from rl_contrastive.runs.budget import Budget
 from rl_contrastive.runs.folder import CONFIG, read_json
 
 TABLES = ("agent_config", "env_config", "budget")
+OLD_NAMES = {"experiment": "group"}
+"""Fields of older run folders -> their names today."""
 LONGEST_NAME = 255
 """Bytes of a folder's name on common file systems."""
 PACKAGES = ("rl-contrastive", "numpy", "scipy", "gymnasium", "torch", "stable-baselines3")
@@ -51,7 +53,7 @@ class RunConfig:
     """How long, and when measured."""
     checkpoint_seconds: float = 30.0
     """Wall seconds between checkpoints (>= 0; 0 is one after each batch)."""
-    experiment: str = "default"
+    group: str = "default"
     """Name of the group of runs: the folder above."""
     label: str | None = None
     """Name in folders, tables and plots; the agent's own by default."""
@@ -77,13 +79,13 @@ class RunConfig:
             f"step_seconds must be > 0 and finite, got {self.step_seconds}.",
         )
         check_device(self.device)
-        for name in ("experiment", "label", "env_label"):
+        for name in ("group", "label", "env_label"):
             value = getattr(self, name)
             if value is not None:
                 require(bool(value.strip(". ")), f"{name} must not be empty or only dots, got {value!r}.")
                 require(value.isprintable(), f"{name} must hold printable characters only, got {value!r}.")
-        inside = not Path(self.experiment).is_absolute() and ".." not in Path(self.experiment).parts
-        require(inside, f"experiment must be the name of a folder below --out, got {self.experiment!r}.")
+        inside = not Path(self.group).is_absolute() and ".." not in Path(self.group).parts
+        require(inside, f"group must be the name of a folder below --out, got {self.group!r}.")
 
     @property
     def shown_agent(self) -> str:
@@ -263,7 +265,7 @@ def _differences(found: dict[str, Any], own: dict[str, Any], where: str) -> Iter
 
 def config_from_json(values: dict[str, Any], where: str) -> RunConfig:
     """Inverse of `config_json`; RlcError on unknown or impossible fields."""
-    values = {name: value for name, value in values.items() if name != "meta"}
+    values = {OLD_NAMES.get(name, name): value for name, value in values.items() if name != "meta"}
     budget = {name: values.pop(name) for name in to_dict(Budget(episodes=1)) if name in values}
     for name in ("agent", "env"):
         require(isinstance(values.get(name), str), f"{where}: '{name}' must be the name of an {name}.")

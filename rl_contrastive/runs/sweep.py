@@ -1,6 +1,6 @@
-"""A TOML file -> the runs of an experiment: cross products, seeds, and what is already done.
+"""A TOML file -> its runs: cross products, seeds, and what is already done.
 
-    name = "locks"                        # experiment; the file's name by default
+    name = "locks"                        # the group of runs; the file's name by default
     [defaults]                            # for every run
     seeds = [0, 1, 2, 3, 4]
     [[run]]
@@ -53,7 +53,7 @@ def load_sweep(path: Path, *, quick: bool = False, imports: tuple[str, ...] = ()
     _check_shape(table, str(path))
     require(not quick or "quick" in table, f"{path}: --quick needs a [quick] table with what it overrides.")
     own = tuple(str((path.parent / name).resolve()) for name in table.get("imports", []))
-    base = {**table.get("defaults", {}), "imports": (*own, *imports), "experiment": table.get("name", path.stem)}
+    base = {**table.get("defaults", {}), "imports": (*own, *imports), "group": table.get("name", path.stem)}
     more = table.get("quick", {}) if quick else {}
     configs = [c for entry in table["run"] for c in expand({**base, **entry, **more}, str(path))]
     seen: dict[Path, RunConfig] = {}
@@ -61,7 +61,7 @@ def load_sweep(path: Path, *, quick: bool = False, imports: tuple[str, ...] = ()
         folder = _named(path, config)
         require(folder not in seen, f"{path}: two runs share the folder {folder}: give them different labels.")
         seen[folder] = config
-    return Sweep(str(base["experiment"]), configs, not table.get("no_compare", False))
+    return Sweep(str(base["group"]), configs, not table.get("no_compare", False))
 
 
 def _named(path: Path, config: RunConfig) -> Path:
@@ -92,7 +92,7 @@ def _check_shape(table: dict[str, Any], where: str) -> None:
 def expand(entry: dict[str, Any], where: str) -> list[RunConfig]:
     """One [[run]] table -> its runs: the cross product of all lists, times the seeds."""
     entry = dict(entry)
-    imports, experiment = entry.pop("imports"), entry.pop("experiment")
+    imports, group = entry.pop("imports"), entry.pop("group")
     seeds = entry.pop("seeds", [0])
     good = isinstance(seeds, list) and all(type(s) is int for s in seeds)
     require(good, f"{where}: seeds must be a list of integers, got {seeds!r}.")
@@ -111,20 +111,20 @@ def expand(entry: dict[str, Any], where: str) -> list[RunConfig]:
     crossed = {key for key, values in zip(entry, choices, strict=True) if len(values) > 1}
     runs = []
     for values in itertools.product(*choices):
-        config = _one(dict(zip(entry, values, strict=True)), crossed, experiment, imports, where)
+        config = _one(dict(zip(entry, values, strict=True)), crossed, group, imports, where)
         runs += [replace(config, seed=seed) for seed in seeds]
     return runs
 
 
-def _one(values: dict[str, Any], crossed: set[str], experiment: str, imports: tuple[str, ...], where: str) -> RunConfig:
+def _one(values: dict[str, Any], crossed: set[str], group: str, imports: tuple[str, ...], where: str) -> RunConfig:
     """One point of the product as a resolved RunConfig of seed 0."""
     try:
-        return with_local_folder(resolve(from_dict(RunConfig, _fields(values, crossed, experiment, imports))))
+        return with_local_folder(resolve(from_dict(RunConfig, _fields(values, crossed, group, imports))))
     except RlcError as error:
         raise RlcError(f"{where}: {error}") from error
 
 
-def _fields(values: dict[str, Any], crossed: set[str], experiment: str, imports: tuple[str, ...]) -> dict[str, Any]:
+def _fields(values: dict[str, Any], crossed: set[str], group: str, imports: tuple[str, ...]) -> dict[str, Any]:
     """The RunConfig of one point as JSON values."""
     agent_values = {key[6:]: value for key, value in values.items() if key.startswith("agent.")}
     env_values = {key[4:]: value for key, value in values.items() if key.startswith("env.")}
@@ -138,7 +138,7 @@ def _fields(values: dict[str, Any], crossed: set[str], experiment: str, imports:
         "agent_config": _nested(agent_values),
         "env_config": _nested(env_values),
         "budget": {key: value for key, value in values.items() if key in BUDGET},
-        "experiment": experiment,
+        "group": group,
         "imports": imports,
     }
 
@@ -195,4 +195,4 @@ def _completed(config: RunConfig) -> RunConfig:
 
 def _essence(config: RunConfig) -> RunConfig:
     """The config without what does not change a run's results."""
-    return replace(config, checkpoint_seconds=0.0, tensorboard=True, imports=(), experiment="x")
+    return replace(config, checkpoint_seconds=0.0, tensorboard=True, imports=(), group="x")

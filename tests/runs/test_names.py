@@ -29,14 +29,14 @@ def test_impossible_labels_are_one_sentence(tmp_path, label, words, capsys):
 
 
 @pytest.mark.parametrize("name", ["../../x", "/x", "a/../../b", ".."])
-def test_an_experiment_stays_below_its_folder(tmp_path, name, monkeypatch, capsys):
+def test_a_group_stays_below_its_folder(tmp_path, name, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "s.toml").write_text(f"name = '{name}'\n" + RUN)
     assert main(["sweep", "s.toml"]) == 2
-    assert main(["run", "uniform", "low-rank", "--experiment", name]) == 2
-    assert capsys.readouterr().err.count("experiment must") == 2
+    assert main(["run", "uniform", "low-rank", "--group", name]) == 2
+    assert capsys.readouterr().err.count("group must") == 2
     assert [path.name for path in tmp_path.iterdir()] == ["s.toml"]
-    RunConfig("uniform", "low-rank", experiment="a/b")  # control: a folder below is fine
+    RunConfig("uniform", "low-rank", group="a/b")  # control: a folder below is fine
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ def test_bad_configs_are_refused_before_a_folder_exists(tmp_path, config):
     for name, value in [
         ("seed", -1),
         ("label", ".."),
-        ("experiment", ""),
+        ("group", ""),
         ("checkpoint_seconds", -1.0),
         ("device", "gpu"),
     ]:

@@ -126,7 +126,7 @@ class StableBaselines(BaseAgent):
         self, *, episodes: int | None = None, steps: int | None = None, on_progress: Callable[[int, int], bool]
     ) -> None:
         """Train from scratch for a budget of episodes or steps; `on_progress(episodes, env_steps)` is called when all
-        rows have ended an episode, and stops the training by returning False. Rules of the budget: `experiment.loop`.
+        rows have ended an episode, and stops the training by returning False. Rules of the budget: `runs.loop`.
         """
         require((episodes is None) != (steps is None), "train_in_own_loop: give exactly one of episodes and steps.")
         B, H, stream = self.env.num_envs, self.env_spec.horizon, self.stream

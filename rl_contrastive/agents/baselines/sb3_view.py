@@ -1,7 +1,7 @@
 """Our batched environment as Stable-Baselines3 wants to see it: flat float32 vectors that carry the clock.
 
 Policies of a finite horizon depend on the step h, so the clock is part of the vector. Episodes are seeded batch by
-batch exactly as in `experiment.loop`, so SB3's agents meet the same seeds as ours, whatever the autoreset mode.
+batch exactly as in `runs.loop`, so SB3's agents meet the same seeds as ours, whatever the autoreset mode.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def read_arrays(path: Path, names: Sequence[str], checksum: int) -> dict[str, Ar
                 arrays[name] = read_array(archive, name + ".npy")
     except OSError as error:
         raise RlcError(f"replay log: cannot read {path}: {error.strerror or error}.") from error
-    except Exception as error:  # damaged bytes raise nearly anything, as in `experiment.checkpoint.read_state`
+    except Exception as error:  # damaged bytes raise nearly anything, as in `runs.checkpoint.read_state`
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise RlcError(f"replay log: {path} is corrupt or no part of a log: {reason}.") from error
     return arrays
