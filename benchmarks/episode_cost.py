@@ -9,6 +9,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -54,7 +56,8 @@ def main() -> int:
     missed = False
     print("| agent | episodes | ms an episode | peak MiB |\n|---|---|---|---|")
     for name in ("contrastive-ucb", "contrastive-frontier"):
-        points = measure(name)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:  # its peak of memory is its own
+            points = alone.submit(measure, name).result()
         for episodes, seconds, peak in points:
             print(f"| {name} | {episodes} | {1000 * seconds:.3f} | {peak:.0f} |", flush=True)
         x, y = np.log([p[0] for p in points]), np.log([p[1] for p in points])
