@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from rl_contrastive.config import require_finite
 from rl_contrastive.errors import RlcError
-from rl_contrastive.runs.evaluate import invert
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import Behaviour, Env, EnvSpec, ExactModel, FloatArray, IntArray, State, Transition
 
@@ -19,21 +16,6 @@ if TYPE_CHECKING:
 def grew_by(seen: float, planned_at: float, growth: float) -> bool:
     """Lazy planning: only when the data grew by the fraction `growth` since the last plan (0: whenever it grew)."""
     return seen > planned_at and seen >= (1.0 + growth) * planned_at
-
-
-def greedy(values: FloatArray) -> FloatArray:
-    """argmax_a of values (N, A) as probabilities, uniform over exact ties."""
-    best = (values.max(axis=1, keepdims=True) == values).astype(np.float64)
-    return np.asarray(best / best.sum(axis=1, keepdims=True))
-
-
-def choose(values: FloatArray, *, rng: np.random.Generator) -> IntArray:
-    """argmax_a of values (N, A), by chance among exact ties: one uniform number a row, as `sample` of `greedy`."""
-    uniform = rng.random(len(values))
-    best: IntArray = values.argmax(axis=1)
-    if np.count_nonzero(values == np.maximum.reduce(values, axis=1, keepdims=True)) == len(values):
-        return best
-    return invert(greedy(values), uniform)
 
 
 def true_reward(env: Env) -> FloatArray:

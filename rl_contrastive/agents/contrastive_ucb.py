@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent, greedy, grew_by
+from rl_contrastive.acting import greedy, sample
+from rl_contrastive.agents.base import BaseAgent, grew_by
 from rl_contrastive.agents.ridge_decoder_model import RidgeDecoderModel
 from rl_contrastive.agents.ucb_models import Model, TableModel
 from rl_contrastive.agents.vector_model import VectorModel
@@ -29,7 +30,6 @@ from rl_contrastive.features.learner import LearnerConfig
 from rl_contrastive.features.mixture import MixtureConfig
 from rl_contrastive.planning.behaviour import uniform_around
 from rl_contrastive.registry import register
-from rl_contrastive.runs.evaluate import sample
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Behaviour, Env, ExactModel, FloatArray, IntArray, State, Transition
 

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent, choose, greedy
+from rl_contrastive.acting import choose, greedy
+from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.config import require
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.bonus import Bonus, NoBonus, evenly, make_bonus

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent, grew_by
 from rl_contrastive.agents.game_model import GameModel
 from rl_contrastive.agents.opponents import make_opponent
@@ -31,7 +32,6 @@ from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.learner import LearnerConfig
 from rl_contrastive.planning.behaviour import uniform_around
 from rl_contrastive.registry import register
-from rl_contrastive.runs.evaluate import sample
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import (
     Behaviour,

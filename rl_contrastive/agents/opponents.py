@@ -15,14 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from rl_contrastive import registry
-from rl_contrastive.agents.base import greedy
+from rl_contrastive.acting import greedy, sample
 from rl_contrastive.agents.baselines.independent_q import mixed
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, StepSize
 from rl_contrastive.config import from_dict, require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.registry import register
-from rl_contrastive.runs.evaluate import sample
 from rl_contrastive.seeding import SeedTree, generator_state, restore_generator
 from rl_contrastive.spec import Array, EnvSpec, FloatArray, IntArray, State, Transition, marginals, split_action
 

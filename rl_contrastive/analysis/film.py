@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rl_contrastive.acting import sample
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
-from rl_contrastive.runs.evaluate import checked_policy, sample
+from rl_contrastive.runs.evaluate import checked_policy
 from rl_contrastive.runs.load import Trained, Versus, load_trained, require_game, require_same_env
 from rl_contrastive.runs.rollout import autoreset_mode, close, play
 from rl_contrastive.seeding import SeedTree

@@ -19,9 +19,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from rl_contrastive.acting import invert
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
-from rl_contrastive.runs.evaluate import invert
 from rl_contrastive.runs.load import side_policies
 from rl_contrastive.runs.rollout import autoreset_mode
 from rl_contrastive.spec import Agent, Array, BoolArray, Env, ExactModel, FloatArray, IntArray, joint_action

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rl_contrastive.acting import sample
 from rl_contrastive.config import require
 from rl_contrastive.runs.rollout import play
 from rl_contrastive.planning.lsvi import policy_values
@@ -61,20 +62,6 @@ def evaluate(
             total[step.alive] += step.reward[step.alive]
             steps += int(np.count_nonzero(step.alive))
     return Evaluation(returns[:episodes], steps)
-
-
-def sample(probabilities: FloatArray, *, rng: np.random.Generator) -> IntArray:
-    """One action per row of (N, A): `invert` of one uniform number a row."""
-    return invert(probabilities, rng.random(len(probabilities)))
-
-
-def invert(probabilities: FloatArray, uniform: FloatArray) -> IntArray:
-    """Action of each row of (N, A) by inversion of its own u in [0, 1) (N,): a one-hot row gives its one."""
-    cumulative = probabilities.cumsum(axis=1)
-    index: IntArray = (uniform[:, None] * cumulative[:, -1:] >= cumulative).sum(axis=1)
-    return np.asarray(
-        np.minimum(index, probabilities.shape[1] - 1)
-    )  # rounding may leave the last sum below the threshold
 
 
 def checked_policy(agent: Agent, obs: Array, h: int, num_actions: int, *, explore: bool) -> FloatArray:

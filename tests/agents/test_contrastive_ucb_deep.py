@@ -8,12 +8,11 @@ import torch
 from agents_common import batches, same
 
 from rl_contrastive import registry
-from rl_contrastive.agents.base import choose, greedy
+from rl_contrastive.acting import choose, greedy, sample
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.bonus import make_bonus
 from rl_contrastive.deep.config import BonusConfig
 from rl_contrastive.errors import RlcError
-from rl_contrastive.runs.evaluate import sample
 from rl_contrastive.spec import Transition
 
 SMALL = {

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent, grew_by
 from rl_contrastive.config import require
 from rl_contrastive.features.steps import StepStore
@@ -20,7 +21,6 @@ from rl_contrastive.features.tables import StateTable
 from rl_contrastive.planning.bonus import spd_inverse
 from rl_contrastive.planning.lsvi import plan_model
 from rl_contrastive.registry import register
-from rl_contrastive.runs.evaluate import sample
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Array, Env, FloatArray, IntArray, State, StepData, Transition
 

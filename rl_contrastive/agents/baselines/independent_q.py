@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.agents.base import BaseAgent, greedy
+from rl_contrastive.acting import greedy, sample
+from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, StepSize
 from rl_contrastive.config import require
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.registry import register
-from rl_contrastive.runs.evaluate import sample
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Array, Env, EnvSpec, FloatArray, IntArray, State, Transition, product, split_action
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.agents.baselines.independent_q import IndependentQConfig, check_q_config, decayed, mixed, pools
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, Rows, StepSize
 from rl_contrastive.config import require
 from rl_contrastive.planning.equilibrium import nash
 from rl_contrastive.registry import register
-from rl_contrastive.runs.evaluate import sample
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Array, Env, FloatArray, IntArray, State, Transition, product
 

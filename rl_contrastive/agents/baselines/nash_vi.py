@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent, grew_by, true_reward
 from rl_contrastive.agents.baselines.planned_game import PlannedGame
 from rl_contrastive.config import require
@@ -31,7 +32,6 @@ from rl_contrastive.features.tables import StateTable, add_pooled, one_kernel
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.optimistic_games import plan_game, plan_nash
 from rl_contrastive.registry import register
-from rl_contrastive.runs.evaluate import sample
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Array, Env, ExactModel, FloatArray, IntArray, State, Transition
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.agents.baselines.sb3_config import DqnConfig, PpoConfig, QrDqnConfig, Sb3Config, network
 from rl_contrastive.agents.baselines.sb3_view import EpisodeStream, as_vec_env
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
-from rl_contrastive.runs.evaluate import sample
 from rl_contrastive.spec import Env, FloatArray, IntArray, State, Transition
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.agents.baselines.sb3 import PrivateGlobals
 from rl_contrastive.agents.baselines.sb3_config import PpoConfig, network
@@ -27,7 +28,6 @@ from rl_contrastive.agents.baselines.sb3_view import Clock, EpisodeStream, as_ve
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
-from rl_contrastive.runs.evaluate import sample
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import Array, BoolArray, Env, FloatArray, IntArray, State, Transition, joint_action, product
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent, grew_by, true_reward
 from rl_contrastive.agents.baselines.planned import LastPlan
 from rl_contrastive.config import require
@@ -26,7 +27,6 @@ from rl_contrastive.features.tables import StateTable
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.lsvi import plan_model
 from rl_contrastive.registry import register
-from rl_contrastive.runs.evaluate import sample
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Env, ExactModel, FloatArray, IntArray, State, Transition
 
