@@ -1,4 +1,4 @@
-"""From values to actions: greedy policies and draws. Each row has a uniform number of its own, so rows never share chance."""
+"""From values to actions. Each row draws with a uniform number of its own, so rows never share chance."""
 
 from __future__ import annotations
 

@@ -17,8 +17,9 @@ The official code (Atari, SPR-UCB) differs in what it calls a bonus: see README,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,8 +31,13 @@ from rl_contrastive.deep.bonus import Bonus, NoBonus, evenly, make_bonus
 from rl_contrastive.deep.episodic import EpisodicBonus, LeastTried
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
-from rl_contrastive.seeding import generator_state, restore_generator
-from rl_contrastive.spec import Array, Env, FloatArray, IntArray, State, Transition
+from rl_contrastive.seeding import SeedTree, generator_state, restore_generator
+from rl_contrastive.spec import Array, Env, EnvSpec, FloatArray, IntArray, State, Transition
+
+if TYPE_CHECKING:
+    from rl_contrastive.deep.replay.replay import Replay
+
+    BonusMaker = Callable[[EnvSpec, Replay, SeedTree], Bonus]
 
 LARGEST_REWARD = 1e30
 """Of what the networks learn: float32 ends at 3e38, and returns and losses are sums of many."""
@@ -43,7 +49,10 @@ class ContrastiveUCBDeep(BaseAgent):
 
     config: ContrastiveUCBDeepConfig
 
-    def __init__(self, env: Env, config: ContrastiveUCBDeepConfig, *, seed: int = 0) -> None:
+    def __init__(
+        self, env: Env, config: ContrastiveUCBDeepConfig, *, seed: int = 0, bonus: BonusMaker | None = None
+    ) -> None:
+        """bonus: makes another bonus in the place of counted features (`baselines/rnd_dqn.py`)."""
         from rl_contrastive.deep.clock import Clock
         from rl_contrastive.deep.learner import DeepLearner
         from rl_contrastive.deep.past import Past
@@ -68,7 +77,8 @@ class ContrastiveUCBDeep(BaseAgent):
         self.replay.ring.check_rows(config.batch)
         seed = self.seeds.integer("init")
         self.learner = DeepLearner(spec, self.replay.stacked_shape, config.learner, seed=seed)
-        self.bonus: Bonus = self._make_bonus()
+        make = bonus or self._count_features
+        self.bonus: Bonus = make(spec, self.replay, self.seeds)
         if config.episodic:
             self.bonus = EpisodicBonus(self.bonus, config.capacity, spec.num_actions)
         room = min(config.bonus.past, config.capacity)
@@ -85,11 +95,12 @@ class ContrastiveUCBDeep(BaseAgent):
         self._lost = False  # loaded without its replay
         self._first: FloatArray = np.zeros((0, 0, 0))
 
-    def _make_bonus(self) -> Bonus:
-        if self.config.beta == 0:
-            return NoBonus(self.env_spec.num_actions)
-        config, of, A = self.config, self.config.learner.representation, self.env_spec.num_actions
-        rng = self.seeds.generator("init", 1)
+    def _count_features(self, spec: EnvSpec, replay: Replay, seeds: SeedTree) -> Bonus:
+        """The agent's own bonus: visits of cells of phi, or none where beta is 0."""
+        config, of, A = self.config, self.config.learner.representation, spec.num_actions
+        if config.beta == 0:
+            return NoBonus(A)
+        rng = seeds.generator("init", 1)
         return make_bonus(config.bonus, config.capacity, A, of.dim, beta=config.beta, rng=rng, of_states=of.of_states)
 
     def _phi(self, stacked: Array) -> FloatArray:
@@ -171,8 +182,7 @@ class ContrastiveUCBDeep(BaseAgent):
         if self.bonus.uses_features:
             self.bonus.store(newest, self._phi(self.replay.observations(newest)))
         self.bonus.visit(index, transition.action[alive])
-        if isinstance(self.bonus, EpisodicBonus):
-            self.bonus.follow(transition, index, newest)
+        self.bonus.watch(transition, index, newest)
 
     def _check_rewards(self, reward: FloatArray) -> None:
         """RlcError where sums of rewards as the networks learn them would be beyond float32."""
@@ -187,7 +197,9 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def _standardise(self) -> None:
         """Centre and scale of vector observations, from the steps of the warm start."""
-        self.learner.standardise(self.replay.observations(self._some(4096)))
+        some = self.replay.observations(self._some(4096))
+        self.learner.standardise(some)
+        self.bonus.start(some)
 
     def _rebuild(self) -> None:
         """4. Features of this moment for all that is kept."""
@@ -216,6 +228,8 @@ class ContrastiveUCBDeep(BaseAgent):
         """Of up to 2048 stored visits: b(s,a), the coordinates of phi(s,a), and the singular values of phi / sqrt n."""
         some = self._some(2048)
         action = self.replay.actions(some)
+        if not self.bonus.uses_features and self.config.beta > 0:
+            return {"bonus": self.bonus.taken(some, action)}
         phi = self.learner.features.phi(self.replay.observations(some), action)  # (n, d)
         singular = np.linalg.svd(phi / np.sqrt(len(phi)), compute_uv=False)
         return {"bonus": self.bonus.taken(some, action), "features": phi, "singular_values": singular}

@@ -30,7 +30,7 @@ from rl_contrastive.deep.cells import Tiles
 from rl_contrastive.deep.config import BonusConfig
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.planning.bonus import EllipticalBonus
-from rl_contrastive.spec import Array, FloatArray, IntArray, State
+from rl_contrastive.spec import Array, FloatArray, IntArray, State, Transition
 
 Chunk = tuple[IntArray, IntArray, FloatArray]
 """Entries (n,), their actions (n,) with -1 for none, and their features (n, A, d), or (n, 1, d) of states."""
@@ -62,6 +62,12 @@ class Bonus(Protocol):
     def store(self, index: IntArray, phi: FloatArray) -> None: ...
 
     def visit(self, index: IntArray, action: IntArray) -> None: ...
+
+    def watch(self, transition: Transition, index: IntArray, newest: IntArray) -> None:
+        """One step of the rows alive: they acted at entries index (k,), and newest (k,) hold what they saw then."""
+
+    def start(self, obs: Array) -> None:
+        """The warm start is over: observations (n, ...) that a bonus with networks is standardised by."""
 
     def key_taken(self, phi: FloatArray, action: IntArray) -> Array: ...
 
@@ -122,8 +128,16 @@ class VisitBonus(ABC):
         self.keys[index] = self.key(phi)
         self.patches["keys"].touch(index)
 
+    def watch(self, transition: Transition, index: IntArray, newest: IntArray) -> None:
+        """Nothing: a visit is counted by `visit`."""
+        del transition, index, newest
+
+    def start(self, obs: Array) -> None:
+        """Nothing: features have their own scale."""
+        del obs
+
     def visit(self, index: IntArray, action: IntArray) -> None:
-        """Count the actions (k,) taken at entries index (k,) that were `put`."""
+        """Count the actions (k,) taken at entries index (k,) that were stored."""
         self.visits += len(index)
         # What is kept is what is counted: a rebuild from the same network gives the same counts.
         self._count(self.keys[index, action])
@@ -300,6 +314,12 @@ class NoBonus:
 
     def store(self, index: IntArray, phi: FloatArray) -> None:
         """Nothing is kept."""
+
+    def watch(self, transition: Transition, index: IntArray, newest: IntArray) -> None:
+        """Nothing."""
+
+    def start(self, obs: Array) -> None:
+        """Nothing."""
 
     def visit(self, index: IntArray, action: IntArray) -> None:
         """Only their number."""

@@ -86,7 +86,11 @@ class EpisodicBonus:
         """As the other bonus does: w does not depend on features."""
         self.inner.rebuild(sample, chunks, gone)
 
-    def follow(self, transition: Transition, index: IntArray, newest: IntArray) -> None:
+    def start(self, obs: Array) -> None:
+        """As the other bonus does."""
+        self.inner.start(obs)
+
+    def watch(self, transition: Transition, index: IntArray, newest: IntArray) -> None:
         """Note one step of the rows alive: they acted at entries index (k,), and newest (k,) hold what they saw then.
 
         Within an episode only: it begins at h = 0, and the steps must come in order.

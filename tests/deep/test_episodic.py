@@ -30,7 +30,7 @@ def step(bonus: EpisodicBonus, h: int, obs, action, next_obs, index, newest, ali
     kept = np.flatnonzero(alive)
     transition = Transition(h, np.array(obs), np.array(action), rows, np.array(next_obs), rows + 1, rows > 0, alive)
     bonus.visit(np.array(index), np.array(action)[kept])
-    bonus.follow(transition, np.array(index), np.array(newest))
+    bonus.watch(transition, np.array(index), np.array(newest))
 
 
 def test_what_was_done_pays_nothing_and_what_was_seen_less_by_hand() -> None:

@@ -30,7 +30,9 @@ def offering(tiny, monkeypatch) -> list[int]:
         calls.append(self.version)
         return {"q": self.Q, "row": self.Q[0, 0]}
 
-    monkeypatch.setattr(registry.get("agent", "tiny")[0].factory, "histograms", histograms, raising=False)
+    entry = registry.get("agent", "tiny")[0]
+    showing = type("Showing", (entry.factory,), {"histograms": histograms})
+    monkeypatch.setitem(registry._ENTRIES, ("agent", "tiny"), replace(entry, factory=showing))
     return calls
 
 

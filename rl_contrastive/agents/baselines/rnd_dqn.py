@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 from rl_contrastive.agents.contrastive_ucb_deep import ContrastiveUCBDeep
 from rl_contrastive.config import require
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
+from rl_contrastive.deep.bonus import Bonus
 from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, RNDConfig
 from rl_contrastive.registry import register
-from rl_contrastive.spec import Array
+from rl_contrastive.seeding import SeedTree
+from rl_contrastive.spec import Env, EnvSpec
 
 if TYPE_CHECKING:
-    from rl_contrastive.deep.rnd import NextErrors
+    from rl_contrastive.deep.replay.replay import Replay
 
 
 @dataclass(frozen=True)
@@ -53,27 +55,16 @@ class RndDqnConfig(ContrastiveUCBDeepConfig):
 
 
 @register("agent", "rnd-dqn", RndDqnConfig)
-class RndDqn(ContrastiveUCBDeep):
+def make_rnd_dqn(env: Env, config: RndDqnConfig, *, seed: int = 0) -> ContrastiveUCBDeep:
     """Control: the deep agent's networks and replay with the bonus of random network distillation."""
 
-    config: RndDqnConfig
-
-    def _make_bonus(self) -> NextErrors:
+    def errors(spec: EnvSpec, replay: Replay, seeds: SeedTree) -> Bonus:
         from rl_contrastive.deep.feature_net import ObsLayout
         from rl_contrastive.deep.rnd import NextErrors, RandomDistillation
 
-        spec, config = self.env_spec, self.config
-        layout = ObsLayout(self.replay.stacked_shape, spec.obs_dtype, spec.num_states, spec.codes)
+        layout = ObsLayout(replay.stacked_shape, spec.obs_dtype, spec.num_states, spec.codes)
         encoders, device = config.learner.encoder, config.learner.device
-        rnd = RandomDistillation(layout, encoders, config.rnd, seed=self.seeds.integer("init", 1), device=device)
-        self.errors = NextErrors(rnd, self.replay, spec.num_actions, beta=config.beta)
-        return self.errors
+        rnd = RandomDistillation(layout, encoders, config.rnd, seed=seeds.integer("init", 1), device=device)
+        return NextErrors(rnd, replay, spec.num_actions, beta=config.beta)
 
-    def _standardise(self) -> None:
-        super()._standardise()
-        self.errors.start(self.replay.observations(self._some(4096)))
-
-    def histograms(self) -> dict[str, Array]:
-        """Bonuses of up to 2048 stored steps."""
-        some = self._some(2048)
-        return {"bonus": self.bonus.taken(some, self.replay.actions(some))}
+    return ContrastiveUCBDeep(env, config, seed=seed, bonus=errors)
