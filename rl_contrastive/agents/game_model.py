@@ -18,7 +18,7 @@ from rl_contrastive.planning.optimistic_games import plan_game, plan_nash
 from rl_contrastive.spec import Array, Env, ExactModel, FloatArray, State, product
 
 if TYPE_CHECKING:
-    from rl_contrastive.agents.contrastive_ucb_game import ContrastiveUCBGameConfig
+    from rl_contrastive.agents.game_config import ContrastiveUCBGameConfig
 
 PLANS = ("sigma", "final_policy", "V_upper", "V_lower")
 

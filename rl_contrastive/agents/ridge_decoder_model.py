@@ -22,7 +22,7 @@ from rl_contrastive.planning.lsvi import plan_model, plan_ridge
 from rl_contrastive.spec import Array, BoolArray, Env, ExactModel, FloatArray, IntArray, State, Transition
 
 if TYPE_CHECKING:
-    from rl_contrastive.agents.contrastive_ucb import ContrastiveUCBConfig
+    from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
 
 PLANS = ("w", "Q_greedy", "floor", "cap")
 

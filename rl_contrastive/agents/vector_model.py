@@ -25,7 +25,7 @@ from rl_contrastive.planning.lsvi import plan_features
 from rl_contrastive.spec import Array, BoolArray, Env, ExactModel, FloatArray, IntArray, State, Transition
 
 if TYPE_CHECKING:
-    from rl_contrastive.agents.contrastive_ucb import ContrastiveUCBConfig
+    from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
 
 PLANS = ("theta", "w", "w_greedy", "floor", "cap")
 

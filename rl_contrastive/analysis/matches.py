@@ -13,13 +13,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rl_contrastive.analysis import statistics as st
+from rl_contrastive.analysis.match_table import LEVEL, OUTCOMES, Match, Matches
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.files import write_text
@@ -35,45 +35,6 @@ from rl_contrastive.runs.load import (
 from rl_contrastive.runs.rollout import close
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import Env, FloatArray
-
-OUTCOMES = ("win", "draw", "loss")
-"""Of max: return above, at or below 0."""
-LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Match:
-    """One cell of the matrix: the runs of agent X as max against those of agent Y as min."""
-
-    maximiser: str
-    minimiser: str
-    episodes: int
-    """Episodes of all pairs of runs together."""
-    mean: st.Interval
-    """Mean return of max."""
-    shares: dict[str, st.Interval]
-    """Shares of OUTCOMES; empty where all rewards are >= 0."""
-    means: FloatArray
-    """(n, m) mean return of each run of X against each run of Y."""
-
-
-@dataclass(frozen=True)
-class Matches:
-    """All cells on one game, agents in the order in which they were given."""
-
-    game: str
-    agents: tuple[str, ...]
-    runs: dict[str, tuple[Trained, ...]]
-    cells: dict[tuple[str, str], Match]
-    episodes: int
-    """Of one pair of runs."""
-    seed: int
-    nash_value: float | None
-
-    @property
-    def signed(self) -> bool:
-        """Whether wins can be told from losses."""
-        return any(cell.shares for cell in self.cells.values())
 
 
 def play_matches(

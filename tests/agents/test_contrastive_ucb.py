@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from agents_common import batches, same, uniform
 
-from rl_contrastive.agents.contrastive_ucb import ContrastiveUCBConfig, RepUCBConfig
+from rl_contrastive.agents.contrastive_ucb import RepUCBConfig
+from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.steps import StepStore
 from rl_contrastive.planning.lsvi import plan_model

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from agents_common import batches
 
-from rl_contrastive.agents.contrastive_ucb import ContrastiveUCB, ContrastiveUCBConfig
+from rl_contrastive.agents.contrastive_ucb import ContrastiveUCB
+from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
 from rl_contrastive.config import from_dict
 from rl_contrastive.envs.base import BatchEnv
 from rl_contrastive.envs.streams import uniforms

@@ -14,7 +14,7 @@ from rl_contrastive.claims.grid import Cell
 from rl_contrastive.spec import FloatArray
 
 if TYPE_CHECKING:
-    from rl_contrastive.claims.energy.gaussian_mean import GaussianMeanConfig
+    from rl_contrastive.claims.energy.gaussian_config import GaussianMeanConfig
 
 Cells = dict[tuple[str, str], Cell]
 

@@ -16,7 +16,7 @@ from rl_contrastive.claims.energy.population import DESCENTS
 from rl_contrastive.claims.grid import Cell, all_failures, interval, paired
 
 if TYPE_CHECKING:
-    from rl_contrastive.claims.energy.gaussian_mean import GaussianMeanConfig
+    from rl_contrastive.claims.energy.gaussian_config import GaussianMeanConfig
 
 Cells = dict[tuple[str, str], Cell]
 LIMITS = {"SNIS": 50, "MECO(.9)": 250, "eNCE-NGD": 250, "NCE-GD": 350}

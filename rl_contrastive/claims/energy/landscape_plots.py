@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path as Folder
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,51 @@ import torch
 
 from rl_contrastive.analysis.figures import colour, draw, ticks_at
 from rl_contrastive.claims.energy.population import Line, Shape, line, truth
+from rl_contrastive.spec import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from rl_contrastive.claims.energy.landscape import Path
 
 ARROWS = 11
 """Arrows an axis of a slice."""
+
+
+NEAR_END = 0.9
+"""Flatness is looked for up to this share of the way: at the end every gradient vanishes, as it must."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """One loss from q to p* through the normalised models N(share * R, 1); arrays are (n,)."""
+
+    share: FloatArray
+    """0 = q, ..., 1 = p*."""
+    value: FloatArray
+    """The loss."""
+    size: FloatArray
+    """Norm of the gradient in (theta, c), or |gradient| in theta for the likelihood, which has no c."""
+    cosine: FloatArray
+    """Cosine of the angle between the descent direction and the straight way to p*; NaN at p*."""
+    smallest: FloatArray
+    """Smallest eigenvalue of the Hessian."""
+    largest: FloatArray
+    """Largest eigenvalue."""
+
+    @property
+    def flat(self) -> float:
+        """Smallest gradient on the first nine tenths of the way, relative to the one at q."""
+        return float(self.size[self.share <= NEAR_END].min() / self.size[0])
+
+    @property
+    def path_condition(self) -> float:
+        """Largest curvature on the way over the smallest at p*."""
+        return float(self.largest.max() / self.smallest[-1])
+
+    @property
+    def end_condition(self) -> float:
+        """Largest over smallest curvature at p*."""
+        return float(self.largest[-1] / self.smallest[-1])
 
 
 def paths(

@@ -1,26 +1,40 @@
 """A replay as a state: whole, or as a cursor into the files of a folder that hold what is large.
 
 Both hold where the going episodes stand; the whole state has all entries and priorities besides, the cursor a checksum
-that ties it to its files (`replay_log.py`).
+that ties it to its files (`log.py`).
 """
 
 from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from rl_contrastive.config import require
 from rl_contrastive.deep.replay import log as replay_log
+from rl_contrastive.deep.replay.changed_rows import Patches
+from rl_contrastive.deep.replay.ring import Ring
+from rl_contrastive.deep.replay.sum_tree import SumTree
 from rl_contrastive.spec import FloatArray, State
-
-if TYPE_CHECKING:
-    from rl_contrastive.deep.replay.replay import Replay
 
 CHECKED = 64
 """Newest entries whose bytes a cursor answers for itself; its files have checksums of their own."""
+
+
+class Replay(Protocol):
+    """What a state is made of; `replay.py` has the class."""
+
+    ring: Ring
+    tree: SumTree | None
+    """Priorities of the entries, or None where all are drawn alike."""
+    alpha: float
+    max_priority: float
+    patches: dict[str, Patches]
+    log: replay_log.Position
+    """Where the newest files of `folder` stand."""
+    folder: Path | None
 
 
 def whole(replay: Replay) -> State:

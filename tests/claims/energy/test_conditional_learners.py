@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from rl_contrastive.claims.energy.conditional import LEARNERS, LIKELIHOOD, ONE_DRAW, runaway
+from rl_contrastive.claims.energy.conditional import runaway
+from rl_contrastive.claims.energy.conditional_config import LEARNERS, LIKELIHOOD, ONE_DRAW
 from rl_contrastive.claims.energy.conditional_data import Sizes, draw_problems, mean_tv
 from rl_contrastive.claims.energy.conditional_learners import (
     Batch,

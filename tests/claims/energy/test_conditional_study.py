@@ -8,7 +8,8 @@ import torch
 
 from rl_contrastive.analysis.statistics import Interval
 from rl_contrastive.claims.base import Context
-from rl_contrastive.claims.energy.conditional import LEARNERS, ONE_DRAW, ConditionalConfig, candidates, conditional
+from rl_contrastive.claims.energy.conditional import candidates, conditional
+from rl_contrastive.claims.energy.conditional_config import LEARNERS, ONE_DRAW, ConditionalConfig
 from rl_contrastive.claims.energy.conditional_continuous import (
     METHODS,
     ContinuousOptions,

@@ -11,7 +11,8 @@ import pytest
 
 from rl_contrastive.claims.base import Context, Report
 from rl_contrastive.claims.energy import gaussian_report
-from rl_contrastive.claims.energy.gaussian_mean import GaussianMeanConfig, exact_fit, gaussian_mean
+from rl_contrastive.claims.energy.gaussian_config import GaussianMeanConfig
+from rl_contrastive.claims.energy.gaussian_mean import exact_fit, gaussian_mean
 from rl_contrastive.claims.energy.gaussian_sampled import METHODS
 from rl_contrastive.claims.grid import Cell
 from rl_contrastive.claims.ledger import Task

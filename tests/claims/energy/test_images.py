@@ -21,7 +21,8 @@ from rl_contrastive.claims.energy.image_metrics import (
     two_sample_accuracy,
     two_sample_halves,
 )
-from rl_contrastive.claims.energy.images import ImagesConfig, images, sample
+from rl_contrastive.claims.energy.images import images, sample
+from rl_contrastive.claims.energy.images_config import ImagesConfig
 from rl_contrastive.claims.grid import Cell
 from rl_contrastive.energy.noise import Gaussian
 from rl_contrastive.errors import RlcError

@@ -1,0 +1,67 @@
+"""The options of `contrastive-ucb`, which its models read too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.features.decoder import DecoderConfig
+from rl_contrastive.features.learner import LearnerConfig
+from rl_contrastive.features.mixture import MixtureConfig
+
+
+@dataclass(frozen=True)
+class ContrastiveUCBConfig:
+    """Contrastive-UCB; learner.method chooses spectral | nce | spectral+nce features."""
+
+    batch: int = 50
+    """B, episodes between two updates (>= 1)."""
+    warm_start: int = 100
+    """Episodes of uniform actions before the first plan (>= 0); they count as episodes and all their steps are kept."""
+    roll_in: Literal["auto", "paper", "mixed", "thinned", "on-policy"] = "auto"
+    """auto: mixed on tables of states, paper elsewhere. paper: uniform actions at t - 1 and t, only these steps are
+    kept, so the regret of what is played grows with K; mixed: the same actions, all steps are kept; thinned: mixed with
+    probability min(1, sqrt(warm_start / n)) in episode n, else pi_k to the end, a regret of O(sqrt(K)) beyond that of
+    pi_k; on-policy: pi_k to the end, all are kept."""
+    gamma: float = 1.0
+    """gamma, scale of the elliptical bonus, in units of the rewards' range (>= 0)."""
+    lam: float = 1.0
+    """lambda, ridge of Sigma (> 0)."""
+    feature_growth: float = 0.1
+    """Vectors: learn the features anew when the stored transitions grew by this fraction (>= 0)."""
+    growth: float = 0.02
+    """Plan again when the stored transitions grew by this fraction (>= 0; 0: after every batch). Any fraction above 0
+    keeps the cost of an episode from growing with their number."""
+    decoder_growth: float = 0.1
+    """Refit a step's decoder when its rows grew by this fraction (> 0)."""
+    known_reward: bool = False
+    """Read r_h(s,a) from the environment's exact model, as the paper assumes it known; else use observed means."""
+    reward_max: float | None = None
+    """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
+    pool: bool = True
+    """Tables where the environment declares one kernel for all steps: fit one from the data of all steps."""
+    representation: Literal["vector", "latent", "ridge"] = "vector"
+    """Rich observations only (states are tables always). vector: phi(o,a) and psi(o') of the observations, planned
+    through P-hat over the stored successors; latent: phi(z,a) over latent states decoded from them, a block function
+    class with an exact backward pass; ridge: not Algorithm 1, see `contrastive-lsvi`."""
+    capacity: int = 5000
+    """Rows kept of each step where observations are stored, the newest ones (>= 10; >= 20 for simplex features, which
+    need as many). Tables of states keep all."""
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    """The contrastive fit."""
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    """Simplex features of vectors."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """Rich observations -> latent states: of representation latent, and of the bonus-free policy of vector."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch", 1), ("warm_start", 0), ("capacity", 10)):
+            require(getattr(self, name) >= least, f"ucb: {name} must be >= {least}, got {getattr(self, name)}.")
+        require(0 <= self.gamma < np.inf, f"ucb: gamma must be >= 0, got {self.gamma}.")
+        require(0 < self.lam < np.inf, f"ucb: lam must be > 0, got {self.lam}.")
+        require(0 <= self.growth < np.inf, f"ucb: growth must be >= 0, got {self.growth}.")
+        require(0 <= self.feature_growth < np.inf, f"ucb: feature_growth must be >= 0, got {self.feature_growth}.")
+        require(0 < self.decoder_growth < np.inf, f"ucb: decoder_growth must be > 0, got {self.decoder_growth}.")
