@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from rl_contrastive.claims.base import Context, Report
-from rl_contrastive.claims.energy.conditional_config import LEARNERS, ONE_DRAW, Cells, ConditionalConfig
+from rl_contrastive.claims.energy.conditional_config import COUNTS, LEARNERS, ONE_DRAW, Cells, ConditionalConfig
 from rl_contrastive.claims.energy.conditional_continuous import METHODS as CONTINUOUS
 from rl_contrastive.claims.energy.conditional_continuous import ContinuousOptions, fit_continuous
 from rl_contrastive.claims.energy.conditional_data import LAWS, Problems, Sizes, draw_problems, held_out_nll, mean_tv
@@ -26,22 +26,17 @@ from rl_contrastive.claims.energy.conditional_learners import (
     table_law,
     z_from_draws,
 )
+from rl_contrastive.claims.energy.conditional_report import report
 from rl_contrastive.claims.grid import Grid, run_grid
 from rl_contrastive.claims.ledger import Options, Task
 from rl_contrastive.config import require
 from rl_contrastive.device import resolve_device
 from rl_contrastive.registry import register
 
-COUNTS = "counts"
-
 
 @register("study", "conditional", ConditionalConfig)
 def conditional(config: ConditionalConfig, context: Context) -> Report:
     """Low-rank conditional densities: MECO for each (s,a) and as one d-vector against likelihood, NCE, InfoNCE."""
-    from rl_contrastive.claims.energy.conditional_report import (
-        report,  # draws with matplotlib, which workers do not need
-    )
-
     return report(config, measure(config, context), context)
 
 

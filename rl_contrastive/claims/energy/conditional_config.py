@@ -12,6 +12,7 @@ from rl_contrastive.claims.ledger import Options
 from rl_contrastive.config import require
 
 LIKELIHOOD = "exact likelihood"
+COUNTS = "counts"
 
 
 LEARNERS: dict[str, Learner] = {

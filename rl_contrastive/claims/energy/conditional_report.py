@@ -10,8 +10,7 @@ import numpy as np
 from rl_contrastive.analysis.figures import colour, counts_on, draw, plain, ticks_at, words
 from rl_contrastive.analysis.statistics import Interval
 from rl_contrastive.claims.base import Bar, Context, Report, Table
-from rl_contrastive.claims.energy.conditional import COUNTS
-from rl_contrastive.claims.energy.conditional_config import LIKELIHOOD, ONE_DRAW, Cells, ConditionalConfig
+from rl_contrastive.claims.energy.conditional_config import COUNTS, LIKELIHOOD, ONE_DRAW, Cells, ConditionalConfig
 from rl_contrastive.claims.grid import Cell, all_failures, interval, paired
 
 if TYPE_CHECKING:
