@@ -101,11 +101,21 @@ def adapt_gym(source: Any, config: GymConfig, num_envs: int) -> GymEnv:
         require(callable(source), f"make_env: give a name, a function or a gymnasium environment, got {source!r}.")
         made = [_made(source) for _ in range(num_envs)]
         first, rest = made[0], made[1:]
-    own = first.spec.max_episode_steps if first.spec is not None else None
-    horizon = config.horizon or own or DEFAULT_HORIZON
+    horizon = config.horizon or _time_limit(first) or DEFAULT_HORIZON
     rows = [partial(gym.wrappers.TimeLimit, env, horizon) for env in (first, *rest)]
     name = first.spec.id if first.spec is not None else type(first.unwrapped).__name__
     return GymEnv(SyncVectorEnv(rows), replace(config, id=name), horizon)
+
+
+def _time_limit(env: Any) -> int | None:
+    """The limit on an episode's steps of one environment, from its registration or from a wrapper."""
+    if env.spec is not None and env.spec.max_episode_steps is not None:
+        return int(env.spec.max_episode_steps)
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.TimeLimit):
+            return int(env._max_episode_steps)
+        env = env.env
+    return None
 
 
 def _made(source: Callable[[], Any]) -> gym.Env[Any, Any]:
