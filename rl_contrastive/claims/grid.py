@@ -11,10 +11,9 @@ Every finished fit is one line of `cells.jsonl` (`ledger.Ledger`); a study that 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import numpy as np
 from rl_contrastive.analysis.statistics import Interval, mean_interval
 from rl_contrastive.claims.base import Context
 from rl_contrastive.claims.ledger import CELLS, Fit, Ledger, Options, Task, run_task
+from rl_contrastive.claims.processes import measured
 from rl_contrastive.config import require
 from rl_contrastive.spec import FloatArray
 
@@ -178,23 +178,13 @@ def _cell(
 def _measure(fit: Fit, config: Any, tasks: list[Task], ledger: Ledger, context: Context, phase: str) -> None:
     """Fit what the ledger does not have yet, here or in worker processes."""
     todo = [task for task in tasks if task not in ledger]
-    for count, (task, line) in enumerate(_outcomes(fit, config, todo, context.workers), start=1):
+    outcomes = measured(partial(run_task, fit, config), todo, context.workers, begin=_one_thread)
+    for count, (task, line) in enumerate(outcomes, start=1):
         ledger.append(task, line)
         seeds = ",".join(str(seed) for seed in task.seeds)
         error = "" if line["error"] is None else f": {line['error']}"
         words = f"{phase} {count}/{len(todo)}  {task.setting}  {task.method}  seed {seeds}  {line['seconds']:.1f} s"
         context.say(words + error)
-
-
-def _outcomes(fit: Fit, config: Any, tasks: list[Task], workers: int) -> Iterator[tuple[Task, dict[str, Any]]]:
-    if workers == 1 or len(tasks) <= 1:
-        yield from ((task, run_task(fit, config, task)) for task in tasks)
-        return
-    context = multiprocessing.get_context("spawn")  # forking a process with threads can hang
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_one_thread) as pool:
-        futures = {pool.submit(run_task, fit, config, task): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
 
 
 def _one_thread() -> None:

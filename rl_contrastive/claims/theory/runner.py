@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rl_contrastive import registry
 from rl_contrastive.analysis.figures import plain
+from rl_contrastive.claims.processes import measured
 from rl_contrastive.claims.theory.verdict import Verdict
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.errors import RlcError
-from rl_contrastive.files import durably
+from rl_contrastive.files import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,14 +33,10 @@ def run_theory(
     require(seed is None or seed >= 0, f"theory: seed must be >= 0, got {seed}.")
     require(workers >= 1, f"theory: workers must be >= 1, got {workers}.")
     chosen = selected(names)
-    if workers == 1 or len(chosen) == 1:
-        verdicts = [run_one(name, out, quick, seed) for name in chosen]
-    else:
-        context = multiprocessing.get_context("spawn")  # forking a process with threads can hang
-        with ProcessPoolExecutor(min(workers, len(chosen)), mp_context=context) as pool:
-            verdicts = list(pool.map(partial(run_one, out=out, quick=quick, seed=seed), chosen))
-    _write(out / "verdicts.json", json.dumps([_as_json(v) for v in verdicts], indent=2, ensure_ascii=False) + "\n")
-    _write(out / "verdicts.md", markdown(verdicts))
+    found = dict(measured(partial(run_one, out=out, quick=quick, seed=seed), chosen, workers))
+    verdicts = [found[name] for name in chosen]
+    write_text(out / "verdicts.json", json.dumps([_as_json(v) for v in verdicts], indent=2, ensure_ascii=False) + "\n")
+    write_text(out / "verdicts.md", markdown(verdicts))
     return verdicts
 
 
@@ -70,7 +65,7 @@ def run_one(name: str, out: Path, quick: bool, seed: int | None = None) -> Verdi
         raise RlcError(f"theory: cannot make the folder {folder}: {error.strerror}.") from error
     verdict: Verdict = entry.factory(config, out=folder)
     record = {**_as_json(verdict), "config": to_dict(config)}
-    _write(folder / "verdict.json", json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(folder / "verdict.json", json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return verdict
 
 
@@ -115,11 +110,3 @@ def _control(verdict: Verdict) -> str:
 def _as_json(verdict: Verdict) -> dict[str, object]:
     value: dict[str, object] = plain(dataclasses.asdict(verdict))
     return value
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        durably(path, lambda file: file.write(text.encode()))
-    except OSError as error:
-        raise RlcError(f"theory: cannot write {path}: {error.strerror}.") from error

@@ -1,0 +1,28 @@
+"""Measurements side by side, each in a process of its own; the numbers do not depend on how many there are."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def measured(
+    work: Callable[[T], R], tasks: Sequence[T], workers: int, *, begin: Callable[[], None] | None = None
+) -> Iterator[tuple[T, R]]:
+    """(task, work(task)) as they end. `work` is a function of a module or a partial of one: processes import it.
+
+    begin: what each process does first, such as setting its number of threads.
+    """
+    if workers == 1 or len(tasks) <= 1:
+        yield from ((task, work(task)) for task in tasks)
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process with threads can hang
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=begin) as pool:
+        futures = {pool.submit(work, task): task for task in tasks}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
