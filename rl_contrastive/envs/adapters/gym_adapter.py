@@ -1,4 +1,4 @@
-"""Any gymnasium id with discrete actions as an environment of this library: `gym:CartPole-v1`.
+"""Any gymnasium id as an environment of this library: `gym:CartPole-v1`. Continuous actions are discretised.
 
 The adapter wraps a `gymnasium.vector.VectorEnv` of any autoreset mode and keeps gymnasium's contract: NEXT_STEP stays
 NEXT_STEP, SAME_STEP stays SAME_STEP with `info["final_obs"]`, and a DISABLED one becomes SAME_STEP, because the
@@ -8,9 +8,10 @@ adapter resets ended rows at once. So all three show the same transitions (o, a,
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +20,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from rl_contrastive.config import require
+from rl_contrastive.envs.adapters.gym_actions import action_map
 from rl_contrastive.envs.adapters.gym_features import FeatureKind, OutsideError, feature_map
 from rl_contrastive.envs.adapters.gym_table import exact_table
 from rl_contrastive.envs.base import default_observation_space
@@ -47,6 +49,8 @@ class GymConfig:
     """Number of shifted grids of tile coding (>= 1)."""
     scale: float = 1.0
     """Unit of coordinates without bounds (> 0, finite): they enter as 1 / (1 + exp(-x / scale))."""
+    bins: int = 3
+    """Values of each coordinate of a continuous action (Box), evenly from low to high (>= 2; 2 is bang-bang)."""
     kwargs: str = "{}"
     """JSON object of keyword arguments for `gymnasium.make`, e.g. '{"is_slippery": false}'."""
 
@@ -55,6 +59,7 @@ class GymConfig:
         require(self.horizon is None or self.horizon >= 1, f"gym: horizon must be >= 1, got {self.horizon}.")
         require(self.resolution >= 1, f"gym: resolution must be >= 1, got {self.resolution}.")
         require(self.tilings >= 1, f"gym: tilings must be >= 1, got {self.tilings}.")
+        require(self.bins >= 2, f"gym: bins must be >= 2, got {self.bins}.")
         require(0.0 < self.scale < np.inf, f"gym: scale must be > 0, got {self.scale}.")
         limit = self.make_arguments().get("max_episode_steps", self.horizon)
         whole = limit is None or (isinstance(limit, int) and limit >= 1)
@@ -74,7 +79,7 @@ class GymConfig:
 
 @register("env", "gym:", GymConfig)
 def make_gym(config: GymConfig, num_envs: int) -> GymEnv:
-    """Any gymnasium id with discrete actions: gym:CartPole-v1, gym:FrozenLake-v1, ...; features by config."""
+    """Any gymnasium id: gym:CartPole-v1, gym:FrozenLake-v1, gym:Pendulum-v1 (actions in bins), ..."""
     require(num_envs >= 1, f"gym:{config.id}: num_envs must be >= 1, got {num_envs}.")
     arguments = config.make_arguments()
     try:
@@ -85,7 +90,9 @@ def make_gym(config: GymConfig, num_envs: int) -> GymEnv:
     except RlcError:
         raise
     except Exception as error:
-        raise RlcError(f"gym:{config.id} cannot be made: {one_line(error)}.") from error
+        ale, _, game = config.id.partition("/")
+        hint = f" Atari games are atari:{game.partition('-')[0]} here." if ale == "ALE" else ""
+        raise RlcError(f"gym:{config.id} cannot be made: {one_line(error)}.{hint}") from error
     return GymEnv(envs, config, horizon)
 
 
@@ -139,9 +146,9 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
 
     def __init__(self, envs: VectorEnv[Any, Any, Any], config: GymConfig, horizon: int) -> None:
         self.name = f"gym:{config.id}"
-        actions = envs.single_action_space
-        if not isinstance(actions, gym.spaces.Discrete):
-            raise RlcError(f"{self.name}: the action space must be Discrete, got {actions}.")
+        self._actions = action_map(self.name, envs.single_action_space, config.bins)
+        if self._actions.note:
+            _say_once(self._actions.note)
         self.envs, self.num_envs, self.render_mode = envs, envs.num_envs, None
         self._inner_mode = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         outer = AutoresetMode.NEXT_STEP if self._inner_mode == AutoresetMode.NEXT_STEP else AutoresetMode.SAME_STEP
@@ -149,12 +156,11 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
         self._features = feature_map(
             envs.single_observation_space, config.observation, config.resolution, config.tilings, config.scale
         )
-        self._action_start = int(actions.start)
         self._steps = 0
         self._horizon = horizon
         self.env_spec = EnvSpec(
             name=self.name,
-            num_actions=int(actions.n),
+            num_actions=self._actions.num_actions,
             horizon=horizon,
             obs_shape=self._features.shape,
             obs_dtype=self._features.dtype,
@@ -163,7 +169,7 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
             stationary=self._exact is not None,  # a published table knows no clock
         )
         self.single_observation_space = self._features.space or default_observation_space(self.env_spec)
-        self.single_action_space = gym.spaces.Discrete(int(actions.n))
+        self.single_action_space = gym.spaces.Discrete(self._actions.num_actions)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
@@ -187,7 +193,7 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
             raise RlcError(
                 f"{self.name}: actions must be in 0..{self.env_spec.num_actions - 1}, got {action.tolist()}."
             )
-        obs, reward, terminated, truncated, info = self._call("step", action + self._action_start)
+        obs, reward, terminated, truncated, info = self._call("step", self._actions.decode(action))
         self._steps += 1
         reward = np.array(reward, dtype=np.float64)
         if not np.isfinite(reward).all():
@@ -215,9 +221,10 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
         require(x.shape[1:] == space.shape, f"{self.name}: an observation of shape {x.shape[1:]} is not in {space}.")
         return self._seen(x)
 
-    def decode(self, action: int) -> int:
-        """An agent's action -> gymnasium's, which may count from elsewhere."""
-        return action + self._action_start
+    def decode(self, action: int) -> Any:
+        """An agent's action -> gymnasium's: a number that may count from elsewhere, or an array."""
+        found = self._actions.decode(np.array([action]))[0]
+        return int(found) if found.ndim == 0 else found
 
     def _final_features(self, features: Array, info: dict[str, Any], ended: BoolArray) -> Array:
         """(n, ...) features of the true final observations of the ended rows; other rows hold the current ones."""
@@ -267,6 +274,12 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
     def close_extras(self, **kwargs: Any) -> None:
         """Close the wrapped environments."""
         self.envs.close(**kwargs)
+
+
+@cache
+def _say_once(note: str) -> None:
+    """One line a process on stderr: what was done with the actions changes what an agent can do."""
+    print(f"rlc: {note}", file=sys.stderr)
 
 
 def one_line(error: Exception) -> str:
