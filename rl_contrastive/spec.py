@@ -58,6 +58,8 @@ class EnvSpec:
     frame_stack: int = 1
     """How many of the newest observations in a row make up a state. Above 1 (Atari) the environment returns single
     frames, which an agent stacks itself: planes (C, H, W) to (stack C, H, W), others along a new first axis."""
+    group: int = 1
+    """Rows that share one world, such as the N agents of `multi:`: num_envs is a multiple of it."""
 
     @property
     def game(self) -> tuple[int, int]:

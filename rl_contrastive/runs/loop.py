@@ -110,7 +110,9 @@ def train(
 
 def check_fit(agent: Agent, env: Env, budget: Budget) -> None:
     """RlcError unless the environment has the agent's rows and one batch fits into the budget."""
-    B, cap = agent.batch, budget.episodes
+    B, cap, group = agent.batch, budget.episodes, env.env_spec.group
+    hint = f"{env.env_spec.name} has {group} agents, a row each: --agent.batch must be a multiple of {group}"
+    require(B % group == 0, f"{hint}, got {B}.")
     require(
         env.num_envs == B,
         f"the environment has {env.num_envs} rows, but the agent's batch is {B}: make it with num_envs={B}.",

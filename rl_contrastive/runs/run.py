@@ -69,7 +69,9 @@ def build(config: RunConfig) -> tuple[Agent, Env, Env]:
     env: Env = env_entry.factory(env_config, agent_config.batch)
     agent: Agent = agent_entry.factory(env, agent_config, seed=config.seed)
     check_fit(agent, env, config.budget)
-    eval_env: Env = env_entry.factory(for_evaluation(env_config), _evaluation_rows(config.budget))
+    group = env.env_spec.group
+    rows = -(-_evaluation_rows(config.budget) // group) * group  # rounded up: all rows are played anyway
+    eval_env: Env = env_entry.factory(for_evaluation(env_config), rows)
     return agent, env, eval_env
 
 

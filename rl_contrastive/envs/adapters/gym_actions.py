@@ -3,6 +3,8 @@
 Discrete(n, start)   a -> start + a
 MultiDiscrete(n_1, ..., n_k)   a -> its mixed-radix digits; A = n_1 ... n_k
 Box of k coordinates   each coordinate takes `bins` values evenly from low to high, A = bins^k; 2 bins are bang-bang
+
+gymnasium's DiscretizeAction takes the middles of its bins instead, so none of its actions is at a bound.
 """
 
 from __future__ import annotations
