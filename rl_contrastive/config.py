@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import math
 import textwrap
@@ -26,6 +27,69 @@ def require(condition: bool, sentence: str) -> None:
     """Raise RlcError(sentence) unless the condition holds; the sentence says what, where and what is allowed."""
     if not condition:
         raise RlcError(sentence)
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Allowed values of a number, for `Annotated[int, Ge(1)]`: the check, the help text and the sentence derive from it.
+
+    An end may be left out (open). A number with a fraction must be finite whatever the ends are.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    """low itself is left out."""
+    below: bool = False
+    """high itself is left out."""
+
+    def holds(self, value: float) -> bool:
+        """Whether the value is allowed; NaN never is."""
+        over = value > self.low if self.above else value >= self.low
+        under = value < self.high if self.below else value <= self.high
+        return over and under and math.isfinite(value)
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"{'>' if self.above else '>='} {self.low:g}"
+        return f"in {'(' if self.above else '['}{self.low:g}, {self.high:g}{')' if self.below else ']'}"
+
+
+def Ge(low: float) -> Range:
+    """>= low."""
+    return Range(low)
+
+
+def Gt(low: float) -> Range:
+    """> low."""
+    return Range(low, above=True)
+
+
+def In(low: float, high: float, *, above: bool = False, below: bool = False) -> Range:
+    """[low, high]; above, below leave out the ends."""
+    return Range(low, high, above, below)
+
+
+@functools.cache
+def ranges_of(cls: type) -> dict[str, Range]:
+    """Field -> its range, of a config dataclass."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(cls):
+        for mark in getattr(hints[field.name], "__metadata__", ()):
+            if isinstance(mark, Range):
+                found[field.name] = mark
+    return found
+
+
+def check_ranges(config: Any, where: str) -> None:
+    """RlcError at the first number beyond the range of its field, in tuples too; None is always allowed."""
+    for name, allowed in ranges_of(type(config)).items():
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not allowed.holds(number):
+                verb = "lie" if allowed.high < math.inf else "be"
+                raise RlcError(f"{where}: {name} must {verb} {allowed}, got {value}.")
 
 
 def require_finite(config: Any, where: str = "") -> None:
@@ -133,6 +197,8 @@ def field_docs(cls: type) -> dict[str, str]:
     for base in reversed(cls.__mro__):
         if dataclasses.is_dataclass(base):
             docs.update(_own_docs(base))
+    for name, allowed in ranges_of(cls).items():
+        docs[name] = f"{docs.get(name, '')} ({allowed})".strip()
     return docs
 
 
