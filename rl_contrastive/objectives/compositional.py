@@ -18,7 +18,15 @@ from torch import Tensor
 from rl_contrastive.energy.compositional import average_log, require_gamma
 from rl_contrastive.energy.conditional import log_mean_by_key, vector_partition
 from rl_contrastive.energy.low_rank import log_mean_psi
-from rl_contrastive.objectives.base import Compositional, Partition
+from rl_contrastive.objectives.base import (
+    Contrast,
+    Objective,
+    ObjectiveResult,
+    Sizes,
+    State,
+    log_expectation,
+    reduce_rows,
+)
 from rl_contrastive.registry import register
 
 
@@ -34,26 +42,33 @@ class MECOConfig:
 
 
 @register("objective", "meco", MECOConfig)
-class MECO(Compositional):
-    """-s+ + Zhat/Z of a moving average, Z(s,a) = <u, phi(s,a)> with ONE d-vector u ~ E_{P^-} psi for all (s,a)."""
+class MECO(Objective):
+    """-s+ + Zhat/Z of a moving average, Z(s,a) = <u, phi(s,a)> with ONE d-vector u ~ E_{P^-} psi for all (s,a).
+
+    log u is float64, whatever the precision of the scores. Without its state it is the likelihood of the batch.
+    """
+
+    recovers = "ratio-up-to-row"
+    shared = True
 
     def __init__(self, config: MECOConfig | None = None) -> None:
         self.config = config or MECOConfig()
 
-    def initial(self, levels: int, anchors: int, dim: int) -> Tensor:
-        return torch.full((levels, dim), math.nan, dtype=torch.float64)
+    def initial(self, sizes: Sizes) -> State:
+        return {"log_u": torch.full((sizes.levels, sizes.dim), math.nan, dtype=torch.float64)}
 
-    def partition(
-        self,
-        log_phi: Tensor,
-        log_psi: Tensor,
-        *,
-        law: Tensor,
-        row_weight: Tensor,
-        anchors: Tensor | None,
-        log_u: Tensor,
-    ) -> Partition:
-        return Partition(*vector_partition(log_phi, log_psi, law, log_u, self.config.gamma))
+    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+        """-s+ + log E_{P^-} e^s."""
+        return ObjectiveResult(*reduce_rows(-pos, log_expectation(neg, neg_weight), pos_weight))
+
+    def step(self, batch: Contrast, state: State) -> tuple[ObjectiveResult, State]:
+        ratio, log_u = self._ratio(batch, state["log_u"])
+        return ObjectiveResult(*reduce_rows(-batch.pos("log"), ratio, batch.pos_weight)), {"log_u": log_u}
+
+    def _ratio(self, batch: Contrast, log_u: Tensor) -> tuple[Tensor, Tensor]:
+        """Zhat / sg[Zu] (H, N) and the new log u."""
+        ratio, _, log_u = vector_partition(batch.log_phi(), batch.log_psi(), batch.law, log_u, self.config.gamma)
+        return ratio, log_u
 
 
 @register("objective", "meco-keyed", MECOConfig)
@@ -64,33 +79,28 @@ class KeyedMECO(MECO):
     times in a descent has an old u; a table's pairs are seen all the time.
     """
 
-    def initial(self, levels: int, anchors: int, dim: int) -> Tensor:
-        return torch.full((levels, anchors), math.nan, dtype=torch.float64)
+    keyed = True
 
-    def partition(
-        self,
-        log_phi: Tensor,
-        log_psi: Tensor,
-        *,
-        law: Tensor,
-        row_weight: Tensor,
-        anchors: Tensor | None,
-        log_u: Tensor,
-    ) -> Partition:
-        lp = log_mean_psi(log_psi, law).unsqueeze(-2)  # (H, 1, d): Zhat is linear in the mean of psi
-        log_zhat = torch.logsumexp(log_phi.to(torch.float64) + lp, dim=-1)  # (H, N)
-        if anchors is None:  # every anchor once, in order
-            log_u = average_log(log_u, log_zhat.detach(), self.config.gamma)
-            log_z = log_u
+    def initial(self, sizes: Sizes) -> State:
+        return {"log_u": torch.full((sizes.levels, sizes.anchors), math.nan, dtype=torch.float64)}
+
+    def _ratio(self, batch: Contrast, log_u: Tensor) -> tuple[Tensor, Tensor]:
+        if batch.law.ndim == 2:  # shared negatives: Zhat is linear in the mean of psi
+            lp = log_mean_psi(batch.log_psi(), batch.law).unsqueeze(-2)  # (H, 1, d)
+            log_zhat = torch.logsumexp(batch.log_phi().to(torch.float64) + lp, dim=-1)  # (H, N)
         else:
-            log_u = self._average(log_zhat.detach(), row_weight, anchors, log_u)
-            log_z = log_u.gather(1, anchors)
-        return Partition(torch.exp(log_zhat - log_z), log_z, log_u)
+            log_zhat = log_expectation(batch.neg("log").to(torch.float64), batch.law)
+        if batch.ids is None:
+            log_u = log_z = average_log(log_u, log_zhat.detach(), self.config.gamma)
+        else:
+            log_u = self._average(log_zhat.detach(), batch.row_weight, batch.ids, log_u)
+            log_z = log_u.gather(1, batch.ids)
+        return torch.exp(log_zhat - log_z), log_u
 
-    def _average(self, log_zhat: Tensor, row_weight: Tensor, anchors: Tensor, log_u: Tensor) -> Tensor:
+    def _average(self, log_zhat: Tensor, row_weight: Tensor, ids: Tensor, log_u: Tensor) -> Tensor:
         """Rows of one anchor enter its average once, as their mean; anchors that are not in the batch keep theirs."""
         H, K = log_u.shape
-        keys = (anchors + K * torch.arange(H, device=anchors.device)[:, None]).reshape(-1)
+        keys = (ids + K * torch.arange(H, device=ids.device)[:, None]).reshape(-1)
         # A level without data has rows of weight 0: they count as one each there, and nothing is trained by them.
         weight = torch.where(row_weight > 0, row_weight, torch.ones_like(row_weight)).to(torch.float64)
         lm = log_mean_by_key(log_zhat.reshape(-1), weight.reshape(-1), keys, H * K).reshape(H, K)

@@ -15,7 +15,7 @@ from rl_contrastive.deep.self_prediction import SelfPrediction
 from rl_contrastive.deep.weights import load_weights, weights
 from rl_contrastive.energy.low_rank import log_products
 from rl_contrastive.errors import RlcError
-from rl_contrastive.features.networks import log_softplus, pair_scores
+from rl_contrastive.objectives.scores import log_softplus, pair_scores
 
 S, A, D = 4, 2, 6
 EYE = torch.eye(S)
@@ -262,12 +262,12 @@ def test_the_average_moves_in_training_only_and_is_saved() -> None:
 
 def test_meco_follows_its_own_average() -> None:
     net, (z, action, z_next) = heads(objective="meco"), rows(6)
-    assert bool(net.log_state.isnan().all())
+    assert bool(net.state_log_u.isnan().all())
     net.contrast(z, action, z_next).backward()
     psi = np.logaddexp(0, net.successors(z_next).detach().double().numpy())
     # First the first half by the second half's successors, which start the average; then the other way round.
     expected = 0.9 * psi[3:].mean(axis=0) + 0.1 * psi[:3].mean(axis=0)
-    assert net.log_state[0].exp().numpy() == pytest.approx(expected, rel=1e-6)
+    assert net.state_log_u[0].exp().numpy() == pytest.approx(expected, rel=1e-6)
 
 
 def test_diagnoses_of_collapse_and_of_a_good_fit() -> None:
