@@ -78,6 +78,8 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
     """Check `value` against a type hint; int -> float and list -> tuple are the only conversions."""
+    if hint is Any:
+        return value
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
         for option in typing.get_args(hint):

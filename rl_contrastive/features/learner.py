@@ -14,7 +14,7 @@ Where it holds data out, it begins anew in each fit, because an earlier fit know
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,6 +30,8 @@ from rl_contrastive.spec import BoolArray, FloatArray, IntArray, StepData
 
 VECTOR_DIM = 3
 """d of linear and neural features of vectors where none is given."""
+BIASED = {"tempered": "only a tempered ratio (P/P^-)^tau", "nothing": "no ratio P/P^-"}
+"""What an objective may recover that is no model, in words."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,11 @@ class LearnerConfig:
     """spectral: closed form; nce: gradient descent alone; spectral+nce: closed form, then descent judged on held-out
     transitions."""
     objective: str = "nce"
-    """Registered objective of the gradient stage (`rlc list objectives`)."""
-    objective_options: dict[str, float] = field(default_factory=dict)
-    """Its hyperparameters (docs/objectives.md), e.g. gamma of meco; on the command line NAME VALUE ..."""
+    """Registered objective of the gradient stage (`rlc list objectives`); name it before --help to see its options."""
+    objective_options: Any = field(default_factory=dict)
+    """Its config, or a table of that config's fields, such as {"gamma": .3} for meco."""
+    allow_biased: bool = False
+    """Make P-hat even if the minimiser of the objective is not the ratio P/P^-: a control, whose P-hat is wrong."""
     dim: int | None = None
     """d, dimension of phi and psi (>= 1; >= 2 for vector observations, where one is the constant); None: from the data,
     on tables the singular values above the sampling noise, at most 64, on vectors 3 (2 for
@@ -142,7 +146,12 @@ class FeatureLearner:
         if config.method != "spectral":
             from rl_contrastive.objectives import make
 
-            make(config.objective, config.objective_options)  # a wrong name or option is noticed here, not at a fit
+            biased = BIASED.get(make(config.objective, config.objective_options).recovers)
+            require(
+                biased is None or config.allow_biased,
+                f"learner: {config.objective} with these options recovers {biased}, so P-hat would be wrong; choose "
+                "other options or another objective, or set allow_biased for a control.",
+            )
         self.config = config
         self.dim = config.dim or VECTOR_DIM
         """d on vectors, at most."""
