@@ -3,8 +3,8 @@
 -E+ s + E log Z(s,a), Z = E_{P^-} e^s, has a logarithm outside an expectation: its minibatch gradient (`mle` with M
 draws) is biased by O(1/M). Here u follows the partition function over the descent and the gradient divides by it,
     surrogate_i = -s_i + Zhat_i / sg[Zu_i],   log u <- log((1 - gamma) u + gamma uhat),   Zhat / Zu <= 1 / gamma,
-so a few shared negatives suffice (Jiang et al. 2023; `energy/conditional.py`). With f = psi'phi one d-vector
-u ~ E_{P^-} psi serves every (s,a), because Z(s,a) = <u, phi(s,a)>. Minimiser f* = c(s,a) P/P^-, as for `mle`.
+so a few shared negatives suffice (Jiang et al. 2023). With f = psi'phi one d-vector u ~ E_{P^-} psi serves every
+(s,a), because Z(s,a) = <u, phi(s,a)>. Minimiser f* = c(s,a) P/P^-, as for `mle`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.energy.compositional import average_log, require_gamma
-from rl_contrastive.energy.conditional import log_mean_by_key, vector_partition
 from rl_contrastive.energy.low_rank import log_mean_psi
 from rl_contrastive.objectives.base import (
     Contrast,
@@ -67,8 +66,7 @@ class MECO(Objective):
 
     def _ratio(self, batch: Contrast, log_u: Tensor) -> tuple[Tensor, Tensor]:
         """Zhat / sg[Zu] (H, N) and the new log u."""
-        ratio, _, log_u = vector_partition(batch.log_phi(), batch.log_psi(), batch.law, log_u, self.config.gamma)
-        return ratio, log_u
+        return vector_partition(batch.log_phi(), batch.log_psi(), batch.law, log_u, self.config.gamma)
 
 
 @register("objective", "meco-keyed", MECOConfig)
@@ -80,6 +78,7 @@ class KeyedMECO(MECO):
     """
 
     keyed = True
+    shared = False
 
     def initial(self, sizes: Sizes) -> State:
         return {"log_u": torch.full((sizes.levels, sizes.anchors), math.nan, dtype=torch.float64)}
@@ -105,3 +104,33 @@ class KeyedMECO(MECO):
         weight = torch.where(row_weight > 0, row_weight, torch.ones_like(row_weight)).to(torch.float64)
         lm = log_mean_by_key(log_zhat.reshape(-1), weight.reshape(-1), keys, H * K).reshape(H, K)
         return torch.where(torch.isnan(lm), log_u, average_log(log_u, lm, self.config.gamma))
+
+
+def log_mean_by_key(values: Tensor, weight: Tensor, keys: Tensor, num_keys: int) -> Tensor:
+    """log (sum_i w_i e^{v_i} / sum_i w_i) over the rows i of each key: (N,) -> (num_keys,); every key must occur.
+
+    Weights > 0. The maximum of each key is taken out first, so scores of any size are fine. On CUDA index_add sums
+    in no fixed order: resuming to the bit needs torch.use_deterministic_algorithms there.
+    """
+    terms = values + weight.log()
+    empty = torch.full((num_keys,), -math.inf, dtype=values.dtype, device=values.device)
+    peak = empty.scatter_reduce(0, keys, terms, "amax")  # (num_keys,)
+    total = torch.zeros_like(empty).index_add(0, keys, torch.exp(terms - peak[keys]))
+    mass = torch.zeros_like(empty).index_add(0, keys, weight)
+    return peak + total.log() - mass.log()
+
+
+def vector_partition(
+    log_phi: Tensor, log_psi: Tensor, law: Tensor, log_u: Tensor, gamma: float
+) -> tuple[Tensor, Tensor]:
+    """Zhat_i / sg[Zu_i] (..., N) and the new log u (..., d); leading axes are separate problems.
+
+    log_phi (..., N, d), noise log_psi (..., M, d) with weights law (..., M), log_u (..., d) float64 (NaN: not set):
+    lp_k = log sum_j v_j psi_k(z_j);  log u_k <- average_log(log u_k, lp_k);  Zhat = <phi, e^lp>,  Zu = <phi, u>.
+    """
+    log_phi = log_phi.to(torch.float64)
+    lp = log_mean_psi(log_psi, law)  # (..., d)
+    log_u = average_log(log_u, lp.detach(), gamma)
+    log_zu = torch.logsumexp(log_phi.detach() + log_u.unsqueeze(-2), dim=-1)  # (..., N)
+    # u_k >= gamma e^{lp_k} bounds the ratio by 1/gamma.
+    return torch.exp(torch.logsumexp(log_phi + lp.unsqueeze(-2), dim=-1) - log_zu), log_u

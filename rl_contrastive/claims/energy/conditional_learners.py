@@ -22,11 +22,11 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from rl_contrastive.claims.energy.conditional_data import Problems
 from rl_contrastive.config import require
-from rl_contrastive.energy.conditional import vector_partition
 from rl_contrastive.energy.low_rank import TableFactor
 from rl_contrastive.energy.steps import AveragedDescent
 from rl_contrastive.objectives import make
 from rl_contrastive.objectives.base import Contrast, Objective, Sizes, State
+from rl_contrastive.objectives.compositional import vector_partition
 
 Kind = Literal["likelihood", "nce", "infonce", "snis", "table", "one-u", "vector"]
 
@@ -187,12 +187,12 @@ class BatchLoss:
         uniform = torch.full_like(b[..., 0], 1.0 / b.shape[1])
         if self.learner.u == "exact":
             exact = torch.logsumexp(batch.log_psi.detach() + self.q.log().unsqueeze(-1), dim=1)  # (B, d)
-            ratio, _, log_u = vector_partition(a, b, uniform, exact, _NEVER)
+            ratio, log_u = vector_partition(a, b, uniform, exact, _NEVER)
         else:
-            ratio, _, log_u = vector_partition(a, b, uniform, state["log_u"], self.options.gamma)
+            ratio, log_u = vector_partition(a, b, uniform, state["log_u"], self.options.gamma)
         if self.learner.psi_gradient == "exact":
-            with_phi, _, _ = vector_partition(a, b.detach(), uniform, log_u, _NEVER)
-            with_psi, _, _ = vector_partition(a.detach(), batch.log_psi, self.q, log_u, _NEVER)
+            with_phi, _ = vector_partition(a, b.detach(), uniform, log_u, _NEVER)
+            with_psi, _ = vector_partition(a.detach(), batch.log_psi, self.q, log_u, _NEVER)
             ratio = with_phi + with_psi
         self.state = {"log_u": log_u}
         return (ratio.mean(-1) - batch.positive.mean(-1)).sum()
@@ -226,7 +226,7 @@ _NEVER = 1e-12
 def fit_tables(
     problems: Problems, seeds: tuple[int, ...], learner: Learner, options: Descent, *, init: float = 0.1
 ) -> Fitted:
-    """Fit all problems side by side; a diverged fit is an RlcError of the objective."""
+    """Fit all problems side by side; a problem whose fit diverged has NaN in its tables."""
     require(learner.shared or learner.kind != "vector", "conditional: the d-vector form shares its noise.")
     device, sizes = problems.P.device, problems.sizes
     rngs = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: the same draws on each device
