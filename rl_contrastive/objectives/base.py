@@ -104,6 +104,15 @@ class Objective(ABC):
         del sizes
         return {}
 
+    def reset(self, state: State, sizes: Sizes, slots: Tensor) -> State:
+        """The state after the anchors in `slots` (M,) were replaced by others, as in a replay that overwrites."""
+        if not self.keyed:
+            return state
+        fresh = self.initial(sizes)
+        return {
+            name: value.index_copy(1, slots, fresh[name][:, slots].to(value.device)) for name, value in state.items()
+        }
+
     def parameters(self, state: State) -> list[nn.Parameter]:
         """What the optimiser trains beside phi and psi."""
         return [value for value in state.values() if isinstance(value, nn.Parameter)]

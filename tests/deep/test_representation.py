@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.deep.config import RepresentationConfig, SelfPredictionConfig
+from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout
 from rl_contrastive.deep.representation import Representation, identical, off_diagonal
 from rl_contrastive.deep.self_prediction import SelfPrediction
 from rl_contrastive.deep.weights import load_weights, weights
@@ -268,6 +269,23 @@ def test_meco_follows_its_own_average() -> None:
     # First the first half by the second half's successors, which start the average; then the other way round.
     expected = 0.9 * psi[3:].mean(axis=0) + 0.1 * psi[:3].mean(axis=0)
     assert net.state_log_u[0].exp().numpy() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["nce", "meco"])
+def test_checkpoints_of_older_versions_load(objective: str) -> None:
+    """They hold `log_state` for every objective; only meco's means something."""
+    config = FeatureConfig(representation=RepresentationConfig(dim=D, hidden=0, objective=objective), device="cpu")
+    net = FeatureNet(ObsLayout((S,), "float32"), A, config, rng=generator())
+    saved, average = net.state_dict(), np.arange(float(D))[None]
+    for name in ("online", "frozen"):
+        saved[name].pop("heads.state_log_u", None)
+        saved[name]["heads.log_state"] = average
+    net.load_state_dict(saved)
+    if objective == "meco":
+        assert torch.equal(net.online.heads.state_log_u, torch.as_tensor(average))
+    saved["online"]["heads.other"] = average
+    with pytest.raises(RlcError, match=r"hold 'heads.other'"):
+        net.load_state_dict(saved)
 
 
 def test_diagnoses_of_collapse_and_of_a_good_fit() -> None:
