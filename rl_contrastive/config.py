@@ -31,7 +31,7 @@ def require(condition: bool, sentence: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Allowed values of a number, for `Annotated[int, Ge(1)]`: the check, the help text and the sentence derive from it.
+    """Allowed values of a number, for `Annotated[int, Ge(1)]`: check, help and sentence derive from it.
 
     An end may be left out (open). A number with a fraction must be finite whatever the ends are.
     """
@@ -84,7 +84,7 @@ def ranges_of(cls: type) -> dict[str, Range]:
 
 def check_ranges(config: Any, where: str) -> None:
     """RlcError at the first number beyond the range of its field, in tuples too; None is always allowed."""
-    for name, allowed in ranges_of(type(config)).items():
+    for name, allowed in ranges_of(config.__class__).items():
         value = getattr(config, name)
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and not allowed.holds(number):
@@ -142,6 +142,8 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
     """Check `value` against a type hint; int -> float and list -> tuple are the only conversions."""
+    if hint is Any:
+        return value
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
         for option in typing.get_args(hint):

@@ -19,14 +19,15 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from rl_contrastive.config import require
+from rl_contrastive.config import from_dict, require, to_dict
 from rl_contrastive.errors import RlcError, unknown_name
 
-Kind = Literal["agent", "env", "objective", "claim", "study", "opponent"]
+Kind = Literal["agent", "env", "objective", "energy-objective", "claim", "study", "opponent"]
 PACKAGES: dict[Kind, str] = {
     "agent": "rl_contrastive.agents",
     "env": "rl_contrastive.envs",
     "objective": "rl_contrastive.objectives",
+    "energy-objective": "rl_contrastive.energy",
     "claim": "rl_contrastive.claims.theory",
     "study": "rl_contrastive.claims.energy",
     "opponent": "rl_contrastive.agents",
@@ -84,6 +85,16 @@ def get(kind: Kind, name: str) -> tuple[Entry, dict[str, Any]]:
         if name in gymnasium.registry:
             raise RlcError(f"unknown env '{name}'; did you mean 'gym:{name}'?")
     raise unknown_name(kind, name, (e.name for e in entries(kind)))
+
+
+def build(kind: Kind, name: str, options: Any = None) -> Any:
+    """What the factory of `name` makes of a config, or of a table of the config's fields; the rest has its defaults."""
+    entry, fixed = get(kind, name)
+    if isinstance(options, entry.config):
+        return entry.factory(options)
+    values = {} if options is None else to_dict(options) if is_dataclass(options) else options
+    require(isinstance(values, dict), f"the options of {name} must be a table of fields, got {values!r}.")
+    return entry.factory(from_dict(entry.config, {**values, **fixed}, f"{name}."))
 
 
 def entries(kind: Kind) -> list[Entry]:

@@ -26,6 +26,8 @@ TINY, BROKEN = str(HERE / "tiny_agent.py"), str(HERE / "broken_env.py")
 RLC = [sys.executable, "-m", "rl_contrastive.cli"]
 SMALL = ["--env.num-states", "6", "--env.num-actions", "3", "--env.horizon", "3", "--env.rank", "2"]
 QUICK = ["--episodes", "16", "--eval-every", "8", "--eval-episodes", "5", "--no-tensorboard"]
+MECO = ["run", "contrastive-ucb", "low-rank", "--agent.learner.method", "nce", "--agent.learner.objective", "meco"]
+OPTIONS = "--agent.learner.objective-options"
 TINY_RUN = ["run", "tiny", "low-rank", "--import", TINY, *SMALL, *QUICK]
 
 
@@ -115,6 +117,13 @@ def test_any_gymnasium_id_runs_through_the_prefix(tmp_path, capsys):
         (["run", "uniform", "low-rank", "--episodes", "3", "--agent.batch", "4"], "no batch would fit"),
         (["run", "uniform", "low-rank", "--exact", "maybe"], "exact must be auto, always or never"),
         (["run", "uniform", "low-rank", "--device", "cuda"], "no field 'device'"),
+        ([*MECO[:-1], "mecco"], "unknown objective 'mecco'; did you mean 'meco'?"),
+        ([*MECO, f"{OPTIONS}.gama", ".3"], f"unknown option {OPTIONS}.gama; did you mean {OPTIONS}.gamma?"),
+        ([*MECO, f"{OPTIONS}.gamma", "x"], f"{OPTIONS}.gamma takes a number, got 'x'."),
+        ([*MECO, f"{OPTIONS}.gamma", "3"], "rlc: meco: gamma must lie in (0, 1], got 3.0."),
+        ([*MECO, OPTIONS, "gamma"], f"{OPTIONS} takes names with values; write {OPTIONS}.NAME VALUE for each."),
+        ([*MECO[:3], f"{OPTIONS}.gamma", ".3"], f"unknown option {OPTIONS}.gamma"),  # nce has no options
+        ([*MECO[:-1], "infonce", f"{OPTIONS}.temperature", "2"], "infonce with these options recovers only a tempered"),
         (["run", "uniform", "low-rank", "--import", "/no/file.py"], "there is no file /no/file.py."),
         (["run", "uniform", "gym:Pendulum-v1"], "the action space must be Discrete"),
         (["run", "uniform", "gym:Nothing-v9"], "gym:Nothing-v9 cannot be made"),
@@ -247,7 +256,8 @@ def test_replay_a_run(game_runs, tmp_path, capsys):
 
 
 def test_list_names_everything_registered(capsys):
-    for word, kind in (("agents", "agent"), ("envs", "env"), ("objectives", "objective")):
+    kinds = {"agents": "agent", "envs": "env", "objectives": "objective", "energy-objectives": "energy-objective"}
+    for word, kind in kinds.items():
         assert main(["list", word]) == 0
         lines = capsys.readouterr().out.splitlines()
         names = [line.split()[0] for line in lines]
@@ -261,6 +271,30 @@ def test_list_names_everything_registered(capsys):
     assert main(["list", "agents", "--json", "--import", TINY]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["tiny"]["fields"]["batch"] == "B, episodes between two updates (>= 1)."
+
+
+@pytest.mark.parametrize(
+    ("words", "gamma"),
+    [([f"{OPTIONS}.gamma", "0.3"], 0.3), ([f"{OPTIONS}.gamma=1"], 1.0), ([OPTIONS, "gamma", "1"], 1.0), ([], 0.1)],
+)
+def test_an_objective_brings_its_own_options(words, gamma, tmp_path, capsys):
+    few = ["--agent.batch", "8", "--agent.learner.steps", "2"]
+    assert main([*MECO, *SMALL, *QUICK, *few, *words, "--out", str(tmp_path)]) == 0
+    (file,) = tmp_path.rglob("config.json")
+    assert json.loads(file.read_text())["agent_config"]["learner"]["objective_options"] == {"gamma": gamma}
+    old = f"rlc: {OPTIONS} gamma 1 is written {OPTIONS}.gamma 1 now.\n"
+    assert (old in capsys.readouterr().err) == (OPTIONS in words)
+
+
+def test_help_explains_the_options_of_the_objective_that_is_named(capsys):
+    assert main([*MECO, "--help"]) == 0
+    assert f"{OPTIONS}.gamma FLOAT" in (shown := capsys.readouterr().out)
+    assert "Weight in (0, 1] of the newest negatives in u" in shown
+    assert main([*MECO[:3], "--help"]) == 0
+    assert OPTIONS not in capsys.readouterr().out
+    deep = ["run", "contrastive-ucb-deep", "deep-sea", "--agent.learner.representation.objective=infonce", "--help"]
+    assert main(deep) == 0
+    assert "--agent.learner.representation.objective-options.temperature FLOAT" in capsys.readouterr().out
 
 
 def test_doctor_writes_nothing(tmp_path, capsys, monkeypatch):

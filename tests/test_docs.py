@@ -99,6 +99,8 @@ def test_the_energy_page_s_code_runs(tmp_path, capsys):
 
 
 def test_the_energy_page_names_every_objective():
-    from rl_contrastive.energy.objectives import OBJECTIVES
+    from rl_contrastive.registry import entries
 
-    assert set(OBJECTIVES) <= first_column("docs/energy.md", "## What there is\n") | {"snis"}
+    assert {entry.name for entry in entries("energy-objective")} <= first_column(
+        "docs/energy.md", "## What there is\n"
+    ) | {"snis"}

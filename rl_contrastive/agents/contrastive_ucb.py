@@ -26,7 +26,7 @@ from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
 from rl_contrastive.agents.ucb_models import Model, TableModel
 from rl_contrastive.agents.vector_model import VectorModel
 from rl_contrastive.config import require
-from rl_contrastive.features.learner import LearnerConfig
+from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.planning.behaviour import uniform_around
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from rl_contrastive.config import require
+from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.decoder import DecoderConfig
-from rl_contrastive.features.learner import LearnerConfig
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from typing import Protocol
 import numpy as np
 
 from rl_contrastive.config import require
+from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.diagnostics import model_error, phi_angles
-from rl_contrastive.features.learner import FeatureLearner, Fit, LearnerConfig
+from rl_contrastive.features.learner import FeatureLearner, Fit
 from rl_contrastive.features.maps import TabularFeatures
 from rl_contrastive.features.tables import add_pooled, make_table, one_kernel
 from rl_contrastive.planning.bonus import EllipticalBonus

@@ -83,8 +83,7 @@ def _sentence(box: str) -> str:
             break
     sentence = " ".join(words) or " ".join(box.split())
     # A config's own sentence names its field; "Error parsing env:" in front of it says nothing more.
-    for group in ("env", "agent"):
-        sentence = sentence.removeprefix(f"Error parsing {group}: ")
+    sentence = re.sub(r"^Error parsing (env|agent)\b[^ ]*: ", "", sentence)
     return _readable(sentence.rstrip(".")) + "."
 
 
@@ -100,14 +99,16 @@ def _readable(sentence: str) -> str:
     return f"{flag} takes {allowed}, got {value or values}"
 
 
-def flags_of(cls: type, prefix: str = "--") -> set[str]:
-    """Options of a config dataclass: `--agent.batch`, nested ones included, `--no-x` for booleans."""
-    hints = typing.get_type_hints(cls)
+def flags_of(config: Any, prefix: str = "--") -> set[str]:
+    """Options of a config dataclass or its default: `--agent.batch`, nested ones included, `--no-x` for booleans."""
+    hints = typing.get_type_hints(config if isinstance(config, type) else type(config))
     out: set[str] = set()
-    for field in dataclasses.fields(cls):
+    for field in dataclasses.fields(config):
         hint, name = hints[field.name], field.name.replace("_", "-")
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            out |= flags_of(hint, f"{prefix}{name}.")
+        value = getattr(config, field.name, None)
+        inner = value if dataclasses.is_dataclass(value) else hint
+        if dataclasses.is_dataclass(inner):
+            out |= flags_of(inner, f"{prefix}{name}.")
             continue
         out.add(prefix + name)
         if hint is bool:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from rl_contrastive import registry
+from rl_contrastive.cli.options import in_new_form, with_options
 from rl_contrastive.cli.parse import Done, Nothing, flags_of, parse
 from rl_contrastive.cli.short_help import short_help
 from rl_contrastive.config import require, to_dict
@@ -70,6 +71,7 @@ class RunCommand(Generic[AgentConfig, EnvConfig]):
 def run(args: list[str]) -> int:
     """`rlc run AGENT ENV [options]`."""
     names, options = _leading_words(renamed(args), 2)
+    options = in_new_form(options)
     imports = _imports(options)
     for file in imports:
         registry.import_file(Path(file))
@@ -89,9 +91,10 @@ def run(args: list[str]) -> int:
         return 0
     options = ["--help" if word == "--help-all" else word for word in options]
     flags = flags_of(RunFlags) - {"--imports"} | {"--import"}
-    flags |= flags_of(agent_config, "--agent.") | flags_of(env_config, "--env.")
+    agent = with_options(agent_config(), options, "--agent.")
+    flags |= flags_of(agent, "--agent.") | flags_of(env_config, "--env.")
     generic: Any = RunCommand
-    default = RunCommand(RunFlags(), agent_config(), env_config(**fixed))
+    default = RunCommand(RunFlags(), agent, env_config(**fixed))
     try:
         parsed = parse(generic[agent_config, env_config], options, prog=prog, flags=flags, default=default)
     except Done:

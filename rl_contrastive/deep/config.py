@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -81,9 +81,10 @@ class RepresentationConfig:
     dim: int = 64
     """d (>= 1)."""
     objective: str = "nce"
-    """A registered objective: nce (the paper's), logistic, infonce, mle, meco, spectral."""
-    objective_options: dict[str, float] = field(default_factory=dict)
-    """Fields of the objective's own config, e.g. {"temperature": 0.5}."""
+    """A registered objective: nce (the paper's), logistic, infonce, mle, meco, spectral; name it before --help to see
+    its options."""
+    objective_options: Any = field(default_factory=dict)
+    """The objective's own config, or a table of its fields, such as {"temperature": 0.5}."""
     hidden: int = 256
     """Width of the ReLU layer of each head; 0: linear heads on the encoder's vector."""
     beta: float = 1.0

@@ -180,9 +180,15 @@ class FeatureNet:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
         for key in ("online", "frozen", "optimiser"):
             require(key in state, f"features: the saved state lacks '{key}'.")
-        load_weights(self.online, state["online"], "features")
-        load_weights(self.frozen, state["frozen"], "features")
+        for name in ("online", "frozen"):
+            load_weights(getattr(self, name), self._renamed(state[name]), "features")
         self._optimiser.load_state_dict(state["optimiser"], "features")
+
+    def _renamed(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """Weights of older versions, in which every objective had a vector `log_state`."""
+        saved = dict(saved)
+        before = saved.pop("heads.log_state", None)
+        return saved if before is None or not self.online.heads.remembered else {**saved, "heads.state_log_u": before}
 
 
 def put(array: Array, device: torch.device) -> Tensor:

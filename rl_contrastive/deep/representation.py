@@ -33,34 +33,34 @@ from rl_contrastive.energy.compositional import average_log
 from rl_contrastive.energy.low_rank import log_products
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.diagnostics import effective_rank
-from rl_contrastive.features.networks import log_softplus
 from rl_contrastive.objectives import make
-from rl_contrastive.objectives.base import Compositional
+from rl_contrastive.objectives.base import Contrast, Sizes, Space
+from rl_contrastive.objectives.scores import log_softplus
 from rl_contrastive.spec import Array, BoolArray
 
 LEAST = 1e-30
 """The smallest f that is told from 0 in single precision."""
+STATE = "state_"
+"""In front of the names of what the objective remembers."""
 
 
 class Representation(nn.Module):
     """The two heads, for vectors of an encoder of this width.
 
-    Buffers: `log_u` (d,) the moving average log u, which simplex features need, `log_state` what a compositional
-    objective follows; NaN at first.
+    Buffers: `log_u` (d,) the moving average log u, which simplex features need, NaN at first; `state_*` what the
+    objective remembers.
     """
 
     log_u: Tensor
-    log_state: Tensor
 
     def __init__(self, width: int, num_actions: int, config: RepresentationConfig, *, rng: torch.Generator) -> None:
         super().__init__()
         self.config, self.num_actions = config, num_actions
         self.objective = make(config.objective, config.objective_options)
-        if isinstance(self.objective, Compositional):
-            # One number for each stored row, as in `meco-keyed`, has no place in a replay that forgets.
-            fits = self.objective.initial(1, 0, config.dim).shape == (1, config.dim)
-            require(fits, f"representation: {config.objective} keeps a table of all anchors; use meco.")
-            require(not config.mask_identical, f"representation: {config.objective} cannot leave out negatives.")
+        # One number for each stored row, as in `meco-keyed`, has no place in a replay that forgets.
+        require(not self.objective.keyed, f"representation: {config.objective} keeps a table of all anchors; use meco.")
+        masked = self.objective.shared and config.mask_identical
+        require(not masked, f"representation: {config.objective} cannot leave out negatives.")
 
         def head(outputs: int) -> Layers:
             inputs, layers = width, list[nn.Module]()
@@ -72,7 +72,14 @@ class Representation(nn.Module):
         self.phi_head, self.psi_head = head(num_actions * config.dim), head(config.dim)
         unset = torch.full((config.dim,), math.nan, dtype=torch.float64, device=rng.device)
         self.register_buffer("log_u", unset.clone())
-        self.register_buffer("log_state", unset[None].clone())
+        with rng.device:
+            state = self.objective.initial(Sizes(levels=1, anchors=0, dim=config.dim))
+        self.remembered = tuple(state)
+        for name, value in state.items():
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(STATE + name, value)
+            else:
+                self.register_buffer(STATE + name, value)
 
     def anchors(self, z: Tensor) -> Tensor:
         """u_phi of all actions: z (N, width) -> (N, A, d)."""
@@ -113,9 +120,10 @@ class Representation(nn.Module):
         weight: Tensor | None = None,
         same: Tensor | None = None,
     ) -> Tensor:
-        """The loss of a batch of N >= 2 transitions; moves `log_state`, and `log_u` of simplex features, in training.
+        """The loss of a batch of N >= 2 transitions; in training it moves the objective's state, and `log_u` of simplex
+        features.
 
-        Of a compositional objective the loss is its surrogate: the gradient counts, the value says little.
+        Of `meco` the loss is its surrogate: the gradient counts, the value says little.
 
         z, z' (N, width) of s and of the next observation (one step on, whatever n the returns have), action (N,).
         weight (N,) > 0: importance weights, of rows and of their successors as negatives. same (N, N): pairs of
@@ -132,21 +140,31 @@ class Representation(nn.Module):
             w = torch.full((N,), 1.0 / N, dtype=dtype, device=z.device)
             if weight is not None:
                 w = weight.to(dtype) / weight.to(dtype).sum()
-            simplex = self.training and self.config.features == "simplex"
-            if isinstance(self.objective, Compositional) or simplex:
-                log_psi = log_softplus(v, self.config.beta)
-                if simplex:
-                    self._average(log_psi.detach(), w)
-                if isinstance(self.objective, Compositional):
-                    return self._compositional(self.objective, log_softplus(u, self.config.beta), log_psi, w)
-            phi, psi = softplus(u, self.config.beta), softplus(v, self.config.beta)
-            scores = (phi @ psi.T).clamp_min(LEAST)  # (N, N) f of all pairs
-            return self._pairwise(scores, w, same if self.config.mask_identical else None)
+            if self.training and self.config.features == "simplex":
+                self._average(log_softplus(v, self.config.beta).detach(), w)
+            masked = same if self.config.mask_identical else None
+            return self._descended(self._halves(u, v, w) if self.objective.shared else [self._pairs(u, v, w, masked)])
 
-    def _pairwise(self, scores: Tensor, w: Tensor, same: Tensor | None) -> Tensor:
-        if self.objective.space == "log":
-            scores = scores.log()
-        pos, neg = scores.diagonal()[:, None], off_diagonal(scores)  # (N, 1), (N, N-1)
+    def _descended(self, batches: list[Contrast]) -> Tensor:
+        """The objective's loss of the batches, one step after the other; its state is kept in training."""
+        state = {name: getattr(self, STATE + name) for name in self.remembered}
+        losses = []
+        for batch in batches:
+            result, state = self.objective.step(batch, state)
+            losses.append(result.loss[0].to(batch.pos_weight.dtype))
+        if self.training:
+            for name, value in state.items():
+                if (kept := getattr(self, STATE + name)) is not value:
+                    kept.copy_(value)
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _pairs(self, u: Tensor, v: Tensor, w: Tensor, same: Tensor | None) -> Contrast:
+        """Each row with the successors of all others as its negatives."""
+        f = (softplus(u, self.config.beta) @ softplus(v, self.config.beta).T).clamp_min(LEAST)  # (N, N)
+
+        def scores(space: Space) -> Tensor:
+            return f.log() if space == "log" else f
+
         law = off_diagonal(w.expand(len(w), -1))
         if same is not None:
             law = torch.where(off_diagonal(same), 0.0, law)
@@ -155,28 +173,33 @@ class Representation(nn.Module):
             w = torch.where(lone, 0.0, w)
             w = w / torch.where(w.sum() > 0, w.sum(), 1.0)
             law = torch.where(lone[:, None], 1.0, law)
-        law = law / law.sum(-1, keepdim=True)
-        return self.objective(pos, neg, w[:, None], law).loss
+        return Contrast(
+            pos=lambda space: scores(space).diagonal()[None, :, None],
+            neg=lambda space: off_diagonal(scores(space))[None],
+            log_phi=lambda: log_softplus(u, self.config.beta)[None],
+            log_psi=lambda: log_softplus(v, self.config.beta)[None],
+            pos_weight=w[None, :, None],
+            law=(law / law.sum(-1, keepdim=True))[None],
+        )
 
-    def _compositional(self, objective: Compositional, log_phi: Tensor, log_psi: Tensor, w: Tensor) -> Tensor:
-        """Log Z of each half of the rows by the successors of the other half: a row's own is no draw of P^-."""
-        halves = (slice(0, len(w) // 2), slice(len(w) // 2, None))
+    def _halves(self, u: Tensor, v: Tensor, w: Tensor) -> list[Contrast]:
+        """Each half of the rows with the successors of the other half: a row's own is no draw of P^-."""
+        log_phi, log_psi = log_softplus(u, self.config.beta), log_softplus(v, self.config.beta)
         own = torch.logsumexp(log_phi + log_psi, dim=-1)  # (N,) log f of each row and its successor
-        state, loss = self.log_state, -(w * own).sum()
-        for mine, others in (halves, halves[::-1]):
-            step = objective.partition(
-                log_phi[None, mine],
-                log_psi[None, others],
+        first, second = slice(0, len(w) // 2), slice(len(w) // 2, None)
+
+        def half(mine: slice, others: slice) -> Contrast:
+            a, b, s = log_phi[None, mine], log_psi[None, others], own[None, mine, None]
+            return Contrast(
+                pos=lambda space: s if space == "log" else s.exp(),
+                neg=lambda space: log_products(a, b) if space == "log" else a.exp() @ b.exp().mT,
+                log_phi=lambda: a,
+                log_psi=lambda: b,
+                pos_weight=w[None, mine, None],
                 law=(w[others] / w[others].sum())[None],
-                row_weight=w[None, mine],
-                anchors=None,
-                log_u=state,
             )
-            state = step.log_u
-            loss = loss + (w[mine] * step.ratio[0].to(w.dtype)).sum()
-        if self.training:
-            self.log_state.copy_(state)
-        return loss
+
+        return [half(first, second), half(second, first)]
 
     @torch.no_grad()
     def _average(self, log_psi: Tensor, w: Tensor) -> None:

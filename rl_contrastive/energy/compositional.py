@@ -31,6 +31,7 @@ from rl_contrastive.energy.base import (
     noise_of,
 )
 from rl_contrastive.errors import RlcError
+from rl_contrastive.registry import register
 
 if TYPE_CHECKING:
     from rl_contrastive.energy.noise import NoiseLaw
@@ -103,8 +104,9 @@ class MECOState(ObjectiveState):
     """Parameters and buffers of f at the last step (storm, ratio); empty otherwise."""
 
 
+@register("energy-objective", "meco", MECOConfig)
 class MECO:
-    """Compositional optimisation of the likelihood; see the module's first lines."""
+    """Maximum likelihood whose log Z is a moving average over the descent; see the module's first lines."""
 
     def __init__(self, config: MECOConfig | None = None) -> None:
         self.config = config or MECOConfig()
@@ -165,3 +167,9 @@ class MECO:
         if not isinstance(f, torch.nn.Module):
             raise RlcError(f"{self.name}: the correction '{self.config.correction}' needs f to be an nn.Module.")
         return {name: value.detach().clone() for name, value in f.state_dict().items()}
+
+
+@register("energy-objective", "snis", MECOConfig)
+def snis(config: MECOConfig) -> MECO:
+    """Self-normalised importance sampling: MECO with gamma = 1, so log Z comes from this batch alone."""
+    return MECO(replace(config, gamma=1.0))

@@ -22,6 +22,7 @@ from torch import Tensor
 from rl_contrastive.config import require
 from rl_contrastive.energy.base import Energy, EnergyLoss, ObjectiveState, Stateless, check_finite, energies, monitor
 from rl_contrastive.errors import RlcError
+from rl_contrastive.registry import register
 
 if TYPE_CHECKING:
     from rl_contrastive.energy.noise import NoiseLaw
@@ -45,8 +46,12 @@ class DiscrepancyConfig:
         require(0.0 <= w < math.inf, f"energy discrepancy: stabiliser must be >= 0 and finite, got {w}.")
 
 
+@register("energy-objective", "energy-discrepancy", DiscrepancyConfig)
 class EnergyDiscrepancy(Stateless):
-    """mean_i log((w + sum_j exp(f(x_i + sqrt(t)(e_i + e_ij)) - f(x_i))) / M); see the module's first lines."""
+    """Energy discrepancy: each datum against its own neighbours; no noise law, no chains.
+
+    mean_i log((w + sum_j exp(f(x_i + sqrt(t)(e_i + e_ij)) - f(x_i))) / M); see the module's first lines.
+    """
 
     name = "energy-discrepancy"
 

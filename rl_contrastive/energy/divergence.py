@@ -18,6 +18,7 @@ from rl_contrastive.config import require
 from rl_contrastive.energy.base import Energy, EnergyLoss, ObjectiveState, Stateless, energies, monitor
 from rl_contrastive.energy.samplers import ChainConfig, Chains, run_chains
 from rl_contrastive.errors import RlcError
+from rl_contrastive.registry import register
 
 if TYPE_CHECKING:
     from rl_contrastive.energy.noise import NoiseLaw
@@ -36,10 +37,12 @@ class CDConfig:
         require(self.penalty >= 0.0, f"cd: penalty must be >= 0, got {self.penalty}.")
 
 
+@register("energy-objective", "cd", CDConfig)
 class CD(Stateless):
-    """-mean f(x) + mean f(x'), x' the end of chains that start at the data. Source: Hinton 2002.
+    """Contrastive divergence: -mean f(x) + mean f(x'), x' the end of chains that start at the data.
 
-    The truth is stationary for every k when the kernel leaves the model invariant (MALA, not plain Langevin).
+    The truth is stationary for every k when the kernel leaves the model invariant (MALA, not plain Langevin). Source:
+    Hinton 2002.
     """
 
     name = "cd"
@@ -93,8 +96,11 @@ class PCDState(ObjectiveState):
     """(buffer, D) of the data's type; empty before the first step, which fills it from q."""
 
 
+@register("energy-objective", "pcd", PCDConfig)
 class PCD:
-    """-mean f(x) + mean f(x'), x' the end of chains that go on from where earlier steps left them.
+    """Persistent contrastive divergence: the chains go on from where earlier steps left them.
+
+    -mean f(x) + mean f(x'), x' the end of the chains.
 
     A step takes n chains of the buffer without replacement, starts a share of them anew from q, moves them and puts
     them back; the others stay as they are. Source: Tieleman 2008; the refreshed buffer: Du & Mordatch 2019.

@@ -34,6 +34,7 @@ from rl_contrastive.energy.base import (
 from rl_contrastive.energy.flow import Flow
 from rl_contrastive.energy.noise_contrastive import nce_loss
 from rl_contrastive.errors import RlcError
+from rl_contrastive.registry import register
 
 if TYPE_CHECKING:
     from rl_contrastive.energy.noise import NoiseLaw
@@ -75,8 +76,9 @@ class FlowState(ObjectiveState):
     """(weights,) float64: a parameter, zeros at first."""
 
 
+@register("energy-objective", "fce", FCEConfig)
 class FCE:
-    """Energy and noise trained against each other; see the module's first lines."""
+    """Flow contrastive estimation: energy and noise are trained against each other; see the module's first lines."""
 
     name = "fce"
 

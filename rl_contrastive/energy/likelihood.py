@@ -22,6 +22,7 @@ from rl_contrastive.energy.base import (
     nll_estimate,
     noise_of,
 )
+from rl_contrastive.registry import register
 
 if TYPE_CHECKING:
     from rl_contrastive.energy.noise import NoiseLaw
@@ -38,8 +39,11 @@ class InfoNCEConfig:
         require(self.noise_per_datum >= 1, f"infonce: noise_per_datum must be >= 1, got {self.noise_per_datum}.")
 
 
+@register("energy-objective", "infonce", InfoNCEConfig)
 class InfoNCE(Stateless):
-    """mean_i [-l(x_i) + log((e^{l(x_i)} + sum_j e^{l(z_j)}) / (m + 1))], l = f - log q.
+    """InfoNCE: the datum among the noise of the batch.
+
+    mean_i [-l(x_i) + log((e^{l(x_i)} + sum_j e^{l(z_j)}) / (m + 1))], l = f - log q.
 
     Cross-entropy of the datum among itself and m noise samples; minimiser l = log p/q + constant for every m >= 1,
     unlike SNIS, which is this loss without the datum in its own denominator. Source: van den Oord et al. 2018.
@@ -93,8 +97,9 @@ class GridLikelihoodConfig:
         require(self.points >= 2, f"grid likelihood: points must be >= 2, got {self.points}.")
 
 
+@register("energy-objective", "grid-likelihood", GridLikelihoodConfig)
 class GridLikelihood(Stateless):
-    """-mean f(x) + log Z with Z the trapezoid rule on a grid: exact maximum likelihood, for D = 1 or 2.
+    """Exact maximum likelihood: -mean f(x) + log Z with Z by the trapezoid rule on a grid, for D = 1 or 2.
 
     Mass outside the box does not count, so the box must hold the model's mass, not only the data. `ess` counts the
     grid points that carry Z: a handful means that the grid is too coarse for this f.

@@ -28,6 +28,7 @@ from rl_contrastive.energy.base import (
     nll_estimate,
     noise_of,
 )
+from rl_contrastive.registry import register
 
 if TYPE_CHECKING:
     from rl_contrastive.energy.noise import NoiseLaw
@@ -75,6 +76,7 @@ class NCEConfig:
         require(self.noise_per_datum >= 1, f"nce: noise_per_datum must be >= 1, got {self.noise_per_datum}.")
 
 
+@register("energy-objective", "nce", NCEConfig)
 class NCE:
     """Noise-contrastive estimation with K noise points to a datum; see `nce_loss` of l - c."""
 
@@ -119,6 +121,7 @@ class ENCEConfig:
         require(self.noise_per_datum >= 1, f"ence: noise_per_datum must be >= 1, got {self.noise_per_datum}.")
 
 
+@register("energy-objective", "ence", ENCEConfig)
 class ENCE:
     """Exponential-loss NCE; see `exponential_log_loss` of l - c. Use with AveragedDescent(normalise=True) or Adam."""
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from rl_contrastive.config import require
 from rl_contrastive.energy.base import Energy, EnergyLoss, ObjectiveState, Stateless, check_finite, energies, monitor
 from rl_contrastive.errors import RlcError
+from rl_contrastive.registry import register
 
 if TYPE_CHECKING:
     from rl_contrastive.energy.noise import NoiseLaw
@@ -45,8 +46,11 @@ class DenoisingConfig:
         require(self.sigma > 0, f"denoising score matching: sigma must be > 0, got {self.sigma}.")
 
 
+@register("energy-objective", "denoising-score", DenoisingConfig)
 class DenoisingScore(Stateless):
-    """1/2 mean ||sigma s(x + sigma e) + e||^2, e ~ N(0, I); minimiser f = log(p * N(0, sigma^2)) + constant.
+    """Denoising score matching.
+
+    1/2 mean ||sigma s(x + sigma e) + e||^2, e ~ N(0, I); minimiser f = log(p * N(0, sigma^2)) + constant.
 
     Source: Vincent 2011, multiplied by sigma^2 so that losses of different sigma have one scale.
     """
@@ -151,8 +155,11 @@ class SlicedConfig:
         require(self.slices >= 1, f"sliced score matching: slices must be >= 1, got {self.slices}.")
 
 
+@register("energy-objective", "sliced-score", SlicedConfig)
 class SlicedScore(Stateless):
-    """mean [v' H v + 1/2 ||s||^2], H the Hessian of f, v random signs; E v'Hv = tr H, so this is score matching.
+    """Sliced score matching.
+
+    mean [v' H v + 1/2 ||s||^2], H the Hessian of f, v random signs; E v'Hv = tr H, so this is score matching.
 
     Its minimiser is f = log p + constant. Source: Song et al. 2019, the form with the exact ||s||^2 (less variance
     than (v's)^2). v'Hv is the derivative of v's along v: one more backward pass, no Hessian.

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rl_contrastive.config import require
+from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.latents import (
     Clusters,
     cluster,
@@ -23,7 +24,7 @@ from rl_contrastive.features.latents import (
     settle,
     single_cluster,
 )
-from rl_contrastive.features.learner import FeatureLearner, LearnerConfig, take_levels
+from rl_contrastive.features.learner import FeatureLearner, take_levels
 from rl_contrastive.features.maps import LinearFeatures
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, first_columns, fit_linear
 from rl_contrastive.features.whitening import FULL, LOOK_AGAIN, Whitening, full_is_better

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.batches import Batch, Sampler
-from rl_contrastive.features.networks import Factors, TensorBatch, compositional_loss, contrastive_loss
-from rl_contrastive.objectives.base import Compositional, Objective
+from rl_contrastive.features.networks import Factors, TensorBatch, contrast
+from rl_contrastive.objectives.base import Objective, Sizes, State
 from rl_contrastive.spec import FloatArray, IntArray
 
 
@@ -61,9 +61,10 @@ def descend(
     stop_on: batch whose loss decides the best iteration of each step h, looked at every `check_every` iterations; a
     step that has not improved for `patience` looks is frozen. stop_at (H,): fixed iteration counts instead.
     """
-    optimiser = torch.optim.AdamW(factors.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    loss_of = _loss_function(factors, objective, config)
     state = _initial_state(factors, objective)
+    trained = [*factors.parameters, *objective.parameters(state)]
+    optimiser = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    loss_of = _loss_function(factors, objective, config)
     watch = _Watch(factors, objective, stop_on, stop_at, config)
     previous: Batch | None = None
     for step in range(1, watch.last + 1):
@@ -82,25 +83,23 @@ def descend(
 
 def _loss_function(
     factors: Factors, objective: Objective, config: DescentConfig
-) -> Callable[[TensorBatch, Tensor], tuple[Tensor, Tensor]]:
-    """(batch, state) -> (loss (H,), new state); only compositional objectives have a state."""
+) -> Callable[[TensorBatch, State], tuple[Tensor, State]]:
+    """(batch, state) -> (loss (H,), new state)."""
 
-    def loss(batch: TensorBatch, state: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(batch: TensorBatch, state: State) -> tuple[Tensor, State]:
         device = factors.parameters[0].device.type
         with torch.autocast(device, torch.bfloat16) if config.bf16 else nullcontext():
-            if isinstance(objective, Compositional):
-                return compositional_loss(factors, objective, batch, state)
-            return contrastive_loss(factors, objective, batch).loss, state
+            result, state = objective.step(contrast(factors, batch), state)
+            return result.loss, state
 
     compiled: Any = torch.compile(loss) if config.compile else loss
     return compiled  # type: ignore[no-any-return]
 
 
-def _initial_state(factors: Factors, objective: Objective) -> Tensor:
+def _initial_state(factors: Factors, objective: Objective) -> State:
     like = factors.parameters[0]
-    if not isinstance(objective, Compositional):
-        return torch.zeros(0, device=like.device)
-    return objective.initial(like.shape[0], factors.num_anchors, like.shape[-1]).to(like.device)
+    with like.device:
+        return objective.initial(Sizes(like.shape[0], factors.num_anchors, like.shape[-1]))
 
 
 class _Watch:
@@ -173,7 +172,7 @@ class _Watch:
     def _evaluate(self) -> FloatArray:
         assert self._batch is not None
         with _holding(self._factors, self._looked_at()):
-            loss = contrastive_loss(self._factors, self._objective, self._batch).loss
+            loss = self._objective.judge(contrast(self._factors, self._batch)).loss
         return np.asarray(loss.to("cpu", torch.float64).numpy())
 
 

@@ -13,101 +13,23 @@ Where it holds data out, it begins anew in each fit, because an earlier fit know
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
+from rl_contrastive.features.config import VECTOR_DIM, LearnerConfig
 from rl_contrastive.features.counts import TransitionCounts
-from rl_contrastive.features.maps import FeatureMap, LinearFeatures, TabularFeatures
+from rl_contrastive.features.maps import FeatureMap, LinearFeatures, TabularFeatures, constant_features
 from rl_contrastive.features.neural_maps import NeuralFeatures
 from rl_contrastive.features.spectral import SpectralFit, fit_tabular
-from rl_contrastive.features.spectral_linear import LinearSpectralConfig, LinearSpectralFit, fit_linear
-from rl_contrastive.objectives.laws import Law, tabular_law
+from rl_contrastive.features.spectral_linear import LinearSpectralFit, fit_linear
+from rl_contrastive.objectives.laws import tabular_law
 from rl_contrastive.spec import BoolArray, FloatArray, IntArray, StepData
 
-VECTOR_DIM = 3
-"""d of linear and neural features of vectors where none is given."""
-
-
-@dataclass(frozen=True)
-class LearnerConfig:
-    """How features are learned."""
-
-    method: Literal["spectral", "nce", "spectral+nce"] = "spectral"
-    """spectral: closed form; nce: gradient descent alone; spectral+nce: closed form, then descent judged on held-out
-    transitions."""
-    objective: str = "nce"
-    """Registered objective of the gradient stage (`rlc list objectives`)."""
-    objective_options: dict[str, float] = field(default_factory=dict)
-    """Its hyperparameters (docs/objectives.md), e.g. gamma of meco; on the command line NAME VALUE ..."""
-    dim: int | None = None
-    """d, dimension of phi and psi (>= 1; >= 2 for vector observations, where one is the constant); None: from the data,
-    on tables the singular values above the sampling noise, at most 64, on vectors 3 (2 for
-    one number)."""
-    model: Literal["auto", "tabular", "linear", "neural"] = "auto"
-    """Form of phi and psi: auto is tabular for state indices and linear for vectors."""
-    law: Law = "marginal"
-    """P^- of the negatives: marginal (empirical successors), uniform over S or a mixture (the last two need S)."""
-    mixture: float = 0.1
-    """Weight of the uniform law in the mixture, in [0, 1]."""
-    steps: int = 200
-    """Largest number of gradient iterations (>= 1)."""
-    batch_size: int = 128
-    """Positives per step h and iteration where expectations are sampled (>= 1)."""
-    negatives: int = 64
-    """Draws of P^- per step h and iteration, shared by its positives (>= 1)."""
-    exact_entries: int = 1 << 20
-    """Tables of at most H S A S entries are fitted with exact expectations, larger ones with minibatches (>= 0)."""
-    lr: float = 0.03
-    """Adam's step size (> 0)."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay (>= 0)."""
-    hold_out: float | None = None
-    """Share of the transitions held out (in [0, .8]), half for stopping and half for the verdict; None: .25 with
-    spectral+nce, which needs it > 0, and 0 with nce, which then takes all `steps` on all data, from the features of
-    the last fit."""
-    check_every: int = 10
-    """Iterations between two looks at the stopping loss (>= 1)."""
-    patience: int = 4
-    """Looks without improvement after which a step h is frozen (>= 1)."""
-    margin: float = 1.0
-    """Refinement is accepted if the held-out loss falls by more than this many standard errors (>= 0)."""
-    hidden: tuple[int, ...] = (64,)
-    """Widths of the neural model's hidden layers (each >= 1)."""
-    device: str = "auto"
-    """auto (cuda if there is one, else cpu), cpu, cuda or cuda:N."""
-    compile: bool = False
-    """torch.compile the loss; pays off for long runs only."""
-    precision: Literal["float32", "float64", "bf16"] = "float32"
-    """Of the gradient stage; bf16 is float32 with autocast matrix products. Closed forms are always float64."""
-    linear: LinearSpectralConfig = field(default_factory=LinearSpectralConfig)
-    """Closed form of vector observations."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "negatives", "check_every", "patience"):
-            require(getattr(self, name) >= 1, f"learner: {name} must be >= 1, got {getattr(self, name)}.")
-        require(self.dim is None or self.dim >= 1, f"learner: dim must be >= 1, got {self.dim}.")
-        require(0 < self.lr < np.inf, f"learner: lr must be > 0, got {self.lr}.")
-        for name in ("weight_decay", "margin", "exact_entries"):
-            require(0 <= getattr(self, name) < np.inf, f"learner: {name} must be >= 0, got {getattr(self, name)}.")
-        require(0.0 <= self.mixture <= 1.0, f"learner: mixture must lie in [0, 1], got {self.mixture}.")
-        require(0.0 <= self.held_out <= 0.8, f"learner: hold_out must lie in [0, .8], got {self.hold_out}.")
-        require(
-            self.held_out > 0 or self.method != "spectral+nce",
-            "learner: method spectral+nce judges refinement on held-out data; hold_out must be > 0.",
-        )
-        require(all(w >= 1 for w in self.hidden), f"learner: hidden widths must be >= 1, got {self.hidden}.")
-        require(bool(self.hidden) or self.model != "neural", "learner: the neural model needs a hidden layer.")
-
-    @property
-    def held_out(self) -> float:
-        """The share that `hold_out` stands for."""
-        if self.hold_out is None:
-            return 0.25 if self.method == "spectral+nce" else 0.0
-        return self.hold_out
+BIASED = {"tempered": "only a tempered ratio (P/P^-)^tau", "nothing": "no ratio P/P^-"}
+"""What an objective may recover that is no model, in words."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +64,12 @@ class FeatureLearner:
         if config.method != "spectral":
             from rl_contrastive.objectives import make
 
-            make(config.objective, config.objective_options)  # a wrong name or option is noticed here, not at a fit
+            biased = BIASED.get(make(config.objective, config.objective_options).recovers)
+            require(
+                biased is None or config.allow_biased,
+                f"learner: {config.objective} with these options recovers {biased}, so P-hat would be wrong; choose "
+                "other options or another objective, or set allow_biased for a control.",
+            )
         self.config = config
         self.dim = config.dim or VECTOR_DIM
         """d on vectors, at most."""
@@ -225,16 +152,6 @@ class FeatureLearner:
         config = replace(self.config, dim=self.dim if spectral is None else spectral.features.dim)
         problem = RowProblem(data, self.num_actions, config, spectral=spectral, start=some, rng=rng, version=version)
         return refine(problem, config, rng=rng)
-
-
-def constant_features(H: int, D: int, k: int, A: int, d: int, version: int = 0) -> LinearFeatures:
-    """phi = psi = e_1: the ratio is 1 and P-hat = P^- whatever is observed."""
-    Phi, Psi = np.zeros((H, A, k + 1, d)), np.zeros((H, k + 1, d))
-    Phi[:, :, -1, 0] = Psi[:, -1, 0] = 1.0
-    mean, whitening = np.zeros((H, D)), np.zeros((H, D, k))
-    return LinearFeatures(
-        mean, whitening, Phi, mean, whitening, Psi, sharpness=np.zeros(H), scale=np.ones((H, d)), version=version
-    )
 
 
 def take_levels(data: StepData, levels: IntArray, rows: int | None = None) -> StepData:

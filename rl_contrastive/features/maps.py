@@ -12,6 +12,16 @@ from rl_contrastive.planning.models import LowRankModel
 from rl_contrastive.spec import Array, FloatArray, State
 
 
+def constant_features(H: int, D: int, k: int, A: int, d: int, version: int = 0) -> LinearFeatures:
+    """phi = psi = e_1: the ratio is 1 and P-hat = P^- whatever is observed."""
+    Phi, Psi = np.zeros((H, A, k + 1, d)), np.zeros((H, k + 1, d))
+    Phi[:, :, -1, 0] = Psi[:, -1, 0] = 1.0
+    mean, whitening = np.zeros((H, D)), np.zeros((H, D, k))
+    return LinearFeatures(
+        mean, whitening, Phi, mean, whitening, Psi, sharpness=np.zeros(H), scale=np.ones((H, d)), version=version
+    )
+
+
 @runtime_checkable
 class FeatureMap(Protocol):
     """phi_h(o, a) and psi_h(o') with P-hat_h(o'|o,a) = P^-_h(o') psi_h(o')'phi_h(o,a)."""

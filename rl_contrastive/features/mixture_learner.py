@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.features.learner import LearnerConfig, take_levels
+from rl_contrastive.features.config import LearnerConfig
+from rl_contrastive.features.learner import take_levels
 from rl_contrastive.features.mixture import (
     MixtureConfig,
     MixtureFeatures,

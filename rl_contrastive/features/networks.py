@@ -13,11 +13,10 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
-from rl_contrastive.energy.low_rank import log_products
 from rl_contrastive.features.batches import Batch
-from rl_contrastive.objectives.base import Compositional, Objective, ObjectiveResult
+from rl_contrastive.objectives.base import Contrast, Space
+from rl_contrastive.objectives.scores import log_softplus, pair_scores, row_scores
 from rl_contrastive.spec import FloatArray, IntArray
 
 Named = dict[str, FloatArray]
@@ -163,62 +162,27 @@ class TensorBatch:
         )
 
 
-def contrastive_loss(factors: Factors, objective: Objective, batch: TensorBatch) -> ObjectiveResult:
-    """The objective on one batch: loss (H,). Positives and negatives that are both "all" share one score matrix."""
-    log = objective.space == "log"
-    u = factors.anchors(batch.anchors)  # (H, N, d)
-    neg = pair_scores(u, factors.successors(batch.negatives), factors.beta, log=log)  # (H, N, M)
-    both = batch.positives is None and batch.negatives is None
-    pos = neg if both else _positives(factors, batch, u, log=log)
-    return objective(pos, neg, batch.pos_weight, batch.neg_weight[:, None, :].expand_as(neg))
+def contrast(factors: Factors, batch: TensorBatch) -> Contrast:
+    """The batch as an objective sees it."""
+    beta = factors.beta
+    u, v = factors.anchors(batch.anchors), factors.successors(batch.negatives)  # (H, N, d), (H, M, d)
 
+    def positives(space: Space) -> Tensor:
+        own = factors.successors(batch.positives)
+        if batch.positives is None:
+            return pair_scores(u, own, beta, log=space == "log")  # (H, N, S): every successor is one
+        return row_scores(u, own, beta, log=space == "log")[..., None]  # (H, N, 1)
 
-def compositional_loss(
-    factors: Factors, objective: Compositional, batch: TensorBatch, log_u: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Surrogate loss (H,) of a descent that follows the partition function, and the new log u; see `Compositional`."""
-    u, v = factors.anchors(batch.anchors), factors.successors(batch.negatives)
-    weight = batch.pos_weight.sum(-1)  # (H, N)
-    step = objective.partition(
-        log_softplus(u, factors.beta),
-        log_softplus(v, factors.beta),
+    return Contrast(
+        pos=positives,
+        neg=lambda space: pair_scores(u, v, beta, log=space == "log"),
+        log_phi=lambda: log_softplus(u, beta),
+        log_psi=lambda: log_softplus(v, beta),
+        pos_weight=batch.pos_weight,
         law=batch.neg_weight,
-        row_weight=weight,
-        anchors=batch.anchors,
-        log_u=log_u,
+        ids=batch.anchors,
+        same=batch.positives is None and batch.negatives is None,
     )
-    pos = _positives(factors, batch, u, log=True)
-    return (weight * step.ratio).sum(-1) - (batch.pos_weight * pos).sum((-1, -2)), step.log_u
-
-
-def _positives(factors: Factors, batch: TensorBatch, u: Tensor, *, log: bool) -> Tensor:
-    """Scores of the anchors u with their positives: (H, N, 1), or (H, N, S) where every successor is one."""
-    v = factors.successors(batch.positives)
-    if batch.positives is None:
-        return pair_scores(u, v, factors.beta, log=log)
-    return row_scores(u, v, factors.beta, log=log)[..., None]
-
-
-def log_softplus(u: Tensor, beta: float) -> Tensor:
-    """log(softplus(beta u)/beta); softplus(x) = e^x to float32 rounding below -20, where its log is x itself."""
-    x = beta * u
-    # The clamp keeps the unused branch's gradient finite: 0 * inf would be NaN.
-    value = torch.where(x < -20.0, x, softplus(x.clamp(min=-20.0)).log())
-    return value - float(np.log(beta))
-
-
-def pair_scores(u: Tensor, v: Tensor, beta: float, *, log: bool) -> Tensor:
-    """f or log f of all pairs: u (H, N, d), v (H, M, d) -> (H, N, M)."""
-    if not log:
-        return torch.bmm(softplus(u, beta), softplus(v, beta).transpose(1, 2)).to(u.dtype)
-    return log_products(log_softplus(u, beta), log_softplus(v, beta))
-
-
-def row_scores(u: Tensor, v: Tensor, beta: float, *, log: bool) -> Tensor:
-    """f or log f of matching rows: u, v (H, N, d) -> (H, N)."""
-    if not log:
-        return (softplus(u, beta) * softplus(v, beta)).sum(-1)
-    return torch.logsumexp(log_softplus(u, beta) + log_softplus(v, beta), dim=-1)
 
 
 def _take(x: Tensor, index: Tensor | None) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 
 from rl_contrastive.device import resolve_device
 from rl_contrastive.features.batches import Batch, Sampler
+from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.descent import DescentConfig, descend
-from rl_contrastive.features.learner import LearnerConfig
 from rl_contrastive.features.networks import Factors, Named, export
 from rl_contrastive.objectives import make
 from rl_contrastive.objectives.base import Objective

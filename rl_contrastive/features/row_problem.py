@@ -9,8 +9,8 @@ import torch
 
 from rl_contrastive.features.anchors import anchor_coordinates, find_anchors
 from rl_contrastive.features.batches import Batch, SampledRows, Sampler, held_out_rows, split_rows
-from rl_contrastive.features.learner import LearnerConfig, constant_features
-from rl_contrastive.features.maps import LinearFeatures
+from rl_contrastive.features.config import LearnerConfig
+from rl_contrastive.features.maps import LinearFeatures, constant_features
 from rl_contrastive.features.networks import Factors, Named, RowFactors, mlp_weights
 from rl_contrastive.features.neural_maps import NeuralFeatures
 from rl_contrastive.features.spectral_linear import LinearSpectralFit, fit_linear, whiten

@@ -7,8 +7,8 @@ import torch
 
 from rl_contrastive.features.anchors import anchor_coordinates, find_anchors, inverse_softplus
 from rl_contrastive.features.batches import Batch, ExactTable, SampledTable, Sampler, held_out_table
+from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.counts import TransitionCounts
-from rl_contrastive.features.learner import LearnerConfig
 from rl_contrastive.features.maps import TabularFeatures, nonnegative_phi, softplus
 from rl_contrastive.features.networks import Factors, Named, TableFactors
 from rl_contrastive.features.spectral import SpectralFit, fit_tabular

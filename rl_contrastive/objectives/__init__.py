@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rl_contrastive.config import from_dict
-from rl_contrastive.registry import get
+from rl_contrastive.registry import build
 
 if TYPE_CHECKING:
     from rl_contrastive.objectives.base import Objective
 
 
-def make(name: str, options: dict[str, Any] | None = None) -> Objective:
-    """The objective `name` with `options` of its config, e.g. make("infonce", {"temperature": .5})."""
-    entry, fixed = get("objective", name)
-    objective: Objective = entry.factory(from_dict(entry.config, {**(options or {}), **fixed}, f"{name}."))
+def make(name: str, options: Any = None) -> Objective:
+    """The objective `name` with its config or values of it, e.g. make("infonce", {"temperature": .5})."""
+    objective: Objective = build("objective", name, options)
     return objective

@@ -6,18 +6,24 @@ An objective is a pure function of log density ratios s = log f(s,a,s') on posit
 Leading axes (H) are separate problems. A row is an anchor (s, a); weights carry counts, masks (0) and importance
 weights, so exact expectations over a table and sampled minibatches are the same call. An objective that needs the
 ratio itself (the spectral one: f may be <= 0 there) sets `space = "ratio"` and receives f in place of log f.
+
+A descent calls `step`, which may remember something from batch to batch: its state is handed in and handed back.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Space = Literal["log", "ratio"]
+Recovers = Literal["ratio", "ratio-up-to-row", "tempered", "nothing"]
+State = dict[str, Tensor]
+"""What an objective remembers between two steps of one descent, by name."""
 
 
 @dataclass(frozen=True)
@@ -34,55 +40,95 @@ class ObjectiveResult:
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Objective(Protocol):
-    """A registered objective: `registry.get("objective", name)` gives its factory, called with its config."""
+@dataclass(frozen=True)
+class Sizes:
+    """How many entries a state may need."""
 
-    space: Space
-
-    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
-        """See the module's first lines for shapes."""
+    levels: int
+    """H, the number of problems side by side."""
+    anchors: int
+    """Anchors of each problem that keep their number: pairs of a table, stored rows; 0 where none does."""
+    dim: int
+    """d."""
 
 
 @dataclass(frozen=True)
-class Partition:
-    """One step of a moving average of Z(s,a): ratio (H, N) = Zhat / sg[Z of the average], log_z (H, N), new state."""
+class Contrast:
+    """One batch: N anchors with K positives each and M negatives. Scores are computed when an objective asks for them.
 
-    ratio: Tensor
-    log_z: Tensor
-    log_u: Tensor
-
-
-class Compositional(ABC):
-    """An objective log Z(s,a) - s+ whose partition function is followed by a moving average u over the descent.
-
-    A call without state (`__call__`) is the likelihood itself with the partition of the batch: what stops and judges a
-    fit. `partition` is what the descent uses; log u is float64 whatever the precision of the scores.
+    Softplus factors phi and psi are given by their logarithms, which lose nothing.
     """
 
+    pos: Callable[[Space], Tensor]
+    """Scores (H, N, K)."""
+    neg: Callable[[Space], Tensor]
+    """Scores (H, N, M)."""
+    log_phi: Callable[[], Tensor]
+    """(H, N, d) of the anchors."""
+    log_psi: Callable[[], Tensor]
+    """(H, M, d) of the negatives, where all anchors share them."""
+    pos_weight: Tensor
+    """(H, N, K)."""
+    law: Tensor
+    """P^- of the negatives: (H, M) where all anchors share them, else (H, N, M)."""
+    ids: Tensor | None = None
+    """(H, N) numbers of the anchors; None: every anchor once, in order."""
+    same: bool = False
+    """The positives are the negatives too (all successors), so both have one score matrix."""
+
+    @property
+    def row_weight(self) -> Tensor:
+        """(H, N)."""
+        return self.pos_weight.sum(-1)
+
+    def scores(self, space: Space) -> tuple[Tensor, Tensor, Tensor]:
+        """pos (H, N, K), neg (H, N, M) and the negatives' weights (H, N, M)."""
+        neg = self.neg(space)
+        law = self.law if self.law.ndim == neg.ndim else self.law.unsqueeze(-2)
+        return (neg if self.same else self.pos(space)), neg, law.expand_as(neg)
+
+
+class Objective(ABC):
+    """A loss of scores; `registry.get("objective", name)` gives its factory, which is called with its config."""
+
     space: Space = "log"
+    recovers: Recovers = "nothing"
+    """What the minimiser s* is: log P/P^-; the same plus some c(s,a); tau times that; or nothing of the kind."""
+    keyed: bool = False
+    """The state has one entry for each anchor, so a batch must say which anchors it holds (`Contrast.ids`)."""
+    shared: bool = False
+    """All anchors of a batch must have the same negatives."""
+
+    def initial(self, sizes: Sizes) -> State:
+        """The state before the first step; values that are `nn.Parameter` are trained beside phi and psi."""
+        del sizes
+        return {}
+
+    def reset(self, state: State, sizes: Sizes, slots: Tensor) -> State:
+        """The state after the anchors in `slots` (M,) were replaced by others, as in a replay that overwrites."""
+        if not self.keyed:
+            return state
+        fresh = self.initial(sizes)
+        return {
+            name: value.index_copy(1, slots, fresh[name][:, slots].to(value.device)) for name, value in state.items()
+        }
+
+    def parameters(self, state: State) -> list[nn.Parameter]:
+        """What the optimiser trains beside phi and psi."""
+        return [value for value in state.values() if isinstance(value, nn.Parameter)]
 
     @abstractmethod
-    def initial(self, levels: int, anchors: int, dim: int) -> Tensor:
-        """log u before the first step, NaN everywhere: (H, d) or (H, anchors)."""
-
-    @abstractmethod
-    def partition(
-        self,
-        log_phi: Tensor,
-        log_psi: Tensor,
-        *,
-        law: Tensor,
-        row_weight: Tensor,
-        anchors: Tensor | None,
-        log_u: Tensor,
-    ) -> Partition:
-        """log_phi (H, N, d) of the anchors, log_psi (H, M, d) of the negatives with law (H, M), row_weight (H, N),
-        anchors (H, N) or None for all in order, log_u as from `initial`."""
-
     def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
-        """-s+ + log E_{P^-} e^s."""
-        log_partition = log_expectation(neg, neg_weight)  # (..., N)
-        return ObjectiveResult(*reduce_rows(-pos, log_partition, pos_weight))
+        """The loss without a state, which stops and judges a fit; see the module's first lines for shapes."""
+
+    def judge(self, batch: Contrast) -> ObjectiveResult:
+        """`__call__` on a batch."""
+        pos, neg, neg_weight = batch.scores(self.space)
+        return self(pos, neg, batch.pos_weight, neg_weight)
+
+    def step(self, batch: Contrast, state: State) -> tuple[ObjectiveResult, State]:
+        """What a descent minimises on this batch, and the new state."""
+        return self.judge(batch), state
 
 
 def reduce_rows(pos_terms: Tensor, row_terms: Tensor, pos_weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,19 +9,19 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from rl_contrastive.config import require
-from rl_contrastive.objectives.base import NoOptions, ObjectiveResult, Space, reduce_rows
+from rl_contrastive.objectives.base import NoOptions, Objective, ObjectiveResult, reduce_rows
 from rl_contrastive.registry import register
 
 
 @register("objective", "nce", NoOptions)
-class NCE:
+class NCE(Objective):
     """The paper's loss y log(1 + 1/f) + (1-y) log(1 + f) of the odds f = psi(s')'phi(s,a) > 0; minimiser f* = P/P^-.
 
     In logs: log(1 + 1/f) = softplus(-log f) and log(1 + f) = softplus(log f), finite for every f > 0.
     Source: Qiu et al. 2022, eq. (3), with y = 1 and y = 0 equally likely.
     """
 
-    space: Space = "log"
+    recovers = "ratio"
 
     def __init__(self, config: NoOptions | None = None) -> None:
         del config
@@ -47,16 +47,15 @@ class LogisticConfig:
 
 
 @register("objective", "logistic", LogisticConfig)
-class Logistic:
+class Logistic(Objective):
     """Logistic loss on log-scores, log(1+e^-(s - log nu)) + nu log(1+e^(s - log nu)); minimiser s* = log P/P^-.
 
     nu = 1 without smoothing equals `nce` on s = log f; nu > 1 weighs negatives more (Gutmann & Hyvarinen 2012).
     """
 
-    space: Space = "log"
-
     def __init__(self, config: LogisticConfig | None = None) -> None:
         self.config = config or LogisticConfig()
+        self.recovers = "nothing" if self.config.smoothing else "ratio"
 
     def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         nu, eps = self.config.negatives, self.config.smoothing

@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.config import require
-from rl_contrastive.objectives.base import (
-    NoOptions,
-    ObjectiveResult,
-    Space,
-    log_expectation,
-    reduce_rows,
-)
+from rl_contrastive.objectives.base import NoOptions, Objective, ObjectiveResult, log_expectation, reduce_rows
 from rl_contrastive.registry import register
 
 
@@ -31,16 +25,15 @@ class InfoNCEConfig:
 
 
 @register("objective", "infonce", InfoNCEConfig)
-class InfoNCE:
+class InfoNCE(Objective):
     """-s+ + log(e^{s+} + M E_{P^-} e^s): cross-entropy of the positive among itself and M negatives.
 
     Minimiser s* = log P/P^- + c(s,a), the same for every M. Source: van den Oord et al. 2018, eq. (4).
     """
 
-    space: Space = "log"
-
     def __init__(self, config: InfoNCEConfig | None = None) -> None:
         self.config = config or InfoNCEConfig()
+        self.recovers = "ratio-up-to-row" if self.config.temperature == 1.0 else "tempered"
 
     def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         s, t = pos / self.config.temperature, neg / self.config.temperature
@@ -52,7 +45,7 @@ class InfoNCE:
 
 
 @register("objective", "mle", NoOptions)
-class MLE:
+class MLE(Objective):
     """-s+ + log E_{P^-} e^s: maximum likelihood of P-hat = P^- e^s / Z(s,a), up to the constant E log P^-.
 
     Exact when `neg` ranges over all s' with weights P^-(s'); with M draws it is the sampled-partition estimate
@@ -60,7 +53,7 @@ class MLE:
     (Uehara et al. 2022) fits. Minimiser s* = log P/P^- + c(s,a).
     """
 
-    space: Space = "log"
+    recovers = "ratio-up-to-row"
 
     def __init__(self, config: NoOptions | None = None) -> None:
         del config

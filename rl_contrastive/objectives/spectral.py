@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rl_contrastive.objectives.base import NoOptions, ObjectiveResult, Space, reduce_rows
+from rl_contrastive.objectives.base import NoOptions, Objective, ObjectiveResult, reduce_rows
 from rl_contrastive.registry import register
 
 
 @register("objective", "spectral", NoOptions)
-class Spectral:
+class Spectral(Objective):
     """E_pos[-2 f] + E_neg[f^2] of the ratio f itself (any sign); minimiser f* = P/P^-, value -E_pos[P/P^-].
 
     Source: HaoChen et al. 2021, eq. (6), as a least-squares density ratio (Kanamori et al. 2009).
     """
 
-    space: Space = "ratio"
+    space = "ratio"
+    recovers = "ratio"
 
     def __init__(self, config: NoOptions | None = None) -> None:
         del config

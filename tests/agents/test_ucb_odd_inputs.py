@@ -14,7 +14,7 @@ from rl_contrastive.config import from_dict
 from rl_contrastive.envs.base import BatchEnv
 from rl_contrastive.envs.streams import uniforms
 from rl_contrastive.errors import RlcError
-from rl_contrastive.features.learner import LearnerConfig
+from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.maps import LinearFeatures
 from rl_contrastive.features.mixture import MixtureConfig
 from rl_contrastive.features.mixture_learner import MixtureLearner

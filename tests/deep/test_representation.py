@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.deep.config import RepresentationConfig, SelfPredictionConfig
+from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout
 from rl_contrastive.deep.representation import Representation, identical, off_diagonal
 from rl_contrastive.deep.self_prediction import SelfPrediction
 from rl_contrastive.deep.weights import load_weights, weights
 from rl_contrastive.energy.low_rank import log_products
 from rl_contrastive.errors import RlcError
-from rl_contrastive.features.networks import log_softplus, pair_scores
+from rl_contrastive.objectives.scores import log_softplus, pair_scores
 
 S, A, D = 4, 2, 6
 EYE = torch.eye(S)
@@ -262,12 +263,29 @@ def test_the_average_moves_in_training_only_and_is_saved() -> None:
 
 def test_meco_follows_its_own_average() -> None:
     net, (z, action, z_next) = heads(objective="meco"), rows(6)
-    assert bool(net.log_state.isnan().all())
+    assert bool(net.state_log_u.isnan().all())
     net.contrast(z, action, z_next).backward()
     psi = np.logaddexp(0, net.successors(z_next).detach().double().numpy())
     # First the first half by the second half's successors, which start the average; then the other way round.
     expected = 0.9 * psi[3:].mean(axis=0) + 0.1 * psi[:3].mean(axis=0)
-    assert net.log_state[0].exp().numpy() == pytest.approx(expected, rel=1e-6)
+    assert net.state_log_u[0].exp().numpy() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["nce", "meco"])
+def test_checkpoints_of_older_versions_load(objective: str) -> None:
+    """They hold `log_state` for every objective; only meco's means something."""
+    config = FeatureConfig(representation=RepresentationConfig(dim=D, hidden=0, objective=objective), device="cpu")
+    net = FeatureNet(ObsLayout((S,), "float32"), A, config, rng=generator())
+    saved, average = net.state_dict(), np.arange(float(D))[None]
+    for name in ("online", "frozen"):
+        saved[name].pop("heads.state_log_u", None)
+        saved[name]["heads.log_state"] = average
+    net.load_state_dict(saved)
+    if objective == "meco":
+        assert torch.equal(net.online.heads.state_log_u, torch.as_tensor(average))
+    saved["online"]["heads.other"] = average
+    with pytest.raises(RlcError, match=r"hold 'heads.other'"):
+        net.load_state_dict(saved)
 
 
 def test_diagnoses_of_collapse_and_of_a_good_fit() -> None:

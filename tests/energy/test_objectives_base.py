@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from rl_contrastive.energy.base import ObjectiveState, effective_sample_size, log_mean_exp
 from rl_contrastive.energy.noise import Gaussian, Uniform
-from rl_contrastive.energy.objectives import OBJECTIVES, make
+from rl_contrastive.energy.objectives import make
 from rl_contrastive.errors import RlcError
+from rl_contrastive.registry import entries
 
 Q = GaussianLaw(0.0, 2.0)
-NAMES = sorted(OBJECTIVES)
+NAMES = [entry.name for entry in entries("energy-objective")]
 OPTIONS = {"pcd": {"buffer": 12}, "fce": {"dim": 1}}
 ESTIMATES = {"nce", "ence", "fce", "meco", "snis", "infonce", "grid-likelihood"}  # of log Z, without noise for logging
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from rl_contrastive.device import resolve_device
 from rl_contrastive.energy.energies import MLPConfig, MLPEnergy, tilted
 from rl_contrastive.energy.noise import Gaussian, Mixture, Uniform, UserLaw, defended, moved
-from rl_contrastive.energy.objectives import OBJECTIVES, make
+from rl_contrastive.energy.objectives import make
 from rl_contrastive.energy.partition import Quadrature, log_partition
 from rl_contrastive.energy.trainer import TrainConfig, Trainer
 from rl_contrastive.errors import RlcError
+from rl_contrastive.registry import entries
 from rl_contrastive.runs.checkpoint import load_state, save_state, write_state
 
 
@@ -185,7 +186,7 @@ def test_early_stopping_keeps_the_best_model() -> None:
         trainer().load_best()
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", [entry.name for entry in entries("energy-objective")])
 def test_every_objective_trains(name: str) -> None:
     options = {"points": 40} if name == "grid-likelihood" else {"buffer": 64} if name == "pcd" else {}
     t = trainer(name, options, steps=4, noise_batch=16)

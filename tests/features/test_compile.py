@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.counts import TransitionCounts
-from rl_contrastive.features.learner import FeatureLearner, LearnerConfig
+from rl_contrastive.features.learner import FeatureLearner
 
 H, S, A = 2, 6, 2
 

@@ -10,13 +10,16 @@ import torch
 
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.batches import Batch
+from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.counts import TransitionCounts
-from rl_contrastive.features.learner import FeatureLearner, LearnerConfig
-from rl_contrastive.features.networks import TableFactors, TensorBatch, compositional_loss, contrastive_loss
+from rl_contrastive.features.learner import FeatureLearner
+from rl_contrastive.features.networks import TableFactors, TensorBatch, contrast
 from rl_contrastive.objectives import make
+from rl_contrastive.objectives.base import Objective, Sizes, State
 from rl_contrastive.spec import StepData
 
 H, S, A, d = 2, 6, 2, 3
+SIZES = Sizes(levels=H, anchors=S * A, dim=d)
 NAMES = ("meco", "meco-keyed")
 
 
@@ -33,6 +36,13 @@ def table_batch(seed: int = 1, dtype: torch.dtype = torch.float64) -> TensorBatc
     return TensorBatch.of(Batch(None, None, None, weight, law), torch.zeros((), dtype=dtype))
 
 
+def loss_and_state(
+    objective: Objective, f: TableFactors, batch: TensorBatch, state: State
+) -> tuple[torch.Tensor, State]:
+    result, state = objective.step(contrast(f, batch), state)
+    return result.loss, state
+
+
 def gradients(loss: torch.Tensor, f: TableFactors) -> list[torch.Tensor]:
     return list(torch.autograd.grad(loss.sum(), f.parameters))
 
@@ -40,36 +50,36 @@ def gradients(loss: torch.Tensor, f: TableFactors) -> list[torch.Tensor]:
 @pytest.mark.parametrize("name", NAMES)
 def test_with_the_whole_law_and_gamma_one_the_gradient_is_exact_likelihood(name: str) -> None:
     f, batch = factors(), table_batch()
-    exact = gradients(contrastive_loss(f, make("mle"), batch).loss, f)
+    exact = gradients(make("mle").judge(contrast(f, batch)).loss, f)
     objective = make(name, {"gamma": 1.0})
-    loss, _ = compositional_loss(f, objective, batch, objective.initial(H, S * A, d))
+    loss, _ = loss_and_state(objective, f, batch, objective.initial(SIZES))
     for mine, theirs in zip(gradients(loss, f), exact, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
     # The negative control: divided by an old average the gradient is another one.
     old = make(name, {"gamma": 0.1})
-    stale = old.initial(H, S * A, d).nan_to_num(0.0) + 1.0
-    loss, _ = compositional_loss(f, old, batch, stale)
+    stale = {"log_u": old.initial(SIZES)["log_u"].nan_to_num(0.0) + 1.0}
+    loss, _ = loss_and_state(old, f, batch, stale)
     assert max(float((a - b).abs().max()) for a, b in zip(gradients(loss, f), exact, strict=True)) > 1e-3
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_without_state_it_is_the_likelihood(name: str) -> None:
     f, batch = factors(), table_batch()
-    torch.testing.assert_close(
-        contrastive_loss(f, make(name), batch).loss, contrastive_loss(f, make("mle"), batch).loss
-    )
+    mine, exact = (make(which).judge(contrast(f, batch)).loss for which in (name, "mle"))
+    torch.testing.assert_close(mine, exact)
 
 
 def test_the_vector_follows_the_mean_of_psi_by_hand() -> None:
     f, batch, objective = factors(), table_batch(), make("meco", {"gamma": 0.25})
     psi = torch.nn.functional.softplus(f.parameters[1].detach())  # (H, S, d)
     mean = torch.einsum("hs,hsd->hd", batch.neg_weight, psi)
-    first = objective.initial(H, S * A, d)
-    assert first.shape == (H, d)
-    _, one = compositional_loss(f, objective, batch, first)
-    torch.testing.assert_close(one.exp(), mean)  # nothing to average with yet
-    _, two = compositional_loss(f, objective, batch, torch.full((H, d), math.log(5.0), dtype=torch.float64))
-    torch.testing.assert_close(two.exp(), 0.75 * 5.0 + 0.25 * mean)
+    first = objective.initial(SIZES)
+    assert first["log_u"].shape == (H, d)
+    _, one = loss_and_state(objective, f, batch, first)
+    torch.testing.assert_close(one["log_u"].exp(), mean)  # nothing to average with yet
+    five = {"log_u": torch.full((H, d), math.log(5.0), dtype=torch.float64)}
+    _, two = loss_and_state(objective, f, batch, five)
+    torch.testing.assert_close(two["log_u"].exp(), 0.75 * 5.0 + 0.25 * mean)
 
 
 def test_keys_of_one_batch_are_averaged_first_and_others_keep_their_value() -> None:
@@ -77,14 +87,15 @@ def test_keys_of_one_batch_are_averaged_first_and_others_keep_their_value() -> N
     anchors = np.array([[3, 3, 0], [1, 2, 2]])
     weight = np.full((H, 3, 1), 1 / 3)
     batch = TensorBatch.of(Batch(anchors, anchors % S, None, weight, np.full((H, S), 1 / S)), f.parameters[0])
-    _, u = compositional_loss(f, objective, batch, torch.full((H, S * A), math.log(2.0), dtype=torch.float64))
+    two = {"log_u": torch.full((H, S * A), math.log(2.0), dtype=torch.float64)}
+    _, state = loss_and_state(objective, f, batch, two)
     phi, psi = (torch.nn.functional.softplus(p.detach()) for p in f.parameters)
     Z = torch.einsum("hnd,hsd->hn", phi, psi) / S  # (H, SA)
     expected = torch.full((H, S * A), 2.0, dtype=torch.float64)
     for h, seen in enumerate(anchors):
         for key in set(seen.tolist()):
             expected[h, key] = 0.75 * 2.0 + 0.25 * Z[h, key]
-    torch.testing.assert_close(u.exp(), expected)
+    torch.testing.assert_close(state["log_u"].exp(), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,7 +103,8 @@ def test_the_state_is_double_and_scores_of_any_size_stay_finite_in_float32(name:
     big = [np.full((H, S * A, d), 300.0), np.full((H, S, d), -90.0)]
     f = TableFactors(*big, beta=1.0, dtype=torch.float32, device="cpu")
     objective = make(name)
-    loss, u = compositional_loss(f, objective, table_batch(dtype=torch.float32), objective.initial(H, S * A, d))
+    loss, state = loss_and_state(objective, f, table_batch(dtype=torch.float32), objective.initial(SIZES))
+    u = state["log_u"]
     assert u.dtype == torch.float64
     assert all(bool(torch.isfinite(x).all()) for x in (loss, u, *gradients(loss, f)))
 
@@ -103,7 +115,7 @@ def test_a_level_without_data_trains_nothing() -> None:
     batch.pos_weight[1] = 0.0
     for name in NAMES:
         objective = make(name)
-        loss, _ = compositional_loss(f, objective, batch, objective.initial(H, S * A, d))
+        loss, _ = loss_and_state(objective, f, batch, objective.initial(SIZES))
         assert all(float(g[1].abs().max()) == 0.0 for g in gradients(loss, f))
 
 

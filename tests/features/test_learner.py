@@ -12,12 +12,13 @@ import torch
 
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.batches import ExactTable, SampledTable, Sampler
+from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.diagnostics import model_error, purity
 from rl_contrastive.features.latents import cluster
-from rl_contrastive.features.learner import FeatureLearner, Fit, LearnerConfig
+from rl_contrastive.features.learner import FeatureLearner, Fit
 from rl_contrastive.features.maps import FeatureMap, LinearFeatures, TabularFeatures
-from rl_contrastive.features.networks import TableFactors, TensorBatch, contrastive_loss
+from rl_contrastive.features.networks import TableFactors, TensorBatch, contrast
 from rl_contrastive.features.neural_maps import NeuralFeatures, features_from_state
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, fit_linear
 from rl_contrastive.objectives import make
@@ -194,7 +195,7 @@ def test_minibatches_estimate_the_exact_loss_without_bias(objective: str) -> Non
 
     def loss(sampler: Sampler) -> np.ndarray:
         batch = TensorBatch.of(sampler.draw(rng=rng), factors.parameters[0])
-        return np.asarray(contrastive_loss(factors, make(objective), batch).loss.detach())
+        return np.asarray(make(objective).judge(contrast(factors, batch)).loss.detach())
 
     exact = loss(ExactTable(counts, law))
     draws = np.stack([loss(SampledTable(counts, law, 64, 16)) for _ in range(400)])
@@ -421,7 +422,8 @@ def test_spectral_never_imports_torch() -> None:
 import sys, numpy as np
 from rl_contrastive.features.batches import ExactTable, SampledTable, Sampler
 from rl_contrastive.features.counts import TransitionCounts
-from rl_contrastive.features.learner import FeatureLearner, LearnerConfig
+from rl_contrastive.features.learner import FeatureLearner
+from rl_contrastive.features.config import LearnerConfig
 counts = TransitionCounts.from_dense(np.ones((2, 4, 2, 4)))
 FeatureLearner(LearnerConfig(), horizon=2, num_actions=2, num_states=4).fit_table(counts, rng=np.random.default_rng(0))
 assert 'torch' not in sys.modules

@@ -12,14 +12,12 @@ from rl_contrastive.features.networks import (
     RowFactors,
     TableFactors,
     TensorBatch,
-    contrastive_loss,
+    contrast,
     export,
-    log_softplus,
     mlp_weights,
-    pair_scores,
-    row_scores,
 )
 from rl_contrastive.objectives import make
+from rl_contrastive.objectives.scores import log_softplus, pair_scores, row_scores
 
 H, S, A, D = 3, 4, 2, 2
 
@@ -76,7 +74,7 @@ def test_gradients_of_all_parameters_agree_with_finite_differences(objective: st
     index = rng.integers(9, size=(H, 6))
     plain = Batch(index, index, index[:, :4], np.full((H, 6, 1), 1 / 6), np.full((H, 4), 0.25))
     batch = TensorBatch.of(plain, network.parameters[0])
-    loss = contrastive_loss(network, make(objective), batch).loss.sum()
+    loss = make(objective).judge(contrast(network, batch)).loss.sum()
     gradients = torch.autograd.grad(loss, network.parameters)
     for parameter, gradient in zip(network.parameters, gradients, strict=True):
         direction = torch.tensor(rng.normal(size=tuple(parameter.shape)))
@@ -84,7 +82,7 @@ def test_gradients_of_all_parameters_agree_with_finite_differences(objective: st
         for sign in (1, -1):
             with torch.no_grad():
                 parameter += sign * 1e-6 * direction
-                values.append(float(contrastive_loss(network, make(objective), batch).loss.sum()))
+                values.append(float(make(objective).judge(contrast(network, batch)).loss.sum()))
                 parameter -= sign * 1e-6 * direction
         slope = (values[0] - values[1]) / 2e-6
         assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-4, abs=1e-7)

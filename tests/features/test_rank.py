@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rl_contrastive.config import from_dict
+from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.counts import TransitionCounts
-from rl_contrastive.features.learner import LearnerConfig
 from rl_contrastive.features.mixture import (
     MixtureConfig,
     MixtureFeatures,

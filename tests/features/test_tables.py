@@ -7,8 +7,9 @@ import pytest
 
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.batches import ExactTable, SampledRows, SampledTable, held_out_table, split_rows
+from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.counts import TransitionCounts
-from rl_contrastive.features.learner import FeatureLearner, LearnerConfig
+from rl_contrastive.features.learner import FeatureLearner
 from rl_contrastive.objectives.laws import importance_weights, row_propensity, sample_states, tabular_law
 
 

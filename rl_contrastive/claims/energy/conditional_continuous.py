@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_contrastive.energy.conditional import ConditionalMECOConfig, KeyedMECO, LogUState, LowRankMECO
 from rl_contrastive.energy.energies import MLP, MLPConfig
 from rl_contrastive.energy.low_rank import LowRankConditional
 from rl_contrastive.energy.noise import Gaussian
 from rl_contrastive.errors import unknown_name
 from rl_contrastive.objectives import make
+from rl_contrastive.objectives.base import Contrast, Objective, Sizes, State
 
 METHODS = ("likelihood", "vector", "nce", "infonce", "table")
 GRID = 400
@@ -112,36 +112,47 @@ def _descend(
     q: Gaussian,
     options: ContinuousOptions,
     draws: torch.Generator,
-) -> LogUState:
+) -> State:
     optimiser = torch.optim.Adam(model.parameters(), lr=options.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.steps)
-    grid, law = quadrature(q)
-    vector = LowRankMECO(options.rank, ConditionalMECOConfig(gamma=1.0 if method == "likelihood" else options.gamma))
-    table = KeyedMECO(len(x), ConditionalMECOConfig(gamma=options.gamma))
-    state = table.initial_state() if method == "table" else vector.initial_state()
+    objective = _objective(method, options)
+    state = objective.initial(Sizes(1, len(x), options.rank))
+    every = quadrature(q)
     for _ in range(options.steps):
         rows = torch.randint(len(x), (options.batch,), generator=draws)
-        z = q.sample(options.noise, rng=draws)  # (M, 1)
-        pos = model.rows(x[rows], y[rows]).unsqueeze(-1)  # (n, 1)
-        if method in ("likelihood", "vector"):
-            exact = method == "likelihood"
-            a, b = model.phi(x[rows]), model.psi(grid if exact else z)
-            out = vector.loss(pos, a, b, state=state, noise_weight=law if exact else None)
-            loss, state = out.surrogate, out.state
-        elif method == "table":
-            out = table.loss(pos, model.pairs(x[rows], z), keys=rows, state=state)
-            loss, state = out.surrogate, out.state
-        else:
-            neg = model.pairs(x[rows], z)
-            objective = make("logistic", {"negatives": float(len(z))}) if method == "nce" else make("infonce")
-            loss = objective(
-                pos, neg, torch.full_like(pos, 1.0 / len(pos)), torch.full_like(neg, 1.0 / len(z))
-            ).loss.sum()
+        z, law = q.sample(options.noise, rng=draws), torch.full((options.noise,), 1.0 / options.noise).double()
+        if method == "likelihood":
+            z, law = every
+        result, state = objective.step(_contrast(model, x, y, rows, z, law), state)
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        result.loss.sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     return state
+
+
+def _objective(method: str, options: ContinuousOptions) -> Objective:
+    """The registered objective behind a method."""
+    if method == "infonce":
+        return make("infonce")
+    if method == "nce":
+        return make("logistic", {"negatives": float(options.noise)})
+    gamma = 1.0 if method == "likelihood" else options.gamma
+    return make("meco-keyed" if method == "table" else "meco", {"gamma": gamma})
+
+
+def _contrast(model: LowRankConditional, x: Tensor, y: Tensor, rows: Tensor, z: Tensor, law: Tensor) -> Contrast:
+    """Some rows of the data against noise (M, 1) that all of them share."""
+    weight = torch.full((1, len(rows), 1), 1.0 / len(rows), dtype=torch.float64)
+    return Contrast(
+        pos=lambda _: model.rows(x[rows], y[rows])[None, :, None],
+        neg=lambda _: model.pairs(x[rows], z)[None],
+        log_phi=lambda: model.phi(x[rows])[None],
+        log_psi=lambda: model.psi(z)[None],
+        pos_weight=weight,
+        law=law[None],
+        ids=rows[None],
+    )
 
 
 def quadrature(q: Gaussian) -> tuple[Tensor, Tensor]:
@@ -156,7 +167,7 @@ def quadrature(q: Gaussian) -> tuple[Tensor, Tensor]:
 def _judge(
     method: str,
     model: LowRankConditional,
-    state: LogUState,
+    state: State,
     truth: Truth,
     new: Tensor,
     q: Gaussian,
@@ -181,7 +192,7 @@ def _judge(
     log_u_draws = model.log_mean_psi(q.sample(1000, rng=torch.Generator().manual_seed(options.steps)))
     P_draws = torch.exp(log_q + f - model.log_partition(new, log_u_draws).unsqueeze(-1))
     metrics["tv_draws"] = float(0.5 * (P_draws - p).abs().sum(-1).mean()) * width
-    own = {"vector": lambda: model.log_partition(new, state.log_u), "nce": lambda: torch.zeros_like(log_z)}
+    own = {"vector": lambda: model.log_partition(new, state["log_u"][0]), "nce": lambda: torch.zeros_like(log_z)}
     if method in own:
         log_own = own[method]()
         P_own = torch.exp(log_q + f - log_own.unsqueeze(-1))

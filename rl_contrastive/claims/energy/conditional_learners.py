@@ -13,7 +13,7 @@ optimiser moves psi): what fails when one draw is shared by the whole batch, and
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -22,10 +22,11 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from rl_contrastive.claims.energy.conditional_data import Problems
 from rl_contrastive.config import require
-from rl_contrastive.energy.conditional import ConditionalMECOConfig, KeyedMECO, LogUState, vector_partition
 from rl_contrastive.energy.low_rank import TableFactor
 from rl_contrastive.energy.steps import AveragedDescent
 from rl_contrastive.objectives import make
+from rl_contrastive.objectives.base import Contrast, Objective, Sizes, State
+from rl_contrastive.objectives.compositional import vector_partition
 
 Kind = Literal["likelihood", "nce", "infonce", "snis", "table", "one-u", "vector"]
 
@@ -120,6 +121,16 @@ class Batch:
         pairs = self.x.unsqueeze(-1) * self.scores.shape[-1] + z
         return self.scores.flatten(1).gather(1, pairs.flatten(1)).reshape(z.shape)
 
+    @property
+    def anchors(self) -> Tensor:
+        """(B, n, d) log phi of each row's context."""
+        return self.log_phi.gather(1, self.x.unsqueeze(-1).expand(-1, -1, self.log_phi.shape[-1]))
+
+    @property
+    def draws(self) -> Tensor:
+        """(B, M, d) log psi of the shared noise."""
+        return self.log_psi.gather(1, self.z.unsqueeze(-1).expand(-1, -1, self.log_psi.shape[-1]))
+
 
 @dataclass
 class BatchLoss:
@@ -129,85 +140,85 @@ class BatchLoss:
     options: Descent
     q: Tensor
     contexts: int
-    keyed: LogUState = field(default_factory=LogUState)
-    log_u: Tensor | None = None
+    state: State | None = None
+
+    @property
+    def objective(self) -> Objective:
+        """Logistic with M negatives, InfoNCE, likelihood exact or by draws, or one of the moving averages."""
+        kind = self.learner.kind
+        options = {"negatives": float(self.learner.noise)} if kind == "nce" else {}
+        options |= {"gamma": self.options.gamma} if kind in ("table", "one-u", "vector") else {}
+        return make(NAMES[kind], options)
 
     def __call__(self, batch: Batch) -> Tensor:
-        kind = self.learner.kind
-        if kind == "vector":
-            return self._vector(batch)
-        if kind in ("table", "one-u"):
-            return self._table(batch)
-        return self._pairwise(batch)
+        objective, B, dim = self.objective, len(batch.x), batch.log_phi.shape[-1]
+        if self.state is None:
+            anchors = 1 if self.learner.kind == "one-u" else self.contexts
+            self.state = objective.initial(Sizes(B, anchors, dim))
+        if self.learner.u == "exact" or self.learner.psi_gradient == "exact":
+            return self._by_oracle(batch, self.state)
+        result, self.state = objective.step(self._contrast(batch), self.state)
+        return result.loss.sum()
 
-    def _pairwise(self, batch: Batch) -> Tensor:
-        """The features' objectives on scores: logistic with M negatives, InfoNCE, exact likelihood."""
+    def _contrast(self, batch: Batch) -> Contrast:
+        """The batch as the objective sees it."""
         n = batch.x.shape[1]
+        positive, negative = batch.positive.unsqueeze(-1), batch.negative
         if self.learner.kind == "likelihood":
             S = batch.scores.shape[-1]
             negative = batch.scores.gather(1, batch.x.unsqueeze(-1).expand(-1, -1, S))  # (B, n, S): all outcomes
-            weight = self.q.unsqueeze(1).expand_as(negative)
-            objective = make("mle")
+            law = self.q.unsqueeze(1).expand_as(negative)
         else:
-            negative = batch.negative
-            weight = torch.full_like(negative, 1.0 / self.learner.noise)
-            options = {"negatives": float(self.learner.noise)} if self.learner.kind == "nce" else None
-            objective = make({"nce": "logistic", "infonce": "infonce", "snis": "mle"}[self.learner.kind], options)
-        positive = batch.positive.unsqueeze(-1)  # (B, n, 1)
-        return objective(positive, negative, torch.full_like(positive, 1.0 / n), weight).loss.sum()
+            shape = batch.z.shape if self.learner.kind == "vector" else negative.shape
+            law = torch.full(shape, 1.0 / shape[-1], dtype=negative.dtype, device=negative.device)
+        return Contrast(
+            pos=lambda _: positive,
+            neg=lambda _: negative,
+            log_phi=lambda: batch.anchors,
+            log_psi=lambda: batch.draws,
+            pos_weight=torch.full_like(positive, 1.0 / n),
+            law=law,
+            ids=torch.zeros_like(batch.x) if self.learner.kind == "one-u" else batch.x,
+        )
 
-    def _table(self, batch: Batch) -> Tensor:
-        """KeyedMECO over all problems at once: problem b owns the keys from b SA on, or the key b for one u."""
-        B, n = batch.x.shape
-        of = torch.arange(B, device=batch.x.device).unsqueeze(-1)
-        keys = of * self.contexts + batch.x if self.learner.kind == "table" else of.expand(B, n)
-        objective = KeyedMECO(B * self.contexts, ConditionalMECOConfig(gamma=self.options.gamma))
-        if not self.keyed.step:
-            self.keyed = objective.initial_state(device=batch.x.device)
-        negative = batch.negative.flatten(0, 1)  # (B n, M)
-        out = objective.loss(batch.positive.reshape(-1, 1), negative, keys=keys.reshape(-1), state=self.keyed)
-        self.keyed = out.state
-        return out.surrogate * B  # its mean is over the rows of all problems; each problem wants its own
-
-    def _vector(self, batch: Batch) -> Tensor:
+    def _by_oracle(self, batch: Batch, state: State) -> Tensor:
         """-f + Zhat / sg[Zu] with u in R^d; the switches of `Learner` replace draws by the whole law q."""
-        every = self.q
-        a = batch.log_phi.gather(1, batch.x.unsqueeze(-1).expand(-1, -1, batch.log_phi.shape[-1]))  # (B, n, d)
-        z = batch.z.unsqueeze(-1).expand(-1, -1, a.shape[-1])
-        b = batch.log_psi.gather(1, z)  # (B, M, d)
+        a, b = batch.anchors, batch.draws
         uniform = torch.full_like(b[..., 0], 1.0 / b.shape[1])
-        gamma = self.options.gamma
-        if self.log_u is None:
-            self.log_u = torch.full_like(b[:, 0], float("nan"), dtype=torch.float64)
         if self.learner.u == "exact":
-            ratio, self.log_u = self._by_exact_u(a, b, uniform, batch)
+            exact = torch.logsumexp(batch.log_psi.detach() + self.q.log().unsqueeze(-1), dim=1)  # (B, d)
+            ratio, log_u = vector_partition(a, b, uniform, exact, _NEVER)
         else:
-            ratio, _, self.log_u = vector_partition(a, b, uniform, self.log_u, gamma)
+            ratio, log_u = vector_partition(a, b, uniform, state["log_u"], self.options.gamma)
         if self.learner.psi_gradient == "exact":
-            with_phi, _, _ = vector_partition(a, b.detach(), uniform, self.log_u, _NEVER)
-            with_psi, _, _ = vector_partition(a.detach(), batch.log_psi, every, self.log_u, _NEVER)
+            with_phi, _ = vector_partition(a, b.detach(), uniform, log_u, _NEVER)
+            with_psi, _ = vector_partition(a.detach(), batch.log_psi, self.q, log_u, _NEVER)
             ratio = with_phi + with_psi
+        self.state = {"log_u": log_u}
         return (ratio.mean(-1) - batch.positive.mean(-1)).sum()
-
-    def _by_exact_u(self, a: Tensor, b: Tensor, uniform: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        exact = torch.logsumexp(batch.log_psi.detach() + self.q.log().unsqueeze(-1), dim=1)  # (B, d)
-        ratio, _, log_u = vector_partition(a, b, uniform, exact, _NEVER)
-        return ratio, log_u
 
     def log_z(self, log_phi: Tensor) -> Tensor | None:
         """(B, SA) what this learner itself knows of log Z."""
-        B = len(log_phi)
         if self.learner.kind == "nce":
             return torch.zeros_like(log_phi[..., 0])
-        if self.learner.kind == "table":
-            return self.keyed.log_u.reshape(B, -1)
-        if self.learner.kind == "one-u":
-            return self.keyed.log_u[:B].unsqueeze(-1).expand(-1, log_phi.shape[1])
-        if self.log_u is not None:
-            return torch.logsumexp(log_phi + self.log_u.unsqueeze(-2), dim=-1)
-        return None
+        if not self.state:
+            return None
+        log_u = self.state["log_u"]
+        if self.learner.kind == "vector":
+            return torch.logsumexp(log_phi + log_u.unsqueeze(-2), dim=-1)
+        return log_u.expand(-1, log_phi.shape[1])  # one u serves all contexts
 
 
+NAMES: dict[Kind, str] = {
+    "likelihood": "mle",
+    "nce": "logistic",
+    "infonce": "infonce",
+    "snis": "mle",
+    "table": "meco-keyed",
+    "one-u": "meco-keyed",
+    "vector": "meco",
+}
+"""Kind -> the registered objective of its scores."""
 _NEVER = 1e-12
 """A gamma so small that u stays what it is to twelve digits."""
 
@@ -215,7 +226,7 @@ _NEVER = 1e-12
 def fit_tables(
     problems: Problems, seeds: tuple[int, ...], learner: Learner, options: Descent, *, init: float = 0.1
 ) -> Fitted:
-    """Fit all problems side by side; a diverged fit is an RlcError of the objective."""
+    """Fit all problems side by side; a problem whose fit diverged has NaN in its tables."""
     require(learner.shared or learner.kind != "vector", "conditional: the d-vector form shares its noise.")
     device, sizes = problems.P.device, problems.sizes
     rngs = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: the same draws on each device
