@@ -200,7 +200,8 @@ def field_docs(cls: type) -> dict[str, str]:
         if dataclasses.is_dataclass(base):
             docs.update(_own_docs(base))
     for name, allowed in ranges_of(cls).items():
-        docs[name] = f"{docs.get(name, '')} ({allowed})".strip()
+        text = docs.get(name, "").removesuffix(".")
+        docs[name] = f"{text} ({allowed}).".strip()
     return docs
 
 

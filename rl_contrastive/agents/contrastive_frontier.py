@@ -15,12 +15,12 @@ bonus, the largest reachable uncertainty that of the sum r + b. With one-hot fea
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.config import require
+from rl_contrastive.config import Gt, check_ranges, require
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.tables import make_table
 from rl_contrastive.planning.frontier import FrontierPlan, plan_frontier
@@ -41,17 +41,17 @@ class FrontierConfig:
     """Rows kept of each step, the newest ones (>= 10): a fresher mix and a cheaper refit. Tables of states keep all."""
     tail: int = 100
     """While a step has fewer rows than this, all its uniform actions are stored, not only those near the switch."""
-    growth: float = 0.1
-    """Refit a step when its data grew by this fraction (> 0)."""
+    growth: Annotated[float, Gt(0)] = 0.1
+    """Refit a step when its data grew by this fraction."""
     uniform_steps: int = 2
     """Stored steps of each episode from the switch on (>= 1)."""
     decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(arrivals=False, backward=1))
     """Observations -> latent states; unused where observations are states."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "frontier")
         for name, least in (("batch", 1), ("warm_start", 1), ("capacity", 10), ("tail", 0), ("uniform_steps", 1)):
             require(getattr(self, name) >= least, f"frontier: {name} must be >= {least}, got {getattr(self, name)}.")
-        require(0 < self.growth < np.inf, f"frontier: growth must be > 0, got {self.growth}.")
 
 
 @register("agent", "contrastive-frontier", FrontierConfig)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, check_ranges, require
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.decoder import DecoderConfig
 
@@ -16,30 +16,30 @@ from rl_contrastive.features.decoder import DecoderConfig
 class ContrastiveUCBGameConfig:
     """Contrastive-UCB for games; learner.method chooses spectral | nce | spectral+nce features of (s, a, b)."""
 
-    batch: int = 50
-    """B, episodes between two updates (>= 1)."""
-    warm_start: int = 100
-    """Episodes of uniform actions before the first plan (>= 0); they count as episodes and all their steps are kept."""
+    batch: Annotated[int, Ge(1)] = 50
+    """B, episodes between two updates."""
+    warm_start: Annotated[int, Ge(0)] = 100
+    """Episodes of uniform actions before the first plan; they count as episodes and all their steps are kept."""
     roll_in: Literal["paper", "mixed", "on-policy", "uniform"] = "mixed"
     """paper: uniform actions at t - 1 and t, only these steps are kept; mixed: the same actions, all steps are kept;
     on-policy: sigma_k to the end, all are kept; uniform: no optimism in acting, for games that uniform play covers."""
     gamma: float = 0.1
     """gamma: the bonus is min(gamma sqrt(A B) ||phi||, 1) times the range of the return to go (>= 0; 0: no bonus)."""
-    lam: float = 1.0
-    """lambda, ridge of Sigma (> 0)."""
+    lam: Annotated[float, Gt(0)] = 1.0
+    """lambda, ridge of Sigma."""
     growth: float = 0.02
     """Refit and replan when the stored transitions grew by this fraction (>= 0; 0: after every batch, three times the
     time for fewer episodes on long locks)."""
-    decoder_growth: float = 0.1
-    """Refit a step's decoder when its rows grew by this fraction (> 0)."""
+    decoder_growth: Annotated[float, Gt(0)] = 0.1
+    """Refit a step's decoder when its rows grew by this fraction."""
     known_reward: bool = False
     """Read r_h(s,a,b) from the environment's exact model, as the paper assumes it known; else use observed means."""
     reward_max: float | None = None
     """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
     pool: bool = True
     """Where the environment declares one kernel for all steps, fit one from the data of all steps."""
-    capacity: int = 20000
-    """Rows kept of each step where observations are stored, the newest ones (>= 10). Tables of states keep all."""
+    capacity: Annotated[int, Ge(10)] = 20000
+    """Rows kept of each step where observations are stored, the newest ones. Tables of states keep all."""
     opponent: str = "none"
     """Who plays the minimiser: none (the agent controls both players) or a registered opponent (`rlc list opponents`),
     whose actions the agent only sees. The scalar `earned` counts uniform actions too, unless roll_in is on-policy."""
@@ -49,9 +49,6 @@ class ContrastiveUCBGameConfig:
     """Rich observations -> latent states."""
 
     def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("warm_start", 0), ("capacity", 10)):
-            require(getattr(self, name) >= least, f"ucb-game: {name} must be >= {least}, got {getattr(self, name)}.")
+        check_ranges(self, "ucb-game")
         require(0 <= self.gamma < np.inf, f"ucb-game: gamma must be >= 0, got {self.gamma}.")
-        require(0 < self.lam < np.inf, f"ucb-game: lam must be > 0, got {self.lam}.")
         require(0 <= self.growth < np.inf, f"ucb-game: growth must be >= 0, got {self.growth}.")
-        require(0 < self.decoder_growth < np.inf, f"ucb-game: decoder_growth must be > 0, got {self.decoder_growth}.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from rl_contrastive import registry
 from rl_contrastive.acting import greedy, sample
 from rl_contrastive.agents.baselines.independent_q import mixed
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, StepSize
-from rl_contrastive.config import from_dict, require
+from rl_contrastive.config import Ge, Gt, In, check_ranges, from_dict, require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.registry import register
@@ -104,22 +104,19 @@ class FixedRandomOpponent:
 class QOpponentConfig:
     """An epsilon-greedy Q-learner that adapts to whoever it meets."""
 
-    alpha: float = 0.1
-    """Constant step size in (0, 1]: what it meets moves, so old targets have to fade."""
-    epsilon: float = 0.1
-    """Probability of a uniform action, in [0, 1]."""
-    capacity: int = 5000
-    """Rows kept of each step where observations are decoded, the newest ones (>= 10)."""
-    decoder_growth: float = 0.1
-    """Refit a step's decoder when its rows grew by this fraction (> 0)."""
+    alpha: Annotated[float, In(0, 1, above=True)] = 0.1
+    """Constant step size: what it meets moves, so old targets have to fade."""
+    epsilon: Annotated[float, In(0, 1)] = 0.1
+    """Probability of a uniform action."""
+    capacity: Annotated[int, Ge(10)] = 5000
+    """Rows kept of each step where observations are decoded, the newest ones."""
+    decoder_growth: Annotated[float, Gt(0)] = 0.1
+    """Refit a step's decoder when its rows grew by this fraction."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Rich observations -> latent states."""
 
     def __post_init__(self) -> None:
-        require(0.0 < self.alpha <= 1.0, f"q-learner: alpha must be in (0, 1], got {self.alpha}.")
-        require(0.0 <= self.epsilon <= 1.0, f"q-learner: epsilon must be in [0, 1], got {self.epsilon}.")
-        require(self.capacity >= 10, f"q-learner: capacity must be >= 10, got {self.capacity}.")
-        require(self.decoder_growth > 0.0, f"q-learner: decoder_growth must be > 0, got {self.decoder_growth}.")
+        check_ranges(self, "q-learner")
 
 
 @register("opponent", "q-learner", QOpponentConfig)

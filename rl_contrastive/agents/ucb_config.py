@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, check_ranges, require
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.mixture import MixtureConfig
@@ -26,17 +26,17 @@ class ContrastiveUCBConfig:
     kept, so the regret of what is played grows with K; mixed: the same actions, all steps are kept; thinned: mixed with
     probability min(1, sqrt(warm_start / n)) in episode n, else pi_k to the end, a regret of O(sqrt(K)) beyond that of
     pi_k; on-policy: pi_k to the end, all are kept."""
-    gamma: float = 1.0
-    """gamma, scale of the elliptical bonus, in units of the rewards' range (>= 0)."""
-    lam: float = 1.0
-    """lambda, ridge of Sigma (> 0)."""
-    feature_growth: float = 0.1
-    """Vectors: learn the features anew when the stored transitions grew by this fraction (>= 0)."""
+    gamma: Annotated[float, Ge(0)] = 1.0
+    """gamma, scale of the elliptical bonus, in units of the rewards' range."""
+    lam: Annotated[float, Gt(0)] = 1.0
+    """lambda, ridge of Sigma."""
+    feature_growth: Annotated[float, Ge(0)] = 0.1
+    """Vectors: learn the features anew when the stored transitions grew by this fraction."""
     growth: float = 0.02
     """Plan again when the stored transitions grew by this fraction (>= 0; 0: after every batch). Any fraction above 0
     keeps the cost of an episode from growing with their number."""
-    decoder_growth: float = 0.1
-    """Refit a step's decoder when its rows grew by this fraction (> 0)."""
+    decoder_growth: Annotated[float, Gt(0)] = 0.1
+    """Refit a step's decoder when its rows grew by this fraction."""
     known_reward: bool = False
     """Read r_h(s,a) from the environment's exact model, as the paper assumes it known; else use observed means."""
     reward_max: float | None = None
@@ -58,10 +58,7 @@ class ContrastiveUCBConfig:
     """Rich observations -> latent states: of representation latent, and of the bonus-free policy of vector."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "ucb")
         for name, least in (("batch", 1), ("warm_start", 0), ("capacity", 10)):
             require(getattr(self, name) >= least, f"ucb: {name} must be >= {least}, got {getattr(self, name)}.")
-        require(0 <= self.gamma < np.inf, f"ucb: gamma must be >= 0, got {self.gamma}.")
-        require(0 < self.lam < np.inf, f"ucb: lam must be > 0, got {self.lam}.")
         require(0 <= self.growth < np.inf, f"ucb: growth must be >= 0, got {self.growth}.")
-        require(0 <= self.feature_growth < np.inf, f"ucb: feature_growth must be >= 0, got {self.feature_growth}.")
-        require(0 < self.decoder_growth < np.inf, f"ucb: decoder_growth must be > 0, got {self.decoder_growth}.")

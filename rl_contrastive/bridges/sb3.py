@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -22,7 +22,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, check_ranges, require
 from rl_contrastive.deep.bonus import make_bonus
 from rl_contrastive.deep.config import BonusConfig, RepresentationConfig, check_counts
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureLearner, ObsLayout, TransitionFeatures
@@ -104,16 +104,16 @@ def extractor_kwargs(
 class EllipticalBonusConfig:
     """The bonus and the learning of its features."""
 
-    beta: float = 0.05
-    """Scale of the bonus, in units of reward (>= 0); a first visit gets beta / sqrt(lambda)."""
+    beta: Annotated[float, Ge(0)] = 0.05
+    """Scale of the bonus, in units of reward; a first visit gets beta / sqrt(lambda)."""
     counts: BonusConfig = field(default_factory=lambda: BonusConfig(kind="elliptical", lam=0.001))
     """How visits are counted. Features of length 1 differ in directions of little length: a large lambda hides them."""
-    growth: float = 0.2
-    """Freeze the features anew and rebuild Sigma when the visits grew by this fraction (> 0)."""
-    warm_start: int = 500
-    """Visits before the first gradient step (>= 2); until the first freeze the features are random ones."""
-    train_every: int = 4
-    """Visits between two gradient steps (>= 1)."""
+    growth: Annotated[float, Gt(0)] = 0.2
+    """Freeze the features anew and rebuild Sigma when the visits grew by this fraction."""
+    warm_start: Annotated[int, Ge(2)] = 500
+    """Visits before the first gradient step; until the first freeze the features are random ones."""
+    train_every: Annotated[int, Ge(1)] = 4
+    """Visits between two gradient steps."""
     features: FeatureConfig = field(
         default_factory=lambda: FeatureConfig(representation=RepresentationConfig(features="unit"))
     )
@@ -123,10 +123,7 @@ class EllipticalBonusConfig:
     (11, 6, 3) for MiniGrid's images, channels first. They are read one-hot."""
 
     def __post_init__(self) -> None:
-        require(0.0 <= self.beta < np.inf, f"sb3 bonus: beta must be >= 0 and finite, got {self.beta}.")
-        require(0.0 < self.growth < np.inf, f"sb3 bonus: growth must be > 0 and finite, got {self.growth}.")
-        for name, least in (("warm_start", 2), ("train_every", 1)):
-            require(getattr(self, name) >= least, f"sb3 bonus: {name} must be >= {least}, got {getattr(self, name)}.")
+        check_ranges(self, "sb3 bonus")
         require(all(n >= 1 for n in self.codes), f"sb3 bonus: codes must be numbers >= 1, got {self.codes}.")
         check_counts(self.counts, self.features.representation)
 

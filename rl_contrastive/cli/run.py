@@ -15,7 +15,7 @@ import tyro
 from rl_contrastive import registry
 from rl_contrastive.cli.options import in_new_form, with_options
 from rl_contrastive.cli.parse import Done, Nothing, flags_of, parse
-from rl_contrastive.cli.short_help import short_help
+from rl_contrastive.cli.short_help import long_help, short_help
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.runs.budget import Budget, Limits
 
@@ -89,9 +89,11 @@ def run(args: list[str]) -> int:
     if wants_help and "--help-all" not in options:
         print(short_help(prog, RunFlags, agent_config, env_config))
         return 0
-    options = ["--help" if word == "--help-all" else word for word in options]
     flags = flags_of(RunFlags) - {"--imports"} | {"--import"}
     agent = with_options(agent_config(), options, "--agent.")
+    if "--help-all" in options:
+        print(long_help(prog, RunFlags(), agent, env_config(**fixed)))
+        return 0
     flags |= flags_of(agent, "--agent.") | flags_of(env_config, "--env.")
     generic: Any = RunCommand
     default = RunCommand(RunFlags(), agent, env_config(**fixed))

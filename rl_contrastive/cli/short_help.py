@@ -1,4 +1,4 @@
-"""The short form of `rlc run --help`: the options that matter first, one line each; `--help-all` lists the rest."""
+"""`rlc run --help`: the options that matter first, one line each; `--help-all`: every option with its whole text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import dataclasses
 import re
 import shutil
 import textwrap
+import types
+import typing
+from pathlib import Path
 from typing import Any
 
 from rl_contrastive.config import field_docs
@@ -13,6 +16,8 @@ from rl_contrastive.config import field_docs
 FIRST = ("episodes", "steps", "seeds", "seed", "stop_when_solved", "eval_every", "out", "label", "workers", "device")
 """Options of the run that most users need."""
 WIDTH = 120
+FLAGS = {"imports": "import"}
+"""Fields whose option has another name."""
 
 
 def short_help(prog: str, flags: type, agent: type, env: type) -> str:
@@ -24,6 +29,47 @@ def short_help(prog: str, flags: type, agent: type, env: type) -> str:
         lines += ["", f"{title}:", *rows] if rows else []
     lines += ["", f"{prog} --help-all lists every option with its whole text."]
     return "\n".join(lines)
+
+
+def long_help(prog: str, flags: Any, agent: Any, env: Any) -> str:
+    """Every option of the three configs, which are instances: type, default, range and the whole text."""
+    lines = [f"usage: {prog} [OPTIONS]", "", "Train AGENT on ENV, one process a seed; records go to a run folder."]
+    for title, config, prefix in (("run", flags, "--"), ("agent", agent, "--agent."), ("environment", env, "--env.")):
+        lines += ["", f"{title}:", *_entries(config, prefix)]
+    return "\n".join(lines)
+
+
+def _entries(config: Any, prefix: str) -> list[str]:
+    """Plain fields first, then the tables within, each under its own heading."""
+    width = min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH)
+    docs, hints = field_docs(type(config)), typing.get_type_hints(type(config))
+    plain, inner = [], []
+    for field in dataclasses.fields(config):
+        value, flag = getattr(config, field.name), prefix + FLAGS.get(field.name, field.name).replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            entries = _entries(value, flag + ".")
+            inner += ["", f"{flag}: {docs.get(field.name, '')}", *entries] if entries else []
+            continue
+        kind = _kind(hints[field.name])
+        if isinstance(value, bool):
+            before, dot, name = flag.rpartition(".")
+            kind = f"| {before}.no-{name}" if dot else f"| --no-{flag[2:]}"
+        plain.append(f"  {flag} {kind}  (default: {_shown(value)})")
+        plain += textwrap.wrap(docs.get(field.name, ""), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return plain + inner
+
+
+def _kind(hint: Any) -> str:
+    """`INT`, `FLOAT|NONE`, `{a,b}`, ... of a type hint."""
+    if typing.get_origin(hint) is typing.Literal:
+        return "{" + ",".join(map(str, typing.get_args(hint))) + "}"
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return "|".join(_kind(part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return f"[{_kind(typing.get_args(hint)[0])} ...]"
+    if hint is type(None):
+        return "none"
+    return {str: "TEXT", Path: "PATH"}.get(hint, getattr(hint, "__name__", str(hint)).upper())
 
 
 def _rows(config: type, prefix: str, names: tuple[str, ...]) -> list[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, In, check_ranges, require
 
 Init = Literal["orthogonal", "he"]
 
@@ -54,8 +54,8 @@ class ValueConfig:
     """V + advantages (Wang et al. 2016)."""
     double: bool = True
     """The online network chooses the next action, the target network rates it; else the target does both."""
-    atoms: int = 1
-    """Atoms of the return distributions (>= 1); 1: plain values. Data-efficient Rainbow has 51."""
+    atoms: Annotated[int, Ge(1)] = 1
+    """Atoms of the return distributions; 1: plain values. Data-efficient Rainbow has 51."""
     low: float = -10.0
     """Smallest atom, in units of reward times `reward_scale`; returns beyond count as it, G's with their bonuses."""
     high: float = 10.0
@@ -67,7 +67,7 @@ class ValueConfig:
     The official agent has .5."""
 
     def __post_init__(self) -> None:
-        require(self.atoms >= 1, f"value: atoms must be >= 1, got {self.atoms}.")
+        check_ranges(self, "value")
         finite = -math.inf < self.low < self.high < math.inf
         require(finite, f"value: low must be < high, both finite, got {self.low} and {self.high}.")
         require(self.hidden >= 0, f"value: hidden must be >= 0, got {self.hidden}.")
@@ -87,17 +87,17 @@ class RepresentationConfig:
     """The objective's own config, or a table of its fields, such as {"temperature": 0.5}."""
     hidden: int = 256
     """Width of the ReLU layer of each head; 0: linear heads on the encoder's vector."""
-    beta: float = 1.0
-    """Sharpness of the softplus (> 0)."""
+    beta: Annotated[float, Gt(0)] = 1.0
+    """Sharpness of the softplus."""
     features: Literal["logits", "simplex", "unit", "raw", "psi"] = "logits"
     """What the bonus counts: u_phi itself, of which phi is the softplus; the mixture weights w, |w|_1 = 1; phi scaled
     to length 1; or phi. The bounded ones suit a full Sigma, but saturate: states further out in a known direction look
     as those seen there, and cells (`BonusConfig`) cannot tell them apart. psi: u_psi(s), what s tells about where it
     came from, and each action by itself: noise is left out, and an action never tried is not taken for another one."""
-    law_rate: float = 0.01
-    """Weight in (0, 1] of the newest batch in the moving average u of psi over P^-, for simplex features alone."""
-    every: int = 4
-    """Gradient steps of the values to one of the contrastive loss (>= 1): features are frozen between rebuilds."""
+    law_rate: Annotated[float, In(0, 1, above=True)] = 0.01
+    """Weight of the newest batch in the moving average u of psi over P^-, for simplex features alone."""
+    every: Annotated[int, Ge(1)] = 4
+    """Gradient steps of the values to one of the contrastive loss: features are frozen between rebuilds."""
     weighted: bool = True
     """Where rows are drawn by priorities, weigh them back as those of the values, so that P and P^- are laws of what is
     stored. Off: of what is drawn, which tilts P(s'|s,a) towards successors that surprise."""
@@ -106,10 +106,8 @@ class RepresentationConfig:
     holds f(s,a,s') down where s' is certain, and it grows without bound; with them it stops at 1 / P^-(s')."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "representation")
         require(self.dim >= 1 and self.hidden >= 0, "representation: dim must be >= 1 and hidden >= 0.")
-        require(self.every >= 1, f"representation: every must be >= 1, got {self.every}.")
-        require(0.0 < self.beta < math.inf, f"representation: beta must be > 0, got {self.beta}.")
-        require(0.0 < self.law_rate <= 1.0, f"representation: law_rate must lie in (0, 1], got {self.law_rate}.")
         kinds = ("logits", "simplex", "unit", "raw", "psi")
         require(self.features in kinds, f"representation: features must be one of {', '.join(kinds)}.")
 
@@ -128,10 +126,10 @@ class BonusConfig:
     lam: float = 0.1
     """lambda (> 0), visits that everything had beforehand: a first visit is worth beta / sqrt(lambda). Where noise
     falls into new cells again and again, a larger one (10) keeps them from outshining all else."""
-    tilings: int = 4
-    """T (>= 1), partitions that are averaged."""
-    directions: int = 8
-    """K (>= 1), directions that cut the cells of a tiling."""
+    tilings: Annotated[int, Ge(1)] = 4
+    """T, partitions that are averaged."""
+    directions: Annotated[int, Ge(1)] = 8
+    """K, directions that cut the cells of a tiling."""
     width: float = 1.0
     """Width of the strips in units of the features' spread (> 0)."""
     past: int = 10_000
@@ -139,12 +137,11 @@ class BonusConfig:
     capacity. Each takes the memory of a stacked observation; where more were visited, a sample stands for them."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "bonus")
         require(self.kind in ("tiles", "elliptical"), "bonus: kind must be tiles or elliptical.")
         for name in ("lam", "width"):
             value = getattr(self, name)
             require(0.0 < value < math.inf, f"bonus: {name} must be > 0 and finite, got {value}.")
-        for name in ("tilings", "directions"):
-            require(getattr(self, name) >= 1, f"bonus: {name} must be >= 1, got {getattr(self, name)}.")
         require(self.past >= 2, f"bonus: past must be >= 2, got {self.past}.")
 
 
@@ -161,20 +158,18 @@ class SelfPredictionConfig:
 
     weight: float = 0.0
     """Weight of the loss (>= 0); 0 switches self-prediction off. The official agent has 5."""
-    steps: int = 5
-    """K, steps predicted (>= 1)."""
-    hidden: int = 256
-    """Width of the transition's hidden layer (>= 1)."""
-    dim: int = 128
-    """Dimension in which vectors are compared (>= 1)."""
-    tau: float = 0.01
-    """Share of the online projection that its target takes over at each `follow`, in (0, 1]."""
+    steps: Annotated[int, Ge(1)] = 5
+    """K, steps predicted."""
+    hidden: Annotated[int, Ge(1)] = 256
+    """Width of the transition's hidden layer."""
+    dim: Annotated[int, Ge(1)] = 128
+    """Dimension in which vectors are compared."""
+    tau: Annotated[float, In(0, 1, above=True)] = 0.01
+    """Share of the online projection that its target takes over at each `follow`."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "self-prediction")
         require(0.0 <= self.weight < float("inf"), f"self-prediction: weight must be >= 0, got {self.weight}.")
-        for name in ("steps", "hidden", "dim"):
-            require(getattr(self, name) >= 1, f"self-prediction: {name} must be >= 1, got {getattr(self, name)}.")
-        require(0.0 < self.tau <= 1.0, f"self-prediction: tau must lie in (0, 1], got {self.tau}.")
 
 
 @dataclass(frozen=True)
@@ -183,12 +178,12 @@ class AugmentConfig:
 
     shift: int = 0
     """Largest shift in pixels, up, down, left and right (>= 0; 0: none). The official agent has 4."""
-    intensity: float = 0.0
-    """Scale of the change in brightness, in [0, .5); 0: none. The official agent has .05."""
+    intensity: Annotated[float, In(0, 0.5, below=True)] = 0.0
+    """Scale of the change in brightness; 0: none. The official agent has .05."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "augment")
         require(self.shift >= 0, f"augment: shift must be >= 0, got {self.shift}.")
-        require(0.0 <= self.intensity < 0.5, f"augment: intensity must lie in [0, .5), got {self.intensity}.")
 
 
 @dataclass(frozen=True)
@@ -209,18 +204,18 @@ class DeepLearnerConfig:
     """Shifts and intensities of frames, off by default."""
     learn_features: bool = True
     """Off: the features stay as they were drawn, a control."""
-    batch_size: int = 64
-    """Entries of the replay in a step (>= 2)."""
+    batch_size: Annotated[int, Ge(2)] = 64
+    """Entries of the replay in a step."""
     lr: float = 3e-4
     """Adam's step size (> 0)."""
-    lr_falls_over: int = 0
-    """Gradient steps over which the step size of Q and G falls linearly to a twentieth (>= 0); 0: it stays."""
+    lr_falls_over: Annotated[int, Ge(0)] = 0
+    """Gradient steps over which the step size of Q and G falls linearly to a twentieth; 0: it stays."""
     adam_eps: float = 1e-8
     """Adam's epsilon for Q and G (> 0); large values, as 1.5e-4 on Atari, damp rare gradients, and so small bonuses."""
     clip: float = 10.0
     """Largest norm of the gradient of Q, G and self-prediction (> 0); that of the features is not clipped."""
-    tau: float = 0.005
-    """Share of the online network that its target takes over after each step, in (0, 1]."""
+    tau: Annotated[float, In(0, 1, above=True)] = 0.005
+    """Share of the online network that its target takes over after each step."""
     reward_scale: float = 1.0
     """Q and G are learned of rewards and bonuses times this (> 0). Each of Adam's steps moves an output by
     about lr whatever the returns are, so differences far below 1 drown in it. 10 suits MiniGrid's returns below 1."""
@@ -234,12 +229,10 @@ class DeepLearnerConfig:
     """torch.compile the losses (on a GPU with CUDA graphs): a minute first, then faster steps."""
 
     def __post_init__(self) -> None:
-        require(self.lr_falls_over >= 0, f"deep: lr_falls_over must be >= 0, got {self.lr_falls_over}.")
-        require(self.batch_size >= 2, f"deep: batch_size must be >= 2, got {self.batch_size}.")
+        check_ranges(self, "deep")
         for name in ("lr", "adam_eps", "clip", "reward_scale"):
             value = getattr(self, name)
             require(0 < value < np.inf, f"deep: {name} must be > 0 and finite, got {value}.")
-        require(0.0 < self.tau <= 1.0, f"deep: tau must lie in (0, 1], got {self.tau}.")
 
 
 @dataclass(frozen=True)
@@ -250,13 +243,13 @@ class RNDConfig:
     """k, outputs of both networks (>= 1)."""
     hidden: int = 256
     """Width of the ReLU layer that the predictor has beyond its target (>= 0; 0: none)."""
-    lr: float = 1e-3
-    """Adam's step size for the predictor (> 0). 1e-4 is usual where each observation is used several times; here once,
+    lr: Annotated[float, Gt(0)] = 1e-3
+    """Adam's step size for the predictor. 1e-4 is usual where each observation is used several times; here once,
     and then errors lag behind the visits."""
     batch_size: int = 32
     """Visited observations of one step of the predictor (>= 1); each is used once."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "rnd")
         for name, least in (("dim", 1), ("hidden", 0), ("batch_size", 1)):
             require(getattr(self, name) >= least, f"rnd: {name} must be >= {least}, got {getattr(self, name)}.")
-        require(0.0 < self.lr < np.inf, f"rnd: lr must be > 0 and finite, got {self.lr}.")

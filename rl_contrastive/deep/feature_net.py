@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, check_ranges, require
 from rl_contrastive.deep.bonus import Chunk, evenly
 from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
 from rl_contrastive.deep.networks import Encoder, encoder
@@ -42,19 +42,17 @@ class FeatureConfig:
     """Observations -> vectors."""
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
     """phi(s,a) and psi(s')."""
-    capacity: int = 100_000
-    """Newest transitions that are kept (>= 2), with two observations each."""
-    batch_size: int = 64
-    """Transitions of a gradient step (>= 2): each has the others' successors as negatives."""
-    lr: float = 3e-4
-    """Adam's step size (> 0)."""
+    capacity: Annotated[int, Ge(2)] = 100_000
+    """Newest transitions that are kept, with two observations each."""
+    batch_size: Annotated[int, Ge(2)] = 64
+    """Transitions of a gradient step: each has the others' successors as negatives."""
+    lr: Annotated[float, Gt(0)] = 3e-4
+    """Adam's step size."""
     device: str = "auto"
     """auto (cuda if there is one, else cpu), cpu, cuda or cuda:N."""
 
     def __post_init__(self) -> None:
-        for name in ("capacity", "batch_size"):
-            require(getattr(self, name) >= 2, f"features: {name} must be >= 2, got {getattr(self, name)}.")
-        require(0.0 < self.lr < np.inf, f"features: lr must be > 0 and finite, got {self.lr}.")
+        check_ranges(self, "features")
 
 
 @dataclass(frozen=True)

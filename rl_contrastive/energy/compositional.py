@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, check_ranges, require
 from rl_contrastive.energy.base import (
     Energy,
     EnergyLoss,
@@ -84,14 +84,14 @@ class MECOConfig:
     """none: moving average. storm: additive variance reduction with a floor. ratio: u moves along with the model."""
     max_drift: float = 5.0
     """ratio only: largest change of log u (nats, > 0) that one step's two models may cause."""
-    noise_per_datum: int = 1
-    """Draws of q to a datum (>= 1) where the objective draws the noise."""
+    noise_per_datum: Annotated[int, Ge(1)] = 1
+    """Draws of q to a datum where the objective draws the noise."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "meco")
         require_gamma("meco", self.gamma)
         require(self.correction in ("none", "storm", "ratio"), f"meco: unknown correction {self.correction!r}.")
         require(self.max_drift > 0, f"meco: max_drift must be > 0, got {self.max_drift}.")
-        require(self.noise_per_datum >= 1, f"meco: noise_per_datum must be >= 1, got {self.noise_per_datum}.")
 
 
 @dataclass

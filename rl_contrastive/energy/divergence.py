@@ -9,12 +9,12 @@ where the caller hands both in for logging, and are NaN otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, In, check_ranges, require
 from rl_contrastive.energy.base import Energy, EnergyLoss, ObjectiveState, Stateless, energies, monitor
 from rl_contrastive.energy.samplers import ChainConfig, Chains, run_chains
 from rl_contrastive.errors import RlcError
@@ -30,11 +30,11 @@ class CDConfig:
 
     chain: ChainConfig = field(default_factory=lambda: ChainConfig(steps=10))
     """Kernel, steps and step size of the model's chains; their number of steps is the k of CD-k."""
-    penalty: float = 0.0
-    """Weight (>= 0) of mean f(x)^2 + mean f(z)^2, which keeps energies from drifting; it moves the minimiser."""
+    penalty: Annotated[float, Ge(0)] = 0.0
+    """Weight of mean f(x)^2 + mean f(z)^2, which keeps energies from drifting; it moves the minimiser."""
 
     def __post_init__(self) -> None:
-        require(self.penalty >= 0.0, f"cd: penalty must be >= 0, got {self.penalty}.")
+        check_ranges(self, "cd")
 
 
 @register("energy-objective", "cd", CDConfig)
@@ -75,17 +75,15 @@ class PCDConfig:
 
     chain: ChainConfig = field(default_factory=lambda: ChainConfig(steps=10))
     """Kernel, steps and step size that a chain moves by each time it is taken."""
-    buffer: int = 1000
-    """Chains kept (>= 1), at least as many as a batch has rows."""
-    refresh: float = 0.05
-    """Probability in [0, 1] that a chain taken from the buffer starts anew from q."""
-    penalty: float = 0.0
-    """Weight (>= 0) of mean f(x)^2 + mean f(z)^2."""
+    buffer: Annotated[int, Ge(1)] = 1000
+    """Chains kept, at least as many as a batch has rows."""
+    refresh: Annotated[float, In(0, 1)] = 0.05
+    """Probability that a chain taken from the buffer starts anew from q."""
+    penalty: Annotated[float, Ge(0)] = 0.0
+    """Weight of mean f(x)^2 + mean f(z)^2."""
 
     def __post_init__(self) -> None:
-        require(self.buffer >= 1, f"pcd: buffer must be >= 1, got {self.buffer}.")
-        require(0.0 <= self.refresh <= 1.0, f"pcd: refresh must lie in [0, 1], got {self.refresh}.")
-        require(self.penalty >= 0.0, f"pcd: penalty must be >= 0, got {self.penalty}.")
+        check_ranges(self, "pcd")
 
 
 @dataclass

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, check_ranges, require
 from rl_contrastive.energy.base import (
     Energy,
     EnergyLoss,
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 class InfoNCEConfig:
     """Pick the datum out of a set of noise samples."""
 
-    noise_per_datum: int = 1
-    """Draws of q to a datum (>= 1) where the objective draws the noise; every datum meets all of the step's noise."""
+    noise_per_datum: Annotated[int, Ge(1)] = 1
+    """Draws of q to a datum where the objective draws the noise; every datum meets all of the step's noise."""
 
     def __post_init__(self) -> None:
-        require(self.noise_per_datum >= 1, f"infonce: noise_per_datum must be >= 1, got {self.noise_per_datum}.")
+        check_ranges(self, "infonce")
 
 
 @register("energy-objective", "infonce", InfoNCEConfig)
@@ -89,12 +89,12 @@ class GridLikelihoodConfig:
     """Lower end of every axis."""
     high: float = 6.0
     """Upper end of every axis, > low; data outside the box are refused."""
-    points: int = 300
-    """Grid points an axis (>= 2); points^D in all, at most 4 million."""
+    points: Annotated[int, Ge(2)] = 300
+    """Grid points an axis; points^D in all, at most 4 million."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "grid likelihood")
         require(self.low < self.high, f"grid likelihood: low {self.low} must be < high {self.high}.")
-        require(self.points >= 2, f"grid likelihood: points must be >= 2, got {self.points}.")
 
 
 @register("energy-objective", "grid-likelihood", GridLikelihoodConfig)

@@ -14,12 +14,12 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import require
+from rl_contrastive.config import In, check_ranges, require
 from rl_contrastive.energy.base import Energy, effective_sample_size
 from rl_contrastive.energy.noise import NoiseLaw, check_generator
 from rl_contrastive.errors import RlcError
@@ -40,12 +40,13 @@ class ChainConfig:
     """h > 0, in squared units of x: the noise of a step has variance h."""
     adapt: int = 0
     """First steps of MALA in which log h follows the acceptance; h is fixed afterwards, so the law stays exact."""
-    target: float = OPTIMAL_ACCEPTANCE
-    """Acceptance in (0, 1) that the adaptation aims at."""
+    target: Annotated[float, In(0, 1, above=True, below=True)] = OPTIMAL_ACCEPTANCE
+    """Acceptance that the adaptation aims at."""
     max_grad: float = 0.0
     """Longest gradient of a step (0: no limit). MALA stays exact with it; unadjusted steps sample another law then."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "chain")
         require(self.kernel in ("langevin", "mala"), f"chain: kernel must be langevin or mala, not {self.kernel}.")
         require(self.steps >= 1, f"chain: steps must be >= 1, got {self.steps}.")
         require(self.step_size > 0.0, f"chain: step_size must be > 0, got {self.step_size}.")
@@ -54,7 +55,6 @@ class ChainConfig:
             self.adapt == 0 or self.kernel == "mala",
             "chain: only mala can adapt: langevin has no acceptance to follow.",
         )
-        require(0.0 < self.target < 1.0, f"chain: target must lie in (0, 1), got {self.target}.")
         require(self.max_grad >= 0.0, f"chain: max_grad must be >= 0, got {self.max_grad}.")
 
 

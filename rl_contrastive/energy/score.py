@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, check_ranges, require
 from rl_contrastive.energy.base import Energy, EnergyLoss, ObjectiveState, Stateless, check_finite, energies, monitor
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
@@ -39,11 +39,11 @@ def score_of(f: Energy, x: Tensor, *, objective: str, step: int, what: str) -> t
 class DenoisingConfig:
     """Denoising score matching at one noise level."""
 
-    sigma: float = 0.1
-    """Standard deviation (> 0) of the noise added to the data; the model fitted is the data law blurred by it."""
+    sigma: Annotated[float, Gt(0)] = 0.1
+    """Standard deviation of the noise added to the data; the model fitted is the data law blurred by it."""
 
     def __post_init__(self) -> None:
-        require(self.sigma > 0, f"denoising score matching: sigma must be > 0, got {self.sigma}.")
+        check_ranges(self, "denoising score matching")
 
 
 @register("energy-objective", "denoising-score", DenoisingConfig)
@@ -148,11 +148,11 @@ class MultiLevelScore(Stateless):
 class SlicedConfig:
     """Sliced score matching."""
 
-    slices: int = 1
-    """Random directions v to a datum (>= 1)."""
+    slices: Annotated[int, Ge(1)] = 1
+    """Random directions v to a datum."""
 
     def __post_init__(self) -> None:
-        require(self.slices >= 1, f"sliced score matching: slices must be >= 1, got {self.slices}.")
+        check_ranges(self, "sliced score matching")
 
 
 @register("energy-objective", "sliced-score", SlicedConfig)

@@ -16,13 +16,13 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import require, to_dict
+from rl_contrastive.config import Ge, In, check_ranges, require, to_dict
 from rl_contrastive.device import resolve_device
 from rl_contrastive.energy.base import EnergyLoss, Objective
 from rl_contrastive.energy.noise import NoiseLaw, check_points, moved, require_coverage
@@ -42,10 +42,10 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 class TrainConfig:
     """How an energy is descended."""
 
-    steps: int = 1500
-    """Optimiser steps of the whole run (>= 1); the cosine schedule ends there."""
-    batch_size: int = 256
-    """Rows of data in a step (>= 1), drawn with replacement."""
+    steps: Annotated[int, Ge(1)] = 1500
+    """Optimiser steps of the whole run; the cosine schedule ends there."""
+    batch_size: Annotated[int, Ge(1)] = 256
+    """Rows of data in a step, drawn with replacement."""
     noise_batch: int = 0
     """Draws of q in a step (>= 0). 0: the objective draws as many as its own noise_per_datum says."""
     optimiser: Literal["adam", "adamw", "sgd", "normalised"] = "adam"
@@ -54,35 +54,32 @@ class TrainConfig:
     """Learning rate (> 0) at the start."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """cosine: lr (1 + cos(pi t / steps)) / 2."""
-    beta: float = 1.0
-    """Weight in (0, 1] of the newest gradient in the moving average that sgd and normalised follow; 1 is plain."""
+    beta: Annotated[float, In(0, 1, above=True)] = 1.0
+    """Weight of the newest gradient in the moving average that sgd and normalised follow; 1 is plain."""
     weight_decay: float = 0.0
     """>= 0, adamw only, on the model's parameters and not on a learned log Z."""
     clip: float = 0.0
     """Largest norm of the gradient of all parameters together (>= 0); 0 does not clip."""
-    average: float = 0.0
-    """Decay in [0, 1) of the moving average of the parameters that `Trainer.model` shows; 0: no average."""
+    average: Annotated[float, In(0, 1, below=True)] = 0.0
+    """Decay of the moving average of the parameters that `Trainer.model` shows; 0: no average."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: the network's products in bfloat16 (autocast); parameters, partitions and states keep their precision."""
     device: str = "auto"
     """auto | cpu | cuda | cuda:1 ..."""
     compile: bool = False
     """Compile the network (torch.compile): a minute first, then faster steps on a GPU."""
-    log_every: int = 50
-    """Steps between lines of the history (>= 1)."""
-    validate_every: int = 100
-    """Steps between calls of the validation (>= 1), if one is given."""
+    log_every: Annotated[int, Ge(1)] = 50
+    """Steps between lines of the history."""
+    validate_every: Annotated[int, Ge(1)] = 100
+    """Steps between calls of the validation, if one is given."""
     patience: int = 0
     """Stop after this many validations in a row without a new best (>= 0); 0 never stops early."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "validate_every"):
-            require(getattr(self, name) >= 1, f"train: {name} must be >= 1, got {getattr(self, name)}.")
+        check_ranges(self, "train")
         for name in ("noise_batch", "weight_decay", "clip", "patience"):
             require(getattr(self, name) >= 0, f"train: {name} must be >= 0, got {getattr(self, name)}.")
         require(math.isfinite(self.lr) and self.lr > 0, f"train: lr must be > 0, got {self.lr}.")
-        require(0.0 < self.beta <= 1.0, f"train: beta must lie in (0, 1], got {self.beta}.")
-        require(0.0 <= self.average < 1.0, f"train: average must lie in [0, 1), got {self.average}.")
         kinds = ("adam", "adamw", "sgd", "normalised")
         require(self.optimiser in kinds, f"train: optimiser must be one of {', '.join(kinds)}, not {self.optimiser}.")
         require(

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 import gymnasium as gym
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, In, check_ranges, require
 from rl_contrastive.envs.base import BatchEnv, Outcome
 from rl_contrastive.envs.streams import Words, normals, uniforms
 from rl_contrastive.registry import register
@@ -25,12 +25,12 @@ from rl_contrastive.spec import Array, BoolArray, EnvSpec, ExactModel, IntArray,
 class DeepSeaConfig:
     """Deep Sea by bsuite's rules."""
 
-    size: int = 10
-    """N: grid size and horizon (>= 2). bsuite's sweep is 10, 12, ..., 50."""
+    size: Annotated[int, Ge(2)] = 10
+    """N: grid size and horizon. bsuite's sweep is 10, 12, ..., 50."""
     mapping_seed: int = 42
     """Which action means "right" in which cell (0..2^32-1); bsuite's default, and its very mapping."""
-    move_cost: float = 0.01
-    """Cost of N moves right together, in [0, 1]; one costs move_cost / N."""
+    move_cost: Annotated[float, In(0, 1)] = 0.01
+    """Cost of N moves right together; one costs move_cost / N."""
     deterministic: bool = True
     """False: a move right fails with probability 1/N and the two bottom corners pay N(0, 1) noise on top."""
     observation: Literal["tabular", "onehot"] = "tabular"
@@ -38,9 +38,8 @@ class DeepSeaConfig:
     flattened float32, all zeros after the last step, as in bsuite."""
 
     def __post_init__(self) -> None:
-        require(self.size >= 2, f"deep-sea: size must be >= 2, got {self.size}.")
+        check_ranges(self, "deep-sea")
         require(0 <= self.mapping_seed < 2**32, f"deep-sea: mapping_seed must be 0..2^32-1, got {self.mapping_seed}.")
-        require(0.0 <= self.move_cost <= 1.0, f"deep-sea: move_cost must be in [0, 1], got {self.move_cost}.")
 
 
 def action_mapping(size: int, seed: int) -> IntArray:

@@ -22,13 +22,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, In, check_ranges, require
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.lock import coordinates, hadamard_transform
 from rl_contrastive.envs.streams import NORMAL_BOUND, Words, high_half, integers, low_half, normals
@@ -44,32 +44,28 @@ LATENTS, DEAD = 3, 2
 class DuelLockConfig:
     """The two-player lock; delta and kappa set its Nash value, horizon and num_actions how hard it is to find."""
 
-    horizon: int = 8
-    """H, number of levels (>= 1)."""
+    horizon: Annotated[int, Ge(1)] = 8
+    """H, number of levels."""
     num_actions: int = 5
     """n, number of actions of each player (>= 3: two are keys, two are blocks)."""
     delta: float = 0.05
     """What blocking earns: a blocked key fails with probability 2 delta, in [0, 1/2]. At 0 the minimiser is idle."""
-    kappa: float = 0.1
-    """Decoy paid at the step that dies, in [0, 1)."""
-    noise: float = 0.1
-    """Standard deviation of the Gaussian noise on each coordinate before the rotation (>= 0)."""
+    kappa: Annotated[float, In(0, 1, below=True)] = 0.1
+    """Decoy paid at the step that dies."""
+    noise: Annotated[float, Ge(0)] = 0.1
+    """Standard deviation of the Gaussian noise on each coordinate before the rotation."""
     observation: Literal["rich", "symbols", "state"] = "rich"
     """"rich": the rotated noisy one-hots of the combination lock; "state": the latent itself (tabular, 3 states);
     "symbols": one of the latent's m symbols, drawn anew at each observation (tabular, 3 m states)."""
-    num_symbols: int = 10
-    """m, number of symbols of each latent (>= 1), in a hidden order; for observation "symbols" only."""
-    lock_seed: int = 0
-    """Which keys and blocks (>= 0); not the seed of the run. Vary it to average over locks."""
+    num_symbols: Annotated[int, Ge(1)] = 10
+    """m, number of symbols of each latent, in a hidden order; for observation "symbols" only."""
+    lock_seed: Annotated[int, Ge(0)] = 0
+    """Which keys and blocks; not the seed of the run. Vary it to average over locks."""
 
     def __post_init__(self) -> None:
-        require(self.horizon >= 1, f"duel-lock: horizon must be >= 1, got {self.horizon}.")
+        check_ranges(self, "duel-lock")
         require(self.num_actions >= 3, f"duel-lock: num_actions must be >= 3, got {self.num_actions}.")
         require(0.0 <= self.delta <= 0.5, f"duel-lock: delta must be in [0, 1/2], got {self.delta}.")
-        require(0.0 <= self.kappa < 1.0, f"duel-lock: kappa must be in [0, 1), got {self.kappa}.")
-        require(0.0 <= self.noise < math.inf, f"duel-lock: noise must be >= 0, got {self.noise}.")
-        require(self.num_symbols >= 1, f"duel-lock: num_symbols must be >= 1, got {self.num_symbols}.")
-        require(self.lock_seed >= 0, f"duel-lock: lock_seed must be >= 0, got {self.lock_seed}.")
 
 
 @register("env", "duel-lock", DuelLockConfig)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, check_ranges, require
 from rl_contrastive.envs.low_rank import LowRankConfig, LowRankEnv, LowRankVariant
 from rl_contrastive.planning.equilibrium import nash
 from rl_contrastive.registry import register
@@ -24,18 +25,18 @@ from rl_contrastive.spec import FloatArray
 class LowRankGameConfig:
     """A random low-rank zero-sum game; everything about it is a function of `game_seed` and the sizes."""
 
-    num_states: int = 20
-    """S, number of states (>= 1)."""
-    num_actions: int = 3
-    """A, number of actions of the maximiser (>= 1)."""
-    num_opponent_actions: int = 3
-    """B, number of actions of the minimiser (>= 1)."""
-    horizon: int = 5
-    """H, steps per episode (>= 1)."""
-    rank: int = 3
-    """d, dimension of phi and psi (>= 1)."""
-    game_seed: int = 0
-    """Which game of the family (>= 0); not the seed of the run."""
+    num_states: Annotated[int, Ge(1)] = 20
+    """S, number of states."""
+    num_actions: Annotated[int, Ge(1)] = 3
+    """A, number of actions of the maximiser."""
+    num_opponent_actions: Annotated[int, Ge(1)] = 3
+    """B, number of actions of the minimiser."""
+    horizon: Annotated[int, Ge(1)] = 5
+    """H, steps per episode."""
+    rank: Annotated[int, Ge(1)] = 3
+    """d, dimension of phi and psi."""
+    game_seed: Annotated[int, Ge(0)] = 0
+    """Which game of the family; not the seed of the run."""
     alpha_phi: float = 0.3
     """Concentration of phi_h(s,a,b) ~ Dirichlet(alpha_phi) over the d factors (> 0); small is nearly one-hot."""
     alpha_psi: float = 0.2
@@ -44,9 +45,7 @@ class LowRankGameConfig:
     """One kernel and reward for all steps instead of one per step."""
 
     def __post_init__(self) -> None:
-        for name in ("num_states", "num_actions", "num_opponent_actions", "horizon", "rank"):
-            require(getattr(self, name) >= 1, f"low-rank-game: {name} must be >= 1, got {getattr(self, name)}.")
-        require(self.game_seed >= 0, f"low-rank-game: game_seed must be >= 0, got {self.game_seed}.")
+        check_ranges(self, "low-rank-game")
         for name in ("alpha_phi", "alpha_psi"):
             alpha = getattr(self, name)
             require(0.0 < alpha < np.inf, f"low-rank-game: {name} must be > 0, got {alpha}.")

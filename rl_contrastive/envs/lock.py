@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, In, check_ranges, require
 from rl_contrastive.envs.base import BatchEnv, Outcome
 from rl_contrastive.envs.streams import NORMAL_BOUND, Words, high_half, integers, low_half, normals
 from rl_contrastive.registry import register
@@ -29,27 +29,22 @@ from rl_contrastive.spec import BoolArray, EnvSpec, ExactModel, FloatArray, IntA
 class LockConfig:
     """The combination lock of BRIEE with its published constants."""
 
-    horizon: int = 10
-    """H, steps per episode (>= 1); hardness grows with it."""
-    num_actions: int = 10
-    """A, number of actions (>= 2)."""
-    noise: float = 0.1
-    """Standard deviation of the Gaussian noise on each coordinate before the rotation (>= 0). At .1 the latents
+    horizon: Annotated[int, Ge(1)] = 10
+    """H, steps per episode; hardness grows with it."""
+    num_actions: Annotated[int, Ge(2)] = 10
+    """A, number of actions."""
+    noise: Annotated[float, Ge(0)] = 0.1
+    """Standard deviation of the Gaussian noise on each coordinate before the rotation. At .1 the latents
     are told apart up to one error in 10^12; at .3 a policy can return at most .92 or so (`bayes_return`)."""
-    p_switch: float = 0.5
-    """Probability that the good action leads to another good latent, in [0, 1]; .5 makes the kernel's rank 2."""
-    anti_reward: float = 0.1
-    """Bait paid with probability 1/2 for the first wrong action, in [0, 1]."""
-    lock_seed: int = 0
-    """Which combination of good actions (>= 0); not the seed of the run. Vary it to average over locks."""
+    p_switch: Annotated[float, In(0, 1)] = 0.5
+    """Probability that the good action leads to another good latent; .5 makes the kernel's rank 2."""
+    anti_reward: Annotated[float, In(0, 1)] = 0.1
+    """Bait paid with probability 1/2 for the first wrong action."""
+    lock_seed: Annotated[int, Ge(0)] = 0
+    """Which combination of good actions; not the seed of the run. Vary it to average over locks."""
 
     def __post_init__(self) -> None:
-        require(self.horizon >= 1, f"lock: horizon must be >= 1, got {self.horizon}.")
-        require(self.num_actions >= 2, f"lock: num_actions must be >= 2, got {self.num_actions}.")
-        require(0.0 <= self.noise < math.inf, f"lock: noise must be >= 0, got {self.noise}.")
-        require(0.0 <= self.p_switch <= 1.0, f"lock: p_switch must be in [0, 1], got {self.p_switch}.")
-        require(0.0 <= self.anti_reward <= 1.0, f"lock: anti_reward must be in [0, 1], got {self.anti_reward}.")
-        require(self.lock_seed >= 0, f"lock: lock_seed must be >= 0, got {self.lock_seed}.")
+        check_ranges(self, "lock")
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ directions of large variance (PCA) are the wrong features, and only what predict
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, In, check_ranges, require
 from rl_contrastive.envs.lock import LockConfig, LockEnv, LockVariant
 from rl_contrastive.registry import register
 
@@ -23,16 +23,13 @@ class DistractorLockConfig(LockConfig):
     num_distractors: int = 4
     """Number of extra coordinates, each +-distractor_scale by a fair coin at each observation (0..64). They come
     after the one-hots and before the rotation, which mixes them into all observed coordinates."""
-    distractor_scale: float = 1.0
-    """Standard deviation of a distractor (>= 0); a latent's coordinate has .5 at most."""
+    distractor_scale: Annotated[float, Ge(0)] = 1.0
+    """Standard deviation of a distractor; a latent's coordinate has .5 at most."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "lock")
         super().__post_init__()
         require(0 <= self.num_distractors <= 64, f"lock: num_distractors must be 0..64, got {self.num_distractors}.")
-        require(
-            0.0 <= self.distractor_scale < math.inf,
-            f"lock: distractor_scale must be >= 0, got {self.distractor_scale}.",
-        )
 
 
 @register("env", "distractor-lock", DistractorLockConfig)
@@ -48,12 +45,12 @@ class DenseLockConfig(LockConfig):
 
     anti_reward: float = 0.0
     """Bait paid with probability 1/2 for the first wrong action, in [0, 1]."""
-    step_reward: float = 0.1
-    """Paid for each good action before the last one, in [0, 1]; the last pays 1. Optimal: 1 + step_reward (H-1)."""
+    step_reward: Annotated[float, In(0, 1)] = 0.1
+    """Paid for each good action before the last one; the last pays 1. Optimal: 1 + step_reward (H-1)."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "lock")
         super().__post_init__()
-        require(0.0 <= self.step_reward <= 1.0, f"lock: step_reward must be in [0, 1], got {self.step_reward}.")
 
 
 @register("env", "dense-lock", DenseLockConfig)
@@ -68,14 +65,14 @@ class VariableLockConfig(LockConfig):
 
     num_latents: int = 3
     """m + 1: m = num_latents - 1 good latents and the bad one, in 3..6."""
-    temperature: float = 1.0
-    """tau (> 0): the state is drawn from softmax(latent coordinates / tau). At 1 a good latent stays what it was
+    temperature: Annotated[float, Gt(0)] = 1.0
+    """tau: the state is drawn from softmax(latent coordinates / tau). At 1 a good latent stays what it was
     drawn as with probability .576 (three latents, no noise); towards 0 the plain lock returns."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "lock")
         super().__post_init__()
         require(3 <= self.num_latents <= 6, f"lock: num_latents must be 3..6, got {self.num_latents}.")
-        require(0.0 < self.temperature < math.inf, f"lock: temperature must be > 0, got {self.temperature}.")
 
 
 @register("env", "variable-lock", VariableLockConfig)

@@ -10,11 +10,11 @@ actions find the needle once in A^H episodes.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, In, check_ranges, require
 from rl_contrastive.envs.low_rank import LowRankConfig, LowRankEnv, LowRankMDP, LowRankVariant
 from rl_contrastive.registry import register
 
@@ -27,28 +27,25 @@ class NeedleConfig(LowRankConfig):
 
     num_states: int = 30
     """S, number of states (> good_states)."""
-    num_actions: int = 4
-    """A, number of actions (>= 2)."""
+    num_actions: Annotated[int, Ge(2)] = 4
+    """A, number of actions."""
     horizon: int = 8
     """H, right actions in a row (>= 1)."""
-    rank: int = 3
-    """d, dimension of phi and psi (>= 2): one factor of good states, d - 1 of common ones."""
+    rank: Annotated[int, Ge(2)] = 3
+    """d, dimension of phi and psi: one factor of good states, d - 1 of common ones."""
     good_states: int = 3
     """Good states of each step (>= 1)."""
-    success: float = 0.97
-    """Probability that a good action leads on to a good state, in (0, 1]."""
-    bait: float = 0.02
-    """Most that another pair pays at a step, in [0, 1]: it pays bait times a uniform number.
+    success: Annotated[float, In(0, 1, above=True)] = 0.97
+    """Probability that a good action leads on to a good state."""
+    bait: Annotated[float, In(0, 1)] = 0.02
+    """Most that another pair pays at a step: it pays bait times a uniform number.
     Above success^H / H the baits of an episode may pay more than the needle."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "needle")
         super().__post_init__()
         fewer = 1 <= self.good_states < self.num_states
         require(fewer, f"needle: num_states must be > good_states >= 1, got {self.num_states} and {self.good_states}.")
-        require(self.num_actions >= 2, f"needle: num_actions must be >= 2, got {self.num_actions}.")
-        require(self.rank >= 2, f"needle: rank must be >= 2, got {self.rank}.")
-        require(0.0 < self.success <= 1.0, f"needle: success must be in (0, 1], got {self.success}.")
-        require(0.0 <= self.bait <= 1.0, f"needle: bait must be in [0, 1], got {self.bait}.")
         require(not self.stationary, "needle: each step has its own good states; stationary must be false.")
 
 

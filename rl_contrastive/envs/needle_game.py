@@ -17,10 +17,11 @@ that (from 6 on, with a bait above 0) and success^(H-1) is well above the gap th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, In, check_ranges, require
 from rl_contrastive.envs.game_low_rank import matrix_value
 from rl_contrastive.envs.low_rank import LowRankConfig, LowRankEnv, LowRankMDP, LowRankVariant
 from rl_contrastive.registry import register
@@ -33,18 +34,18 @@ class NeedleGameConfig:
 
     num_states: int = 30
     """S, number of states (> 2 path_states)."""
-    num_actions: int = 3
-    """A, number of actions of each player (>= 2)."""
-    horizon: int = 6
-    """H, right actions in a row (>= 1)."""
-    rank: int = 4
-    """d, dimension of phi and psi (>= 3): a factor for each path and d - 2 of common states."""
-    game_seed: int = 0
-    """Which game of the family (>= 0); not the seed of the run."""
-    path_states: int = 2
-    """States of each path at each step (>= 1)."""
-    success: float = 0.97
-    """Probability that a right action stays on the path, in (0, 1]."""
+    num_actions: Annotated[int, Ge(2)] = 3
+    """A, number of actions of each player."""
+    horizon: Annotated[int, Ge(1)] = 6
+    """H, right actions in a row."""
+    rank: Annotated[int, Ge(3)] = 4
+    """d, dimension of phi and psi: a factor for each path and d - 2 of common states."""
+    game_seed: Annotated[int, Ge(0)] = 0
+    """Which game of the family; not the seed of the run."""
+    path_states: Annotated[int, Ge(1)] = 2
+    """States of each path at each step."""
+    success: Annotated[float, In(0, 1, above=True)] = 0.97
+    """Probability that a right action stays on the path."""
     bait: float = 0.02
     """Most that the owner of a path is paid for leaving it, in [0, success^(H-1) / 2): staying is worth more."""
     alpha_phi: float = 0.3
@@ -53,11 +54,9 @@ class NeedleGameConfig:
     """Concentration of psi_h[k] ~ Dirichlet(alpha_psi) over the common states (> 0)."""
 
     def __post_init__(self) -> None:
-        for name, least in (("num_actions", 2), ("horizon", 1), ("rank", 3), ("path_states", 1), ("game_seed", 0)):
-            require(getattr(self, name) >= least, f"needle-game: {name} must be >= {least}, got {getattr(self, name)}.")
+        check_ranges(self, "needle-game")
         room = self.num_states > 2 * self.path_states
         require(room, f"needle-game: num_states must be > 2 path_states, got {self.num_states} and {self.path_states}.")
-        require(0.0 < self.success <= 1.0, f"needle-game: success must be in (0, 1], got {self.success}.")
         most = self.success ** (self.horizon - 1) / 2
         require(0.0 <= self.bait < most, f"needle-game: bait must be in [0, {most:.3g}), got {self.bait}.")
         for name in ("alpha_phi", "alpha_psi"):

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Annotated
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, In, check_ranges
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.soccer_picture import draw_pitch
 from rl_contrastive.envs.streams import Words, high_half, low_half
@@ -46,14 +47,13 @@ START = (1 * WIDTH + 3, 2 * WIDTH + 1)
 class SoccerConfig:
     """Littman's soccer with a horizon."""
 
-    draw: float = 0.1
-    """Probability that a move without a goal ends the game in a draw, in [0, 1): 1 - draw is Littman's discount .9."""
-    horizon: int = 30
-    """H: the game is over after that many moves (>= 1); with draw = .1 four games in a hundred last longer."""
+    draw: Annotated[float, In(0, 1, below=True)] = 0.1
+    """Probability that a move without a goal ends the game in a draw: 1 - draw is Littman's discount .9."""
+    horizon: Annotated[int, Ge(1)] = 30
+    """H: the game is over after that many moves; with draw = .1 four games in a hundred last longer."""
 
     def __post_init__(self) -> None:
-        require(0.0 <= self.draw < 1.0, f"soccer: draw must be in [0, 1), got {self.draw}.")
-        require(self.horizon >= 1, f"soccer: horizon must be >= 1, got {self.horizon}.")
+        check_ranges(self, "soccer")
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ Source of the rule and of the constants: bsuite, experiments/cartpole_swingup (s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import gymnasium as gym
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, In, check_ranges, require
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.streams import Words, high_half, low_half
 from rl_contrastive.registry import register
@@ -37,10 +38,10 @@ HEIGHT, WIDTH = 120, 240
 class SwingupConfig:
     """Cart-pole swing-up by bsuite's rules."""
 
-    horizon: int = 1000
-    """H, steps of an episode (>= 1). bsuite's clock of 10 s, summed in floating point, allows one more."""
-    height_threshold: float = 0.5
-    """cos(theta) must be above this to be paid, in [-1, 1)."""
+    horizon: Annotated[int, Ge(1)] = 1000
+    """H, steps of an episode. bsuite's clock of 10 s, summed in floating point, allows one more."""
+    height_threshold: Annotated[float, In(-1, 1, below=True)] = 0.5
+    """cos(theta) must be above this to be paid."""
     theta_dot_threshold: float = 1.0
     """|theta'| in rad/s must be below this to be paid (> 0)."""
     x_reward_threshold: float = 1.0
@@ -55,11 +56,7 @@ class SwingupConfig:
     """Each of x, x', theta - pi, theta' starts uniform in [-init_range, init_range] (>= 0)."""
 
     def __post_init__(self) -> None:
-        require(self.horizon >= 1, f"swingup: horizon must be >= 1, got {self.horizon}.")
-        require(
-            -1.0 <= self.height_threshold < 1.0,
-            f"swingup: height_threshold must be in [-1, 1), got {self.height_threshold}.",
-        )
+        check_ranges(self, "swingup")
         for name in ("theta_dot_threshold", "x_reward_threshold", "x_threshold", "timescale"):
             value = getattr(self, name)
             require(0.0 < value < np.inf, f"swingup: {name} must be > 0, got {value}.")

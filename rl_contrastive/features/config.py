@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import numpy as np
-
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, In, check_ranges, require
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig
 from rl_contrastive.objectives.laws import Law
 
@@ -36,30 +34,30 @@ class LearnerConfig:
     """Form of phi and psi: auto is tabular for state indices and linear for vectors."""
     law: Law = "marginal"
     """P^- of the negatives: marginal (empirical successors), uniform over S or a mixture (the last two need S)."""
-    mixture: float = 0.1
-    """Weight of the uniform law in the mixture, in [0, 1]."""
-    steps: int = 200
-    """Largest number of gradient iterations (>= 1)."""
-    batch_size: int = 128
-    """Positives per step h and iteration where expectations are sampled (>= 1)."""
-    negatives: int = 64
-    """Draws of P^- per step h and iteration, shared by its positives (>= 1)."""
-    exact_entries: int = 1 << 20
-    """Tables of at most H S A S entries are fitted with exact expectations, larger ones with minibatches (>= 0)."""
-    lr: float = 0.03
-    """Adam's step size (> 0)."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay (>= 0)."""
+    mixture: Annotated[float, In(0, 1)] = 0.1
+    """Weight of the uniform law in the mixture."""
+    steps: Annotated[int, Ge(1)] = 200
+    """Largest number of gradient iterations."""
+    batch_size: Annotated[int, Ge(1)] = 128
+    """Positives per step h and iteration where expectations are sampled."""
+    negatives: Annotated[int, Ge(1)] = 64
+    """Draws of P^- per step h and iteration, shared by its positives."""
+    exact_entries: Annotated[int, Ge(0)] = 1 << 20
+    """Tables of at most H S A S entries are fitted with exact expectations, larger ones with minibatches."""
+    lr: Annotated[float, Gt(0)] = 0.03
+    """Adam's step size."""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """Decoupled weight decay."""
     hold_out: float | None = None
     """Share of the transitions held out (in [0, .8]), half for stopping and half for the verdict; None: .25 with
     spectral+nce, which needs it > 0, and 0 with nce, which then takes all `steps` on all data, from the features of
     the last fit."""
-    check_every: int = 10
-    """Iterations between two looks at the stopping loss (>= 1)."""
-    patience: int = 4
-    """Looks without improvement after which a step h is frozen (>= 1)."""
-    margin: float = 1.0
-    """Refinement is accepted if the held-out loss falls by more than this many standard errors (>= 0)."""
+    check_every: Annotated[int, Ge(1)] = 10
+    """Iterations between two looks at the stopping loss."""
+    patience: Annotated[int, Ge(1)] = 4
+    """Looks without improvement after which a step h is frozen."""
+    margin: Annotated[float, Ge(0)] = 1.0
+    """Refinement is accepted if the held-out loss falls by more than this many standard errors."""
     hidden: tuple[int, ...] = (64,)
     """Widths of the neural model's hidden layers (each >= 1)."""
     device: str = "auto"
@@ -72,13 +70,8 @@ class LearnerConfig:
     """Closed form of vector observations."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "negatives", "check_every", "patience"):
-            require(getattr(self, name) >= 1, f"learner: {name} must be >= 1, got {getattr(self, name)}.")
+        check_ranges(self, "learner")
         require(self.dim is None or self.dim >= 1, f"learner: dim must be >= 1, got {self.dim}.")
-        require(0 < self.lr < np.inf, f"learner: lr must be > 0, got {self.lr}.")
-        for name in ("weight_decay", "margin", "exact_entries"):
-            require(0 <= getattr(self, name) < np.inf, f"learner: {name} must be >= 0, got {getattr(self, name)}.")
-        require(0.0 <= self.mixture <= 1.0, f"learner: mixture must lie in [0, 1], got {self.mixture}.")
         require(0.0 <= self.held_out <= 0.8, f"learner: hold_out must lie in [0, .8], got {self.hold_out}.")
         require(
             self.held_out > 0 or self.method != "spectral+nce",

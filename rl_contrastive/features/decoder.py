@@ -8,11 +8,11 @@ closed-form spectral contrastive fit; the PCA control takes the directions of la
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, check_ranges, require
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.latents import (
     Clusters,
@@ -41,8 +41,8 @@ class DecoderConfig:
     directions: Literal["contrastive", "pca"] = "contrastive"
     """contrastive: forward and backward directions of the spectral fit; pca: the leading principal directions of
     the observation alone (a control that uses no dynamics)."""
-    most_latents: int = 3
-    """Largest number of latent states a step (>= 1)."""
+    most_latents: Annotated[int, Ge(1)] = 3
+    """Largest number of latent states a step."""
     forward: int = 2
     """Directions of o_h that matter for what follows (>= 0)."""
     backward: int = 2
@@ -50,8 +50,8 @@ class DecoderConfig:
     gap: float | None = None
     """Least distance of two latents' centres, in within-cluster standard deviations (> 0); None: 3 in the whitening
     that is given, 2.5 in the full one, whose directions carry more noise."""
-    smallest: int = 2
-    """Least number of rows of a latent (>= 1): one row far from all others may be an outlier."""
+    smallest: Annotated[int, Ge(1)] = 2
+    """Least number of rows of a latent: one row far from all others may be an outlier."""
     arrivals: bool = True
     """Look for the latents of a step also among the successors of the step before. A rare state shows there first,
     but a latent that only arrivals show counts as never visited: right for bonuses on features, a trap for counts."""
@@ -59,8 +59,8 @@ class DecoderConfig:
     """Replace the spectral directions, once they have found the latents, by Fisher's discriminant of these latents,
     the best directions for telling them apart. Helps where observation noise is large and Gaussian (noise .3 on the
     lock); harms where irrelevant coordinates form clusters of their own (distractors), which it then sharpens."""
-    shrinkage: float = 0.01
-    """Ridge of the discriminant's covariance, as a fraction of its mean variance (> 0)."""
+    shrinkage: Annotated[float, Gt(0)] = 0.01
+    """Ridge of the discriminant's covariance, as a fraction of its mean variance."""
     refine: bool = False
     """Descend the paper's contrastive loss from the spectral fit at each refit and, at the steps where a held-out
     loss improves, take the directions of the refined features (torch; far slower than the closed form)."""
@@ -71,14 +71,12 @@ class DecoderConfig:
     """Whitening and ridge of the closed-form fit."""
 
     def __post_init__(self) -> None:
-        require(self.most_latents >= 1, f"decoder: most_latents must be >= 1, got {self.most_latents}.")
+        check_ranges(self, "decoder")
         require(
             self.forward >= 0 and self.backward >= 0 and self.forward + self.backward >= 1,
             f"decoder: forward and backward must be >= 0 and not both 0, got {self.forward} and {self.backward}.",
         )
         require(self.gap is None or 0 < self.gap < np.inf, f"decoder: gap must be > 0, got {self.gap}.")
-        require(0 < self.shrinkage < np.inf, f"decoder: shrinkage must be > 0, got {self.shrinkage}.")
-        require(self.smallest >= 1, f"decoder: smallest must be >= 1, got {self.smallest}.")
 
 
 class LatentDecoder:

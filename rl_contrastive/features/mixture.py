@@ -13,11 +13,11 @@ backward pass takes the largest error each time; here the error at a state that 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, check_ranges, require
 from rl_contrastive.features.latents import propose
 from rl_contrastive.features.maps import coordinates
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, first_columns, fit_linear
@@ -34,28 +34,25 @@ HARD = 0.96
 class MixtureConfig:
     """The fit of simplex features."""
 
-    directions: int = 2
-    """q, forward directions of o that phi may depend on (>= 1)."""
-    iterations: int = 10
-    """EM iterations of a fit (>= 1)."""
-    ridge: float = 1.0
-    """Ridge of phi's softmax regression towards the factors' shares, in rows (>= 1e-9)."""
-    width: float = 1e-3
-    """Ridge of sigma's covariance within a factor, as a share of the mean variance of o' (> 0)."""
+    directions: Annotated[int, Ge(1)] = 2
+    """q, forward directions of o that phi may depend on."""
+    iterations: Annotated[int, Ge(1)] = 10
+    """EM iterations of a fit."""
+    ridge: Annotated[float, Ge(1e-09)] = 1.0
+    """Ridge of phi's softmax regression towards the factors' shares, in rows."""
+    width: Annotated[float, Gt(0)] = 1e-3
+    """Ridge of sigma's covariance within a factor, as a share of the mean variance of o'."""
     whitening: Literal["auto", "given", "full"] = "auto"
     """given: that of `learner.linear`; full: all directions down to the noise floor, right where distractors vary more
     than what predicts; auto: the one that predicts held-out rows better, looked at again as the rows grow."""
-    most: int = 4
-    """Largest d that is tried where d is chosen from held-out rows (>= 2)."""
-    folds: int = 4
-    """Parts of the rows that are held out in turn to choose d and the whitening (>= 2)."""
+    most: Annotated[int, Ge(2)] = 4
+    """Largest d that is tried where d is chosen from held-out rows."""
+    folds: Annotated[int, Ge(2)] = 4
+    """Parts of the rows that are held out in turn to choose d and the whitening."""
 
     def __post_init__(self) -> None:
-        for name, least in (("directions", 1), ("iterations", 1), ("most", 2), ("folds", 2)):
-            require(getattr(self, name) >= least, f"mixture: {name} must be >= {least}, got {getattr(self, name)}.")
+        check_ranges(self, "mixture")
         # A ridge that is lost to rounding leaves the Newton steps of an action without rows singular.
-        require(1e-9 <= self.ridge < np.inf, f"mixture: ridge must be >= 1e-9, got {self.ridge}.")
-        require(0 < self.width < np.inf, f"mixture: width must be > 0, got {self.width}.")
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ factors as f = phi(x,a)'psi(y) with phi = (1, (B_a V)'z), psi = (1, V'y~). All s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from scipy.linalg import lapack
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, check_ranges, require
 from rl_contrastive.features.maps import LinearFeatures
 from rl_contrastive.spec import Array, FloatArray, IntArray, StepData
 
@@ -24,30 +25,28 @@ SMALL_OBSERVATION = 48
 class LinearSpectralConfig:
     """Regularisation of the closed form; the defaults suit observations of one dominant scale."""
 
-    pca_dim: int = 6
-    """k, leading principal directions kept of each side (>= 1)."""
+    pca_dim: Annotated[int, Ge(1)] = 6
+    """k, leading principal directions kept of each side."""
     rho: float | None = 16.0
     """Softness of the whitening, as a multiple of the largest eigenvalue (> 0): T = U diag(lam_i + rho lam_1)^-1/2.
     Small values lift weak directions to the level of strong ones, signal and noise alike. None: a multiple of the noise
     floor instead, which coordinates that vary for no reason do not raise."""
     floor: float = 1.0
     """Without rho: T = U diag(lam_i + floor * nu)^-1/2, nu the noise floor of the observations (> 0; `noise_floor`)."""
-    ridge: float = 3.0
-    """Ridge of each action's regression, in samples of the whitened scale (> 0)."""
+    ridge: Annotated[float, Gt(0)] = 3.0
+    """Ridge of each action's regression, in samples of the whitened scale."""
     reward_target: bool = True
     """Predict the reward beside the successor: directions that matter only for reward are kept too."""
     refit: bool = True
     """Solve again inside the d - 1 chosen directions of each side with exact whitening: soft whitening and its ridge
     are right for choosing directions but shrink f towards 1, by a factor of 10 and more at rho = 16."""
-    refit_ridge: float = 1.0
-    """Ridge of that second regression, in samples (> 0)."""
+    refit_ridge: Annotated[float, Gt(0)] = 1.0
+    """Ridge of that second regression, in samples."""
 
     def __post_init__(self) -> None:
-        require(self.pca_dim >= 1, f"spectral: pca_dim must be >= 1, got {self.pca_dim}.")
+        check_ranges(self, "spectral")
         require(self.rho is None or 0 < self.rho < np.inf, f"spectral: rho must be > 0, got {self.rho}.")
         require(0 < self.floor < np.inf, f"spectral: floor must be > 0, got {self.floor}.")
-        require(0 < self.ridge < np.inf, f"spectral: ridge must be > 0, got {self.ridge}.")
-        require(0 < self.refit_ridge < np.inf, f"spectral: refit_ridge must be > 0, got {self.refit_ridge}.")
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Gt, In, check_ranges
 from rl_contrastive.objectives.base import NoOptions, Objective, ObjectiveResult, reduce_rows
 from rl_contrastive.registry import register
 
@@ -36,14 +37,13 @@ class NCE(Objective):
 class LogisticConfig:
     """Logistic regression with M negatives to a positive."""
 
-    negatives: float = 1.0
-    """nu, prior odds of a negative (> 0): the classifier's log-odds are s - log nu, as in k-negative NCE."""
-    smoothing: float = 0.0
-    """Label smoothing in [0, .5): labels are 1 - smoothing and smoothing; 0 keeps the minimiser at log P/P^-."""
+    negatives: Annotated[float, Gt(0)] = 1.0
+    """nu, prior odds of a negative: the classifier's log-odds are s - log nu, as in k-negative NCE."""
+    smoothing: Annotated[float, In(0, 0.5, below=True)] = 0.0
+    """Label smoothing: labels are 1 - smoothing and smoothing; 0 keeps the minimiser at log P/P^-."""
 
     def __post_init__(self) -> None:
-        require(self.negatives > 0, f"logistic: negatives must be > 0, got {self.negatives}.")
-        require(0.0 <= self.smoothing < 0.5, f"logistic: smoothing must lie in [0, .5), got {self.smoothing}.")
+        check_ranges(self, "logistic")
 
 
 @register("objective", "logistic", LogisticConfig)

@@ -9,13 +9,13 @@ With probability epsilon_k a uniform action, else the greedy one of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent, grew_by
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, In, check_ranges, require
 from rl_contrastive.features.steps import StepStore
 from rl_contrastive.features.tables import StateTable
 from rl_contrastive.planning.bonus import spd_inverse
@@ -29,26 +29,23 @@ from rl_contrastive.spec import Array, Env, FloatArray, IntArray, State, StepDat
 class EpsilonGreedyConfig:
     """Epsilon-greedy on a model (tabular) or on linear values of the raw observation (vectors)."""
 
-    batch: int = 10
-    """B, episodes between two updates (>= 1)."""
-    epsilon: float = 0.1
-    """Final probability of a uniform action, in [0, 1]."""
+    batch: Annotated[int, Ge(1)] = 10
+    """B, episodes between two updates."""
+    epsilon: Annotated[float, In(0, 1)] = 0.1
+    """Final probability of a uniform action."""
     decay_episodes: int = 0
     """epsilon_k falls linearly from 1 to `epsilon` over this many episodes (>= 0; 0: constant)."""
     growth: float = 0.05
     """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch)."""
-    lam: float = 1.0
-    """lambda, ridge of the regressions (> 0); vector observations only."""
-    capacity: int = 10_000
-    """Rows kept of each step, the newest ones (>= 1); vector observations only."""
+    lam: Annotated[float, Gt(0)] = 1.0
+    """lambda, ridge of the regressions; vector observations only."""
+    capacity: Annotated[int, Ge(1)] = 10_000
+    """Rows kept of each step, the newest ones; vector observations only."""
 
     def __post_init__(self) -> None:
-        require(self.batch >= 1, f"epsilon-greedy: batch must be >= 1, got {self.batch}.")
-        require(0.0 <= self.epsilon <= 1.0, f"epsilon-greedy: epsilon must be in [0, 1], got {self.epsilon}.")
+        check_ranges(self, "epsilon-greedy")
         require(self.decay_episodes >= 0, f"epsilon-greedy: decay_episodes must be >= 0, got {self.decay_episodes}.")
         require(0.0 <= self.growth < np.inf, f"epsilon-greedy: growth must be >= 0, got {self.growth}.")
-        require(0.0 < self.lam < np.inf, f"epsilon-greedy: lam must be > 0, got {self.lam}.")
-        require(self.capacity >= 1, f"epsilon-greedy: capacity must be >= 1, got {self.capacity}.")
 
 
 @register("agent", "epsilon-greedy", EpsilonGreedyConfig)

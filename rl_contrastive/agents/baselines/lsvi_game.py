@@ -16,7 +16,7 @@ Handed out is the Nash equilibrium of the same recursion with beta = 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent, grew_by
 from rl_contrastive.agents.baselines.lsvi_ucb import true_features
 from rl_contrastive.agents.baselines.planned_game import PlannedGame
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, check_ranges, require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.tables import StateTable
@@ -40,12 +40,12 @@ from rl_contrastive.spec import Array, Env, ExactModel, FloatArray, IntArray, St
 class LsviGameConfig:
     """OMNI-VI with the true phi_h(s,a,b) of the exact model."""
 
-    batch: int = 50
-    """B, episodes between two updates (>= 1)."""
-    c: float = 0.1
-    """Scale of the bonus (>= 0): beta_h = c (H - h); for other rewards H - h is the range of the return to go."""
-    lam: float = 1.0
-    """lambda, ridge of the regression and of the covariance (> 0)."""
+    batch: Annotated[int, Ge(1)] = 50
+    """B, episodes between two updates."""
+    c: Annotated[float, Ge(0)] = 0.1
+    """Scale of the bonus: beta_h = c (H - h); for other rewards H - h is the range of the return to go."""
+    lam: Annotated[float, Gt(0)] = 1.0
+    """lambda, ridge of the regression and of the covariance."""
     features: Literal["true", "onehot"] = "true"
     """"true": phi of `env.exact()`; "onehot": d = S A B, where the method is value iteration on counts. Environments
     without factors fall back to "onehot"."""
@@ -57,9 +57,7 @@ class LsviGameConfig:
     """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
 
     def __post_init__(self) -> None:
-        require(self.batch >= 1, f"lsvi-game: batch must be >= 1, got {self.batch}.")
-        require(0.0 <= self.c < np.inf, f"lsvi-game: c must be >= 0, got {self.c}.")
-        require(0.0 < self.lam < np.inf, f"lsvi-game: lam must be > 0, got {self.lam}.")
+        check_ranges(self, "lsvi-game")
         require(0.0 <= self.growth < np.inf, f"lsvi-game: growth must be >= 0, got {self.growth}.")
 
 

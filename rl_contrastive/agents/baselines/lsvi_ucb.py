@@ -13,14 +13,14 @@ sums over pairs weighted by counts, sum_{s,a} phi(s,a) [R(s,a) + sum_s' N(s,a,s'
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent, grew_by
 from rl_contrastive.agents.baselines.planned import LastPlan
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, check_ranges, require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.tables import StateTable
 from rl_contrastive.planning.bonus import EllipticalBonus
@@ -38,13 +38,13 @@ LARGEST_ONEHOT = 1000
 class LsviUcbConfig:
     """LSVI-UCB with the true phi_h(s,a) of the exact model."""
 
-    batch: int = 10
-    """B, episodes between two updates (>= 1)."""
-    c: float = 0.03
-    """Scale of the bonus (>= 0): beta = c H, in units of the rewards' range. The theory's is
+    batch: Annotated[int, Ge(1)] = 10
+    """B, episodes between two updates."""
+    c: Annotated[float, Ge(0)] = 0.03
+    """Scale of the bonus: beta = c H, in units of the rewards' range. The theory's is
     c d H sqrt(log(2 d T / delta))."""
-    lam: float = 1.0
-    """lambda, ridge of the regression and of the covariance (> 0)."""
+    lam: Annotated[float, Gt(0)] = 1.0
+    """lambda, ridge of the regression and of the covariance."""
     features: Literal["true", "onehot"] = "true"
     """"true": phi of `env.exact()`; "onehot": d = S A, where the method is value iteration on counts. Environments
     without factors fall back to "onehot"."""
@@ -57,9 +57,7 @@ class LsviUcbConfig:
     """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
 
     def __post_init__(self) -> None:
-        require(self.batch >= 1, f"lsvi-ucb: batch must be >= 1, got {self.batch}.")
-        require(0.0 <= self.c < np.inf, f"lsvi-ucb: c must be >= 0, got {self.c}.")
-        require(0.0 < self.lam < np.inf, f"lsvi-ucb: lam must be > 0, got {self.lam}.")
+        check_ranges(self, "lsvi-ucb")
         require(0.0 <= self.growth < np.inf, f"lsvi-ucb: growth must be >= 0, got {self.growth}.")
 
 

@@ -20,14 +20,14 @@ are counted together.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent, grew_by, true_reward
 from rl_contrastive.agents.baselines.planned_game import PlannedGame
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, In, check_ranges, require
 from rl_contrastive.features.tables import StateTable, add_pooled, one_kernel
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.optimistic_games import plan_game, plan_nash
@@ -40,12 +40,12 @@ from rl_contrastive.spec import Array, Env, ExactModel, FloatArray, IntArray, St
 class NashViConfig:
     """Optimistic Nash-VI with a scaled bonus."""
 
-    batch: int = 50
-    """B, episodes between two updates (>= 1)."""
-    c: float = 0.1
-    """Scale of the bonus c (H - h) / sqrt(N) (>= 0); for other rewards H - h is the range of the return to go."""
-    epsilon: float = 0.0
-    """Probability that both players act uniformly, in [0, 1]; with c = 0 the only exploration."""
+    batch: Annotated[int, Ge(1)] = 50
+    """B, episodes between two updates."""
+    c: Annotated[float, Ge(0)] = 0.1
+    """Scale of the bonus c (H - h) / sqrt(N); for other rewards H - h is the range of the return to go."""
+    epsilon: Annotated[float, In(0, 1)] = 0.0
+    """Probability that both players act uniformly; with c = 0 the only exploration."""
     growth: float = 0.0
     """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch). The equilibria are
     vertices, so between two plans few joint actions are tried: rare plans cost many episodes where much is unknown."""
@@ -57,9 +57,7 @@ class NashViConfig:
     """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
 
     def __post_init__(self) -> None:
-        require(self.batch >= 1, f"nash-vi: batch must be >= 1, got {self.batch}.")
-        require(0.0 <= self.c < np.inf, f"nash-vi: c must be >= 0, got {self.c}.")
-        require(0.0 <= self.epsilon <= 1.0, f"nash-vi: epsilon must be in [0, 1], got {self.epsilon}.")
+        check_ranges(self, "nash-vi")
         require(0.0 <= self.growth < np.inf, f"nash-vi: growth must be >= 0, got {self.growth}.")
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.agents.baselines.sb3_view import Clock
-from rl_contrastive.config import require
+from rl_contrastive.config import Gt, In, check_ranges, require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import EnvSpec
 
@@ -36,18 +36,17 @@ class PpoConfig:
     """Rows of a gradient step (>= 2)."""
     n_epochs: int = 10
     """Passes over the data of an update (>= 1)."""
-    gae_lambda: float = 0.95
-    """lambda of generalised advantage estimation, in [0, 1]."""
-    clip_range: float = 0.2
-    """Clip of the probability ratio (> 0)."""
+    gae_lambda: Annotated[float, In(0, 1)] = 0.95
+    """lambda of generalised advantage estimation."""
+    clip_range: Annotated[float, Gt(0)] = 0.2
+    """Clip of the probability ratio."""
     ent_coef: float = 0.0
     """Weight of the entropy bonus (>= 0)."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "sb3-ppo")
         _check_common("sb3-ppo", self)
         _check_ranges("sb3-ppo", self, {"n_steps": 2, "minibatch": 2, "n_epochs": 1, "ent_coef": 0})
-        require(0.0 <= self.gae_lambda <= 1.0, f"sb3-ppo: gae_lambda must be in [0, 1], got {self.gae_lambda}.")
-        require(0.0 < self.clip_range < np.inf, f"sb3-ppo: clip_range must be > 0, got {self.clip_range}.")
 
     def algorithm(self) -> Any:
         """The SB3 class."""

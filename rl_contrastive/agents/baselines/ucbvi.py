@@ -15,14 +15,14 @@ Q is left out (it serves the proof); plans are redone only when the data grew by
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent, grew_by, true_reward
 from rl_contrastive.agents.baselines.planned import LastPlan
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, In, check_ranges, require
 from rl_contrastive.features.tables import StateTable
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.lsvi import plan_model
@@ -35,15 +35,15 @@ from rl_contrastive.spec import Env, ExactModel, FloatArray, IntArray, State, Tr
 class UcbviConfig:
     """UCBVI with a scaled or the paper's Hoeffding bonus."""
 
-    batch: int = 10
-    """B, episodes between two updates (>= 1)."""
-    c: float = 0.03
-    """Scale of the bonus (>= 0). With bonus "count" b = c H / sqrt(N); .03 was best of a few on low-rank MDPs."""
+    batch: Annotated[int, Ge(1)] = 10
+    """B, episodes between two updates."""
+    c: Annotated[float, Ge(0)] = 0.03
+    """Scale of the bonus. With bonus "count" b = c H / sqrt(N); .03 was best of a few on low-rank MDPs."""
     bonus: Literal["count", "hoeffding"] = "count"
     """"count": c H / sqrt(N). "hoeffding": c 7 H L / sqrt(N), L = log(5 S A T / delta) with T the steps seen so far;
     c = 1 is the paper's."""
-    delta: float = 0.05
-    """Failure probability of the Hoeffding bonus, in (0, 1)."""
+    delta: Annotated[float, In(0, 1, above=True, below=True)] = 0.05
+    """Failure probability of the Hoeffding bonus."""
     growth: float = 0.05
     """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch)."""
     known_reward: bool = False
@@ -52,9 +52,7 @@ class UcbviConfig:
     """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
 
     def __post_init__(self) -> None:
-        require(self.batch >= 1, f"ucbvi: batch must be >= 1, got {self.batch}.")
-        require(0.0 <= self.c < np.inf, f"ucbvi: c must be >= 0, got {self.c}.")
-        require(0.0 < self.delta < 1.0, f"ucbvi: delta must be in (0, 1), got {self.delta}.")
+        check_ranges(self, "ucbvi")
         require(0.0 <= self.growth < np.inf, f"ucbvi: growth must be >= 0, got {self.growth}.")
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, check_ranges, require
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Env, FloatArray, IntArray, State, Transition
@@ -18,11 +18,11 @@ from rl_contrastive.spec import Env, FloatArray, IntArray, State, Transition
 class UniformConfig:
     """Uniform actions have nothing to choose but how many episodes run side by side."""
 
-    batch: int = 50
-    """B, episodes played side by side (>= 1)."""
+    batch: Annotated[int, Ge(1)] = 50
+    """B, episodes played side by side."""
 
     def __post_init__(self) -> None:
-        require(self.batch >= 1, f"uniform: batch must be >= 1, got {self.batch}.")
+        check_ranges(self, "uniform")
 
 
 @register("agent", "uniform", UniformConfig)

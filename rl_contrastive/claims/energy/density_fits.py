@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from rl_contrastive.claims.energy.toy_densities import make_density
 from rl_contrastive.claims.ledger import Options, Task
-from rl_contrastive.config import require
+from rl_contrastive.config import In, check_ranges, require
 from rl_contrastive.device import resolve_device
 from rl_contrastive.energy.energies import MLPConfig, MLPEnergy, tilted
 from rl_contrastive.energy.gaussian_mixture import MixtureFitConfig, fit_mixture
@@ -71,8 +72,8 @@ class Density2DConfig:
     """Narrow noise: the same with a factor below 1."""
     wide: float = 3.0
     """The wide law of the causal check: the same with a factor above 1."""
-    share: float = 0.1
-    """Share of the wide law where it is mixed in, in (0, 1)."""
+    share: Annotated[float, In(0, 1, above=True, below=True)] = 0.1
+    """Share of the wide law where it is mixed in."""
     base: float = 1.5
     """The Gaussian b of f = log b + g: the same with this factor (> 0)."""
     box: float = 20.0
@@ -93,6 +94,7 @@ class Density2DConfig:
         )  # fmt: skip
 
     def __post_init__(self) -> None:
+        check_ranges(self, "density-2d")
         for name in (*self.densities, *self.narrow, *self.curve):
             make_density(name)
         named = min(len(self.densities), len(self.narrow), len(self.curve))
@@ -105,7 +107,6 @@ class Density2DConfig:
         require(len(rates) >= 1 and min(rates) > 0, f"density-2d: narrow_rates must be > 0, at least one, got {rates}.")
         for field in ("rate", "covering", "narrowness", "wide", "base", "box"):
             require(getattr(self, field) > 0, f"density-2d: {field} must be > 0, got {getattr(self, field)}.")
-        require(0.0 < self.share < 1.0, f"density-2d: share must lie in (0, 1), got {self.share}.")
         network("deep", self)
         Quadrature((-self.box,) * 2, (self.box,) * 2, self.nodes)
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from rl_contrastive.claims.energy.image_data import ImageSet, cells_of, generator, warped
-from rl_contrastive.config import require
+from rl_contrastive.config import In, check_ranges, require
 from rl_contrastive.device import resolve_device
 from rl_contrastive.energy.noise_levels import LevelConfig, LevelEnergy, at_level, descend_levels
 from rl_contrastive.energy.samplers import langevin
@@ -38,8 +39,8 @@ class LevelsConfig:
     """Images in a step (>= 1)."""
     lr: float = 4e-3
     """Learning rate of AdamW, > 0."""
-    altered: float = 0.7
-    """Share of the images of a step that are altered, in [0, 1]."""
+    altered: Annotated[float, In(0, 1)] = 0.7
+    """Share of the images of a step that are altered."""
     turn: float = 6.0
     """Largest turn in degrees, >= 0."""
     stretch: float = 0.05
@@ -55,7 +56,7 @@ class LevelsConfig:
     """Langevin steps of the sampler at each level, >= 0."""
 
     def __post_init__(self) -> None:
-        require(0.0 <= self.altered <= 1.0, f"image levels: altered must lie in [0, 1], got {self.altered}.")
+        check_ranges(self, "image levels")
         for name, least in (("steps", 1), ("batch_size", 1), ("settle", 1), ("corrections", 0)):
             value = getattr(self, name)
             require(value >= least, f"image levels: {name} must be >= {least}, got {value}.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from rl_contrastive.analysis.figures import colour, counts_on, draw, rng_of, tic
 from rl_contrastive.analysis.statistics import Interval, power_fit
 from rl_contrastive.claims.theory.training import column, known, run, settings
 from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import from_dict, require
+from rl_contrastive.config import Ge, check_ranges, from_dict, require
 from rl_contrastive.registry import get, register
 from rl_contrastive.spec import FloatArray
 
@@ -43,8 +43,8 @@ class ComplexityConfig:
     """Agents measured against d."""
     seeds: int = 5
     """Runs of each cell, each with its own lock or MDP."""
-    seed: int = 100
-    """The first of their seeds (>= 0), of the run and of its lock or MDP alike."""
+    seed: Annotated[int, Ge(0)] = 100
+    """The first of their seeds, of the run and of its lock or MDP alike."""
     episodes: int = 20000
     """Cap of a lock run; unsolved runs count at it."""
     rank_episodes: int = 6000
@@ -70,7 +70,7 @@ class ComplexityConfig:
         )
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"sample-complexity: seed must be >= 0, got {self.seed}.")
+        check_ranges(self, "sample-complexity")
         for name in ("horizons", "actions", "ranks", "uniform_horizons"):
             require(len(getattr(self, name)) >= 2, f"sample-complexity: {name} needs at least two sizes.")
         require(self.seeds >= 1, f"sample-complexity: seeds must be >= 1, got {self.seeds}.")

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.theory.sampling import draw_counts, sparse_counts
 from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import from_dict, require
+from rl_contrastive.config import Ge, check_ranges, from_dict, require
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.planning.games import duality_gap, nash_values
 from rl_contrastive.registry import get, register
@@ -52,8 +52,8 @@ class GamesLockConfig:
     """Samples of each symbol and joint action."""
     repeats: int = 10
     """Locks, each with data of its own."""
-    seed: int = 0
-    """The first seed of the locks, and the seed of the data (>= 0)."""
+    seed: Annotated[int, Ge(0)] = 0
+    """The first seed of the locks, and the seed of the data."""
 
     @classmethod
     def quick(cls) -> GamesLockConfig:
@@ -61,7 +61,7 @@ class GamesLockConfig:
         return cls(locks=((3, 5, 0.1, 0.1), (6, 3, 0.25, 0.2)), num_symbols=8, repeats=4)
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"games-lock: seed must be >= 0, got {self.seed}.")
+        check_ranges(self, "games-lock")
         require(len(self.locks) >= 1, "games-lock: give at least one lock.")
         require(self.num_symbols >= 3, f"games-lock: num_symbols must be >= 3, got {self.num_symbols}.")
         require(self.repeats >= 1 and self.per_pair >= 1, "games-lock: repeats and per_pair must be >= 1.")

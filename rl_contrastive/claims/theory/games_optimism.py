@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.analysis.figures import colour, counts_on, draw
 from rl_contrastive.claims.theory.games_training import FIRST_GAME, columns, play
 from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, check_ranges, require
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 
@@ -48,8 +48,8 @@ class GamesOptimismConfig:
     """K."""
     games: int = 5
     """Games of each agent."""
-    seed: int = FIRST_GAME
-    """The first of their seeds (>= 0)."""
+    seed: Annotated[int, Ge(0)] = FIRST_GAME
+    """The first of their seeds."""
 
     @classmethod
     def quick(cls) -> GamesOptimismConfig:
@@ -57,7 +57,7 @@ class GamesOptimismConfig:
         return cls(num_states=10, episodes=600, games=2)
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"games-optimism: seed must be >= 0, got {self.seed}.")
+        check_ranges(self, "games-optimism")
         require(self.games >= 1 and self.episodes >= 200, "games-optimism: games >= 1 and episodes >= 200 are needed.")
         require(len(self.agents) >= 1, "games-optimism: give at least one agent.")
         require(self.theory > 0, f"games-optimism: theory must be > 0, got {self.theory}.")

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rl_contrastive.analysis.figures import colour, counts_on, draw, words
 from rl_contrastive.analysis.statistics import slope_interval
 from rl_contrastive.claims.theory.games_training import FIRST_GAME, columns, play
 from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, check_ranges, require
 from rl_contrastive.registry import register
 
 SLOPE = -0.45
@@ -48,8 +48,8 @@ class GamesRateConfig:
     """K."""
     games: int = 5
     """Games of each agent."""
-    seed: int = FIRST_GAME
-    """The first of their seeds (>= 0)."""
+    seed: Annotated[int, Ge(0)] = FIRST_GAME
+    """The first of their seeds."""
 
     @classmethod
     def quick(cls) -> GamesRateConfig:
@@ -57,7 +57,7 @@ class GamesRateConfig:
         return cls(num_states=10, episodes=3000, games=3)
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"games-rate: seed must be >= 0, got {self.seed}.")
+        check_ranges(self, "games-rate")
         require(self.games >= 1 and self.episodes >= 1000, "games-rate: games >= 1 and episodes >= 1000 are needed.")
         require(len(self.controls) >= 1, "games-rate: give at least one control.")
 

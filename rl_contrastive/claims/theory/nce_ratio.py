@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import from_dict, require
+from rl_contrastive.config import Ge, check_ranges, from_dict, require
 from rl_contrastive.objectives import make
 from rl_contrastive.registry import get, register
 from rl_contrastive.spec import FloatArray
@@ -38,8 +38,8 @@ class NceRatioConfig:
     """Descent steps (damped Newton)."""
     perturbations: int = 200
     """Random perturbations of the truth whose loss is compared."""
-    seed: int = 0
-    """Seed of the MDP, of the perturbations and of the control's law (>= 0)."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of the MDP, of the perturbations and of the control's law."""
 
     @classmethod
     def quick(cls) -> NceRatioConfig:
@@ -47,7 +47,7 @@ class NceRatioConfig:
         return cls(num_states=12, num_actions=2, perturbations=50)
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"nce-ratio: seed must be >= 0, got {self.seed}.")
+        check_ranges(self, "nce-ratio")
         require(self.iterations >= 1, f"nce-ratio: iterations must be >= 1, got {self.iterations}.")
         require(self.perturbations >= 1, f"nce-ratio: perturbations must be >= 1, got {self.perturbations}.")
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.theory.training import column, known, run, settings
 from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, check_ranges, require
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 
@@ -43,8 +43,8 @@ class OptimismConfig:
     """Episodes of each run."""
     mdps: int = 5
     """MDPs of each agent."""
-    seed: int = 100
-    """The first of their seeds (>= 0)."""
+    seed: Annotated[int, Ge(0)] = 100
+    """The first of their seeds."""
 
     @classmethod
     def quick(cls) -> OptimismConfig:
@@ -52,7 +52,7 @@ class OptimismConfig:
         return cls(episodes=300, mdps=2)
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"optimism: seed must be >= 0, got {self.seed}.")
+        check_ranges(self, "optimism")
         require(self.c > 0 and self.mdps >= 1, "optimism: c > 0 and mdps >= 1 are needed.")
 
 

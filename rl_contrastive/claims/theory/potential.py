@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import from_dict, require
+from rl_contrastive.config import Ge, check_ranges, from_dict, require
 from rl_contrastive.planning.bonus import EllipticalBonus, potential_bound
 from rl_contrastive.registry import get, register
 from rl_contrastive.spec import FloatArray
@@ -31,8 +31,8 @@ class PotentialConfig:
     """n, length of each sequence."""
     lam: float = 1.0
     """lambda (>= 1 for unit features, so that every norm is <= 1)."""
-    seed: int = 0
-    """Seed of the random sequences and of the MDP (>= 0)."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of the random sequences and of the MDP."""
 
     @classmethod
     def quick(cls) -> PotentialConfig:
@@ -40,7 +40,7 @@ class PotentialConfig:
         return cls(count=1000)
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"elliptical-potential: seed must be >= 0, got {self.seed}.")
+        check_ranges(self, "elliptical-potential")
         require(self.dim >= 1 and self.count >= 2, "elliptical-potential: dim >= 1 and count >= 2 are needed.")
         require(self.lam >= 1.0, f"elliptical-potential: lam must be >= 1, got {self.lam}.")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from rl_contrastive.analysis.figures import colour, counts_on, draw, rng_of, tic
 from rl_contrastive.analysis.statistics import slope_interval
 from rl_contrastive.claims.theory.sampling import draw_counts, largest_angle, one_step_model, shuffled, sparse_counts
 from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, check_ranges, require
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.registry import register
 
@@ -37,8 +37,8 @@ class RecoveryConfig:
     """n, samples of each (s, a)."""
     mdps: int = 5
     """Number of MDPs."""
-    seed: int = 0
-    """The first of their seeds, and the seed of the data (>= 0)."""
+    seed: Annotated[int, Ge(0)] = 0
+    """The first of their seeds, and the seed of the data."""
 
     @classmethod
     def quick(cls) -> RecoveryConfig:
@@ -46,7 +46,7 @@ class RecoveryConfig:
         return cls(num_states=30, num_actions=3, per_pair=(64, 512, 4096), mdps=3)
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"feature-recovery: seed must be >= 0, got {self.seed}.")
+        check_ranges(self, "feature-recovery")
         require(len(self.per_pair) >= 2, "feature-recovery: give at least two n.")
         require(self.mdps >= 1, f"feature-recovery: mdps must be >= 1, got {self.mdps}.")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from rl_contrastive.analysis.figures import colour, draw, words
 from rl_contrastive.analysis.statistics import Interval, slope_interval
 from rl_contrastive.claims.theory.training import column, known, run, settings
 from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, check_ranges, require
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 
@@ -48,8 +48,8 @@ class RegretConfig:
     """K."""
     mdps: int = 5
     """MDPs of each agent."""
-    seed: int = 100
-    """The first of their seeds (>= 0), apart from those any constant was chosen on."""
+    seed: Annotated[int, Ge(0)] = 100
+    """The first of their seeds, apart from those any constant was chosen on."""
 
     @classmethod
     def quick(cls) -> RegretConfig:
@@ -57,7 +57,7 @@ class RegretConfig:
         return cls(num_states=20, num_actions=4, episodes=3000, mdps=2)
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"regret-slope: seed must be >= 0, got {self.seed}.")
+        check_ranges(self, "regret-slope")
         require(self.mdps >= 1 and self.episodes >= 100, "regret-slope: mdps >= 1 and episodes >= 100 are needed.")
 
 

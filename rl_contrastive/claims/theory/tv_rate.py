@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from rl_contrastive.claims.theory.sampling import (
     sparse_counts,
 )
 from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, check_ranges, require
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.registry import register
 
@@ -46,8 +46,8 @@ class TvRateConfig:
     """d, of the MDP and of the fit."""
     mdps: int = 5
     """Number of MDPs."""
-    seed: int = 0
-    """The first of their seeds, and the seed of the data (>= 0)."""
+    seed: Annotated[int, Ge(0)] = 0
+    """The first of their seeds, and the seed of the data."""
 
     @classmethod
     def quick(cls) -> TvRateConfig:
@@ -55,7 +55,7 @@ class TvRateConfig:
         return cls(num_states=(40, 160), per_pair=(32, 128, 512), num_actions=3, mdps=3)
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"tv-rate: seed must be >= 0, got {self.seed}.")
+        check_ranges(self, "tv-rate")
         require(len(self.num_states) >= 2 and len(self.per_pair) >= 2, "tv-rate: give at least two S and two n.")
         require(self.mdps >= 1, f"tv-rate: mdps must be >= 1, got {self.mdps}.")
 

@@ -14,12 +14,12 @@ row's actions. Later games go on with the emulator's own generator, because seed
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, In, check_ranges, require
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.streams import Words, integers
 from rl_contrastive.errors import RlcError, unknown_name
@@ -38,20 +38,20 @@ class AtariConfig:
 
     id: str = "Pong"
     """The game as in gymnasium's ids, e.g. Breakout or MsPacman; given after the colon of `atari:ID`."""
-    horizon: int = 27_000
-    """H, steps after which a game is cut (>= 1)."""
-    frame_skip: int = 4
-    """Emulated frames of a step (>= 1)."""
-    stack: int = 4
-    """Frames that make up a state (>= 1)."""
+    horizon: Annotated[int, Ge(1)] = 27_000
+    """H, steps after which a game is cut."""
+    frame_skip: Annotated[int, Ge(1)] = 4
+    """Emulated frames of a step."""
+    stack: Annotated[int, Ge(1)] = 4
+    """Frames that make up a state."""
     stacked: bool = False
     """True: an observation is the stack (stack, size, size), oldest first, zeros before a game's first frame."""
-    size: int = 84
-    """Height and width of a frame in pixels (>= 1)."""
-    sticky: float = 0.0
-    """Probability of repeating the last action in a frame, in [0, 1)."""
-    idle_frames: int = 30
-    """Most frames without an action at a game's start; their number is drawn (>= 0)."""
+    size: Annotated[int, Ge(1)] = 84
+    """Height and width of a frame in pixels."""
+    sticky: Annotated[float, In(0, 1, below=True)] = 0.0
+    """Probability of repeating the last action in a frame."""
+    idle_frames: Annotated[int, Ge(0)] = 30
+    """Most frames without an action at a game's start; their number is drawn."""
     fire_reset: bool = False
     """Press fire at a game's start where that begins it."""
     full_actions: bool = False
@@ -60,16 +60,13 @@ class AtariConfig:
     """Training only: rewards are their signs."""
     life_loss: bool = True
     """Training only: the discount of a step that loses a life is 0."""
-    threads: int = 1
-    """Threads of the emulators (>= 1); results do not depend on them."""
+    threads: Annotated[int, Ge(1)] = 1
+    """Threads of the emulators; results do not depend on them."""
     render: bool = False
     """Keep a second, coloured emulator in step for pictures; `rlc replay` sets it."""
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "frame_skip", "stack", "size", "threads"):
-            require(getattr(self, name) >= 1, f"atari: {name} must be >= 1, got {getattr(self, name)}.")
-        require(self.idle_frames >= 0, f"atari: idle_frames must be >= 0, got {self.idle_frames}.")
-        require(0.0 <= self.sticky < 1.0, f"atari: sticky must be in [0, 1), got {self.sticky}.")
+        check_ranges(self, "atari")
 
     def for_evaluation(self) -> AtariConfig:
         """The score of whole games: no clipped rewards, and no life counts as an end."""

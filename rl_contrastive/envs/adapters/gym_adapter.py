@@ -12,14 +12,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, check_ranges, require
 from rl_contrastive.envs.adapters.gym_actions import action_map
 from rl_contrastive.envs.adapters.gym_features import FeatureKind, OutsideError, feature_map
 from rl_contrastive.envs.adapters.gym_table import exact_table
@@ -43,24 +43,22 @@ class GymConfig:
     observation: FeatureKind = "raw"
     """Box observations: raw (pictures with their channels first) | fourier | tile | bins (a table). Finite spaces are
     tables, and beyond 100000 states one-hot vectors."""
-    resolution: int = 3
-    """Order of the Fourier basis, tiles per coordinate, or bins per coordinate (>= 1)."""
-    tilings: int = 4
-    """Number of shifted grids of tile coding (>= 1)."""
-    scale: float = 1.0
-    """Unit of coordinates without bounds (> 0, finite): they enter as 1 / (1 + exp(-x / scale))."""
+    resolution: Annotated[int, Ge(1)] = 3
+    """Order of the Fourier basis, tiles per coordinate, or bins per coordinate."""
+    tilings: Annotated[int, Ge(1)] = 4
+    """Number of shifted grids of tile coding."""
+    scale: Annotated[float, Gt(0)] = 1.0
+    """Unit of coordinates without bounds: they enter as 1 / (1 + exp(-x / scale))."""
     bins: int = 3
     """Values of each coordinate of a continuous action (Box), evenly from low to high (>= 2; 2 is bang-bang)."""
     kwargs: str = "{}"
     """JSON object of keyword arguments for `gymnasium.make`, e.g. '{"is_slippery": false}'."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "gym")
         require(bool(self.id), "gym: id must name a gymnasium environment, e.g. gym:CartPole-v1.")
         require(self.horizon is None or self.horizon >= 1, f"gym: horizon must be >= 1, got {self.horizon}.")
-        require(self.resolution >= 1, f"gym: resolution must be >= 1, got {self.resolution}.")
-        require(self.tilings >= 1, f"gym: tilings must be >= 1, got {self.tilings}.")
         require(self.bins >= 2, f"gym: bins must be >= 2, got {self.bins}.")
-        require(0.0 < self.scale < np.inf, f"gym: scale must be > 0, got {self.scale}.")
         limit = self.make_arguments().get("max_episode_steps", self.horizon)
         whole = limit is None or (isinstance(limit, int) and limit >= 1)
         require(whole, f"gym: max_episode_steps must be a whole number >= 1, got {limit!r}.")

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import colorsys
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, In, check_ranges, require
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.streams import Words, integers
 from rl_contrastive.errors import RlcError, unknown_name
@@ -39,20 +39,19 @@ class MinAtarConfig:
 
     id: str = "Breakout"
     """Asterix | Breakout | Freeway | Seaquest | SpaceInvaders; given after the colon of `minatar:ID`."""
-    horizon: int = 5000
-    """H, steps after which a game is cut (>= 1). The package knows no limit, but for Freeway's own 2501 steps."""
-    sticky: float = 0.1
-    """Probability that the last action is played once more instead, in [0, 1); the package's default."""
+    horizon: Annotated[int, Ge(1)] = 5000
+    """H, steps after which a game is cut. The package knows no limit, but for Freeway's own 2501 steps."""
+    sticky: Annotated[float, In(0, 1, below=True)] = 0.1
+    """Probability that the last action is played once more instead; the package's default."""
     ramping: bool = True
     """Difficulty rises during a game (Asterix, Seaquest, SpaceInvaders); the package's default."""
     minimal_actions: bool = True
     """Only actions that do something in this game (the package's `-v1`), instead of all six (`-v0`)."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "minatar")
         if self.id not in GAMES:
             raise unknown_name("MinAtar game", self.id, GAMES)
-        require(self.horizon >= 1, f"minatar: horizon must be >= 1, got {self.horizon}.")
-        require(0.0 <= self.sticky < 1.0, f"minatar: sticky must be in [0, 1), got {self.sticky}.")
 
 
 @register("env", "minatar:", MinAtarConfig)

@@ -20,13 +20,13 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, check_ranges, require
 from rl_contrastive.envs.adapters.gym_adapter import one_line
 from rl_contrastive.envs.adapters.minigrid_view import Image, PartialView
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
@@ -56,8 +56,8 @@ class MiniGridConfig:
     horizon: int | None = None
     """H, cap on the steps of an episode (>= 1); the world's own max_steps by default. A larger one becomes the world's
     max_steps, which its rewards depend on."""
-    stack: int = 1
-    """Views shown at once (>= 1): `EnvSpec.frame_stack` of them, which agents stack themselves if they can."""
+    stack: Annotated[int, Ge(1)] = 1
+    """Views shown at once: `EnvSpec.frame_stack` of them, which agents stack themselves if they can."""
     observation: Literal["image", "onehot"] = "image"
     """"image": the codes as numbers; "onehot": a plane for each value of each code."""
     mission: Literal["auto", "shown", "hidden"] = "auto"
@@ -65,10 +65,10 @@ class MiniGridConfig:
     LockedRoom and the UnlockPickups, where it says nothing that cannot be seen."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "minigrid")
         require(
             self.horizon is None or self.horizon >= 1, f"minigrid: horizon must be >= 1 or null, got {self.horizon}."
         )
-        require(self.stack >= 1, f"minigrid: stack must be >= 1, got {self.stack}.")
 
 
 @register("env", "minigrid:", MiniGridConfig)

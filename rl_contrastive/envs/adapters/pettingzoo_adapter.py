@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, check_ranges, require
 from rl_contrastive.envs.adapters.gym_adapter import one_line
 from rl_contrastive.envs.adapters.gym_features import FeatureKind
 from rl_contrastive.envs.adapters.pettingzoo_find import find
@@ -50,17 +50,17 @@ class PettingZooConfig:
     observation: FeatureKind = "raw"
     """Boxes: raw | fourier | tile | bins (a table), as for `gym:`. Finite observations are tables, and
     beyond 100000 states one-hot vectors."""
-    resolution: int = 3
-    """Order of the Fourier basis, tiles per coordinate, or bins per coordinate (>= 1)."""
+    resolution: Annotated[int, Ge(1)] = 3
+    """Order of the Fourier basis, tiles per coordinate, or bins per coordinate."""
     kwargs: str = "{}"
     """JSON object of keyword arguments for the environment, e.g. '{"num_actions": 5}'."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "pettingzoo")
         require(bool(self.id), "pettingzoo: id must name an environment, e.g. pettingzoo:rps_v2.")
         require(self.horizon is None or self.horizon >= 1, f"pettingzoo: horizon must be >= 1, got {self.horizon}.")
         bound = self.reward_bound
         require(0.0 < bound < np.inf, f"pettingzoo: reward_bound must be > 0 and finite, got {bound}.")
-        require(self.resolution >= 1, f"pettingzoo: resolution must be >= 1, got {self.resolution}.")
         self.make_arguments()
 
     def make_arguments(self) -> dict[str, Any]:
