@@ -83,7 +83,7 @@ def _sentence(box: str) -> str:
             break
     sentence = " ".join(words) or " ".join(box.split())
     # A config's own sentence names its field; "Error parsing env:" in front of it says nothing more.
-    for group in ("env", "agent"):
+    for group in ("env", "agent", "on"):
         sentence = sentence.removeprefix(f"Error parsing {group}: ")
     return _readable(sentence.rstrip(".")) + "."
 
