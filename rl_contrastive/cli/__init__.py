@@ -30,6 +30,7 @@ COMMANDS = {
         "what can be named: agents, envs, objectives, studies ...",
     ),
     "sweep": ("rl_contrastive.cli.sweep", "sweep", "all runs of a TOML file, skipping what is done"),
+    "tune": ("rl_contrastive.cli.tune", "tune", "search for the best setting of a run, report it on other seeds"),
     "doctor": ("rl_contrastive.cli.doctor", "doctor", "check this installation; writes nothing"),
 }
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import shlex
 import sys
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
@@ -171,8 +172,8 @@ def work(jobs: list[Any], options: EngineOptions, *, as_json: bool, done: list[P
     from rl_contrastive.runs.progress import ProgressLines
     from rl_contrastive.runs.run import read_summary
 
-    with ProgressLines(quiet=as_json) as lines:
-        outcomes = start_engine(options, lines.report).run(jobs)
+    with ProgressLines(quiet=as_json) as lines, closing(start_engine(options, lines.report)) as engine:
+        outcomes = engine.run(jobs)
     shown = [(folder, read_summary(folder)) for folder in done or []]
     shown += [(outcome.job.folder, outcome.summary) for outcome in outcomes if outcome.bad_input is None]
     return finish(shown, [o.bad_input for o in outcomes if o.bad_input is not None], as_json=as_json)

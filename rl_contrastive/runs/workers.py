@@ -105,6 +105,9 @@ class Pool:
                 elif process.stdin is not None and not process.stdin.closed:
                     process.stdin.close()
 
+    def close(self) -> None:
+        """Nothing is held between two calls of `run`."""
+
     def _one(self, job: Job) -> Outcome:
         outcome = self._once(job)
         for _ in range(self.retries):

@@ -17,9 +17,10 @@ from rl_contrastive.cli import main
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs import ray_task
 from rl_contrastive.runs.budget import Budget
-from rl_contrastive.runs.engines import EngineOptions, RayEngine, resources, start_engine
+from rl_contrastive.runs.engines import EngineOptions, start_engine
 from rl_contrastive.runs.parcel import further, pack, unpack
-from rl_contrastive.runs.run import read_summary, resume
+from rl_contrastive.runs.ray_engine import RayEngine, resources
+from rl_contrastive.runs.run import read_summary, resolve, resume
 from rl_contrastive.runs.run_config import RunConfig
 from rl_contrastive.runs.sweep import load_sweep, plan_jobs
 from rl_contrastive.runs.workers import Job, Needs, Pool
@@ -48,8 +49,6 @@ def configs(mortal, count, episodes=400):
         tensorboard=False,
         imports=(str(mortal / "mortal_agent.py"),),
     )
-    from rl_contrastive.runs.run import resolve
-
     return [resolve(replace(base, seed=seed)) for seed in range(count)]
 
 
