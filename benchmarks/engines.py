@@ -108,15 +108,15 @@ def learning(count: int, episodes: int) -> list[RunConfig]:
     return [resolve(replace(config, seed=seed)) for seed in range(count)]
 
 
-def play(engine: Engine, runs: list[RunConfig], out: Path) -> tuple[float, float]:
-    """(wall seconds, seconds inside the runs)."""
+def play(engine: Engine, runs: list[RunConfig], out: Path) -> tuple[float, float, float]:
+    """(wall seconds, seconds inside the runs, processor seconds of this process)."""
     jobs, _ = plan_jobs(runs, out)
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     outcomes = engine.run(jobs)
-    wall = time.perf_counter() - started
+    wall, busy = time.perf_counter() - started, time.process_time() - busy
     summaries = [outcome.summary or {"status": "none"} for outcome in outcomes]
     assert {s["status"] for s in summaries} == {"finished"}, summaries
-    return wall, sum(s["wall_s"] for s in summaries)
+    return wall, sum(s["wall_s"] for s in summaries), busy
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -148,7 +148,7 @@ def efficiency(out: Path, count: int, work: str) -> int:
     cores = len(os.sched_getaffinity(0))
     runs = paced(count, 6.0 / BATCHES) if work == "sleep" else learning(count, 3000)
     print(f"{count} runs that {work}, {cores} cores, load average {os.getloadavg()[0]:.1f} before")
-    print("| engine | workers | start s | wall s | s in a run | efficiency |\n| --- | --- | --- | --- | --- | --- |")
+    print(f"| engine | workers | start s | wall s | s in a run | efficiency | driver ms a run |\n|{' --- |' * 7}")
     alone = 0.0
     for workers in (1, 2, 4):
         for name in ("local", "ray"):
@@ -162,13 +162,14 @@ def efficiency(out: Path, count: int, work: str) -> int:
                 ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
             start = time.perf_counter() - started
             with closing(start_engine(options)) as engine:
-                wall, inside = play(engine, runs, out / f"{name}-{workers}")
+                wall, inside, busy = play(engine, runs, out / f"{name}-{workers}")
             if name == "ray":
                 ray.shutdown()
             alone = alone or inside
             note = " (oversubscribed)" if workers > cores and work == "cpu" else ""
             share = f"{alone / (workers * wall):.2f}{note}"
-            print(f"| {name} | {workers} | {start:.1f} | {wall:.1f} | {inside / count:.2f} | {share} |", flush=True)
+            cells = f"{name} | {workers} | {start:.1f} | {wall:.1f} | {inside / count:.2f} | {share}"
+            print(f"| {cells} | {1000 * busy / count:.0f} |", flush=True)
     return 0
 
 

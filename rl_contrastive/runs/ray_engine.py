@@ -52,7 +52,7 @@ class RayEngine:
         self._stops = 0
         self._own = False  # a connection to end
         self._begun: set[int] = set()
-        self._processors = {processor()}
+        self._versions, self._processors = versions(), {processor()}
         self._clean_up: list[Any] = []
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
@@ -123,7 +123,7 @@ class RayEngine:
             "trusted": job.trusted,
             "retries": self.retries,
             "cwd": str(Path.cwd()),
-            "versions": versions(),
+            "versions": self._versions,
         }
         parcel = pack(job.folder) if this.send or job.fresh or self.options.disk == "apart" else b""
         cpus, gpus = resources(job, self.options)

@@ -270,13 +270,19 @@ def config_from_json(values: dict[str, Any], where: str) -> RunConfig:
     return from_dict(RunConfig, {**values, "budget": budget}, f"{where}: ")
 
 
-def config_json(config: RunConfig, command: str) -> dict[str, Any]:
-    """RunConfig with the budget's fields beside the others, and where it came from under "meta"."""
+def config_json(config: RunConfig, command: str, made: dict[str, Any] | None = None) -> dict[str, Any]:
+    """RunConfig with the budget's fields beside the others, and where it came from under "meta". `made`: `origin()`,
+    where it was asked for already."""
     values = to_dict(config)
     budget = values.pop("budget")
-    made = {"versions": versions(), "processor": processor(), "git": _git_commit()}
+    made = origin() if made is None else made
     # The run id tells this run from any other one in the same folder; nothing that is computed depends on it.
     return {**values, **budget, "meta": {"command": command, "run_id": uuid.uuid4().hex, **made}}
+
+
+def origin() -> dict[str, Any]:
+    """Versions, processor and git commit. It asks git, which takes longer than all else about a new folder."""
+    return {"versions": versions(), "processor": processor(), "git": _git_commit()}
 
 
 def versions() -> dict[str, str | None]:

@@ -31,7 +31,7 @@ from rl_contrastive.errors import RlcError, unknown_name
 from rl_contrastive.runs.loop import Budget
 from rl_contrastive.runs.folder import CONFIG
 from rl_contrastive.runs.run import RunConfig, prepare, read_config, read_summary, resolve, run_folder
-from rl_contrastive.runs.run_config import completed, require_trust, with_local_folder
+from rl_contrastive.runs.run_config import completed, origin, require_trust, with_local_folder
 from rl_contrastive.runs.workers import Job, Needs
 
 BUDGET = {f.name for f in fields(Budget)}
@@ -203,8 +203,9 @@ def plan_jobs(
         else:
             require_trust(stored, folder, set(stored.imports) <= set(config.imports))
             jobs.append(Job(folder, config, trusted=True, needs=need))
+    made = origin() if new else None
     for config in new:  # only now: no folder is made if any other one is in the way
-        prepare(config, out, overwrite=overwrite, command=command)
+        prepare(config, out, overwrite=overwrite, command=command, made=made)
     return jobs, done
 
 
