@@ -73,12 +73,13 @@ def In(low: float, high: float, *, above: bool = False, below: bool = False) -> 
 @functools.cache
 def ranges_of(cls: type) -> dict[str, Range]:
     """Field -> its range, of a config dataclass."""
-    hints = typing.get_type_hints(cls, include_extras=True)
     found = {}
-    for field in dataclasses.fields(cls):
-        for mark in getattr(hints[field.name], "__metadata__", ()):
-            if isinstance(mark, Range):
-                found[field.name] = mark
+    for base in reversed(cls.__mro__):  # a field that a subclass gives another default keeps its range
+        hints = typing.get_type_hints(base, include_extras=True) if dataclasses.is_dataclass(base) else {}
+        for name, hint in hints.items():
+            for mark in getattr(hint, "__metadata__", ()):
+                if isinstance(mark, Range):
+                    found[name] = mark
     return found
 
 

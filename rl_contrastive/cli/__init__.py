@@ -32,6 +32,7 @@ COMMANDS = {
     "new": ("rl_contrastive.cli.own", "new", "write an agent, environment or objective of your own to start from"),
     "check": ("rl_contrastive.cli.own", "check", "hold a file of your own to the contracts"),
     "sweep": ("rl_contrastive.cli.sweep", "sweep", "all runs of a TOML file, skipping what is done"),
+    "tune": ("rl_contrastive.cli.tune", "tune", "search for the best setting of a run, report it on other seeds"),
     "doctor": ("rl_contrastive.cli.doctor", "doctor", "check this installation; writes nothing"),
 }
 

@@ -6,9 +6,10 @@ import itertools
 import json
 import shlex
 import sys
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import tyro
 
@@ -18,6 +19,9 @@ from rl_contrastive.cli.parse import Done, Nothing, flags_of, parse
 from rl_contrastive.cli.short_help import long_help, short_help
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.runs.budget import Budget, Limits
+
+if TYPE_CHECKING:
+    from rl_contrastive.runs.engines import EngineOptions
 
 AgentConfig = TypeVar("AgentConfig")
 EnvConfig = TypeVar("EnvConfig")
@@ -135,6 +139,7 @@ def _imports(options: list[str]) -> list[str]:
 
 def start(agent: str, env: str, parsed: Any, command: str) -> int:
     """Check everything once, here, then hand the seeds to worker processes."""
+    from rl_contrastive.runs.engines import EngineOptions
     from rl_contrastive.runs.run import RunConfig, check_new, prepare, resolve, run_folder
     from rl_contrastive.runs.run_config import with_local_folder
     from rl_contrastive.runs.workers import Job
@@ -169,7 +174,7 @@ def start(agent: str, env: str, parsed: Any, command: str) -> int:
     for c in configs:
         prepare(c, out, overwrite=flags.overwrite, command=command)
     jobs = [Job(f, c, fresh=True, trusted=True) for f, c in zip(folders, configs, strict=True)]
-    return work(jobs, flags.workers, as_json=flags.json)
+    return work(jobs, EngineOptions(workers=flags.workers), as_json=flags.json)
 
 
 def check_workers(workers: int | None) -> None:
@@ -186,18 +191,14 @@ def budget_of(flags: RunFlags) -> Budget:
     return Budget(**limits)
 
 
-def work(jobs: list[Any], workers: int | None, *, as_json: bool, done: list[Path] | None = None) -> int:
-    """Run jobs in worker processes, show progress, print how they ended; the exit code."""
-    import os
-
+def work(jobs: list[Any], options: EngineOptions, *, as_json: bool, done: list[Path] | None = None) -> int:
+    """Run jobs on an engine, show progress, print how they ended; the exit code."""
+    from rl_contrastive.runs.engines import start_engine
     from rl_contrastive.runs.progress import ProgressLines
     from rl_contrastive.runs.run import read_summary
-    from rl_contrastive.runs.workers import Pool
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = min(workers or cores, max(len(jobs), 1))
-    with ProgressLines(runs=len(jobs), quiet=as_json) as lines:
-        outcomes = Pool(count, lines.report).run(jobs)
+    with ProgressLines(runs=len(jobs), quiet=as_json) as lines, closing(start_engine(options, lines.report)) as engine:
+        outcomes = engine.run(jobs)
     shown = [(folder, read_summary(folder)) for folder in done or []]
     shown += [(outcome.job.folder, outcome.summary) for outcome in outcomes if outcome.bad_input is None]
     return finish(shown, [o.bad_input for o in outcomes if o.bad_input is not None], as_json=as_json)
@@ -267,6 +268,7 @@ class ResumeCommand:
 
 def resume(args: list[str]) -> int:
     """`rlc resume DIR`."""
+    from rl_contrastive.runs.engines import EngineOptions
     from rl_contrastive.runs.extend import extend, longer
     from rl_contrastive.runs.folder import CONFIG
     from rl_contrastive.runs.run import read_config, read_summary
@@ -294,4 +296,4 @@ def resume(args: list[str]) -> int:
         jobs = [Job(folder, longer(folder, **more), trusted=True) for folder in folders]
         for job in jobs:
             extend(job.folder, job.config, "rlc resume " + shlex.join(args))
-    return work(jobs, parsed.workers, as_json=parsed.json)
+    return work(jobs, EngineOptions(workers=parsed.workers), as_json=parsed.json)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import tyro
 
 from rl_contrastive.cli.parse import Done, flags_of, parse
-from rl_contrastive.cli.run import check_workers, finish, work
-from rl_contrastive.config import require
+from rl_contrastive.cli.run import work
+from rl_contrastive.runs.engines import EngineOptions
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,7 @@ class SweepCommand:
 
     file: tyro.conf.Positional[Path]
     """TOML file with [[run]] tables."""
-    engine: Literal["local", "ray"] = "local"
-    """local: processes of this machine; ray: tasks of a Ray cluster with a shared file system."""
-    workers: int | None = None
-    """Runs at a time (local); default: the cores."""
+    on: tyro.conf.OmitArgPrefixes[EngineOptions] = field(default_factory=EngineOptions)
     out: Path | None = None
     """Folder of the runs; default: runs/NAME."""
     quick: bool = False
@@ -43,24 +39,17 @@ def sweep(args: list[str]) -> int:
     from rl_contrastive.runs.run import read_summary
     from rl_contrastive.runs.sweep import load_sweep, plan_jobs
 
-    flags = flags_of(SweepCommand) - {"--file", "--imports"} | {"--import"}
+    flags = flags_of(SweepCommand) - {"--file", "--imports"} | flags_of(EngineOptions) | {"--import"}
     try:
         parsed = parse(SweepCommand, args, prog="rlc sweep", flags=flags)
     except Done:
         return 0
-    if parsed.engine == "ray":
-        found = importlib.util.find_spec("ray") is not None
-        require(found, "--engine ray needs the package ray: pip install -e '.[ray]'.")
-    check_workers(parsed.workers)
     imports = tuple(str(Path(file).resolve()) for file in parsed.imports)
     plan = load_sweep(parsed.file, quick=parsed.quick, imports=imports)
     out = parsed.out or Path("runs") / plan.name
     command = "rlc sweep " + shlex.join(args)
-    jobs, done = plan_jobs(plan.runs, out, overwrite=parsed.overwrite, command=command)
-    if parsed.engine == "ray":
-        code = _work_on_ray(jobs, done, as_json=parsed.json)
-    else:
-        code = work(jobs, parsed.workers, as_json=parsed.json, done=done)
+    jobs, done = plan_jobs(plan.runs, out, needs=plan.needs, overwrite=parsed.overwrite, command=command)
+    code = work(jobs, parsed.on, as_json=parsed.json, done=done)
     if code == 2:  # bad input: those runs have no folders any more
         return code
     unfinished = sum((read_summary(job.folder) or {"status": "aborted"})["status"] == "aborted" for job in jobs)
@@ -75,18 +64,3 @@ def sweep(args: list[str]) -> int:
         options = {name: values.pop() for name, values in (("bar", bars), ("solve_gap", gaps)) if len(values) == 1}
         write_comparison([out], out / "compare", as_json=False, **options)
     return code
-
-
-def _work_on_ray(jobs: list[Any], done: list[Path], *, as_json: bool) -> int:
-    """One Ray task a run; each starts the same worker process as a local run, so its bytes are the same."""
-    import ray
-
-    from rl_contrastive.runs.run import read_summary
-    from rl_contrastive.runs.workers import Pool
-
-    ray.init(ignore_reinit_error=True, log_to_driver=False)
-    task: Any = ray.remote(lambda job: Pool(1).run([job])[0])
-    outcomes = ray.get([task.options(num_cpus=job.config.threads).remote(job) for job in jobs])
-    shown = [(folder, read_summary(folder)) for folder in done]
-    shown += [(outcome.job.folder, outcome.summary) for outcome in outcomes if outcome.bad_input is None]
-    return finish(shown, [o.bad_input for o in outcomes if o.bad_input is not None], as_json=as_json)

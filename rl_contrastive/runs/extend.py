@@ -45,7 +45,10 @@ def longer(
     config = replace(config, budget=_raised(config, kind, cap))
     agent, *envs = build(config)
     close(*envs)
-    require(not isinstance(agent, OwnLoop), f"{folder}: {config.agent} trains in a loop of its own and cannot go on; run it anew.")
+    require(
+        not isinstance(agent, OwnLoop),
+        f"{folder}: {config.agent} trains in a loop of its own and cannot go on; run it anew.",
+    )
     require(not done or has_state(folder / CHECKPOINT), f"{folder} has no checkpoint that it could go on from.")
     return config
 

@@ -163,12 +163,20 @@ def _keep(agent: Agent, folder: RunFolder) -> None:
         agent.persist_in(folder.replay)
 
 
-def prepare(config: RunConfig, out: Path, *, overwrite: bool = False, command: str = "") -> Path:
-    """Make the folder of a resolved config, for `resume` to start it: a kill before its turn then loses no run."""
+def prepare(
+    config: RunConfig,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    command: str = "",
+    made: dict[str, Any] | None = None,
+) -> Path:
+    """Make the folder of a resolved config, for `resume` to start it: a kill before its turn then loses no run. `made`:
+    the `origin()` of many folders, asked for once."""
     path = run_folder(out, config)
     check_new(path, overwrite)
     folder = RunFolder(path)
-    folder.create(config_json(config, command))
+    folder.create(config_json(config, command, made))
     folder.unlock()
     return path
 

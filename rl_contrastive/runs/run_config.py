@@ -272,16 +272,23 @@ def config_from_json(values: dict[str, Any], where: str) -> RunConfig:
     return from_dict(RunConfig, {**values, "budget": budget}, f"{where}: ")
 
 
-def config_json(config: RunConfig, command: str) -> dict[str, Any]:
-    """RunConfig with the budget's fields beside the others, and where it came from under "meta"."""
+def config_json(config: RunConfig, command: str, made: dict[str, Any] | None = None) -> dict[str, Any]:
+    """RunConfig with the budget's fields beside the others, and where it came from under "meta". `made`: `origin()`,
+    where it was asked for already."""
     values = to_dict(config)
     budget = values.pop("budget")
-    made = {"versions": _versions(), "processor": _processor(), "git": _git_commit()}
+    made = origin() if made is None else made
     # The run id tells this run from any other one in the same folder; nothing that is computed depends on it.
     return {**values, **budget, "meta": {"command": command, "run_id": uuid.uuid4().hex, **made}}
 
 
-def _versions() -> dict[str, str | None]:
+def origin() -> dict[str, Any]:
+    """Versions, processor and git commit. It asks git, which takes longer than all else about a new folder."""
+    return {"versions": versions(), "processor": processor(), "git": _git_commit()}
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and of the packages that decide a run's bytes; None for one that is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -291,7 +298,7 @@ def _versions() -> dict[str, str | None]:
     return found
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name. Matrix libraries choose their code by it, and sums in another order round differently: the
     same seed gives the same bytes on the same kind of processor only."""
     try:

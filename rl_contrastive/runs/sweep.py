@@ -7,6 +7,7 @@
     agent = "contrastive-frontier"
     env = ["combination-lock", "distractor-lock"]   # a list is crossed with every other list
     episodes = 2000
+    gpus = 0.5                            # what each of these runs asks of a cluster, as `cpus` (--engine ray)
     "agent.batch" = 50                    # fields of the configs, in quotes because of the dot
     "env.horizon" = [5, 10]
     [quick]                               # overrides under --quick
@@ -20,6 +21,7 @@ each run has its own folder <out>/<label>--<task>/seed-<n>. A value that is a li
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,8 @@ from rl_contrastive.errors import RlcError, unknown_name
 from rl_contrastive.runs.loop import Budget
 from rl_contrastive.runs.folder import CONFIG
 from rl_contrastive.runs.run import RunConfig, prepare, read_config, read_summary, resolve, run_folder
-from rl_contrastive.runs.run_config import completed, require_trust, with_local_folder
-from rl_contrastive.runs.workers import Job
+from rl_contrastive.runs.run_config import completed, origin, require_trust, with_local_folder
+from rl_contrastive.runs.workers import Job, Needs
 
 BUDGET = {f.name for f in fields(Budget)}
 PLAIN = {"agent", "env", "label", "env_label", "device", "checkpoint_seconds", "threads", "tensorboard", "step_seconds"}
@@ -43,6 +45,8 @@ class Sweep:
 
     name: str
     runs: list[RunConfig]
+    needs: list[Needs]
+    """What each of them asks of a cluster."""
     compare: bool
     """Whether to compare the runs at the end."""
 
@@ -55,13 +59,18 @@ def load_sweep(path: Path, *, quick: bool = False, imports: tuple[str, ...] = ()
     own = tuple(str((path.parent / name).resolve()) for name in table.get("imports", []))
     base = {**table.get("defaults", {}), "imports": (*own, *imports), "group": table.get("name", path.stem)}
     more = table.get("quick", {}) if quick else {}
-    configs = [c for entry in table["run"] for c in expand({**base, **entry, **more}, str(path))]
+    configs: list[RunConfig] = []
+    needs: list[Needs] = []
+    for entry in table["run"]:
+        own_needs, values = split_needs({**base, **entry, **more}, str(path))
+        configs += expand(values, str(path))
+        needs += [own_needs] * (len(configs) - len(needs))
     seen: dict[Path, RunConfig] = {}
     for config in configs:
         folder = _named(path, config)
         require(folder not in seen, f"{path}: two runs share the folder {folder}: give them different labels.")
         seen[folder] = config
-    return Sweep(str(base["group"]), configs, not table.get("no_compare", False))
+    return Sweep(str(base["group"]), configs, needs, not table.get("no_compare", False))
 
 
 def _named(path: Path, config: RunConfig) -> Path:
@@ -89,6 +98,13 @@ def _check_shape(table: dict[str, Any], where: str) -> None:
     require(isinstance(flag, bool), f"{where}: no_compare must be true or false, got {flag!r}.")
 
 
+def split_needs(entry: dict[str, Any], where: str) -> tuple[Needs, dict[str, Any]]:
+    """What a run asks of a cluster, which no folder keeps, and the rest of its table."""
+    names = {f.name for f in fields(Needs)}
+    needs = from_dict(Needs, {name: value for name, value in entry.items() if name in names}, f"{where}: ")
+    return needs, {name: value for name, value in entry.items() if name not in names}
+
+
 def expand(entry: dict[str, Any], where: str) -> list[RunConfig]:
     """One [[run]] table -> its runs: the cross product of all lists, times the seeds."""
     entry = dict(entry)
@@ -101,7 +117,7 @@ def expand(entry: dict[str, Any], where: str) -> list[RunConfig]:
     require(not twice, f"{where}: seeds has {', '.join(map(str, twice))} more than once.")
     for key in entry:
         if key not in BUDGET | PLAIN and not key.startswith(("agent.", "env.")):
-            known = BUDGET | PLAIN | {"seeds", "agent.<field>", "env.<field>"}
+            known = BUDGET | PLAIN | {"seeds", "cpus", "gpus", "agent.<field>", "env.<field>"}
             raise RlcError(f"{where}: {unknown_name('key of a [[run]] table', key, known)}")
     for key in ("agent", "env"):
         require(key in entry, f"{where}: each [[run]] needs '{key}'.")
@@ -158,20 +174,25 @@ def _nested(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def plan_jobs(
-    runs: list[RunConfig], out: Path, *, overwrite: bool = False, command: str = ""
+    runs: list[RunConfig],
+    out: Path,
+    *,
+    needs: Sequence[Needs] = (),
+    overwrite: bool = False,
+    command: str = "",
 ) -> tuple[list[Job], list[Path]]:
     """Jobs still to do (new ones, whose folders are made here, or to be resumed) and the folders that are done.
 
-    RlcError where a folder holds another run, unless `overwrite`.
+    `needs`: of each run, or of none. RlcError where a folder holds another run, unless `overwrite`.
     """
     jobs: list[Job] = []
     done: list[Path] = []
     new: list[RunConfig] = []
-    for config in runs:
+    for config, need in zip(runs, needs or [Needs()] * len(runs), strict=True):
         folder = run_folder(out, config)
         if overwrite or not (folder / CONFIG).exists():
             new.append(config)
-            jobs.append(Job(folder, config, fresh=True, trusted=True))
+            jobs.append(Job(folder, config, fresh=True, trusted=True, needs=need))
             continue
         stored = read_config(folder)
         same = _essence(_completed(stored)) == _essence(config)
@@ -181,9 +202,10 @@ def plan_jobs(
             done.append(folder)
         else:
             require_trust(stored, folder, set(stored.imports) <= set(config.imports))
-            jobs.append(Job(folder, config, trusted=True))
+            jobs.append(Job(folder, config, trusted=True, needs=need))
+    made = origin() if new else None
     for config in new:  # only now: no folder is made if any other one is in the way
-        prepare(config, out, overwrite=overwrite, command=command)
+        prepare(config, out, overwrite=overwrite, command=command, made=made)
     return jobs, done
 
 

@@ -1,7 +1,8 @@
 """Seeds in parallel: one process a run, handed a run folder, that dies alone.
 
 Each run has a process of its own with one BLAS thread, also when there is only one run: its bytes then do not depend
-on how many others run beside it. A process that is killed or crashes fails its own run only.
+on how many others run beside it. A process that is killed or crashes fails its own run only; with `retries` another
+one goes on from the run's checkpoint.
 
 The parent keeps each worker's stdin open. Closing it (or the parent's death) asks the worker to stop after its current
 batch, with a checkpoint; SIGTERM stops it at once. Workers ignore Ctrl-C, which reaches the parent.
@@ -10,6 +11,7 @@ batch, with a checkpoint; SIGTERM stops it at once. Workers ignore Ctrl-C, which
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.folder import SUMMARY, RunFolder, write_json
 from rl_contrastive.runs.run import RunConfig, Summary, read_summary
@@ -35,6 +38,20 @@ REPORT_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What one run asks of a cluster's scheduler. Local processes are not held to it."""
+
+    cpus: float | None = None
+    """CPUs of the run (> 0); default: its `threads`."""
+    gpus: float | None = None
+    """GPUs of the run (>= 0), parts of one allowed; default: 1 where its device is cuda, else 0."""
+
+    def __post_init__(self) -> None:
+        require(self.cpus is None or 0 < self.cpus < math.inf, f"cpus must be > 0 and finite, got {self.cpus}.")
+        require(self.gpus is None or 0 <= self.gpus < math.inf, f"gpus must be >= 0 and finite, got {self.gpus}.")
+
+
+@dataclass(frozen=True)
 class Job:
     """A run folder to go on with; one that `run.prepare` made has everything before it."""
 
@@ -45,6 +62,8 @@ class Job:
     """Just prepared: the folder goes away again if its config turns out to be impossible."""
     trusted: bool = False
     """The user has asked for the Python files that the config names: they may be run."""
+    needs: Needs = Needs()
+    """What the run asks of a cluster."""
 
 
 @dataclass(frozen=True)
@@ -54,50 +73,51 @@ class Outcome:
     job: Job
     summary: Summary | None
     bad_input: str | None = None
+    died: bool = False
+    """The process ended without a word: killed, out of memory, crashed."""
 
 
 Report = Callable[[Job, dict[str, Any]], None]
 
 
 class Pool:
-    """Runs jobs in at most `workers` processes at a time."""
+    """Runs jobs in at most `workers` processes at a time; one that dies is started again up to `retries` times."""
 
-    def __init__(self, workers: int, report: Report = lambda job, message: None) -> None:
-        self.workers, self.report = max(1, workers), report
+    def __init__(self, workers: int, report: Report = lambda job, message: None, *, retries: int = 0) -> None:
+        self.workers, self.report, self.retries = max(1, workers), report, retries
         self._running: set[subprocess.Popen[str]] = set()
         self._guard = threading.RLock()  # a second Ctrl-C may come while the first is served
         self._stopping = False
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """All outcomes, in the order of the jobs. Ctrl-C stops them after their batch, a second one at once."""
-        with self._on_ctrl_c(), ThreadPoolExecutor(self.workers) as threads:
+        with on_ctrl_c(lambda: self.stop(at_once=self._stopping)), ThreadPoolExecutor(self.workers) as threads:
             futures = [threads.submit(self._one, job) for job in jobs]
             return [future.result() for future in futures]
 
-    @contextmanager
-    def _on_ctrl_c(self) -> Iterator[None]:
-        """A handler instead of KeyboardInterrupt, which could come between any two lines: the executor would then wait
-        for runs that nobody has asked to stop."""
-        before = signal.getsignal(signal.SIGINT)
-        if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        signal.signal(signal.SIGINT, lambda number, frame: self._interrupt())
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def _interrupt(self) -> None:
+    def stop(self, *, at_once: bool = False) -> None:
+        """Ask the runs to stop after their batch, or end them; none is started any more."""
         with self._guard:
-            again, self._stopping = self._stopping, True
+            self._stopping = True
             for process in self._running:
-                if again:
+                if at_once:
                     process.terminate()
                 elif process.stdin is not None and not process.stdin.closed:
                     process.stdin.close()
 
+    def close(self) -> None:
+        """Nothing is held between two calls of `run`."""
+
     def _one(self, job: Job) -> Outcome:
+        outcome = self._once(job)
+        for _ in range(self.retries):
+            if not outcome.died or self._stopping:
+                break
+            print(f"rlc: {job.folder}: its process died and is started again.", file=sys.stderr)
+            outcome = self._once(job)
+        return outcome
+
+    def _once(self, job: Job) -> Outcome:
         with self._guard:
             if self._stopping:
                 return Outcome(job, None)
@@ -142,27 +162,47 @@ class Pool:
             else:
                 self.report(job, message)
         code = process.wait()
-        return outcome or Outcome(job, self._died(job, code))
+        return outcome or self._died(job, code)
 
-    def _died(self, job: Job, code: int) -> Summary:
+    def _died(self, job: Job, code: int) -> Outcome:
         """A process that ended without a word: its run counts as failed, if we did not stop it, and can be resumed."""
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
         error = f"the worker process ended with {how}; go on with `rlc resume {job.folder}`."
         with suppress(RlcError):  # it may have ended between its last line and its last word
             written = read_summary(job.folder)
             if written is not None and written.get("status") == "finished":
-                return written
-        c = job.config
-        named = {"agent": c.agent, "env": c.shown_env, "label": c.shown_agent, "seed": c.seed}
+                return Outcome(job, written)
         stopped = self._stopping and -code == signal.SIGTERM
-        ended = {"status": "aborted", "error": None} if stopped else {"status": "failed", "error": error}
-        caps = {"episode_cap": c.budget.episodes, "step_cap": c.budget.steps}
-        summary = {**named, **ended, "solved_at_episode": None, **caps}
-        try:
-            write_json(job.folder / SUMMARY, summary)
-        except RlcError as problem:  # the folder is gone, or the disk is full
-            summary["error"] = summary["error"] or str(problem)
-        return summary
+        return Outcome(job, write_ended(job, None if stopped else error), died=not stopped)
+
+
+@contextmanager
+def on_ctrl_c(act: Callable[[], None]) -> Iterator[None]:
+    """A handler instead of KeyboardInterrupt, which could come between any two lines: the executor would then wait for
+    runs that nobody has asked to stop."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: act())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def write_ended(job: Job, error: str | None) -> Summary:
+    """The summary, here and in the folder, of a run that wrote none itself: failed with `error`, or else aborted."""
+    c = job.config
+    named = {"agent": c.agent, "env": c.shown_env, "label": c.shown_agent, "seed": c.seed}
+    ended = {"status": "aborted" if error is None else "failed", "error": error}
+    caps = {"episode_cap": c.budget.episodes, "step_cap": c.budget.steps}
+    summary = {**named, **ended, "solved_at_episode": None, **caps}
+    try:
+        write_json(job.folder / SUMMARY, summary)
+    except RlcError as problem:  # the folder is gone, or the disk is full
+        summary["error"] = summary["error"] or str(problem)
+    return summary
 
 
 def worker_main() -> None:

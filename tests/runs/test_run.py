@@ -211,7 +211,7 @@ def test_bad_configs_are_refused_before_a_folder_exists(tmp_path, config):
         ({"agent_config": {"step_size": 2.0}}, r"step_size must be in \(0, 1\]"),
         ({"env_config": {"horizon": 0}}, "horizon must be >= 1"),
         ({"env": "combination-lock", "env_config": {}}, "tiny needs a tabular environment"),
-        ({"env": "gym:Pendulum-v1", "env_config": {}}, "must be Discrete"),
+        ({"env": "gym:Pendulum-v1", "env_config": {}}, "none"),
         ({"env": "gym:NoSuch-v0", "env_config": {}}, "cannot be made"),
         ({"budget": Budget(episodes=3)}, "no batch would fit"),
         ({"device": "cuda"}, "no field 'device'"),
