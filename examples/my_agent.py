@@ -30,6 +30,7 @@ class RandomSearch(BaseAgent):
     def __init__(self, env, config, *, seed=0):
         super().__init__(env, config, seed=seed)
         spec, self.rng = env.env_spec, self.seeds.generator("act")
+        require(spec.num_states is not None, f"random-search needs a table of states, which {spec.name} has not.")
         self.tried = self.best = np.zeros((spec.horizon, spec.num_states), dtype=np.int64)  # actions (H, S)
         self.total, self.best_return = 0.0, -np.inf
 
