@@ -159,7 +159,7 @@ def test_an_environment_that_raises_becomes_one_sentence():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"id": "Pendulum-v1"}, "must be Discrete"),
+        ({"id": "Pendulum-v1"}, "must be Discrete.*DiscretizeAction"),
         ({"id": "NoSuchEnv-v0"}, "cannot be made"),
         ({"id": "CartPole-v1", "kwargs": '{"no_such": 1}'}, "cannot be made"),
         ({"id": "CartPole-v1", "kwargs": "[1]"}, "JSON object"),

@@ -85,7 +85,8 @@ def make_gym(config: GymConfig, num_envs: int) -> GymEnv:
     except RlcError:
         raise
     except Exception as error:
-        raise RlcError(f"gym:{config.id} cannot be made: {one_line(error)}.") from error
+        ours = f" Here it is called atari:{config.id[4:].split('-')[0]}." if config.id.startswith("ALE/") else ""
+        raise RlcError(f"gym:{config.id} cannot be made: {one_line(error)}.{ours}") from error
     return GymEnv(envs, config, horizon)
 
 
@@ -131,7 +132,9 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
         self.name = f"gym:{config.id}"
         actions = envs.single_action_space
         if not isinstance(actions, gym.spaces.Discrete):
-            raise RlcError(f"{self.name}: the action space must be Discrete, got {actions}.")
+            box = isinstance(actions, gym.spaces.Box)
+            hint = "gymnasium.wrappers.DiscretizeAction" if box else "a wrapper that numbers its actions"
+            raise RlcError(f"{self.name}: the action space must be Discrete, got {actions}: wrap it in {hint}.")
         self.envs, self.num_envs, self.render_mode = envs, envs.num_envs, None
         self._inner_mode = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         outer = AutoresetMode.NEXT_STEP if self._inner_mode == AutoresetMode.NEXT_STEP else AutoresetMode.SAME_STEP

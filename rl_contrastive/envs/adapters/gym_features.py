@@ -56,7 +56,7 @@ def feature_map(space: gym.Space[Any], kind: FeatureKind, resolution: int, tilin
     if not isinstance(space, gym.spaces.Box):
         raise RlcError(
             f"gym: observations must be Discrete, MultiDiscrete, MultiBinary, Tuple of Discrete or Box; got {space}. "
-            "Flatten others in a gymnasium wrapper first."
+            "Wrap others in gymnasium.wrappers.FlattenObservation."
         )
     if kind == "raw":
         return _raw(space)
