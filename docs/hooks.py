@@ -88,7 +88,7 @@ def _shown(value: Any) -> str:
 
 
 def _first(text: str) -> str:
-    return re.split(r"(?<=[.:;]) ", " ".join(text.split()))[0].replace('"', "'").rstrip(".")
+    return re.split(r"(?<=[.:;]) ", " ".join(text.split()))[0].replace('"', "'").rstrip(".:;")
 
 
 def _cell(text: str) -> str:
