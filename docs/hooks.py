@@ -30,7 +30,8 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 def filled(markdown: str, depth: int = 0) -> str:
     """The text of a page that lies `depth` folders below docs/, with all marks filled in."""
-    text = MARK.sub(lambda found: FILL[found[1]](found[2]), markdown)
+    whole = re.search(r"^<!-- include .+ -->$", markdown, re.MULTILINE)  # what else stands there is for other readers
+    text = MARK.sub(lambda found: FILL[found[1]](found[2]), whole[0] if whole else markdown)
     for file, page in MOVED.items():
         text = text.replace(f"]({'../' * (depth + 1)}{file}", f"]({'../' * depth}{page}")
     # Other links that leave docs/ name files of the repository, which the site does not have.
@@ -51,7 +52,7 @@ def algorithm(name: str) -> str:
     first, _, rest = text.partition("\n")
     lines = [line if line.startswith("    ") else _plain(line) for line in rest.strip("\n").splitlines()]
     body = "\n".join(f"    {line}".rstrip() for line in lines)
-    return f'!!! abstract "{first.strip()}"\n{body}\n\nFrom `{name}`.'
+    return f'!!! abstract "{first.strip()}"\n{body}'
 
 
 def options(words: str) -> str:

@@ -1,7 +1,7 @@
 """An environment of your own, in gymnasium's interface, and an agent that learns it.
 
 python examples/my_environment.py
-rlc run contrastive-ucb gym:my/Corridor-v0 --import examples/my_environment.py --episodes 300
+rlc run contrastive-ucb gym:my/Cells-v0 --import examples/my_environment.py --episodes 300
 """
 
 import gymnasium as gym
@@ -25,7 +25,7 @@ class Corridor(gym.Env):
         return self.cell, float(end), end, False, {}
 
 
-gym.register("my/Corridor-v0", entry_point=Corridor, max_episode_steps=20)  # for `rlc run ... gym:my/Corridor-v0`
+gym.register("my/Cells-v0", entry_point=Corridor, max_episode_steps=20)  # for `rlc run ... gym:my/Cells-v0`
 
 if __name__ == "__main__":
     env = make_env(Corridor, num_envs=10, horizon=20)  # ten of them side by side
