@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_OUT ?= runs/demo$(if $(QUICK),-quick)
 WORKERS ?= 2
+SITE ?= site
 # Small matrices everywhere: one BLAS thread a process, parallelism goes to seeds.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-long test-slow lint bench docs-results clean
+.PHONY: setup demo test test-long test-slow lint bench docs notebook docs-results clean
 
 setup: $(STAMP)
 
@@ -40,6 +41,19 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	for script in benchmarks/vector_env.py benchmarks/feature_learning.py benchmarks/equilibrium.py benchmarks/replay.py; do $(BIN)/python $$script || exit 1; done
+
+# The site in site/. A broken link, a page that is missing or an API name that is gone fails the build.
+DOCS_STAMP := $(VENV)/.installed-docs
+$(DOCS_STAMP): requirements-docs.lock $(STAMP)
+	$(BIN)/python -m pip install --quiet -r requirements-docs.lock
+	touch $@
+
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir $(SITE)
+
+# The outputs of the tutorial made again, in place.
+notebook: $(DOCS_STAMP)
+	PYTHONPATH=. $(BIN)/jupyter nbconvert --to notebook --execute --inplace docs/tutorial.ipynb
 
 # Runs every sweep of docs/results (finished runs are skipped; hours in all) and keeps its table and plot beside it;
 # pages and all plots stay in runs/NAME/compare. Then the studies of energy models, whose measured fits are kept too.
@@ -78,5 +92,5 @@ docs-results: $(STAMP)
 
 # Keeps run folders and the virtual environment.
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find rl_contrastive envs agents tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,7 +12,7 @@ Its bonus is not the elliptical one on last-layer features of SPR, which the aut
       4. when the visits grew by `growth`: freeze phi anew and count all visits again, those that left the replay too
     what is evaluated is argmax_a Q(s,a) of the target network: no bonus, no noise
 
-The official code (Atari, SPR-UCB) differs in what it calls a bonus: see README, "What the deep agent does not copy".
+The official code (Atari, SPR-UCB) differs in what it calls a bonus: see docs/agents/contrastive-ucb-deep.md.
 """
 
 from __future__ import annotations

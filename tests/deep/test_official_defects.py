@@ -1,6 +1,6 @@
 """The seven defects of the official code (Baichenjia/Contrastive-UCB): each one re-enacted, and shown not to be ours.
 
-README, "What the deep agent does not copy", has a line for each. The re-enactments are the statements of its
+docs/agents/contrastive-ucb-deep.md has a line for each. The re-enactments are the statements of the official
 `scripts/run.py`, `src/algos.py` and `src/models.py`, with arrays in the places of its networks and its replay.
 """
 
@@ -343,8 +343,8 @@ def test_7_no_prints_no_bare_excepts_no_dead_options() -> None:
     assert fields - reads == set()
 
 
-def test_the_readme_names_each_of_these_tests() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_page_names_each_of_these_tests() -> None:
+    readme = (Path(__file__).parents[2] / "docs" / "agents" / "contrastive-ucb-deep.md").read_text(encoding="utf-8")
     section = readme.split("## What the deep agent does not copy\n", 1)[1].split("\n## ", 1)[0]
     named = re.findall(r"`(test_(\d)_\w+)`", section)
     assert [number for _, number in named] == list("1234567")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from importlib.util import find_spec
 
@@ -13,7 +15,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from scipy import stats
 
 from rl_contrastive.config import from_dict
-from rl_contrastive.envs.adapters.single import NATIVE, SingleEnv, make_single
+from rl_contrastive.envs import NATIVE
+from rl_contrastive.envs.adapters.single import SingleEnv, make_single
 from rl_contrastive.envs.base import BatchEnv
 from rl_contrastive.errors import RlcError
 from rl_contrastive.planning.games import nash_values
@@ -365,3 +368,12 @@ def test_an_environment_without_chance_draws_no_words():
     assert [bool(env.step(np.zeros(2, dtype=int))[2].all()) for _ in range(8)] == [False, False, True, False] * 2
     with pytest.raises(RlcError, match="words_per_step must be >= 0, got -1"):
         Still(-1)
+
+
+def test_gymnasium_makes_ours_without_an_import():
+    code = (
+        "import gymnasium; env = gymnasium.make('rl_contrastive.envs:rl_contrastive/deep-sea-v0', size=4); "
+        "env.reset(seed=0); print(env.unwrapped.env_spec.horizon)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["4"]

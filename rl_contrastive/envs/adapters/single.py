@@ -1,7 +1,9 @@
 """A single-environment view of any native batch: a plain `gymnasium.Env` for tools that know nothing of batches.
 
-Importing this module registers each native environment with gymnasium under `rl_contrastive/<name>-v0`, so that
-`gymnasium.make("rl_contrastive/combination-lock-v0", horizon=20)` works; keyword arguments are the config's fields.
+    gymnasium.make("rl_contrastive.envs:rl_contrastive/combination-lock-v0", horizon=20)
+
+Keyword arguments are the config's fields. `rl_contrastive.envs` registers the ids when it is imported; the prefix makes
+gymnasium import it (since its version 1.0 gymnasium loads no plugins by itself).
 """
 
 from __future__ import annotations
@@ -10,31 +12,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import registry as gym_registry
 
 from rl_contrastive.config import from_dict
 from rl_contrastive.envs.base import BatchEnv
 from rl_contrastive.registry import get
 from rl_contrastive.spec import EnvSpec, ExactModel
-
-NATIVE = (
-    "combination-lock",
-    "deep-sea",
-    "dense-lock",
-    "distractor-lock",
-    "low-rank",
-    "needle",
-    "probe-action",
-    "probe-constant",
-    "probe-delay",
-    "probe-match",
-    "probe-observation",
-    "probe-terminal",
-    "probe-truncation",
-    "swingup",
-    "variable-lock",
-)
-"""Names registered with gymnasium; a test holds this list against the registry."""
 
 
 class SingleEnv(gym.Env[Any, Any]):
@@ -74,14 +56,3 @@ def make_single(name: str, **fields: Any) -> SingleEnv:
     """The native environment `name` as a single `gymnasium.Env`; `fields` are those of its config."""
     entry, fixed = get("env", name)
     return SingleEnv(entry.factory(from_dict(entry.config, {**fixed, **fields}), 1))
-
-
-def register_with_gymnasium() -> None:
-    """Make the ids `rl_contrastive/<name>-v0` known to gymnasium (once; repeated calls do nothing)."""
-    for name in NATIVE:
-        env_id = f"rl_contrastive/{name}-v0"
-        if env_id not in gym_registry:
-            gym.register(env_id, entry_point="rl_contrastive.envs.adapters.single:make_single", kwargs={"name": name})
-
-
-register_with_gymnasium()
