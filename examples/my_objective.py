@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch.nn.functional import softplus
 
 from rl_contrastive import make_agent, make_env, register, train
-from rl_contrastive.objectives.base import ObjectiveResult, reduce_rows
+from rl_contrastive.objectives.base import Objective, ObjectiveResult, reduce_rows
 from rl_contrastive.testing import check_objective
 
 
@@ -21,10 +21,10 @@ class WeightedConfig:
 
 
 @register("objective", "weighted-nce", WeightedConfig)
-class WeightedNCE:
+class WeightedNCE(Objective):
     """log(1 + e^-s) on positives + weight * E_{P^-} log(1 + e^s) on negatives."""
 
-    space = "log"  # scores are logarithms of ratios
+    space, recovers = "log", "ratio"  # scores are logarithms; the minimiser is log P/P^-
 
     def __init__(self, config=None):
         self.config = config or WeightedConfig()
