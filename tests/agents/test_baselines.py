@@ -401,11 +401,11 @@ def test_lsvi_ucb_needs_an_exact_model(make_agent):
     [
         ("ucbvi", {"c": -1.0}, "c must be (>= 0|finite)"),
         ("ucbvi", {"c": float("nan")}, "c must be (>= 0|finite)"),
-        ("ucbvi", {"delta": 1.0}, "delta must be in"),
+        ("ucbvi", {"delta": 1.0}, "delta must lie in"),
         ("ucbvi", {"bonus": "bernstein"}, "must be one of"),
         ("lsvi-ucb", {"lam": 0.0}, "lam must be > 0"),
         ("lsvi-ucb", {"growth": -0.1}, "growth must be >= 0"),
-        ("epsilon-greedy", {"epsilon": 1.5}, "epsilon must be in"),
+        ("epsilon-greedy", {"epsilon": 1.5}, "epsilon must lie in"),
         ("uniform", {"batch": 0}, "batch must be >= 1"),
     ],
 )

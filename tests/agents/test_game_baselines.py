@@ -396,7 +396,7 @@ def test_an_environment_of_one_agent_is_refused(name, make_agent):
     ("name", "fields", "sentence"),
     [
         ("nash-vi", {"c": float("nan")}, "c must be (>= 0|finite)"),
-        ("nash-vi", {"epsilon": 1.5}, "epsilon must be in"),
+        ("nash-vi", {"epsilon": 1.5}, "epsilon must lie in"),
         ("lsvi-game", {"lam": 0.0}, "lam must be > 0"),
         ("lsvi-game", {"reward": "linear"}, "must be one of"),
         ("independent-q", {"alpha": 0.0}, "independent-q: alpha must be in"),

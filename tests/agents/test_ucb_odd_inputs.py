@@ -111,6 +111,6 @@ def test_a_law_that_vectors_do_not_have_is_refused():
 
 def test_a_ridge_lost_to_rounding_is_refused():
     """1e-300 left the Newton steps of an action without rows singular: a LinAlgError in the middle of a run."""
-    with pytest.raises(RlcError, match="mixture: ridge must be >= 1e-9, got 1e-300"):
+    with pytest.raises(RlcError, match="mixture: ridge must be >= 1e-09, got 1e-300"):
         MixtureConfig(ridge=1e-300)
     batches(ucb(mixture={"ridge": 1e-9}), 0, 2)

@@ -21,6 +21,7 @@ from rl_contrastive.config import from_dict, to_dict
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.loop import Budget
 from rl_contrastive.runs.run import RunConfig, config_json, read_summary, resolve, run, run_folder
+from rl_contrastive.spec import OwnLoop
 
 AGENTS = [entry.name for entry in registry.entries("agent")]
 ENVS = {
@@ -60,7 +61,7 @@ def suitable(agent: str) -> RunConfig:
             made = entry.factory(env_entry.factory(from_dict(env_entry.config, fields), config.batch), config, seed=0)
         except RlcError:
             continue
-        if getattr(made, "external", False):
+        if isinstance(made, OwnLoop):
             pytest.skip("has its own loop: resuming starts it again")
         budget = Budget(episodes=8 * config.batch, eval_every=2 * config.batch, eval_episodes=20)
         configs = {"agent_config": to_dict(config), "env_config": fields}
