@@ -159,7 +159,7 @@ def test_an_environment_that_raises_becomes_one_sentence():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"id": "ALE/Pong-v5"}, "atari:Pong"),
+        ({"id": "ALE/NoSuchGame-v5"}, "atari:NoSuchGame"),
         ({"id": "Pendulum-v1", "bins": 1}, "bins must be >= 2"),
         ({"id": "BipedalWalker-v3", "bins": 9}, "at most 1024|cannot be made"),
         ({"id": "NoSuchEnv-v0"}, "cannot be made"),
