@@ -13,10 +13,10 @@ end, train by PPO, and clip observations.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rl_contrastive.agents.contrastive_ucb_deep import ContrastiveUCBDeep
-from rl_contrastive.config import require
+from rl_contrastive.config import require, to_dict
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.bonus import Bonus
 from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, RNDConfig
@@ -47,11 +47,18 @@ class RndDqnConfig(ContrastiveUCBDeepConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         usual = DeepLearnerConfig()
-        unused = {"bonus": (self.bonus, BonusConfig()), "growth": (self.growth, ContrastiveUCBDeepConfig.growth)}
+        require(
+            self.growth == ContrastiveUCBDeepConfig.growth, "rnd-dqn: growth is of no use here, it counts no features."
+        )
+        unused: dict[str, tuple[Any, Any]] = {"bonus": (self.bonus, BonusConfig())}
         for name in ("representation", "feature_encoder"):
             unused[f"learner.{name}"] = (getattr(self.learner, name), getattr(usual, name))
         for name, (given, default) in unused.items():
-            require(given == default, f"rnd-dqn: {name} is of no use here, it learns and counts no features.")
+            # As tables: options of an objective may be its config or a table of the same fields.
+            require(
+                to_dict(given) == to_dict(default),
+                f"rnd-dqn: {name} is of no use here, it learns and counts no features.",
+            )
 
 
 @register("agent", "rnd-dqn", RndDqnConfig)
