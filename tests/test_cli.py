@@ -327,6 +327,15 @@ def test_help_of_a_run_shows_every_field_with_its_default(capsys, monkeypatch):
     assert "(default: 10)" in shown
 
 
+OURS = [entry.name for entry in registry.entries("agent") if entry.factory.__module__.startswith("rl_contrastive.")]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_defaults_of_every_agent_can_be_given_on_the_command_line(name, capsys):
+    assert main(["run", name, "low-rank", "--help-all"]) == 0
+    assert "--agent.batch INT" in capsys.readouterr().out
+
+
 def test_short_help_shows_ten_options_of_the_run_and_where_the_rest_is(capsys):
     assert main(["run", "contrastive-ucb", "combination-lock", "--help"]) == 0
     shown = capsys.readouterr().out

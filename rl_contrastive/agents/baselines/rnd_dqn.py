@@ -46,19 +46,14 @@ class RndDqnConfig(ContrastiveUCBDeepConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        usual = DeepLearnerConfig()
-        require(
-            self.growth == ContrastiveUCBDeepConfig.growth, "rnd-dqn: growth is of no use here, it counts no features."
-        )
+        usual, hint = DeepLearnerConfig(), "is of no use here, it learns and counts no features"
+        require(self.growth == ContrastiveUCBDeepConfig.growth, f"rnd-dqn: growth {hint}.")
         unused: dict[str, tuple[Any, Any]] = {"bonus": (self.bonus, BonusConfig())}
         for name in ("representation", "feature_encoder"):
             unused[f"learner.{name}"] = (getattr(self.learner, name), getattr(usual, name))
         for name, (given, default) in unused.items():
             # As tables: options of an objective may be its config or a table of the same fields.
-            require(
-                to_dict(given) == to_dict(default),
-                f"rnd-dqn: {name} is of no use here, it learns and counts no features.",
-            )
+            require(to_dict(given) == to_dict(default), f"rnd-dqn: {name} {hint}.")
 
 
 @register("agent", "rnd-dqn", RndDqnConfig)
