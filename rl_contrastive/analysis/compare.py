@@ -66,7 +66,8 @@ def compare(
     does in a two-player game. reps, seed: of the bootstrap. pdf: write the figures as PDF too. A damaged
     run folder is a failed run with its sentence; RlcError only where there is no run at all or `out` cannot be written.
     """
-    from rl_contrastive.analysis import page, tables
+    from rl_contrastive.analysis import comparison_tables as tables
+    from rl_contrastive.analysis import page
 
     tasks = load(folders, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed, say=say)
     notes = page.notes(tasks, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed)
@@ -96,6 +97,6 @@ def compare(
 
 def render(tasks: list[Task]) -> Table:
     """A rich table of `load(...)` for the terminal."""
-    from rl_contrastive.analysis import tables
+    from rl_contrastive.analysis import comparison_tables as tables
 
     return tables.terminal(tasks)

@@ -8,8 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from rl_contrastive.analysis import plots, tables
-from rl_contrastive.analysis.comparison import EXACT, FEWEST, GAP, MOST_COMPARED, SLOPE_FROM, Group, Task, twin
+from rl_contrastive.analysis import comparison_tables as tables
+from rl_contrastive.analysis import plots
+from rl_contrastive.analysis.comparison import MOST_COMPARED, Task
+from rl_contrastive.analysis.curves import EXACT, FEWEST, GAP
+from rl_contrastive.analysis.groups import SLOPE_FROM, Group, twin
 from rl_contrastive.files import write_text
 
 MOST_PANELS, MOST_AGENTS = 16, 20

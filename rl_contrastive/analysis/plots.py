@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from rl_contrastive.analysis.comparison import Curve, Group, Task
+    from rl_contrastive.analysis.comparison import Task
+    from rl_contrastive.analysis.curves import Curve
+    from rl_contrastive.analysis.groups import Group
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#7F7F7F")
 DASHES = ((), (5, 2), (1, 1.2), (6, 2, 1, 2))

@@ -9,7 +9,7 @@ import pytest
 
 from rl_contrastive import registry
 from rl_contrastive.claims.base import Bar, Context, Report, Table
-from rl_contrastive.claims.runner import markdown, run_study, table_lines
+from rl_contrastive.claims.runner import markdown, run_study
 from rl_contrastive.cli import main
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
@@ -105,7 +105,7 @@ def test_overwrite_deletes_studies_only(tmp_path):
 
 def test_tables_refuse_ragged_rows():
     with pytest.raises(RlcError, match="has not 2 cells"):
-        table_lines(Table("t", ("a", "b"), [("1",)]))
+        Table("t", ("a", "b"), [("1",)])
     report = coin(CoinConfig(), Context(out=None))
     assert markdown(report).splitlines()[0] == "# test-coin"
 
