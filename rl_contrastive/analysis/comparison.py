@@ -16,16 +16,17 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from rl_contrastive.analysis import statistics as st
-from rl_contrastive.analysis.curves import GAP, LEVEL, RETURN, Frame, Headline, if_enough, records, thinned
+from rl_contrastive.analysis.curves import GAP, LEVEL, RETURN, Frame, Headline, if_enough, records, scalar, thinned
 from rl_contrastive.analysis.groups import Group, group_of, rank, solve_keys, twin
 from rl_contrastive.analysis.runs import Run, natural
 from rl_contrastive.analysis.significance import Comparison, difference_test, paired_test
+from rl_contrastive.errors import unknown_name
 from rl_contrastive.spec import FloatArray
 
 MOST_COMPARED = 20
@@ -88,6 +89,19 @@ def build(
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *name.encode()])))
         tasks.append(_task(name, members, reps=reps, rng=rng))
     return tasks
+
+
+def with_metric(tasks: Sequence[Task], key: str, *, reps: int, seed: int) -> list[Task]:
+    """The tasks with the numbers of any recorded scalar beside their own; RlcError where no run recorded it."""
+    names = {name for task in tasks for group in task.groups for run in group.runs for name in run.series}
+    if key not in names - {"episodes", "env_steps"}:
+        raise unknown_name("metric", key, names - {"episodes", "env_steps"})
+    out = []
+    for task in tasks:
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *task.name.encode(), *key.encode()])))
+        groups = [replace(g, metric=scalar(list(g.runs), key, task.clock, reps=reps, rng=rng)) for g in task.groups]
+        out.append(replace(task, groups=tuple(groups)))
+    return out
 
 
 def task_names(runs: Sequence[Run]) -> list[str]:

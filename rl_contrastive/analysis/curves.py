@@ -14,7 +14,7 @@ import numpy as np
 
 from rl_contrastive.analysis import statistics as st
 from rl_contrastive.analysis.runs import Run
-from rl_contrastive.spec import FloatArray
+from rl_contrastive.spec import FloatArray, IntArray
 
 EXACT = ("gap", "regret", "suboptimality")
 """Columns of metrics.jsonl drawn on logarithmic axes where they occur."""
@@ -169,14 +169,21 @@ def records(run: Run, headline: Headline) -> bool:
 
 
 def thinned(run: Run) -> Run:
-    """The run with at most MOST_LINES evaluations: half of them evenly spaced, half ever denser towards the beginning,
-    as on a logarithmic axis; the first and the last are among them."""
+    """The run with at most MOST_LINES evaluations."""
     n = len(run.series.get("episodes", ()))
     if n <= MOST_LINES:
         return run
-    even, early = np.linspace(0, n - 1, MOST_LINES // 2), np.geomspace(1, n, MOST_LINES // 2) - 1
-    kept = np.unique(np.rint(np.concatenate([even, early])).astype(np.int64))
+    kept = spread(n, MOST_LINES)
     return replace(run, series={name: column[kept] for name, column in run.series.items()})
+
+
+def spread(n: int, most: int) -> IntArray:
+    """At most `most` of the indices below n: half of them evenly spaced, half ever denser towards the beginning, as on
+    a logarithmic axis; the first and the last are among them."""
+    if n <= most:
+        return np.arange(n)
+    even, early = np.linspace(0, n - 1, most // 2), np.geomspace(1, n, most // 2) - 1
+    return np.unique(np.rint(np.concatenate([even, early])).astype(np.int64))
 
 
 def finite_part(run: Run, key: str, clock: str) -> tuple[FloatArray, FloatArray]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from run_folders import never, write_run
 
-from rl_contrastive.analysis import page, plots, tables
+from rl_contrastive.analysis import curve_plots, page, plots, solve_plots, tables
 from rl_contrastive.analysis.compare import compare, load, render
 from rl_contrastive.analysis.comparison import build, task_names
 from rl_contrastive.analysis.comparison_tables import optimum
@@ -91,12 +91,12 @@ def test_budgets_in_steps_are_drawn_over_steps(tmp_path):
     curves = {group.agent: group.curve for group in task.groups}
     assert curves["a"].x.tolist() == [500, 1000]
     assert curves["b"].x.tolist() == [300, 600]
-    axis = plots.learning_curves([task], ["a", "b"], bar=0.9).axes[0]
+    axis = curve_plots.learning_curves([task], ["a", "b"], bar=0.9).axes[0]
     assert axis.get_xlabel() == "environment steps"
     write_run(tmp_path, "c", 0, returns=(0.0, 1.0), solved_at=None)  # one budget in episodes: nothing else is shared
     (task,) = load([tmp_path], reps=50)
     assert task.clock == "episodes"
-    assert plots.learning_curves([task], ["a", "b", "c"], bar=0.9).axes[0].get_xlabel() == "episodes"
+    assert curve_plots.learning_curves([task], ["a", "b", "c"], bar=0.9).axes[0].get_xlabel() == "episodes"
 
 
 def test_a_failed_run_counts_and_never_flatters(tmp_path):
@@ -321,9 +321,9 @@ def test_titles_and_long_names_stay_inside_their_panels(tmp_path):
     agents = page.agents_of(tasks)
     with plots.style():
         figures = [
-            plots.learning_curves(tasks, agents, bar=0.9),
-            plots.episodes_to_solve(tasks, agents),
-            plots.improvement_matrix(tasks),
+            curve_plots.learning_curves(tasks, agents, bar=0.9),
+            solve_plots.episodes_to_solve(tasks, agents),
+            solve_plots.improvement_matrix(tasks),
         ]
         for figure in figures:
             figure.draw_without_rendering()
