@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rl_contrastive.analysis.comparison import Task
+    from rl_contrastive.analysis.drawing import Paper
 
 TITLE = "Comparison of runs"
 
@@ -29,6 +30,7 @@ def load(
     solve_gap: float = 0.05,
     reps: int = 2000,
     seed: int = 0,
+    metric: str | None = None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> list[Task]:
     """Read the run folders at or below `folders` and compute every number; writes nothing. `say` is told how far it
@@ -45,7 +47,8 @@ def load(
     for path in paths:
         say(f"reading the runs: {len(runs)} of {len(paths)}")
         runs.append(read_run(path))
-    return comparison.build(runs, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed, say=say)
+    tasks = comparison.build(runs, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed, say=say)
+    return tasks if metric is None else comparison.with_metric(tasks, metric, reps=reps, seed=seed)
 
 
 def compare(
@@ -57,19 +60,23 @@ def compare(
     reps: int = 2000,
     seed: int = 0,
     title: str = TITLE,
-    pdf: bool = False,
+    metric: str | None = None,
+    paper: Paper | None = None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Any]:
     """Compare the runs at or below `folders`; write compare.json, table.md, plots (PNG, SVG) and index.html to `out`.
 
     bar: fraction of the optimal return that counts as solved, twice in a row; solve_gap: the exact duality gap that
-    does in a two-player game. reps, seed: of the bootstrap. pdf: write the figures as PDF too. A damaged
-    run folder is a failed run with its sentence; RlcError only where there is no run at all or `out` cannot be written.
+    does in a two-player game. reps, seed: of the bootstrap. metric: any scalar of metrics.jsonl, which gets a column
+    and a figure. paper: the figures as a paper wants them, too. A damaged run folder is a failed run with its sentence;
+    RlcError only where there is no run at all or `out` cannot be written.
     """
-    from rl_contrastive.analysis import page, tables
+    from rl_contrastive.analysis import comparison_tables as tables
+    from rl_contrastive.analysis import drawing, page
+    from rl_contrastive.analysis.notes import notes as notes_of
 
-    tasks = load(folders, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed, say=say)
-    notes = page.notes(tasks, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed)
+    tasks = load(folders, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed, metric=metric, say=say)
+    notes = notes_of(tasks, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed)
     result = {
         "method": {
             "bar": bar,
@@ -88,7 +95,9 @@ def compare(
         text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
         write_text(out / "compare.json", text + "\n")
         write_text(out / "table.md", tables.markdown(tasks, notes))
-        page.write(tasks, notes, out, bar=bar, solve_gap=solve_gap, title=title, pdf=pdf, say=say)
+        figures = drawing.draw(tasks, out, bar=bar, solve_gap=solve_gap, paper=paper, say=say)
+        text = page.html(tasks, notes, bar=bar, solve_gap=solve_gap, title=title, figures=figures)
+        write_text(out / "index.html", text)
     except OSError as error:
         raise RlcError(f"compare: cannot write to {out}: {error.strerror}.") from error
     return result
@@ -96,6 +105,6 @@ def compare(
 
 def render(tasks: list[Task]) -> Table:
     """A rich table of `load(...)` for the terminal."""
-    from rl_contrastive.analysis import tables
+    from rl_contrastive.analysis import comparison_tables as tables
 
     return tables.terminal(tasks)

@@ -11,7 +11,7 @@ import numpy as np
 
 from rl_contrastive.analysis import plots
 from rl_contrastive.analysis import statistics as st
-from rl_contrastive.analysis.tables import aligned, finite, interval, number
+from rl_contrastive.analysis.tables import Table, finite, interval, number
 from rl_contrastive.runs.load import (
     Trained,
 )
@@ -101,9 +101,8 @@ def markdown(played: Matches, left_out: list[str]) -> str:
 
 
 def _matrix(played: Matches, cell: Any) -> list[str]:
-    rows = [("max \\ min", *played.agents)]
-    rows += [(x, *(cell(played.cells[x, y]) for y in played.agents)) for x in played.agents]
-    return aligned(rows)
+    rows = [(x, *(cell(played.cells[x, y]) for y in played.agents)) for x in played.agents]
+    return Table("", ("max \\ min", *played.agents), rows, text_columns=1).markdown()
 
 
 def notes(played: Matches) -> list[str]:

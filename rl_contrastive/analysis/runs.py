@@ -24,6 +24,8 @@ from rl_contrastive.runs.seal import broken_seal
 from rl_contrastive.spec import FloatArray
 
 FILES = ("config.json", "metrics.jsonl", "summary.json")
+NAMES = ("meta", "label", "env", "env_label", "group", "imports", "seed")
+"""What a config.json says of the run that is no option of it."""
 HUGE = 1e300
 """Numbers beyond this, which JSON can hold as integers, are none of ours."""
 SEED_FOLDER = re.compile(r"seed-(\d+)$")
@@ -60,6 +62,8 @@ class Run:
     """`episodes` and `wall_s` of the evaluations, from timing.jsonl; empty if it cannot be read."""
     clock: str = "episodes"
     """The column that the budget counted: episodes or env_steps."""
+    budget: dict[str, Any] = field(default_factory=dict)
+    """The options of the run that are neither the agent's nor the environment's: budget, evaluation, device."""
 
     @property
     def finished(self) -> bool:
@@ -159,6 +163,7 @@ def read_run(folder: Path) -> Run:
         solve_gap=_number(config.get("solve_gap")) or 0.05,
         wall=timing,
         clock="env_steps" if config.get("episodes") is None and _number(config.get("steps")) else "episodes",
+        budget={name: value for name, value in config.items() if name not in NAMES and not name.endswith("_config")},
     )
 
 

@@ -7,10 +7,14 @@ each with what was measured. A bar that is not met is shown as such and is no er
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from rl_contrastive.analysis.tables import Table
+
+__all__ = ["Bar", "Context", "Report", "Table"]
 
 
 def _silent(line: str) -> None:
@@ -33,17 +37,6 @@ class Context:
     def part(self, name: str) -> Context:
         """The same for one of several grids of a study: its cells go to a folder of their own."""
         return replace(self, out=self.out / name)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as text; numbers carry their interval (`panels.words`)."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    note: str = ""
-    """What the numbers are: metric, unit, n, kind of interval."""
 
 
 @dataclass(frozen=True)

@@ -51,40 +51,23 @@ def markdown(report: Report, command: str = "") -> str:
     if command:
         lines += [f"Made by `{command}`.", ""]
     if report.bars:
-        lines += [*table_lines(_bars(report.bars)), ""]
+        lines += [*_bars(report.bars).markdown(), ""]
     for table in report.tables:
-        lines += [f"## {table.title}", "", *table_lines(table), ""]
+        lines += [f"## {table.title}", "", *table.markdown(), ""]
         lines += [table.note, ""] if table.note else []
     for plot in report.plots:
         lines += [f"![{plot.removesuffix('.png')}]({plot})", ""]
     return "\n".join(lines)
 
 
-def table_lines(table: Table) -> list[str]:
-    """A markdown table."""
-    rows = [table.columns, *table.rows]
-    require(
-        all(len(row) == len(table.columns) for row in table.rows),
-        f"study: a row of the table '{table.title}' has not {len(table.columns)} cells.",
-    )
-    cells = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
-    return [f"| {cells[0]} |", "|" + "---|" * len(table.columns), *(f"| {line} |" for line in cells[1:])]
-
-
 def render(report: Report) -> list[RenderableType]:
     """Rich tables and sentences for the terminal."""
     from rich.markup import escape
-    from rich.table import Table as RichTable
 
     out: list[RenderableType] = [f"[bold]{escape(report.question)}[/]"]
     bars = [_bars(report.bars)] if report.bars else []
     for table in [*report.tables, *bars]:
-        view = RichTable(title=escape(table.title), header_style="bold", title_justify="left")
-        for column in table.columns:
-            view.add_column(escape(column), overflow="fold")
-        for row in table.rows:
-            view.add_row(*(escape(cell) for cell in row))
-        out.append(view)
+        out.append(table.rich())
         out += [f"[dim]{escape(table.note)}[/]"] if table.note else []
     return [*out, escape(report.answer)]
 

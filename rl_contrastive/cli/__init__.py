@@ -19,6 +19,7 @@ COMMANDS = {
     "resume": ("rl_contrastive.cli.run", "resume", "go on with interrupted runs, to the same bytes"),
     "compare": ("rl_contrastive.cli.reports", "compare", "tables and plots of many runs, with confidence intervals"),
     "report": ("rl_contrastive.cli.reports", "report", "make the page of a folder of runs again, from its files alone"),
+    "view": ("rl_contrastive.cli.view", "view", "the page of a folder of runs in a browser, while they go on"),
     "matches": ("rl_contrastive.cli.games", "matches", "trained players of a game against each other, win rates"),
     "exploit": ("rl_contrastive.cli.games", "exploit", "train a best response to a run: how far it can be exploited"),
     "replay": ("rl_contrastive.cli.games", "replay", "a run's policy as an animated GIF"),

@@ -6,12 +6,15 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from rl_contrastive.cli.parse import Done, flags_of, parse
 from rl_contrastive.config import require
+
+if TYPE_CHECKING:
+    from rl_contrastive.analysis.drawing import Paper
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,16 @@ class CompareCommand:
     """Bootstrap resamples."""
     seed: int = 0
     """Seed of the bootstrap."""
+    metric: str | None = None
+    """Any scalar that metrics.jsonl records, such as gap: gets a column of the table and a figure."""
+    format: Literal["pdf", "svg", "png"] | None = None
+    """Figures for a paper, in this format; with --width they go to OUT/paper."""
+    width: str | None = None
+    """Of the figures for a paper: column (3.25 in), text (6.75 in) or inches; as PDF if no format is given."""
+    svg_text: Literal["text", "path"] = "text"
+    """Words in SVG figures for a paper: text, which needs the font where it is shown, or path, outlines."""
     pdf: bool = False
-    """Write the figures as PDF too."""
+    """Old name of --format pdf."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -43,8 +54,23 @@ def compare(args: list[str]) -> int:
     except Done:
         return 0
     require(len(parsed.dirs) > 0, "rlc compare needs at least one folder.")
-    options = {name: getattr(parsed, name) for name in ("bar", "solve_gap", "reps", "seed", "pdf")}
+    options = {name: getattr(parsed, name) for name in ("bar", "solve_gap", "reps", "seed", "metric")}
+    options["paper"] = _paper(parsed)
     return write_comparison(list(parsed.dirs), parsed.out, as_json=parsed.json, **options)
+
+
+def _paper(parsed: CompareCommand) -> Paper | None:
+    """What the options say of figures for a paper; None if nothing."""
+    from rl_contrastive.analysis.drawing import Paper, inches
+
+    if parsed.pdf:
+        print("rlc: --pdf is now called --format pdf.", file=sys.stderr)
+    wanted = parsed.format or ("pdf" if parsed.pdf or parsed.width else None)
+    if wanted is None:
+        require(parsed.svg_text == "text", "rlc compare: --svg-text needs --format svg.")
+        return None
+    require(parsed.svg_text == "text" or wanted == "svg", f"rlc compare: --svg-text needs --format svg, got {wanted}.")
+    return Paper(wanted, None if parsed.width is None else inches(parsed.width), parsed.svg_text)
 
 
 @dataclass(frozen=True)

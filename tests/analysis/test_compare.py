@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from run_folders import never, write_run
 
-from rl_contrastive.analysis import page, plots, tables
+from rl_contrastive.analysis import curve_plots, page, plots, solve_plots, tables
 from rl_contrastive.analysis.compare import compare, load, render
-from rl_contrastive.analysis.comparison import _end, _grid, build, task_names
+from rl_contrastive.analysis.comparison import build, task_names
+from rl_contrastive.analysis.comparison_tables import optimum
+from rl_contrastive.analysis.curves import common_end, common_grid
 from rl_contrastive.analysis.page import notes
 from rl_contrastive.analysis.runs import find_runs, read_run
 from rl_contrastive.analysis.statistics import Interval
-from rl_contrastive.analysis.tables import optimum
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.budget import Budget
 from rl_contrastive.runs.run_config import RunConfig, config_json
@@ -63,23 +64,23 @@ def test_curves_keep_the_last_value_of_solved_runs_and_mark_the_stops(tmp_path):
 
 def test_a_curve_goes_to_the_last_evaluation_of_equal_budgets_and_not_beyond_a_smaller_one():
     late = [np.array([100.0, 205.0, 302.0]), np.array([101.0, 200.0, 307.0]), np.array([100.0, 200.0, 300.0])]
-    assert _end(late, np.inf) == 307  # a budget of 300, used up with an episode
-    assert _end(late, 305) == 305
+    assert common_end(late, np.inf) == 307  # a budget of 300, used up with an episode
+    assert common_end(late, 305) == 305
     longer = np.array([100.0, 200.0, 300.0, 400.0, 500.0])
-    assert _end([*late, longer], np.inf) == 307
-    assert _end([longer, np.array([250.0])], np.inf) == 250  # one evaluation tells no interval
-    assert _end([], 400) == 400
+    assert common_end([*late, longer], np.inf) == 307
+    assert common_end([longer, np.array([250.0])], np.inf) == 250  # one evaluation tells no interval
+    assert common_end([], 400) == 400
 
 
 def test_a_curve_has_points_where_each_run_was_evaluated_anew():
     """Evaluations due at 100, 200, 300 that came a little later: no point between the first and the last of a kind."""
     counts = [np.array([100.0, 203.0, 300.0]), np.array([102.0, 200.0, 305.0])]
-    assert _grid(counts, 102.0, 305.0).tolist() == [102, 203, 305]
-    assert _grid(counts, 102.0, 304.0).tolist() == [102, 203]
+    assert common_grid(counts, 102.0, 305.0).tolist() == [102, 203, 305]
+    assert common_grid(counts, 102.0, 304.0).tolist() == [102, 203]
     short = np.array([101.0, 201.0])  # it ended there, and is waited for no longer
-    assert _grid([*counts, short], 102.0, 305.0).tolist() == [102, 203, 305]
+    assert common_grid([*counts, short], 102.0, 305.0).tolist() == [102, 203, 305]
     rare = np.array([102.0, 305.0])
-    assert _grid([*counts, rare], 102.0, 305.0).tolist() == [102, 305]
+    assert common_grid([*counts, rare], 102.0, 305.0).tolist() == [102, 305]
 
 
 def test_budgets_in_steps_are_drawn_over_steps(tmp_path):
@@ -90,12 +91,12 @@ def test_budgets_in_steps_are_drawn_over_steps(tmp_path):
     curves = {group.agent: group.curve for group in task.groups}
     assert curves["a"].x.tolist() == [500, 1000]
     assert curves["b"].x.tolist() == [300, 600]
-    axis = plots.learning_curves([task], ["a", "b"], bar=0.9).axes[0]
+    axis = curve_plots.learning_curves([task], ["a", "b"], bar=0.9).axes[0]
     assert axis.get_xlabel() == "environment steps"
     write_run(tmp_path, "c", 0, returns=(0.0, 1.0), solved_at=None)  # one budget in episodes: nothing else is shared
     (task,) = load([tmp_path], reps=50)
     assert task.clock == "episodes"
-    assert plots.learning_curves([task], ["a", "b", "c"], bar=0.9).axes[0].get_xlabel() == "episodes"
+    assert curve_plots.learning_curves([task], ["a", "b", "c"], bar=0.9).axes[0].get_xlabel() == "episodes"
 
 
 def test_a_failed_run_counts_and_never_flatters(tmp_path):
@@ -320,9 +321,9 @@ def test_titles_and_long_names_stay_inside_their_panels(tmp_path):
     agents = page.agents_of(tasks)
     with plots.style():
         figures = [
-            plots.learning_curves(tasks, agents, bar=0.9),
-            plots.episodes_to_solve(tasks, agents),
-            plots.improvement_matrix(tasks),
+            curve_plots.learning_curves(tasks, agents, bar=0.9),
+            solve_plots.episodes_to_solve(tasks, agents),
+            solve_plots.improvement_matrix(tasks),
         ]
         for figure in figures:
             figure.draw_without_rendering()

@@ -10,7 +10,7 @@ from run_folders import never, write_run
 
 from rl_contrastive.analysis import page
 from rl_contrastive.analysis.compare import compare
-from rl_contrastive.analysis.comparison import FEWEST, MOST_LINES
+from rl_contrastive.analysis.curves import FEWEST, MOST_LINES
 from rl_contrastive.analysis.runs import read_run
 from rl_contrastive.cli import main
 
