@@ -8,7 +8,7 @@ WORKERS ?= 2
 # Small matrices everywhere: one BLAS thread a process, parallelism goes to seeds.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-long test-slow lint bench docs-results clean
+.PHONY: setup demo test test-long test-slow test-browser lint bench docs-results clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,10 @@ test-long: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -q -n 2 -m "slow and not browser and not gpu"
+
+# Needs Chromium; skipped without.
+test-browser: $(STAMP)
+	$(BIN)/pytest -q -n 1 -m browser
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
