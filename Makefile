@@ -9,7 +9,7 @@ SITE ?= site
 # Small matrices everywhere: one BLAS thread a process, parallelism goes to seeds.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-long test-slow lint bench docs notebook docs-results clean
+.PHONY: setup demo test test-long test-slow test-browser lint bench docs notebook docs-results clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,10 @@ test-long: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -q -n 2 -m "slow and not browser and not gpu"
+
+# Needs Chromium; skipped without.
+test-browser: $(STAMP)
+	$(BIN)/pytest -q -n 1 -m browser
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

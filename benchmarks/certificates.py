@@ -12,7 +12,7 @@ import argparse
 import sys
 from typing import Any
 
-from rl_contrastive.analysis.statistics import loglog_slope
+from rl_contrastive.analysis.slopes import loglog_slope
 from rl_contrastive.claims.theory.games_training import columns
 from rl_contrastive.claims.theory.training import run
 

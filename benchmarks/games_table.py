@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rl_contrastive.analysis import slopes
 from rl_contrastive.analysis import statistics as st
 from rl_contrastive.analysis.runs import Run, find_runs, read_run
 
@@ -28,7 +29,7 @@ def slope(members: list[Run], column: str) -> st.Interval | None:
     episodes = members[0].series["episodes"]
     late = episodes >= 0.03 * episodes[-1]
     values = np.stack([run.series[column][late] for run in members])
-    return st.slope_interval(episodes[late], values) if (values > 0).all() else None
+    return slopes.slope_interval(episodes[late], values) if (values > 0).all() else None
 
 
 def shown(interval: st.Interval | None) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rl_contrastive.analysis import slopes
 from rl_contrastive.analysis import statistics as st
 from rl_contrastive.analysis.runs import Run, find_runs, read_run
 
@@ -56,7 +57,7 @@ def _slope(members: list[Run], column: str) -> st.Interval:
     """Log-log slope of a column over the last 90% of the episodes."""
     episodes = members[0].series["episodes"]
     late = episodes >= 0.1 * episodes[-1]
-    return st.slope_interval(episodes[late], np.stack([run.series[column][late] for run in members]))
+    return slopes.slope_interval(episodes[late], np.stack([run.series[column][late] for run in members]))
 
 
 def _cell(value: st.Interval, digits: int) -> str:

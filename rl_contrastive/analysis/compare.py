@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rl_contrastive.analysis.drawing import Paper
 
 TITLE = "Comparison of runs"
+INTERVALS = "expanded percentile bootstrap; slopes: Student's t; improvement: Newcombe"
 
 
 def load(
@@ -84,7 +85,7 @@ def compare(
             "reps": reps,
             "seed": seed,
             "level": 0.95,
-            "interval": "expanded percentile bootstrap; slopes: Student's t; improvement: Newcombe",
+            "interval": INTERVALS,
         },
         "tasks": tables.as_json(tasks),
         "failed": tables.failures(tasks),

@@ -26,6 +26,7 @@ from rl_contrastive.analysis.curves import (
     values_at,
 )
 from rl_contrastive.analysis.runs import Run
+from rl_contrastive.analysis.slopes import loglog_slope
 from rl_contrastive.spec import FloatArray
 
 SLOPE_FROM = 0.03
@@ -120,7 +121,7 @@ def _slope(runs: list[Run]) -> st.Interval | None:
         keep = x >= max(SLOPE_FROM * x[-1], 1.0)
         if keep.sum() < 3 or (y[keep] < ZERO).any():
             return None
-        slopes.append(round(float(st.loglog_slope(x[keep], y[keep])), 6))  # a level gap has slope 0, not 1e-17
+        slopes.append(round(float(loglog_slope(x[keep], y[keep])), 6))  # a level gap has slope 0, not 1e-17
     if not slopes:
         return None
     return if_enough(st.mean_interval(np.array(slopes), LEVEL), len(slopes))

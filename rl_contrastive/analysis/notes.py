@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from rl_contrastive.analysis import drawing
 from rl_contrastive.analysis.comparison import MOST_COMPARED, Task
 from rl_contrastive.analysis.curves import FEWEST, GAP
-from rl_contrastive.analysis.drawing import MOST_AGENTS, trimmed
 from rl_contrastive.analysis.groups import SLOPE_FROM, twin
 
 
@@ -61,11 +61,11 @@ def _always(reps: int, seed: int) -> list[str]:
 def _cut(tasks: list[Task]) -> list[str]:
     """What figures and matrices leave out."""
     sentences = []
-    shown = trimmed(tasks)
+    shown = drawing.trimmed(tasks)
     if [len(task.groups) for task in shown] != [len(task.groups) for task in tasks]:
         sentences.append(
-            f"Figures show the first {len(shown)} of {len(tasks)} tasks and at most {MOST_AGENTS} agents, the best "
-            "ones; the tables have all."
+            f"Figures show the first {len(shown)} of {len(tasks)} tasks and at most {drawing.MOST_AGENTS} agents, the "
+            "best ones; the tables have all."
         )
     if any(len(task.groups) > MOST_COMPARED for task in tasks):
         sentences.append(f"Probability of improvement: between the {MOST_COMPARED} best agents of a task.")

@@ -21,8 +21,6 @@ CLOCKS = {"episodes": "episodes", "env_steps": "environment steps"}
 """Columns that curves run over -> labels."""
 WIDE = 4.5
 """Inches of a paper's figure from which on two panels stand side by side."""
-PAPER_ENTRY = 1.6
-"""About the inches that an entry of the legend takes in a paper."""
 
 
 def panels(
@@ -39,7 +37,8 @@ def panels(
     each = row_height if paper is None else plots.points(row_height)
     heights = [edge + each * n if row_height else high for n in most]
     if paper is not None and not row_height:  # the legend takes its place from the panels
-        foot += 0.16 * len({group.agent for task in tasks for group in task.groups}) * PAPER_ENTRY / paper
+        names = [f"{agent} (n=10)" for agent in {group.agent for task in tasks for group in task.groups}]
+        foot += plots.points(0.19) * math.ceil(len(names) / legend_columns(names, paper))
     figure = plots.new_figure(max(width * columns, 7.4) if paper is None else paper, sum(heights) + foot)
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights).ravel()
     for axis in grid[len(tasks) :]:
@@ -76,7 +75,7 @@ def legend(figure: Figure, tasks: Sequence[Task], agents: Sequence[str], looks: 
             handles.append(Line2D([], [], color=colour, dashes=dash or (None, None), linewidth=2.2))
             labels.append(f"{plots.verbatim(agent)} (n={'–'.join(str(n) for n in sorted({min(sizes), max(sizes)}))})")
     width = figure.get_size_inches()[0]
-    columns = max(1, min(len(labels), int(width / (0.62 + plots.points(0.085) * max(len(label) for label in labels)))))
+    columns = legend_columns(labels, width)
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, fontsize=plots.points(9), handlelength=1.8)
 
 
@@ -92,3 +91,9 @@ def plain_counts(axis: Axes, *, log: bool) -> None:
         axis.xaxis.set_minor_formatter(NullFormatter())
     else:
         axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+
+
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """Entries that stand side by side in so many inches."""
+    each = 0.62 + plots.points(0.085) * max(len(label) for label in labels)
+    return max(1, min(len(labels), int(width / each)))

@@ -75,7 +75,7 @@ def style(*, paper: bool = False, text: Literal["text", "path"] = "text") -> Ite
     if paper:
         ratio = PAPER_FONT / STYLE["font.size"]
         sizes = {key: STYLE[key] * ratio for key in ("font.size", "axes.titlesize")}
-        changes |= sizes | {"lines.markersize": 4.5, "axes.linewidth": 0.6, "grid.linewidth": 0.5}
+        changes |= sizes | {"axes.titlepad": 8.0, "lines.markersize": 4.5, "axes.linewidth": 0.6, "grid.linewidth": 0.5}
     with matplotlib.rc_context(STYLE | changes):
         yield
 

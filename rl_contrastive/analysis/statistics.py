@@ -1,4 +1,4 @@
-"""How runs become numbers: means, IQM, probability of improvement, episodes to solve, log-log slopes.
+"""How runs become numbers: means, IQM, probability of improvement, episodes to solve.
 
 A handful of seeds is a sample, so every aggregate carries an interval, and the docstring of each interval says how
 often it covers the truth at five and ten runs, by simulation (tests/analysis/test_coverage.py). Runs that did not
@@ -73,12 +73,12 @@ def bootstrap(
     """
     groups = [checked(s) for s in strata]
     require(len(groups) >= 1, "statistics: the bootstrap needs at least one task.")
-    _check(reps, level)
+    check(reps, level)
     estimate = float(statistic(np.concatenate(groups)))
     if all(len(g) == 1 for g in groups):
         return Interval(estimate, np.nan, np.nan)
     draws = np.concatenate([g[resample(len(g), reps, rng=rng)] for g in groups], axis=1)  # (reps, sum n_i)
-    return Interval(estimate, *_percentiles(statistic(draws), level, _smallest([len(g) for g in groups])))
+    return Interval(estimate, *percentiles(statistic(draws), level, smallest([len(g) for g in groups])))
 
 
 def bootstrap_curve(
@@ -95,7 +95,7 @@ def bootstrap_curve(
     """
     curves = np.asarray(curves, dtype=np.float64)
     require(curves.ndim == 2 and len(curves) >= 1, f"statistics: curves must be (n, T), got {curves.shape}.")
-    _check(reps, level)
+    check(reps, level)
     n, T = curves.shape
     centre = statistic(curves.T)
     if n == 1:
@@ -118,7 +118,7 @@ def mean_interval(values: FloatArray, level: float = 0.95) -> Interval:
     of a law with rare large values is not to be had from five runs: where one run of five differs, look at the runs.
     """
     runs = checked(values)
-    _check(1, level)
+    check(1, level)
     centre, n = float(runs.mean()), len(runs)
     if n == 1:
         return Interval(centre, np.nan, np.nan)
@@ -147,7 +147,7 @@ def probability_of_improvement(x: FloatArray, y: FloatArray, *, level: float = 0
     .95 / .94, .76 .96 / .95, .92 .94 / .97; exponential .96 / .95; two values .97 / .95; bootstrap at .92 .62 / .89.
     """
     x, y = checked(x), checked(y)
-    _check(1, level)
+    check(1, level)
     n, m, p, z = len(x), len(y), improvement(x, y), normal_quantile(0.5 + level / 2)
     if n == 1 and m == 1:
         return Interval(p, np.nan, np.nan)
@@ -179,13 +179,13 @@ def crossed(table: FloatArray, *, rng: np.random.Generator, reps: int = 2000, le
     table = np.asarray(table, dtype=np.float64)
     good = table.ndim == 2 and table.size > 0 and bool(np.isfinite(table).all())
     require(good, f"statistics: expected a finite table of runs against runs, got shape {table.shape}.")
-    _check(reps, level)
+    check(reps, level)
     n, m = table.shape
     if n == 1 and m == 1:
         return Interval(float(table[0, 0]), np.nan, np.nan)
     i, j = resample(n, reps, rng=rng), resample(m, reps, rng=rng)
     draws = table[i[:, :, None], j[:, None, :]].mean(axis=(1, 2))
-    return Interval(float(table.mean()), *_percentiles(draws, level, _smallest([n, m])))
+    return Interval(float(table.mean()), *percentiles(draws, level, smallest([n, m])))
 
 
 def wilson(share: float, n: int, level: float = 0.95) -> Interval:
@@ -194,7 +194,7 @@ def wilson(share: float, n: int, level: float = 0.95) -> Interval:
     centre (p + z^2/2n) / (1 + z^2/n), half width z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n)     (Wilson 1927)
     """
     require(0.0 <= share <= 1.0 and n >= 1, f"statistics: no share of trials: {share} of {n}.")
-    _check(1, level)
+    check(1, level)
     z = normal_quantile(0.5 + level / 2)
     p, scale = share, 1.0 + z * z / n
     centre = (p + z * z / (2 * n)) / scale
@@ -267,47 +267,6 @@ def performance_profile(values: FloatArray, thresholds: FloatArray) -> FloatArra
     return np.asarray((checked(values)[None, :] > np.asarray(thresholds)[:, None]).mean(axis=1))
 
 
-def loglog_slope(x: FloatArray, y: FloatArray) -> FloatArray:
-    """Least-squares slope of log y on log x, the p of y ~ C x^p; y (..., T) -> (...)."""
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    require(x.ndim == 1 and len(x) >= 2 and y.shape[-1] == len(x), "statistics: a slope needs >= 2 points (x, y).")
-    require(bool((x > 0).all() and (y > 0).all()), "statistics: a log-log slope needs positive x and y.")
-    u = np.log(x) - np.log(x).mean()
-    require(bool((u != 0).any()), "statistics: a slope needs at least two different x.")
-    return np.asarray(np.log(y) @ u / (u @ u))
-
-
-def slope_interval(x: FloatArray, curves: FloatArray, level: float = 0.95) -> Interval:
-    """Mean log-log slope of n curves (n, T) measured at the same x, with Student's interval over curves.
-
-    Points of one curve depend on each other (a regret is a running sum), whole curves do not: they are the sample.
-    """
-    return mean_interval(np.atleast_1d(loglog_slope(x, curves)), level)
-
-
-def power_fit(
-    x: FloatArray,
-    groups: Sequence[FloatArray],
-    statistic: Statistic = median,
-    *,
-    rng: np.random.Generator,
-    reps: int = 2000,
-    level: float = 0.95,
-) -> Interval:
-    """Exponent p of statistic(runs at x) ~ C x^p; groups[i] (n_i,) are independent runs at x[i], resampled there.
-
-    Expanded percentiles (`bootstrap`) for the smallest group.
-    """
-    require(len(groups) == len(x), f"statistics: {len(x)} abscissae and {len(groups)} groups of runs.")
-    _check(reps, level)
-    runs = [checked(g) for g in groups]
-    estimate = float(loglog_slope(x, np.array([float(statistic(g)) for g in runs])))
-    if all(len(g) == 1 for g in runs):
-        return Interval(estimate, np.nan, np.nan)
-    heights = np.stack([statistic(g[resample(len(g), reps, rng=rng)]) for g in runs], axis=1)  # (reps, T)
-    return Interval(estimate, *_percentiles(loglog_slope(x, heights), level, _smallest([len(g) for g in runs])))
-
-
 def checked(values: FloatArray) -> FloatArray:
     """One finite number a run, (n,) with n >= 1."""
     array = np.asarray(values, dtype=np.float64)
@@ -321,17 +280,19 @@ def expanded_tail(level: float, n: int) -> float:
     return float(ndtr(-np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.5 + level / 2)))
 
 
-def _smallest(sizes: Sequence[int]) -> int:
+def smallest(sizes: Sequence[int]) -> int:
     """The smallest number of runs that is no single one."""
     return min(size for size in sizes if size > 1)
 
 
-def _percentiles(draws: FloatArray, level: float, n: int) -> tuple[float, float]:
+def percentiles(draws: FloatArray, level: float, n: int) -> tuple[float, float]:
+    """Low and high end of the interval of n runs, expanded (see `bootstrap`)."""
     tail = expanded_tail(level, n)
     low, high = np.quantile(draws, [tail, 1.0 - tail])
     return float(low), float(high)
 
 
-def _check(reps: int, level: float) -> None:
+def check(reps: int, level: float) -> None:
+    """RlcError unless both make sense."""
     require(reps >= 1, f"statistics: reps must be >= 1, got {reps}.")
     require(0.0 < level < 1.0, f"statistics: level must lie in (0, 1), got {level}.")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rl_contrastive.analysis import statistics as st
+from rl_contrastive.analysis.slopes import power_fit, slope_interval
 
 LAWS = {
     "normal": lambda rng, *size: rng.normal(size=size),
@@ -96,10 +97,10 @@ def test_slopes_and_power_fits():
     draws, slopes, powers = rng(5), [], []
     for _ in range(400):
         noise = draws.normal(0, 0.3, (5, 1)) * np.log(x) / 5 + draws.normal(0, 0.1, (5, 8))
-        found = st.slope_interval(x, x**-0.5 * np.exp(noise))
+        found = slope_interval(x, x**-0.5 * np.exp(noise))
         slopes.append(found.low <= -0.5 <= found.high)
         groups = [v * np.exp(draws.normal(0, 0.3, 5)) for v in x[::2] ** 2]
-        power = st.power_fit(x[::2], groups, rng=draws, reps=300)
+        power = power_fit(x[::2], groups, rng=draws, reps=300)
         powers.append(power.low <= 2.0 <= power.high)
     assert np.mean(slopes) >= NORMAL - 0.02  # 400 samples: a standard error of .011
     assert np.mean(powers) >= NORMAL - 0.02

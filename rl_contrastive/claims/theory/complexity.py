@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import numpy as np
 
 from rl_contrastive.analysis.figures import colour, counts_on, draw, rng_of, ticks_at, words
-from rl_contrastive.analysis.statistics import Interval, power_fit
+from rl_contrastive.analysis.slopes import power_fit
+from rl_contrastive.analysis.statistics import Interval
 from rl_contrastive.claims.theory.training import column, known, run, settings
 from rl_contrastive.claims.theory.verdict import Verdict
 from rl_contrastive.config import Ge, check_ranges, from_dict, require

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rl_contrastive.analysis.figures import colour, counts_on, draw, words
-from rl_contrastive.analysis.statistics import slope_interval
+from rl_contrastive.analysis.slopes import slope_interval
 from rl_contrastive.claims.theory.games_training import FIRST_GAME, columns, play
 from rl_contrastive.claims.theory.verdict import Verdict
 from rl_contrastive.config import Ge, check_ranges, require

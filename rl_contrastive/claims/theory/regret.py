@@ -16,7 +16,8 @@ from typing import Annotated, Any
 import numpy as np
 
 from rl_contrastive.analysis.figures import colour, draw, words
-from rl_contrastive.analysis.statistics import Interval, slope_interval
+from rl_contrastive.analysis.slopes import slope_interval
+from rl_contrastive.analysis.statistics import Interval
 from rl_contrastive.claims.theory.training import column, known, run, settings
 from rl_contrastive.claims.theory.verdict import Verdict
 from rl_contrastive.config import Ge, check_ranges, require

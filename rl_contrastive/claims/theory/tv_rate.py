@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from rl_contrastive.analysis.figures import colour, counts_on, draw, rng_of, ticks_at, words
-from rl_contrastive.analysis.statistics import slope_interval
+from rl_contrastive.analysis.slopes import slope_interval
 from rl_contrastive.claims.theory.sampling import (
     draw_counts,
     mean_tv,
