@@ -28,7 +28,8 @@ import numpy as np
 from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.registry import import_file, register
 from rl_contrastive.runs.budget import Budget
-from rl_contrastive.runs.engines import Engine, EngineOptions, start_engine
+from rl_contrastive.runs.engine_options import EngineOptions
+from rl_contrastive.runs.engines import Engine, start_engine
 from rl_contrastive.runs.run import resolve
 from rl_contrastive.runs.run_config import RunConfig
 from rl_contrastive.runs.sweep import plan_jobs

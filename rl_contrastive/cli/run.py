@@ -21,7 +21,7 @@ from rl_contrastive.config import require, to_dict
 from rl_contrastive.runs.budget import Budget, Limits
 
 if TYPE_CHECKING:
-    from rl_contrastive.runs.engines import EngineOptions
+    from rl_contrastive.runs.engine_options import EngineOptions
 
 AgentConfig = TypeVar("AgentConfig")
 EnvConfig = TypeVar("EnvConfig")
@@ -139,7 +139,7 @@ def _imports(options: list[str]) -> list[str]:
 
 def start(agent: str, env: str, parsed: Any, command: str) -> int:
     """Check everything once, here, then hand the seeds to worker processes."""
-    from rl_contrastive.runs.engines import EngineOptions
+    from rl_contrastive.runs.engine_options import EngineOptions
     from rl_contrastive.runs.run import RunConfig, check_new, prepare, resolve, run_folder
     from rl_contrastive.runs.run_config import with_local_folder
     from rl_contrastive.runs.workers import Job
@@ -268,7 +268,7 @@ class ResumeCommand:
 
 def resume(args: list[str]) -> int:
     """`rlc resume DIR`."""
-    from rl_contrastive.runs.engines import EngineOptions
+    from rl_contrastive.runs.engine_options import EngineOptions
     from rl_contrastive.runs.extend import extend, longer
     from rl_contrastive.runs.folder import CONFIG
     from rl_contrastive.runs.run import read_config, read_summary

@@ -12,7 +12,7 @@ import tyro
 
 from rl_contrastive.cli.parse import Done, flags_of, parse
 from rl_contrastive.cli.run import work
-from rl_contrastive.runs.engines import EngineOptions
+from rl_contrastive.runs.engine_options import EngineOptions
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import numpy as np
 import tyro
 
 from rl_contrastive.cli.parse import Done, flags_of, parse
-from rl_contrastive.runs.engines import EngineOptions, start_engine
+from rl_contrastive.runs.engine_options import EngineOptions
+from rl_contrastive.runs.engines import start_engine
 
 SHOWN = 10
 """Trials in the table."""

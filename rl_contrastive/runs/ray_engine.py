@@ -26,7 +26,7 @@ from rl_contrastive.runs.run_config import processor, versions
 from rl_contrastive.runs.workers import Job, Outcome, Report, on_ctrl_c, write_ended
 
 if TYPE_CHECKING:
-    from rl_contrastive.runs.engines import EngineOptions
+    from rl_contrastive.runs.engine_options import EngineOptions
 
 POLL_SECONDS = 0.5
 """The driver looks for progress and for Ctrl-C at least this often."""

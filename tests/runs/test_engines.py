@@ -17,7 +17,8 @@ from rl_contrastive.cli import main
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs import ray_task
 from rl_contrastive.runs.budget import Budget
-from rl_contrastive.runs.engines import EngineOptions, start_engine
+from rl_contrastive.runs.engines import start_engine
+from rl_contrastive.runs.engine_options import EngineOptions
 from rl_contrastive.runs.parcel import further, pack, unpack
 from rl_contrastive.runs.ray_engine import RayEngine, resources
 from rl_contrastive.runs.run import read_summary, resolve, resume

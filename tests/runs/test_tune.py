@@ -14,7 +14,8 @@ import pytest
 
 from rl_contrastive.cli import main
 from rl_contrastive.errors import RlcError
-from rl_contrastive.runs.engines import EngineOptions, start_engine
+from rl_contrastive.runs.engines import start_engine
+from rl_contrastive.runs.engine_options import EngineOptions
 from rl_contrastive.runs.tune import LEDGER, Stopped, draw, good_first, keeper, open_ledger, report, search
 from rl_contrastive.runs.tune_file import TuneConfig, load_tuning
 from rl_contrastive.runs.workers import Pool
