@@ -36,7 +36,8 @@ def make_env(source: str | gymnasium.Env[Any, Any] | Callable[[], Any], num_envs
     >>> make_env("combination-lock", num_envs=4, horizon=3).env_spec.horizon
     3
     """
-    require(num_envs >= 1, f"make_env: num_envs must be >= 1, got {num_envs}.")
+    whole = isinstance(num_envs, int) and not isinstance(num_envs, bool)
+    require(whole and num_envs >= 1, f"make_env: num_envs must be >= 1 and whole, got {num_envs!r}.")
     if isinstance(source, str):
         entry, fixed = registry.get("env", source)
         env: Env = entry.factory(from_dict(entry.config, {**fields, **fixed}, "env."), num_envs)

@@ -127,9 +127,10 @@ def import_file(path: Path) -> None:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
-        raise RlcError(f"--import: {path} raised {type(error).__name__}: {error}.") from error
+        text = " ".join(str(error).split())
+        raise RlcError(f"--import: {path} raised {type(error).__name__}: {text}.") from error
     _IMPORTED[path.resolve()] = path.stat().st_mtime_ns
 
 

@@ -196,3 +196,25 @@ def test_opponents():
 
     with pytest.raises(RlcError, match="went on differently"):
         check_opponent(forgetful, spec)
+
+
+@pytest.mark.parametrize("line", ["raise KeyError('boom')", "raise SystemExit(0)"])
+def test_an_agent_that_raises_or_exits_is_one_sentence(line, tmp_path, capsys, monkeypatch):
+    for known in get_args(registry.Kind):
+        registry.entries(known)
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    file = tmp_path / "ends.py"
+    assert main(["new", "agent", "ends", "--out", str(file)]) == 0
+    file.write_text(
+        file.read_text().replace(
+            "        return self.rng.integers", f"        {line}\n        return self.rng.integers"
+        )
+    )
+    assert main(["check", str(file)]) == 2
+    assert capsys.readouterr().err.startswith("rlc: agent ends raised")
+
+
+def test_a_file_that_exits_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "leaves.py").write_text("import sys\n\nsys.exit(3)\n")
+    assert main(["check", str(tmp_path / "leaves.py")]) == 2
+    assert "raised SystemExit: 3" in capsys.readouterr().err

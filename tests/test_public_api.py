@@ -90,6 +90,8 @@ def test_an_environment_of_ones_own_learns_in_four_lines():
     [
         (lambda: make_env("combination-lok"), "did you mean 'combination-lock'"),
         (lambda: make_env("combination-lock", 0), "num_envs must be >= 1"),
+        (lambda: make_env("combination-lock", 2.5), "num_envs must be >= 1 and whole"),
+        (lambda: make_env(Corridor, True), "num_envs must be >= 1 and whole"),
         (lambda: make_env("combination-lock", 2, horizn=3), "did you mean 'env.horizon'"),
         (lambda: make_env(Corridor(), 3), "give a function"),
         (lambda: make_env(lambda: 3, 3), "made a int"),

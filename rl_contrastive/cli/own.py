@@ -44,7 +44,13 @@ def check(args: list[str]) -> int:
         return 0
     require(parsed.seconds > 0, f"--seconds must be > 0, got {parsed.seconds}.")
     for entry, fixed in _entries(parsed.target):
-        rules = CHECKS[entry.kind](entry, fixed, parsed.seconds)
+        try:
+            rules = CHECKS[entry.kind](entry, fixed, parsed.seconds)
+        except RlcError:
+            raise
+        except (Exception, SystemExit) as error:  # a user's code may end the process, which would look like a pass
+            text = " ".join(str(error).split())
+            raise RlcError(f"{entry.kind} {entry.name} raised {type(error).__name__}: {text}.") from error
         print(f"ok    {entry.kind} {entry.name}: {', '.join(rules)}")
     return 0
 
