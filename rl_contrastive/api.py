@@ -23,7 +23,7 @@ from rl_contrastive.spec import Agent, Env
 if TYPE_CHECKING:
     import gymnasium
 
-__all__ = ["load", "make_agent", "make_env", "make_objective", "names", "train"]
+__all__ = ["load", "make_agent", "make_env", "make_objective", "names", "options", "train"]
 
 
 def make_env(source: str | gymnasium.Env[Any, Any] | Callable[[], Any], num_envs: int = 1, **fields: Any) -> Env:
@@ -78,7 +78,7 @@ def make_objective(name: str, **options: Any) -> Any:
 
 
 def names(kind: registry.Kind) -> list[str]:
-    """All registered names of a kind: "agent", "env", "objective", "claim", "study" or "opponent".
+    """All registered names of a kind: "agent", "env", "objective", "energy-objective", "claim", "study" or "opponent".
 
     >>> "contrastive-ucb" in names("agent")
     True

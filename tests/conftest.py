@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from rl_contrastive import registry
+from rl_contrastive import make_env, registry
 from rl_contrastive.config import from_dict
 from rl_contrastive.registry import get
 from rl_contrastive.runs.loop import Budget
@@ -26,12 +26,6 @@ from rl_contrastive.runs.run import RunConfig, config_json, run_folder
 # A suite started in the background of a script ignores Ctrl-C, and so would the programs that the tests start and stop.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def make_env(name: str, num_envs: int, **fields: Any) -> Any:
-    """The environment `name` with `num_envs` rows."""
-    entry, fixed = get("env", name)
-    return entry.factory(from_dict(entry.config, {**fixed, **fields}), num_envs)
 
 
 def make_agent(name: str, env_name: str, *, seed: int = 0, env: dict[str, Any] | None = None, **fields: Any) -> Any:

@@ -102,11 +102,11 @@ def _check_agent(entry: registry.Entry, fixed: dict[str, Any], seconds: float) -
 def _maker(
     entry: registry.Entry, fixed: dict[str, Any], world: str, options: dict[str, int]
 ) -> Callable[[int], tuple[Any, Any]]:
+    from rl_contrastive.api import make_env
+
     def make(seed: int) -> tuple[Any, Any]:
         config: Any = from_dict(entry.config, fixed, "agent.")
-        env_entry, _ = registry.get("env", world)
-        env_config: Any = from_dict(env_entry.config, options, "env.")
-        env = env_entry.factory(env_config, config.batch)
+        env = make_env(world, config.batch, **options)
         return entry.factory(env, config, seed=seed), env
 
     return make
@@ -124,14 +124,13 @@ def _check_opponent(entry: registry.Entry, fixed: dict[str, Any], seconds: float
     del seconds
     import numpy as np
 
+    from rl_contrastive.api import make_env
     from rl_contrastive.testing import check_opponent
 
     config: Any = from_dict(entry.config, fixed, "opponent.")
     rules: list[str] = []
     for world, options in WORLDS[2:]:
-        env_entry, _ = registry.get("env", world)
-        env_config: Any = from_dict(env_entry.config, options, "env.")
-        spec = env_entry.factory(env_config, 1).env_spec
+        spec = make_env(world, 1, **options).env_spec
         rules = check_opponent(lambda seed: entry.factory(spec, config, rng=np.random.default_rng(seed)), spec)  # noqa: B023
     return rules
 

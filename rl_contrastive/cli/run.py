@@ -90,21 +90,16 @@ def run(args: list[str]) -> int:
         entry, fixed = registry.get("env", names[1])
         env_config = entry.config
     prog = f"rlc run {' '.join(names) if len(names) == 2 else 'AGENT ENV'}"
-    if wants_help and "--help-all" not in options:
-        print(short_help(prog, RunFlags, agent_config, env_config))
+    agent, env = with_options(agent_config(), options, "--agent."), env_config(**fixed)
+    if wants_help:
+        write = long_help if "--help-all" in options else short_help
+        print(write(prog, RunFlags(), agent, env))
         return 0
     flags = flags_of(RunFlags) - {"--imports"} | {"--import"}
-    agent = with_options(agent_config(), options, "--agent.")
-    if "--help-all" in options:
-        print(long_help(prog, RunFlags(), agent, env_config(**fixed)))
-        return 0
     flags |= flags_of(agent, "--agent.") | flags_of(env_config, "--env.")
     generic: Any = RunCommand
-    default = RunCommand(RunFlags(), agent, env_config(**fixed))
-    try:
-        parsed = parse(generic[agent_config, env_config], options, prog=prog, flags=flags, default=default)
-    except Done:
-        return 0
+    default = RunCommand(RunFlags(), agent, env)
+    parsed = parse(generic[agent_config, env_config], options, prog=prog, flags=flags, default=default)
     return start(names[0], names[1], parsed, "rlc run " + shlex.join(args))
 
 

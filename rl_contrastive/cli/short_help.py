@@ -20,7 +20,7 @@ FLAGS = {"imports": "import"}
 """Fields whose option has another name."""
 
 
-def short_help(prog: str, flags: type, agent: type, env: type) -> str:
+def short_help(prog: str, flags: Any, agent: Any, env: Any) -> str:
     """Ten options of the run, then those of the agent and of the environment that are no tables of their own."""
     lines = [f"usage: {prog} [OPTIONS]", "", "Train AGENT on ENV, one process a seed; records go to a run folder.", ""]
     lines += ["run:", *_rows(flags, "--", FIRST)]
@@ -32,7 +32,7 @@ def short_help(prog: str, flags: type, agent: type, env: type) -> str:
 
 
 def long_help(prog: str, flags: Any, agent: Any, env: Any) -> str:
-    """Every option of the three configs, which are instances: type, default, range and the whole text."""
+    """Every option of three configs: type, default, range and the whole text."""
     lines = [f"usage: {prog} [OPTIONS]", "", "Train AGENT on ENV, one process a seed; records go to a run folder."]
     for title, config, prefix in (("run", flags, "--"), ("agent", agent, "--agent."), ("environment", env, "--env.")):
         lines += ["", f"{title}:", *_entries(config, prefix)]
@@ -41,7 +41,7 @@ def long_help(prog: str, flags: Any, agent: Any, env: Any) -> str:
 
 def _entries(config: Any, prefix: str) -> list[str]:
     """Plain fields first, then the tables within, each under its own heading."""
-    width = min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH)
+    width = _width()
     docs, hints = field_docs(type(config)), typing.get_type_hints(type(config))
     plain, inner = [], []
     for field in dataclasses.fields(config):
@@ -72,13 +72,13 @@ def _kind(hint: Any) -> str:
     return {str: "TEXT", Path: "PATH"}.get(hint, getattr(hint, "__name__", str(hint)).upper())
 
 
-def _rows(config: type, prefix: str, names: tuple[str, ...]) -> list[str]:
+def _rows(config: Any, prefix: str, names: tuple[str, ...]) -> list[str]:
     """`--name  what it is (default)` for each plain field, cut to the terminal's width."""
-    docs, values = field_docs(config), {field.name: _default(field) for field in dataclasses.fields(config)}
+    docs, values = field_docs(type(config)), {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     plain = [name for name in names if not dataclasses.is_dataclass(values[name])]
     flags = [prefix + name.replace("_", "-") for name in plain]
     column = max((len(flag) for flag in flags), default=0) + 4
-    width = min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH)
+    width = _width()
     rows = []
     for flag, name in zip(flags, plain, strict=True):
         text = f"{_first_part(docs.get(name, ''))}  [{_shown(values[name])}]"
@@ -86,10 +86,8 @@ def _rows(config: type, prefix: str, names: tuple[str, ...]) -> list[str]:
     return rows
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    return field.default_factory() if field.default_factory is not dataclasses.MISSING else None
+def _width() -> int:
+    return min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH)
 
 
 def _first_part(text: str) -> str:

@@ -30,10 +30,10 @@ MOST = 2
 class ProgressLines:
     """A context manager whose `report` is what `workers.Pool` calls: bars on a terminal, else now and then a line.
 
-    runs: how many there are, for the time that is left.
+    runs: how many there are, for the time that is left; None: not known, as where trials are dropped on the way.
     """
 
-    def __init__(self, *, runs: int = 1, quiet: bool = False) -> None:
+    def __init__(self, *, runs: int | None = None, quiet: bool = False) -> None:
         self.quiet, self.runs = quiet, runs
         self._started, self._shares = time.monotonic(), dict[str, float]()
         self.drawn = not quiet and sys.stderr.isatty()
@@ -81,11 +81,15 @@ class ProgressLines:
 
     def _say_how_far(self) -> None:
         """Runs done, about how long the rest takes at the pace so far, and what was heard last."""
-        elapsed, share = time.monotonic() - self._started, sum(self._shares.values()) / self.runs
+        elapsed = time.monotonic() - self._started
         self._say.seconds = min(max(EVERY, elapsed / SPARSE), LONGEST)
         done = sum(part == 1.0 for part in self._shares.values())
-        left = f", about {_time(elapsed * (1 - share) / share)} left" if share > 0.02 else ""
-        self._say("; ".join([f"{done} of {self.runs} runs done{left}", *list(self._newest.values())[-MOST:]]))
+        words = f"{done} runs done"
+        if self.runs is not None:
+            share = sum(self._shares.values()) / self.runs
+            left = f", about {_time(elapsed * (1 - share) / share)} left" if share > 0.02 else ""
+            words = f"{done} of {self.runs} runs done{left}"
+        self._say("; ".join([words, *list(self._newest.values())[-MOST:]]))
 
 
 def _share(job: Job, message: dict[str, Any]) -> float:

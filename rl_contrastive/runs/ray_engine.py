@@ -23,7 +23,7 @@ from rl_contrastive.runs import ray_task
 from rl_contrastive.runs.folder import RunFolder
 from rl_contrastive.runs.parcel import pack, unpack
 from rl_contrastive.runs.run_config import processor, versions
-from rl_contrastive.runs.workers import Job, Outcome, Report, on_ctrl_c, write_ended
+from rl_contrastive.runs.workers import Job, Outcome, Report, last_message, on_ctrl_c, write_ended
 
 if TYPE_CHECKING:
     from rl_contrastive.runs.engine_options import EngineOptions
@@ -169,8 +169,7 @@ class RayEngine:
             forget: Any = ray.remote(ray_task.forget).options(num_cpus=0, scheduling_strategy=_at(answer["node_id"]))
             self._clean_up.append(forget.remote(ray_task.run_id_of(job.folder)))
         if summary is not None and "episodes" in summary:
-            last = {"return": summary.get("final_return"), "solved_at": summary.get("solved_at_episode")}
-            self.report(job, {"episodes": summary["episodes"], "env_steps": summary["env_steps"], **last})
+            self.report(job, last_message(summary))
         return Outcome(job, summary, died=bool(answer.get("died")))
 
     def _lost(self, job: Job, this: _Try, what: str) -> Outcome | _Try:

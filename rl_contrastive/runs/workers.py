@@ -152,9 +152,7 @@ class Pool:
             if "summary" in message:
                 summary = message["summary"]
                 outcome = Outcome(job, summary)
-                last = {"return": summary.get("final_return"), "solved_at": summary.get("solved_at_episode")}
-                counts = {"episodes": summary["episodes"], "env_steps": summary["env_steps"]}
-                self.report(job, {**counts, **last, "done": True})
+                self.report(job, last_message(summary))
             elif "bad_input" in message:
                 outcome = Outcome(job, None, message["bad_input"])
                 if job.fresh:
@@ -258,6 +256,17 @@ def _work(folder: Path, trusted: bool, channel: IO[str], stop: threading.Event) 
     except RlcError as error:
         return {"bad_input": str(error)}
     return {"summary": summary}
+
+
+def last_message(summary: Summary) -> dict[str, Any]:
+    """What the progress line shows of a run that ended, on whichever engine."""
+    return {
+        "episodes": summary["episodes"],
+        "env_steps": summary["env_steps"],
+        "return": summary.get("final_return"),
+        "solved_at": summary.get("solved_at_episode"),
+        "done": True,
+    }
 
 
 def progress_message(progress: Any) -> dict[str, Any]:

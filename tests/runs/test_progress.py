@@ -56,3 +56,15 @@ def test_a_pipe_gets_lines_with_the_time_that_is_left(config, monkeypatch):
     first, second = stream.getvalue().splitlines()
     assert first == "rlc: 1 of 4 runs done, about 2 min left"
     assert second == "rlc: 1 of 4 runs done, about 60 s left; tiny--low-rank seed-1 20/40 episodes, return 0.250"
+
+
+def test_without_a_number_of_runs_no_time_is_promised(config, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    with ProgressLines() as lines:
+        for seed in range(2):
+            clock[0] += 30.0
+            job = Job(Path("runs/e/tiny--low-rank") / f"seed-{seed}", config)
+            lines.report(job, {"episodes": 40, "env_steps": 120, "return": 1.0, "solved_at": None, "done": True})
+    assert stream.getvalue().splitlines() == ["rlc: 1 runs done", "rlc: 2 runs done"]

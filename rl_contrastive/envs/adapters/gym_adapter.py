@@ -67,12 +67,7 @@ class GymConfig:
 
     def make_arguments(self) -> dict[str, Any]:
         """`kwargs` as a dict; RlcError unless it is a JSON object."""
-        try:
-            arguments = json.loads(self.kwargs)
-        except json.JSONDecodeError as error:
-            raise RlcError(f"gym: kwargs must be a JSON object, got {self.kwargs!r} ({error.msg}).") from error
-        require(isinstance(arguments, dict), f"gym: kwargs must be a JSON object, got {self.kwargs!r}.")
-        return dict(arguments)
+        return json_object("gym", self.kwargs)
 
 
 @register("env", "gym:", GymConfig)
@@ -278,6 +273,16 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
 def _say_once(note: str) -> None:
     """One line a process on stderr: what was done with the actions changes what an agent can do."""
     print(f"rlc: {note}", file=sys.stderr)
+
+
+def json_object(adapter: str, text: str) -> dict[str, Any]:
+    """The option `kwargs` of an adapter as a dict; RlcError unless it is a JSON object."""
+    try:
+        arguments = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RlcError(f"{adapter}: kwargs must be a JSON object, got {text!r} ({error.msg}).") from error
+    require(isinstance(arguments, dict), f"{adapter}: kwargs must be a JSON object, got {text!r}.")
+    return dict(arguments)
 
 
 def one_line(error: Exception) -> str:

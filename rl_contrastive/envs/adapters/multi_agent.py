@@ -8,7 +8,6 @@ for the others. The rows of a copy share one world, so for one row the world is 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from rl_contrastive.config import require
-from rl_contrastive.envs.adapters.gym_adapter import one_line
+from rl_contrastive.envs.adapters.gym_adapter import json_object, one_line
 from rl_contrastive.envs.adapters.pettingzoo_find import find
 from rl_contrastive.envs.adapters.pettingzoo_spaces import own_limit
 from rl_contrastive.envs.base import default_observation_space
@@ -49,12 +48,7 @@ class MultiAgentConfig:
 
     def make_arguments(self) -> dict[str, Any]:
         """`kwargs` as a dict; RlcError unless it is a JSON object."""
-        try:
-            arguments = json.loads(self.kwargs)
-        except json.JSONDecodeError as error:
-            raise RlcError(f"multi: kwargs must be a JSON object, got {self.kwargs!r} ({error.msg}).") from error
-        require(isinstance(arguments, dict), f"multi: kwargs must be a JSON object, got {self.kwargs!r}.")
-        return dict(arguments)
+        return json_object("multi", self.kwargs)
 
 
 @register("env", "multi:", MultiAgentConfig)

@@ -10,7 +10,6 @@ the environment.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -20,7 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from rl_contrastive.config import Ge, check_ranges, require
-from rl_contrastive.envs.adapters.gym_adapter import one_line
+from rl_contrastive.envs.adapters.gym_adapter import json_object, one_line
 from rl_contrastive.envs.adapters.gym_features import FeatureKind
 from rl_contrastive.envs.adapters.pettingzoo_find import find
 from rl_contrastive.envs.adapters.pettingzoo_spaces import ALLOWED, joint_features, own_limit, two_players
@@ -65,12 +64,7 @@ class PettingZooConfig:
 
     def make_arguments(self) -> dict[str, Any]:
         """`kwargs` as a dict; RlcError unless it is a JSON object."""
-        try:
-            arguments = json.loads(self.kwargs)
-        except json.JSONDecodeError as error:
-            raise RlcError(f"pettingzoo: kwargs must be a JSON object, got {self.kwargs!r} ({error.msg}).") from error
-        require(isinstance(arguments, dict), f"pettingzoo: kwargs must be a JSON object, got {self.kwargs!r}.")
-        return dict(arguments)
+        return json_object("pettingzoo", self.kwargs)
 
 
 @register("env", "pettingzoo:", PettingZooConfig)
