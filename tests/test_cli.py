@@ -336,6 +336,12 @@ def test_the_defaults_of_every_agent_can_be_given_on_the_command_line(name, caps
     assert "--agent.batch INT" in capsys.readouterr().out
 
 
+def test_the_completion_of_a_shell_is_printed_and_nothing_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "uniform", "low-rank", "--tyro-print-completion", "bash"]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_short_help_shows_ten_options_of_the_run_and_where_the_rest_is(capsys):
     assert main(["run", "contrastive-ucb", "combination-lock", "--help"]) == 0
     shown = capsys.readouterr().out

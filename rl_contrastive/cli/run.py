@@ -99,7 +99,10 @@ def run(args: list[str]) -> int:
     flags |= flags_of(agent, "--agent.") | flags_of(env_config, "--env.")
     generic: Any = RunCommand
     default = RunCommand(RunFlags(), agent, env)
-    parsed = parse(generic[agent_config, env_config], options, prog=prog, flags=flags, default=default)
+    try:
+        parsed = parse(generic[agent_config, env_config], options, prog=prog, flags=flags, default=default)
+    except Done:  # tyro has options of its own, such as the one for shell completion
+        return 0
     return start(names[0], names[1], parsed, "rlc run " + shlex.join(args))
 
 
