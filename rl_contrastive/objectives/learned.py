@@ -17,7 +17,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, check_ranges, require
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.views import ViewObjective, Views, unit, weighted_rows
 from rl_contrastive.registry import register
@@ -66,7 +66,7 @@ def log_mean_others(scores: Tensor, log_count: Tensor) -> Tensor:
 class MIMConfig:
     """The Gaussian code and its loss."""
 
-    least_log_scale: float = -6.0
+    least_log_scale: Annotated[float, In(-30, 0)] = -6.0
     """Smallest log scale of the code; smaller ones are raised to it, or log q grows without bound."""
     per_dim: bool = False
     """Divide the gradients (not the values) of log q and log P by d, for a reconstruction that is averaged too."""

@@ -121,7 +121,7 @@ class DyCEMemory:
         self.centres = torch.zeros(self.config.prototypes, dim, dtype=dtype)
         self.index: IntArray = np.full(self.capacity, -1, dtype=np.int64)
         self.label: IntArray = np.full(self.capacity, -1, dtype=np.int64)
-        self.place, self.pushes, self.clustered_at = 0, 0, -1
+        self.total, self.pushes, self.clustered_at = 0, 0, -1
 
     @property
     def filled(self) -> BoolArray:
@@ -140,13 +140,13 @@ class DyCEMemory:
         require_index("dyce", index, self.slots)
         require(len(index) == len(z), f"dyce: {len(z)} vectors, but {len(index)} indices.")
         z, index = z.detach()[-self.capacity :].to(self.z), index[-self.capacity :]
-        where = (self.place + np.arange(len(z))) % self.capacity
+        where = (self.total + np.arange(len(z))) % self.capacity
         label = assign(z, self.centres, self.config) if self.clustered_at >= 0 else np.full(len(z), -1)
         self.z[torch.from_numpy(where)] = z
         self.index[where], self.label[where] = index, label
-        self.place, self.pushes = (self.place + len(z)) % self.capacity, self.pushes + 1
+        self.total, self.pushes = self.total + len(z), self.pushes + 1
         due = self.config.every > 0 and self.pushes - self.clustered_at >= self.config.every
-        if (self.clustered_at < 0 and bool(self.filled.all())) or (self.clustered_at >= 0 and due):
+        if (self.clustered_at < 0 and self.total >= self.capacity) or (self.clustered_at >= 0 and due):
             self._cluster(rng)
         elif self.clustered_at >= 0:
             self._move_prototypes()
@@ -183,7 +183,7 @@ class DyCEMemory:
     def _cluster(self, rng: np.random.Generator) -> None:
         """k-means of all vectors; prototypes and labels anew."""
         some = np.flatnonzero(self.filled)
-        if len(some) < self.config.prototypes:  # too many were forgotten; the old prototypes serve on
+        if len(some) < self.config.prototypes:  # too many were forgotten; the next push tries again
             return
         points = unit(self.z[torch.from_numpy(some)])
         self.centres, self.label[some] = k_means(points, self.config.prototypes, self.config.iterations, rng=rng)
@@ -200,7 +200,7 @@ class DyCEMemory:
         """Everything: vectors, instances, labels, prototypes, counters."""
         arrays = {"z": array(self.z), "centres": array(self.centres)}
         arrays |= {"index": self.index.copy(), "label": self.label.copy()}
-        return {**arrays, "place": self.place, "pushes": self.pushes, "clustered_at": self.clustered_at}
+        return {**arrays, "total": self.total, "pushes": self.pushes, "clustered_at": self.clustered_at}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; RlcError on missing keys or other shapes."""
@@ -209,7 +209,7 @@ class DyCEMemory:
         self.z, self.centres = tensors["z"].to(self.z, copy=True), tensors["centres"].to(self.centres, copy=True)
         self.index = np.array(saved(state, "index", "dyce", (M,)), dtype=np.int64)
         self.label = np.array(saved(state, "label", "dyce", (M,)), dtype=np.int64)
-        self.place, self.pushes = int(saved(state, "place", "dyce")), int(saved(state, "pushes", "dyce"))
+        self.total, self.pushes = int(saved(state, "total", "dyce")), int(saved(state, "pushes", "dyce"))
         self.clustered_at = int(saved(state, "clustered_at", "dyce"))
 
 

@@ -129,5 +129,6 @@ def draw_linear(layer: nn.Linear, *, rng: torch.Generator) -> nn.Linear:
     bound = layer.in_features**-0.5
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=rng)
-        layer.bias.uniform_(-bound, bound, generator=rng)
+        if layer.bias is not None:
+            layer.bias.uniform_(-bound, bound, generator=rng)
     return layer

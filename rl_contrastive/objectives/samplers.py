@@ -139,8 +139,9 @@ class SemanticNeighbours:
         self.config = config or SemanticConfig()
         self.semantic = torch.as_tensor(np.array(semantic, dtype=np.float32))
         self.nearest = HardTopK(semantic, HardTopKConfig(self.config.neighbours))
-        W = nn.Linear(self.semantic.shape[1], self.config.width)
-        self.nets = nn.ModuleList([draw_linear(W, rng=rng), draw_linear(nn.Linear(2 * self.config.width, 1), rng=rng)])
+        W = nn.Linear(self.semantic.shape[1], self.config.width, bias=False)
+        a = nn.Linear(2 * self.config.width, 1, bias=False)
+        self.nets = nn.ModuleList([draw_linear(W, rng=rng), draw_linear(a, rng=rng)])
 
     def parameters(self) -> list[nn.Parameter]:
         """W and a, which the encoder's optimiser trains."""

@@ -113,7 +113,11 @@ class OpTA:
         require(fits, f"opta: support {tuple(support.shape)} and query {tuple(query.shape)} do not fit together.")
         new = support
         for _ in range(self.config.passes):
-            new = torch.softmax(self.log_plan(new, query), dim=-1) @ query  # rows of pi normalised
+            log_plan = self.log_plan(new, query)
+            moved = torch.softmax(log_plan, dim=-1) @ query  # rows of pi normalised
+            # A class that the estimate takes for absent has no mass to follow, and stays.
+            empty = log_plan.amax(-1, keepdim=True) == -torch.inf
+            new = torch.where(empty, new, moved)
         return self.config.keep * support + (1.0 - self.config.keep) * new
 
     def log_plan(self, support: Tensor, query: Tensor) -> Tensor:

@@ -77,6 +77,14 @@ def test_opta_golden_prototypes() -> None:
     torch.testing.assert_close(OpTA()(same, torch.ones(6, 2)), same)  # every cost 0
 
 
+def test_a_class_without_queries_stays() -> None:
+    support = torch.tensor([[0.0, 0.0], [100.0, 0.0]])
+    query = torch.tensor([[0.5, 0.0], [0.0, 0.5]])
+    found = OpTA(OpTAConfig(marginal="estimated", prior=0.0, eps=1e-3))(support, query)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found, torch.tensor([[0.25, 0.25], [100.0, 0.0]]))
+
+
 def few_shot(sizes: list[int], shift: float, episodes: int = 40) -> dict[str, float]:
     """Accuracy of the nearest prototype, one labelled point a class, 5 Gaussian classes in 10 dimensions."""
     rng = generator(3)
@@ -145,6 +153,18 @@ def test_positions_are_overwritten_oldest_first() -> None:
     assert (memory.label[~memory.filled] == -1).all()
     with pytest.raises(RlcError, match="at most the 4 vectors"):
         memory.nearest(torch.ones(1, 2), 5)
+
+
+def test_forgotten_positions_do_not_put_off_the_first_partition() -> None:
+    """A replay that overwrites empties some position at all times; the memory is never quite full."""
+    memory = DyCEMemory(8, SMALL, slots=1000)
+    for i in range(9):
+        z, _ = blobs(10, 0.2, seed=i)
+        memory.push(z, np.arange(10 * i, 10 * i + 10), rng=generator(i))
+        memory.forget(np.array([10 * i]))
+    assert memory.clustered_at >= 0
+    assert set(memory.label[memory.filled]) == {0, 1, 2, 3}
+    assert memory.filled[memory.nearest(z, 3)].all()
 
 
 @pytest.mark.parametrize("own", [False, True])
