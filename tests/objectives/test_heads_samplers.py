@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from golden_waves import wave
 from torch import Tensor
 
 from rl_contrastive.errors import RlcError
@@ -22,10 +23,6 @@ from rl_contrastive.objectives.samplers import (
 )
 
 PLAIN = WhiteningConfig(groups=2, shuffle=False, eps=1e-9)
-
-
-def wave(n: int, d: int, k: float) -> Tensor:
-    return torch.tensor(np.sin(np.arange(n * d) + k).reshape(n, d))
 
 
 def seeded(seed: int = 0) -> torch.Generator:

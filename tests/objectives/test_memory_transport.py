@@ -7,16 +7,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from golden_waves import wave
 from torch import Tensor
 
 from rl_contrastive.errors import RlcError
 from rl_contrastive.objectives.memory import DyCEConfig, DyCEMemory, assign, k_means
 from rl_contrastive.objectives.transport import OpTA, OpTAConfig, estimate_marginal, log_sinkhorn
 from rl_contrastive.spec import State
-
-
-def wave(n: int, d: int, k: float) -> Tensor:
-    return torch.tensor(np.sin(np.arange(n * d) + k).reshape(n, d))
 
 
 def generator(seed: int = 0) -> np.random.Generator:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
+from golden_waves import wave
 from torch import Tensor
 
 from rl_contrastive import registry
@@ -32,11 +32,6 @@ from rl_contrastive.objectives.learned import CMIM, MIM, CMIMConfig, MIMConfig, 
 from rl_contrastive.objectives.memory import BECLR, BECLRConfig
 from rl_contrastive.objectives.samplers import SimCTG, SimCTGConfig
 from rl_contrastive.objectives.views import ViewObjective, Views
-
-
-def wave(n: int, d: int, k: float) -> Tensor:
-    """X(n, d, k) of the specification: sin(0 + k), sin(1 + k), ... as n rows."""
-    return torch.tensor(np.sin(np.arange(n * d) + k).reshape(n, d))
 
 
 def stacked(V: int, N: int = 4, d: int = 3) -> Tensor:
