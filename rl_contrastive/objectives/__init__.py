@@ -15,15 +15,31 @@ if TYPE_CHECKING:
     from rl_contrastive.objectives.base import Objective
 
 NAMES: dict[str, tuple[str, ...]] = {
+    "augmenters": ("Augmenters", "AugmentersConfig", "MCLRec", "MCLRecConfig", "TurnsConfig", "take_turns"),
     "base": ("Contrast", "NoOptions", "Objective", "ObjectiveResult", "Sizes"),
     "binary": ("NCE", "Logistic", "LogisticConfig"),
     "compositional": ("MECO", "KeyedMECO", "MECOConfig"),
+    "graph": ("LightGCL", "LightGCLConfig", "SVDView", "SVDViewConfig"),
+    "heads": ("Gate", "GateConfig", "ShuffledWhitening", "WhiteningConfig"),
     "labelled": ("SupCon", "SupConConfig", "SupReMix", "SupReMixConfig"),
+    "learned": ("CMIM", "CMIMConfig", "MIM", "MIMConfig"),
+    "memory": ("BECLR", "BECLRConfig", "DyCEConfig", "DyCEMemory"),
     "multi_view": ("CACR", "CACRConfig", "MVDHEL", "MVDHELConfig", "MVInfoNCE", "MVInfoNCEConfig"),
     "pairwise": ("DCL", "DCLConfig", "DCLW", "DCLWConfig", "NTXent", "NTXentConfig"),
+    "samplers": (
+        "HardTopK",
+        "HardTopKConfig",
+        "PropensityConfig",
+        "PropensitySampler",
+        "SemanticConfig",
+        "SemanticNeighbours",
+        "SimCTG",
+        "SimCTGConfig",
+    ),
     "separated": ("SepCLR", "SepCLRConfig", "SimLAP", "SimLAPConfig"),
     "softmax": ("InfoNCE", "InfoNCEConfig", "MLE"),
     "spectral": ("Spectral",),
+    "transport": ("OpTA", "OpTAConfig", "log_sinkhorn"),
     "views": ("ViewObjective", "Views"),
 }
 """File -> the public names in it."""
