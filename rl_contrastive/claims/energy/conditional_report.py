@@ -33,8 +33,7 @@ def report(config: ConditionalConfig, cells: Cells, context: Context) -> Report:
     if failures:
         tables.append(Table("Failed fits", ("what",), [(line,) for line in failures]))
     return Report(
-        name="conditional",
-        question="Does a moving average of the partition, one for each (s,a) or one d-vector for all, reach exact "
+        claim="Does a moving average of the partition, one for each (s,a) or one d-vector for all, reach exact "
         "likelihood on low-rank p(s'|s,a), and with how much noise?",
         answer=_answer(config, cells),
         tables=tables,
