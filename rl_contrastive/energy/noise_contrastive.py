@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from rl_contrastive.config import require
 from rl_contrastive.energy.base import (
+    Configured,
     Energy,
     EnergyLoss,
     Noise,
@@ -28,6 +28,7 @@ from rl_contrastive.energy.base import (
     nll_estimate,
     noise_of,
 )
+from rl_contrastive.energy.contrast import data_term, noise_term
 from rl_contrastive.registry import register
 
 if TYPE_CHECKING:
@@ -38,11 +39,10 @@ def nce_loss(l_x: Tensor, l_z: Tensor, nu: float) -> Tensor:
     """mean softplus(-(l(x) - log nu)) + nu mean softplus(l(z) - log nu): l_x (..., n), l_z (..., m) -> (...,).
 
     Logistic regression with nu noise points to a datum; minimiser l = log p/q for every nu, and as nu grows the
-    estimate tends to maximum likelihood. Source: Gutmann & Hyvarinen 2012. Written with softplus only, which is
-    finite for scores of any size where log(sigmoid) is not.
+    estimate tends to maximum likelihood. Source: Gutmann & Hyvarinen 2012.
     """
     shift = math.log(nu)
-    return softplus(shift - l_x).mean(-1) + nu * softplus(l_z - shift).mean(-1)
+    return data_term(l_x, shift).mean(-1) + nu * noise_term(l_z, shift).mean(-1)
 
 
 def exponential_log_loss(l_x: Tensor, l_z: Tensor) -> Tensor:
@@ -77,13 +77,11 @@ class NCEConfig:
 
 
 @register("energy-objective", "nce", NCEConfig)
-class NCE:
+class NCE(Configured[NCEConfig]):
     """Noise-contrastive estimation with K noise points to a datum; see `nce_loss` of l - c."""
 
     name = "nce"
-
-    def __init__(self, config: NCEConfig | None = None) -> None:
-        self.config = config or NCEConfig()
+    options = NCEConfig
 
     def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> LogZState:
         """c not yet set; give `state.parameters()` to the optimiser."""
@@ -122,13 +120,11 @@ class ENCEConfig:
 
 
 @register("energy-objective", "ence", ENCEConfig)
-class ENCE:
+class ENCE(Configured[ENCEConfig]):
     """Exponential-loss NCE; see `exponential_log_loss` of l - c. Use with AveragedDescent(normalise=True) or Adam."""
 
     name = "ence"
-
-    def __init__(self, config: ENCEConfig | None = None) -> None:
-        self.config = config or ENCEConfig()
+    options = ENCEConfig
 
     def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> LogZState:
         """c not yet set; give `state.parameters()` to the optimiser."""
