@@ -64,7 +64,7 @@ class Cell:
     options: Options
     seeds: tuple[int, ...]
     metrics: dict[str, FloatArray]
-    """(n,) numbers, NaN for a seed that failed."""
+    """(n,) numbers in the order of `seeds`, NaN for a seed that failed."""
     failed: dict[int, str] = field(default_factory=dict)
     """Seed -> why."""
     folders: dict[int, Path] = field(default_factory=dict)
@@ -76,17 +76,13 @@ class Cell:
         """Mean and Student's 95% interval over the seeds that did not fail; NaN where all did."""
         return interval(self.metrics[metric])
 
-    def per_seed(self, metric: str) -> FloatArray:
-        """(n,) values in the order of `seeds`."""
-        return self.metrics[metric]
-
 
 def interval(values: FloatArray) -> Interval:
     """Mean with Student's 95% interval over the finite values; NaN where there are none."""
     finite = np.asarray(values, dtype=np.float64)
     finite = finite[np.isfinite(finite)]
     if not len(finite):
-        return Interval(float("nan"), float("nan"), float("nan"))
+        return NOTHING
     return mean_interval(finite)
 
 

@@ -90,10 +90,11 @@ def default_config(name: str, *, quick: bool = False) -> Any:
 
 def _seeded(config: Any, seed: int | None) -> Any:
     """The config with its field `seed`, or with `seeds` that begin there; an exact claim has neither."""
-    if seed is None or not hasattr(config, "seed"):
-        moved = seed is not None and hasattr(config, "seeds")
-        return replace(config, seeds=tuple(s - config.seeds[0] + seed for s in config.seeds)) if moved else config
-    return replace(config, seed=seed)
+    if seed is None or not (hasattr(config, "seed") or hasattr(config, "seeds")):
+        return config
+    if hasattr(config, "seed"):
+        return replace(config, seed=seed)
+    return replace(config, seeds=tuple(s - config.seeds[0] + seed for s in config.seeds))
 
 
 def _folder(name: str, group: str) -> str:

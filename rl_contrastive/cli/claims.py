@@ -53,14 +53,9 @@ PLACES = ("--out", "--workers", "--overwrite", "--json")
 """Options that change no number: a page may lie anywhere and be made by any number of workers."""
 
 
-def claims(args: list[str]) -> int:
-    """`rlc claims [NAME ...]`; exit code 1 if a claim does not hold or a control does not fail."""
-    return _measure(args)
-
-
 def theory(args: list[str]) -> int:
     """`rlc theory [NAME ...]`: the claims of the group `theory`, into OUT/NAME."""
-    return _measure(args, "theory")
+    return claims(args, "theory")
 
 
 def energy(args: list[str]) -> int:
@@ -68,10 +63,11 @@ def energy(args: list[str]) -> int:
     words = ["--claim." + word.removeprefix("--study.") if word.startswith("--study.") else word for word in args]
     if words != args:
         print("rlc: --study.X is written --claim.X now.", file=sys.stderr)
-    return 0 if (code := _measure(words, "energy")) == 1 else code
+    return 0 if (code := claims(words, "energy")) == 1 else code
 
 
-def _measure(args: list[str], group: str = "") -> int:
+def claims(args: list[str], group: str = "") -> int:
+    """`rlc claims [NAME ...]`; exit code 1 if a claim does not hold or a control does not fail."""
     from rl_contrastive.claims.runner import default_config, run_claims, selected
 
     names, options = _split(args)

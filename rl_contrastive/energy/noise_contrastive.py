@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -76,16 +76,40 @@ class NCEConfig:
         require(self.noise_per_datum >= 1, f"nce: noise_per_datum must be >= 1, got {self.noise_per_datum}.")
 
 
+@dataclass(frozen=True)
+class ENCEConfig:
+    """Exponential-loss noise-contrastive estimation, to be descended with normalised steps."""
+
+    noise_per_datum: int = 1
+    """K >= 1: draws of q to a datum where the objective draws the noise; more only lowers the variance."""
+    learn_log_z: bool = True
+    """Learn c = log Z; without it c = 0 and the model's own constant must do this."""
+    scale: Literal["log", "exact"] = "log"
+    """log: the surrogate is log L (same direction, never overflows). exact: L itself, an error once it overflows."""
+
+    def __post_init__(self) -> None:
+        require(self.noise_per_datum >= 1, f"ence: noise_per_datum must be >= 1, got {self.noise_per_datum}.")
+
+
+C = TypeVar("C", NCEConfig, ENCEConfig)
+
+
+class Classifier(Configured[C]):
+    """Base of both: a learned log Z."""
+
+    def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> LogZState:
+        """c not yet set, 0 where it is not learned; give `state.parameters()` to the optimiser."""
+        if not self.config.learn_log_z:
+            return LogZState(c=torch.zeros(shape, dtype=torch.float64, device=device))
+        return LogZState(c=torch.nn.Parameter(torch.full(shape, math.nan, dtype=torch.float64, device=device)))
+
+
 @register("energy-objective", "nce", NCEConfig)
-class NCE(Configured[NCEConfig]):
+class NCE(Classifier[NCEConfig]):
     """Noise-contrastive estimation with K noise points to a datum; see `nce_loss` of l - c."""
 
     name = "nce"
     options = NCEConfig
-
-    def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> LogZState:
-        """c not yet set; give `state.parameters()` to the optimiser."""
-        return _initial_log_z(self.config.learn_log_z, shape, device)
 
     def loss(
         self,
@@ -104,31 +128,12 @@ class NCE(Configured[NCEConfig]):
         return _outcome(each.sum(), each, f_x, noise, state)
 
 
-@dataclass(frozen=True)
-class ENCEConfig:
-    """Exponential-loss noise-contrastive estimation, to be descended with normalised steps."""
-
-    noise_per_datum: int = 1
-    """K >= 1: draws of q to a datum where the objective draws the noise; more only lowers the variance."""
-    learn_log_z: bool = True
-    """Learn c = log Z; without it c = 0 and the model's own constant must do this."""
-    scale: Literal["log", "exact"] = "log"
-    """log: the surrogate is log L (same direction, never overflows). exact: L itself, an error once it overflows."""
-
-    def __post_init__(self) -> None:
-        require(self.noise_per_datum >= 1, f"ence: noise_per_datum must be >= 1, got {self.noise_per_datum}.")
-
-
 @register("energy-objective", "ence", ENCEConfig)
-class ENCE(Configured[ENCEConfig]):
+class ENCE(Classifier[ENCEConfig]):
     """Exponential-loss NCE; see `exponential_log_loss` of l - c. Use with AveragedDescent(normalise=True) or Adam."""
 
     name = "ence"
     options = ENCEConfig
-
-    def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> LogZState:
-        """c not yet set; give `state.parameters()` to the optimiser."""
-        return _initial_log_z(self.config.learn_log_z, shape, device)
 
     def loss(
         self,
@@ -148,12 +153,6 @@ class ENCE(Configured[ENCEConfig]):
         exact = torch.exp(log_loss)
         check_finite(exact, objective=self.name, step=state.step, what="exponential losses (use scale='log')")
         return _outcome(exact.sum(), log_loss, f_x, noise, state)
-
-
-def _initial_log_z(learned: bool, shape: tuple[int, ...], device: torch.device | None) -> LogZState:
-    if not learned:
-        return LogZState(c=torch.zeros(shape, dtype=torch.float64, device=device))
-    return LogZState(c=torch.nn.Parameter(torch.full(shape, math.nan, dtype=torch.float64, device=device)))
 
 
 def _scores(

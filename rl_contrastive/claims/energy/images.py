@@ -158,7 +158,7 @@ def images(config: ImagesConfig, context: Context) -> Report:
     }  # fmt: skip
     best = {s: report.best_energy(cells, s, energies) for s in config.image_sets}
     numbers = {
-        s: {m: {k: cells[s, m].per_seed(k) for k in report.SAVED} for m in config.methods} for s in config.image_sets
+        s: {m: {k: cells[s, m].metrics[k] for k in report.SAVED} for m in config.methods} for s in config.image_sets
     }
     return Report(
         claim="Does an energy make better images than the noise law it corrects, without copying?",

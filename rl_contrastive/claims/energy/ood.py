@@ -125,7 +125,7 @@ def ood(config: OodConfig, context: Context) -> Report:
     tables = [_table(config, cells, s) for s in config.image_sets]
     tables.append(_contests(config, contests))
     numbers = {
-        s: {m: {k: cells[s, m].per_seed(k) for k in (*KINDS, LAST, "seconds")} for m in config.methods}
+        s: {m: {k: cells[s, m].metrics[k] for k in (*KINDS, LAST, "seconds")} for m in config.methods}
         for s in config.image_sets
     }
     return Report(
