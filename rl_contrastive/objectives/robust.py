@@ -51,7 +51,7 @@ class ISogCLRConfig:
     rho: Annotated[float, Ge(0)] = 0.3
     """KL (nats) that the worst case may be away from P^-: larger ones lower the temperatures."""
     eta: Annotated[float, Ge(0)] = 0.01
-    """Step size of the temperatures; 0: they stay at tau_0."""
+    """Step size of the temperatures; 0: they stay at tau_0, and tau_min and tau_max do not count."""
     beta: Annotated[float, In(0, 1, above=True)] = 0.9
     """Weight of the newest gradient of a temperature in its moving average."""
     tau_min: Annotated[float, Gt(0)] = 0.05
@@ -68,21 +68,27 @@ class ISogCLRConfig:
         low, mid, high = self.tau_min, self.tau_0, self.tau_max
         require(low <= mid <= high, f"isogclr: need tau_min <= tau_0 <= tau_max, got {low}, {mid} and {high}.")
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Least and largest temperature that an anchor can have."""
+        return (self.tau_min, self.tau_max) if self.eta > 0 else (self.tau_0, self.tau_0)
+
 
 @register("objective", "isogclr", ISogCLRConfig)
 class ISogCLR(Objective):
     """iSogCLR (Qiu et al. 2023): tau log E_{P^-} e^{(s - s+)/tau} + tau rho with a learned tau of each anchor.
 
     scores (H, N, K), (H, N, M); state log_u, tau, m (H, anchors) float64, for pairs of a table or stored rows. Each fit
-    begins with a fresh state. Minimiser s* = tau(s,a) log P/P^- + c(s,a): tempered, and differently in each row.
+    begins with a fresh state. Minimiser s* = tau(s,a) log P/P^- + c(s,a): tempered, and differently in each row, but
+    with all temperatures held at 1.
     Without its state it is F itself, at the best temperatures.
     """
 
     keyed = True
-    recovers = "tempered"
 
     def __init__(self, config: ISogCLRConfig | None = None) -> None:
         self.config = config or ISogCLRConfig()
+        self.recovers = "ratio-up-to-row" if self.config.bounds == (1.0, 1.0) else "tempered"
 
     def initial(self, sizes: Sizes) -> State:
         empty = torch.full((sizes.levels, sizes.anchors), math.nan, dtype=torch.float64)
@@ -97,9 +103,9 @@ class ISogCLR(Objective):
 
     @torch.no_grad()
     def best_temperature(self, neg: Tensor, neg_weight: Tensor) -> Tensor:
-        """argmin over [tau_min, tau_max] of tau log E e^{s/tau} + tau rho (..., N), by halving: KL falls with tau."""
-        s, low = neg.double(), torch.full(neg.shape[:-1], math.log(self.config.tau_min)).double().to(neg.device)
-        high = torch.full_like(low, math.log(self.config.tau_max))
+        """argmin over the bounds of tau log E e^{s/tau} + tau rho (..., N), by halving: KL falls with tau."""
+        s = neg.double()
+        low, high = (torch.full_like(s[..., 0], math.log(tau)) for tau in self.config.bounds)
         for _ in range(HALVINGS):
             middle = 0.5 * (low + high)
             scaled = s / middle.exp()[..., None]

@@ -129,13 +129,13 @@ class Hard(Objective):
 
 def upper_part(scores: Tensor, weight: Tensor, alpha: float) -> Tensor:
     """Which of (..., M) belong to the highest scores whose weights reach `alpha` together; equal scores go together."""
-    order = scores.argsort(dim=-1, descending=True)
+    ordered, order = scores.sort(dim=-1, descending=True)
     v = weight.gather(-1, order)
     before = torch.cumsum(v, dim=-1).roll(1, -1)
     before[..., 0] = 0.0
     enough = alpha * v.sum(-1, keepdim=True) * (1.0 - 1e-5)  # sums of equal weights are not exact
     among = (before < enough) & (v > 0)
-    q = torch.where(among, scores.gather(-1, order), torch.inf).amin(-1, keepdim=True)
+    q = torch.where(among, ordered, torch.inf).amin(-1, keepdim=True)
     return (scores >= q) & (weight > 0)
 
 

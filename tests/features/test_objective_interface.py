@@ -161,6 +161,7 @@ def fitted_rows(objective: Objective) -> Tensor:
         ("reweighted", {"weight": "cl", "direction": "sft"}, "ratio-up-to-row"),
         ("reweighted", {"weight": "sft", "direction": "cl"}, "ratio"),
         ("isogclr", {"tau_0": 0.5, "tau_min": 0.5, "tau_max": 0.5}, "tempered"),
+        ("isogclr", {"tau_0": 1.0, "tau_min": 1.0, "tau_max": 1.0}, "ratio-up-to-row"),
     ],
 )
 def test_recovers_tells_the_truth(name: str, options: dict[str, float], recovers: str | None) -> None:
