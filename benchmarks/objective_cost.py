@@ -1,11 +1,11 @@
 """What one gradient step costs with each objective, beside infonce (scores) or nt-xent (embeddings) at equal sizes.
 
-Run `python benchmarks/objective_cost.py` (a minute on one core). Scores: factors phi, psi of 4 problems of 256 anchors
-with one positive and 256 shared negatives each, d = 16, as in a minibatch of stored rows; embeddings: two views of 256
-instances, d = 32, with labels, groups and replay slots, so that every registered view objective finds what it needs. A
-step is the loss, the new state, the gradient. The reference is timed anew beside each objective, round by round, and
-the ratio is the median over rounds of neighbours in time, so that a busy machine slows both alike. Prints a markdown
-table; an objective that needs more than these batches have says so in its line.
+Run `python benchmarks/objective_cost.py` (a minute or two on one core). Scores: factors phi, psi of 4 problems of 256
+anchors with one positive and 256 shared negatives each, d = 16, as in a minibatch of stored rows; embeddings: two views
+(or as many as a loss needs) of 256 instances, d = 32, with labels, groups and replay slots, so that every registered view
+objective finds what it needs. A step is the loss, the new state, the gradient. The reference is timed anew beside each
+objective, round by round, and the ratio is the median over rounds of neighbours in time; the reference's own line says
+how far from 1 noise leads. Prints a markdown table; an objective that needs more than these batches have says so.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def score_step(name: str) -> Step:
 def view_step(name: str) -> Step:
     """One step of a view objective on the same embeddings."""
     rng = torch.Generator().manual_seed(0)
-    z = torch.randn((VIEWS, N, WIDTH), generator=rng, requires_grad=True)
+    objective: ViewObjective = build("view-objective", name)
+    z = torch.randn((max(VIEWS, objective.least_views), N, WIDTH), generator=rng, requires_grad=True)
     label, group = torch.arange(N) % CLASSES, torch.arange(N) % 2
     views = Views(z, label=label, group=group, index=torch.arange(N))
-    objective: ViewObjective = build("view-objective", name)
     state = objective.initial(N, WIDTH)
 
     def step() -> None:

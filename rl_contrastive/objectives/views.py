@@ -37,6 +37,10 @@ class Views:
     """(..., N): 0 background, 1 target."""
     index: Tensor | None = None
     """(..., N): entries of the state, such as replay slots."""
+    partner: Tensor | None = None
+    """(..., N): a second class for each instance, whose members are its positives."""
+    gate: Tensor | None = None
+    """(..., N, d) in [0, 1]: what each anchor multiplies embeddings with; a head makes it of the anchor's classes."""
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -111,7 +115,7 @@ def require_views(objective: ViewObjective, views: Views) -> None:
     require(d >= 1, f"{name}: embeddings need a coordinate, got d = 0.")
     require(bool(torch.isfinite(z).all()), f"{name}: z holds NaN or infinite numbers.")
     want = (*z.shape[:-3], z.shape[-2])
-    for field in ("weight", "label", "group", "index"):
+    for field in ("weight", "label", "group", "index", "partner"):
         value = getattr(views, field)
         require(value is not None or field not in objective.needs, f"{name}: needs a {field} for each instance.")
         if value is not None:
@@ -123,8 +127,8 @@ def require_views(objective: ViewObjective, views: Views) -> None:
 
 
 def _require_values(name: str, views: Views) -> None:
-    """Weights are a distribution, labels are finite, groups are 0 or 1, indices are whole and not negative."""
-    w, label, group, index = views.weight, views.label, views.group, views.index
+    """Weights sum to 1, labels are finite, groups are 0 or 1, indices whole and not negative, gates in [0, 1]."""
+    w, label, group, index, gate = views.weight, views.label, views.group, views.index, views.gate
     if w is not None:
         good = bool((w >= 0).all()) and bool((w.sum(-1) - 1.0).abs().max() < 1e-4)
         require(good, f"{name}: weights must be >= 0 and sum to 1 over the instances.")
@@ -135,6 +139,10 @@ def _require_values(name: str, views: Views) -> None:
     if index is not None:
         whole = not index.dtype.is_floating_point and not index.dtype.is_complex
         require(whole and bool((index >= 0).all()), f"{name}: an index must be a whole number >= 0.")
+    if gate is not None:
+        want = (*views.z.shape[:-3], *views.z.shape[-2:])
+        require(tuple(gate.shape) == want, f"{name}: gate must have shape {want}, got {tuple(gate.shape)}.")
+        require(bool(((gate >= 0) & (gate <= 1)).all()), f"{name}: gates must lie in [0, 1].")
 
 
 def require_slots(name: str, index: Tensor, slots: int) -> None:
