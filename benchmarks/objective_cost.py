@@ -2,10 +2,10 @@
 
 Run `python benchmarks/objective_cost.py` (a minute or two on one core). Scores: factors phi, psi of 4 problems of 256
 anchors with one positive and 256 shared negatives each, d = 16, as in a minibatch of stored rows; embeddings: two views
-(or as many as a loss needs) of 256 instances, d = 32, with labels, groups and replay slots, so that every registered view
-objective finds what it needs. A step is the loss, the new state, the gradient. The reference is timed anew beside each
-objective, round by round, and the ratio is the median over rounds of neighbours in time; the reference's own line says
-how far from 1 noise leads. Prints a markdown table; an objective that needs more than these batches have says so.
+(or as many as a loss needs) of 256 instances, d = 32, with labels, groups and replay slots, so that every registered
+view objective finds what it needs. A step is the loss, the new state, the gradient. The reference is timed anew beside
+each objective, round by round, and the ratio is the median over rounds of neighbours in time; the reference's own line
+says how far from 1 noise leads. Prints a markdown table; an objective that needs more than these batches have says so.
 """
 
 from __future__ import annotations
