@@ -57,8 +57,10 @@ class Representation(nn.Module):
         super().__init__()
         self.config, self.num_actions = config, num_actions
         self.objective = make(config.objective, config.objective_options)
-        # One number for each stored row, as in `meco-keyed`, has no place in a replay that forgets.
-        require(not self.objective.keyed, f"representation: {config.objective} keeps a table of all anchors; use meco.")
+        # Numbers for each stored row, as in `meco-keyed` and `isogclr`, have no place in a replay that forgets.
+        hint = "but rows of a replay come and go; use meco or infonce"
+        keyed = self.objective.keyed
+        require(not keyed, f"representation: {config.objective} keeps a table of all anchors, {hint}.")
         masked = self.objective.shared and config.mask_identical
         require(not masked, f"representation: {config.objective} cannot leave out negatives.")
 
