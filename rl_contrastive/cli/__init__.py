@@ -23,6 +23,7 @@ COMMANDS = {
     "matches": ("rl_contrastive.cli.games", "matches", "trained players of a game against each other, win rates"),
     "exploit": ("rl_contrastive.cli.games", "exploit", "train a best response to a run: how far it can be exploited"),
     "replay": ("rl_contrastive.cli.games", "replay", "a run's policy as an animated GIF"),
+    "diagnose": ("rl_contrastive.cli.diagnose", "diagnose", "how a run's features are spread: numbers and a picture"),
     "theory": ("rl_contrastive.cli.reports", "theory", "measure the theory's claims, with verdicts"),
     "energy": ("rl_contrastive.cli.studies", "energy", "studies of energy models: estimation, densities, images"),
     "list": (
