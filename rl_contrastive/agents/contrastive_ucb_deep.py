@@ -76,7 +76,7 @@ class ContrastiveUCBDeep(BaseAgent):
         )
         self.replay.ring.check_rows(config.batch)
         seed = self.seeds.integer("init")
-        self.learner = DeepLearner(spec, self.replay.stacked_shape, config.learner, seed=seed)
+        self.learner = DeepLearner(spec, self.replay.stacked_shape, config.learner, seed=seed, slots=config.capacity)
         make = bonus or self._count_features
         self.bonus: Bonus = make(spec, self.replay, self.seeds)
         if config.episodic:
