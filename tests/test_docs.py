@@ -57,6 +57,7 @@ def test_paths_and_functions_exist(document):
         ("docs/objectives.md", "## Losses of embeddings\n", "view-objective", ""),
         ("docs/theory.md", "## Claims, measured\n", "claim", "theory"),
         ("docs/energy.md", "## Claims, measured\n", "claim", "energy"),
+        ("docs/objective-claims.md", "# Claims of objectives\n", "claim", "objectives"),
     ],
 )
 def test_tables_hold_every_registered_name(document, heading, kind, group):
