@@ -25,11 +25,10 @@ class LearnerConfig:
     objective_options: Any = field(default_factory=dict)
     """Its config, or a table of that config's fields, such as {"gamma": .3} for meco."""
     allow_biased: bool = False
-    """Make P-hat even if the minimiser of the objective is not the ratio P/P^-: a control, whose P-hat is wrong."""
+    """Make P-hat even if the minimiser of the objective is not the ratio P/P^-; a control, whose P-hat is wrong."""
     dim: int | None = None
-    """d, dimension of phi and psi (>= 1; >= 2 for vector observations, where one is the constant); None: from the data,
-    on tables the singular values above the sampling noise, at most 64, on vectors 3 (2 for
-    one number)."""
+    """d, dimension of phi and psi (>= 1; >= 2 for vector observations, where one is the constant). None: on tables the
+    number of singular values above the sampling noise, at most 64; on vectors 3 (2 for one number)."""
     model: Literal["auto", "tabular", "linear", "neural"] = "auto"
     """Form of phi and psi: auto is tabular for state indices and linear for vectors."""
     law: Law = "marginal"
@@ -49,13 +48,13 @@ class LearnerConfig:
     weight_decay: Annotated[float, Ge(0)] = 0.0
     """Decoupled weight decay."""
     hold_out: float | None = None
-    """Share of the transitions held out (in [0, .8]), half for stopping and half for the verdict; None: .25 with
-    spectral+nce, which needs it > 0, and 0 with nce, which then takes all `steps` on all data, from the features of
-    the last fit."""
+    """Share of the transitions held out (in [0, .8]), half for stopping and half for the verdict. None: .25 with
+    spectral+nce, which needs it > 0, and 0 with nce. With 0, nce takes all `steps` on all data and starts from the
+    features of the last fit."""
     check_every: Annotated[int, Ge(1)] = 10
-    """Iterations between two looks at the stopping loss."""
+    """Iterations between two evaluations of the stopping loss."""
     patience: Annotated[int, Ge(1)] = 4
-    """Looks without improvement after which a step h is frozen."""
+    """Evaluations without improvement after which a step h is frozen."""
     margin: Annotated[float, Ge(0)] = 1.0
     """Refinement is accepted if the held-out loss falls by more than this many standard errors."""
     hidden: tuple[int, ...] = (64,)
@@ -65,7 +64,7 @@ class LearnerConfig:
     compile: bool = False
     """torch.compile the loss; pays off for long runs only."""
     precision: Literal["float32", "float64", "bf16"] = "float32"
-    """Of the gradient stage; bf16 is float32 with autocast matrix products. Closed forms are always float64."""
+    """Precision of the gradient stage; bf16: float32 with autocast matrix products. Closed forms always take float64."""
     linear: LinearSpectralConfig = field(default_factory=LinearSpectralConfig)
     """Closed form of vector observations."""
 
