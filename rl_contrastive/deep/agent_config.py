@@ -26,31 +26,31 @@ class ContrastiveUCBDeepConfig:
     n_step: Annotated[int, Ge(1)] = 3
     """n of the n-step returns."""
     beta: float = 0.1
-    """Scale of the bonus (>= 0), in units of reward: of n visits it is about beta / sqrt(n). 0 is the control without
-    optimism, which learns no features and counts nothing."""
+    """Scale of the bonus (>= 0), in units of reward: after n visits the bonus is about beta / sqrt(n). 0 is the control
+    without optimism, which learns no features and counts nothing."""
     bonus: BonusConfig = field(default_factory=BonusConfig)
     """How visits are counted."""
     clock: bool = False
-    """Show the networks the step h beside the observation, where laws, rewards or the end depend on it: state indices
+    """Add the step h to the observation, for environments whose transitions, rewards or end depend on it; state indices
     and vectors only (`deep/clock.py`)."""
     episodic: bool = False
     """Memory of the episode, for places that look alike (`deep/episodic.py`): the bonus fades where the same was seen
-    or done before, and what is evaluated takes the best of the actions tried least often there."""
+    or done before, and the evaluated policy takes the best of the actions tried least often there."""
     growth: Annotated[float, Gt(0)] = 0.2
-    """Freeze the features anew and count again when the visits grew by this fraction."""
+    """Freeze the current features and count again when the visits have grown by this fraction."""
     epsilon: Annotated[float, In(0, 1)] = 0.01
-    """Share of uniform actions beside optimism."""
+    """Share of uniform actions, in addition to optimism."""
     capacity: Annotated[int, Ge(100)] = 100_000
-    """Entries of the replay: an observation each, final ones included."""
+    """Entries of the replay, one for each observation, final ones included."""
     storage: Literal["memory", "mapped"] = "memory"
-    """Where the observations of the replay lie. mapped: in a file without a name on the run folder's disk, for replays
-    larger than memory; it is reserved at the first episode, and goes with the process."""
+    """Where the replay stores its observations. mapped: in a nameless file on the run folder's disk, for replays larger
+    than memory. It is reserved at the first episode and disappears with the process."""
     alpha: float = 0.0
     """Exponent of prioritised replay (>= 0); 0: uniform. Data-efficient Rainbow has .5."""
     priority_beta: Annotated[float, In(0, 1)] = 0.4
     """Exponent of the importance weights under priorities; rises to 1 over `priority_steps`."""
     priority_steps: Annotated[int, Ge(1)] = 100_000
-    """Steps until the importance weights correct in full."""
+    """Steps until the importance weights correct fully."""
     learner: DeepLearnerConfig = field(default_factory=DeepLearnerConfig)
     """Networks, losses, optimiser."""
 

@@ -1,4 +1,4 @@
-"""Every choice of the deep agent's networks and losses, apart from them: a config can be read without torch."""
+"""The options of the deep agent's networks and losses, in a module of their own that needs no torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EncoderConfig:
     (256, 256), minatar (128,), minigrid (256,), nature (512,), impala (256,)."""
     channels: tuple[int, ...] | None = None
     """Output channels of the convolutions. Default: minatar (16,), minigrid (32, 64), nature (32, 64, 64) and impala
-    (16, 32, 32). minigrid takes any number of them, () for none: planes go straight into the linear layers."""
+    (16, 32, 32). minigrid takes any number of them; with () the planes go straight into the linear layers."""
     init: Init = "orthogonal"
     """orthogonal: rows or columns of a random rotation, times sqrt 2; he: N(0, 2 / inputs). Biases start at 0."""
     layer_norm: bool = False
@@ -53,11 +53,11 @@ class ValueConfig:
     dueling: bool = True
     """V + advantages (Wang et al. 2016)."""
     double: bool = True
-    """The online network chooses the next action, the target network rates it; else the target does both."""
+    """The online network chooses the next action and the target network evaluates it; off: the target does both."""
     atoms: Annotated[int, Ge(1)] = 1
     """Atoms of the return distributions; 1: plain values. Data-efficient Rainbow has 51."""
     low: float = -10.0
-    """Smallest atom, in units of reward times `reward_scale`; returns beyond count as it, G's with their bonuses."""
+    """Smallest atom, in units of reward times `reward_scale`; returns, with the bonuses for G, are clipped to it."""
     high: float = 10.0
     """Largest atom (> low), as `low`."""
     hidden: int = 0
@@ -99,11 +99,11 @@ class RepresentationConfig:
     every: Annotated[int, Ge(1)] = 4
     """Gradient steps of the values to one of the contrastive loss: features are frozen between rebuilds."""
     weighted: bool = True
-    """Where rows are drawn by priorities, weigh them back as those of the values, so that P and P^- are laws of what is
-    stored. Off: of what is drawn, which tilts P(s'|s,a) towards successors that surprise."""
+    """Where rows are drawn by priorities, use the importance weights in the contrastive loss too, so that P and P^- are
+    distributions of the stored data. Off: of the drawn data, which tilts P(s'|s,a) towards surprising successors."""
     mask_identical: bool = False
-    """Leave out negatives that equal the row's own successor. Off, because they belong to P^-: without them nothing
-    holds f(s,a,s') down where s' is certain, and it grows without bound; with them it stops at 1 / P^-(s')."""
+    """Leave out negatives that equal the row's own successor. Off by default, because they belong to P^-. Without them
+    f(s,a,s') grows without bound where s' is certain; with them it stops at 1 / P^-(s')."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "representation")
@@ -113,7 +113,7 @@ class RepresentationConfig:
 
     @property
     def of_states(self) -> bool:
-        """The bonus counts features of states, (N, 1, d), and each action by itself; else those of pairs, (N, A, d)."""
+        """Whether the bonus counts features of states, (N, 1, d), separately by action, and not of pairs, (N, A, d)."""
         return self.features == "psi"
 
 
@@ -124,17 +124,18 @@ class BonusConfig:
     kind: Literal["tiles", "elliptical"] = "tiles"
     """tiles: visits of the cells that phi falls into; elliptical: phi itself, with a full Sigma."""
     lam: float = 0.1
-    """lambda (> 0), visits that everything had beforehand: a first visit is worth beta / sqrt(lambda). Where noise
-    falls into new cells again and again, a larger one (10) keeps them from outshining all else."""
+    """lambda (> 0), prior visits of everything: a first visit is worth beta / sqrt(lambda). Where noise keeps falling
+    into new cells, a larger value (10) keeps these cells from outweighing all others."""
     tilings: Annotated[int, Ge(1)] = 4
-    """T, partitions that are averaged."""
+    """T, number of partitions that are averaged."""
     directions: Annotated[int, Ge(1)] = 8
-    """K, directions that cut the cells of a tiling."""
+    """K, number of directions that cut the cells of a tiling."""
     width: float = 1.0
     """Width of the strips in units of the features' spread (> 0)."""
     past: int = 10_000
-    """Places (observation and action, >= 2) that stand for the visits that left the replay, at most as many as its
-    capacity. Each takes the memory of a stacked observation; where more were visited, a sample stands for them."""
+    """Largest number of places (observation and action, >= 2) that represent the visits that left the replay; at most
+    the replay's capacity. Each takes the memory of a stacked observation. If more were visited, a sample represents
+    them."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "bonus")
@@ -154,7 +155,7 @@ def check_counts(bonus: BonusConfig, representation: RepresentationConfig) -> No
 
 @dataclass(frozen=True)
 class SelfPredictionConfig:
-    """Self-prediction beside, or in place of, the contrastive loss."""
+    """Self-prediction, in addition to the contrastive loss or in its place."""
 
     weight: float = 0.0
     """Weight of the loss (>= 0); 0 switches self-prediction off. The official agent has 5."""
@@ -193,7 +194,7 @@ class DeepLearnerConfig:
     encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(layer_norm=True))
     """Observations -> vectors for Q and G. Normalised layers bound what values of unseen states can become."""
     feature_encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    """Observations -> vectors for phi and psi. Not normalised: states far from all others must look so."""
+    """Observations -> vectors for phi and psi. Not normalised, so that states far from all others look different."""
     value: ValueConfig = field(default_factory=ValueConfig)
     """Q of rewards and G of rewards and bonuses."""
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
@@ -203,13 +204,13 @@ class DeepLearnerConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Shifts and intensities of frames, off by default."""
     learn_features: bool = True
-    """Off: the features stay as they were drawn, a control."""
+    """Off: the features keep their random initial weights, as a control."""
     batch_size: Annotated[int, Ge(2)] = 64
-    """Entries of the replay in a step."""
+    """Entries of the replay in a gradient step."""
     lr: float = 3e-4
     """Adam's step size (> 0)."""
     lr_falls_over: Annotated[int, Ge(0)] = 0
-    """Gradient steps over which the step size of Q and G falls linearly to a twentieth; 0: it stays."""
+    """Gradient steps over which the step size of Q and G falls linearly to a twentieth; 0: it stays constant."""
     adam_eps: float = 1e-8
     """Adam's epsilon for Q and G (> 0); large values, as 1.5e-4 on Atari, damp rare gradients, and so small bonuses."""
     clip: float = 10.0
@@ -217,16 +218,16 @@ class DeepLearnerConfig:
     tau: Annotated[float, In(0, 1, above=True)] = 0.005
     """Share of the online network that its target takes over after each step."""
     reward_scale: float = 1.0
-    """Q and G are learned of rewards and bonuses times this (> 0). Each of Adam's steps moves an output by
-    about lr whatever the returns are, so differences far below 1 drown in it. 10 suits MiniGrid's returns below 1."""
+    """Rewards and bonuses are multiplied by this for Q and G (> 0). Each of Adam's steps moves an output by about lr,
+    whatever the returns are, so differences far below 1 are lost. 10 suits MiniGrid's returns below 1."""
     clip_rewards: bool = False
-    """Learn from the sign of rewards, as is usual on Atari; evaluation is not touched."""
+    """Learn from the sign of rewards, as is usual on Atari; evaluation uses the rewards themselves."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: matrix products in bfloat16 (autocast); losses, features and bonuses keep their precision."""
     device: str = "auto"
     """auto (cuda if there is one, else cpu), cpu, cuda or cuda:N."""
     compile: bool = False
-    """torch.compile the losses (on a GPU with CUDA graphs): a minute first, then faster steps."""
+    """torch.compile the losses (on a GPU with CUDA graphs): this takes a minute at first, then steps are faster."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "deep")
@@ -244,8 +245,8 @@ class RNDConfig:
     hidden: int = 256
     """Width of the ReLU layer that the predictor has beyond its target (>= 0; 0: none)."""
     lr: Annotated[float, Gt(0)] = 1e-3
-    """Adam's step size for the predictor. 1e-4 is usual where each observation is used several times; here once,
-    and then errors lag behind the visits."""
+    """Adam's step size for the predictor. 1e-4 is usual where each observation is used several times. Here each is used
+    once, and with 1e-4 the errors lag behind the visits."""
     batch_size: int = 32
     """Visited observations of one step of the predictor (>= 1); each is used once."""
 

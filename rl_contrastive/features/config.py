@@ -64,7 +64,7 @@ class LearnerConfig:
     compile: bool = False
     """torch.compile the loss; pays off for long runs only."""
     precision: Literal["float32", "float64", "bf16"] = "float32"
-    """Precision of the gradient stage; bf16: float32 with autocast matrix products. Closed forms always take float64."""
+    """Precision of the gradient stage; bf16: float32 with autocast matrix products. Closed forms are in float64."""
     linear: LinearSpectralConfig = field(default_factory=LinearSpectralConfig)
     """Closed form of vector observations."""
 
