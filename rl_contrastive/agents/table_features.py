@@ -1,4 +1,4 @@
-"""Contrastive features of finite states and the confidence they give: what the agents' table models are built on.
+"""Contrastive features of finite states and their confidence, on which the agents' table models are built.
 
 Counts N_h(s,a,s') of states or decoded latents -> phi (G, S, A, d), psi (G, S, d) with P-hat = P^- psi'phi, and the
 elliptical norms of all pairs. G = H levels, or G = 1 where every step has the same kernel and all data are pooled.
@@ -23,7 +23,7 @@ from rl_contrastive.planning.models import DenseModel, LowRankModel, TransitionM
 from rl_contrastive.spec import Array, BoolArray, EnvSpec, ExactModel, FloatArray, IntArray, State, Transition
 
 WHOLE_TABLE = 3e7
-"""Entries of P-hat that are formed for a planner that reads them at every step (240 MB of float64)."""
+"""Largest number of entries of P-hat that are stored for a planner (240 MB of float64)."""
 
 
 class TableConfig(Protocol):
@@ -78,7 +78,7 @@ class TableFeatures:
         return self.table.label(self.level(h), obs, explore=explore)
 
     def refit(self, version: int, *, rng: np.random.Generator) -> Fit:
-        """Decode and count what is new, fit (phi, psi), rebuild Sigma = lambda I + sum N(s,a) phi phi'."""
+        """Decode and count new rows, fit (phi, psi), rebuild Sigma = lambda I + sum N(s,a) phi phi'."""
         self.table.refresh(rng=rng)
         counts = self.table.counts
         fit = self.learner.fit_table(counts, rng=rng, start=self.features, version=version)
@@ -100,7 +100,7 @@ class TableFeatures:
         return self.features.model()
 
     def planner(self) -> TransitionModel:
-        """The same model as a planner reads it: pooled over the steps and of moderate size, as one table for all."""
+        """The same model for a planner: one table for all steps if it is pooled and of moderate size."""
         model = self.model()
         G, S, A = model.shape
         return DenseModel(model.rows(0)[None]) if G == 1 and S * S * A <= WHOLE_TABLE else model

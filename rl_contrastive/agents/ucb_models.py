@@ -1,6 +1,6 @@
 """The learned model behind Contrastive-UCB on finite states: P-hat = P^- psi'phi is a table of rank d, planned exactly.
 
-The states are observed, or decoded latents (`representation latent`). `vector_model.py` is the same on observations.
+The states are observed, or decoded latents (`representation latent`). `vector_model.py` does the same on observations.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Model(Protocol):
-    """What the agent asks of its model."""
+    """The interface of the agent's model."""
 
     def add(self, transition: Transition, rows: BoolArray) -> None:
         """Store the masked rows."""
@@ -69,7 +69,7 @@ class TableModel:
         table, N, H = self.learned.table, self.learned.visits, len(self.Q)  # N (G, S, A), G = 1 where pooled
         b = np.minimum(config.gamma * self.learned.norms(), H)
         if config.roll_in in ("on-policy", "thinned"):
-            # A pair without data has the features of P^-, which look familiar: it gets the norm of a new direction.
+            # A pair without data has the features of P^-, which look familiar, so it gets the norm of a new direction.
             # Where actions are uniform (paper) it is tried soon anyway, and chasing each one takes twice the episodes.
             b = np.where(N > 0, b, min(config.gamma / np.sqrt(config.lam), H))
         b, r = np.broadcast_to(self.bounds.unit * b, self.Q.shape), np.broadcast_to(table.reward, self.Q.shape)

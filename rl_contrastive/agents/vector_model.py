@@ -45,7 +45,7 @@ class VectorModel:
         enough = not simplex or config.capacity >= LEAST_ROWS
         require(enough, f"ucb: capacity must be >= {LEAST_ROWS} for simplex features, got {config.capacity}.")
         self.learner = MixtureLearner(config.mixture, config.learner, **sizes) if simplex else None
-        other = FeatureLearner(config.learner, **sizes)  # made in any case: it refuses what vectors do not have
+        other = FeatureLearner(config.learner, **sizes)  # always made: it refuses options that vectors do not have
         self.other = None if simplex else other
         self.features: FeatureMap | None = None
         self.fitted = 0
@@ -53,7 +53,7 @@ class VectorModel:
         self.bounds = ReturnBounds(spec, config.reward_max)
         self.bonus = EllipticalBonus(spec.horizon, 1, config.lam)
         self.unit = self.bounds.unit
-        self.floor, self.cap = self.bounds.returns()  # as of the last plan, as all that follows
+        self.floor, self.cap = self.bounds.returns()  # of the last plan, as all attributes below
         self.theta: FloatArray = np.zeros((spec.horizon, 1))
         self.w: FloatArray = np.zeros((spec.horizon, 1))
         self.w_greedy: FloatArray = np.zeros((spec.horizon, 1))
@@ -65,7 +65,7 @@ class VectorModel:
         return self.store.total
 
     def fit(self, version: int, *, rng: np.random.Generator) -> dict[str, float]:
-        """2.-4. The features where the rows grew by `feature_growth`, the rest each time."""
+        """2.-4. Fit the features if the rows grew by `feature_growth`; do the rest each time."""
         total = int(self.store.total.sum())
         if self.features is None or total >= (1.0 + self.config.feature_growth) * self.fitted:
             self._learn(version, rng)

@@ -1,4 +1,4 @@
-"""Where runs are worked on, as options of the command line."""
+"""Options of the command line that choose where runs are executed."""
 
 from __future__ import annotations
 import importlib.util
@@ -12,7 +12,7 @@ from rl_contrastive.runs.workers import Job, Needs, Outcome, Pool, Report
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Where the runs are worked on."""
+    """Where the runs are executed."""
 
     engine: Literal["local", "ray"] = "local"
     """local: processes of this machine; ray: tasks of a Ray cluster."""
@@ -21,13 +21,13 @@ class EngineOptions:
     address: str | None = None
     """Ray: the cluster, such as auto or HOST:6379; default: RAY_ADDRESS, else Ray is started on this machine alone."""
     cpus: float | None = None
-    """Ray: CPUs of each run (> 0), in place of what the file says; default: the run's threads."""
+    """Ray: CPUs of each run (> 0), overriding the file; default: the run's threads."""
     gpus: float | None = None
-    """Ray: GPUs of each run (>= 0, parts allowed), in place of what the file says; default: 1 for a device cuda."""
+    """Ray: GPUs of each run (>= 0, parts allowed), overriding the file; default: 1 for a device cuda."""
     retries: int | None = None
     """Times that a run whose process or node died is started again (>= 0); default: 0 local, 3 on Ray."""
     disk: Literal["auto", "apart"] = "auto"
-    """Ray: auto: a node that sees the sweep's folder writes there, from others folders travel back; apart: all travel."""
+    """Ray. auto: a node that sees the sweep's folder writes there, others send folders back; apart: all send them."""
 
     def __post_init__(self) -> None:
         require(self.workers is None or self.workers >= 1, f"--workers must be >= 1, got {self.workers}.")

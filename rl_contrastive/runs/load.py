@@ -1,7 +1,7 @@
-"""Finished runs opened again: from a run folder to the trained agent, and the game that several runs share.
+"""Opens finished runs: from a run folder to the trained agent, and to the game that several runs share.
 
-Matches, replays and best responses play agents that were trained before. An agent is built as its run built it, and
-its state is read from the run's last checkpoint; nothing is trained here and nothing is written.
+Matches, replays and best responses use trained agents. An agent is built as its run built it, and its state is read
+from the run's last checkpoint. Nothing is trained or written here.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ class Trained:
         return self.config.shown_agent
 
     def make_env(self, rows: int, *, drawn: bool = False) -> Env:
-        """The run's environment with so many rows; `drawn`: made so that it can render, where it can."""
+        """The run's environment with this many rows; `drawn`: able to render, if it can."""
         return make_env(self.config, rows, drawn=drawn)
 
     def player(self, *, seed: int = 0) -> Player:
-        """The policy for an environment of one's own, one observation at a time; seed: of actions drawn by chance."""
+        """A player for your own environment, one observation at a time; seed: for random actions."""
         return Player(self, seed)
 
 
 class Player:
-    """Plays the evaluated policy on raw observations, as the environment behind the adapter gives and takes them.
+    """Plays the evaluated policy on raw observations and actions, those of the environment behind the adapter.
 
         player = load_trained("runs/...").player()
         player.reset()                     # before each episode
         action = player.act(observation)   # of every step, in order
 
-    Features or numbers of states, stacked frames, the step and the actions' first number are those of training. In a
-    game the observation is that of both players and the action that of both (`pettingzoo:` dictionaries).
+    It converts observations (features, state numbers, stacked frames, the step) and action numbers as in training. In a
+    game, observations and actions are those of both players (`pettingzoo:` dictionaries).
     """
 
     def __init__(self, trained: Trained, seed: int) -> None:
@@ -73,7 +73,7 @@ class Player:
         self.h = 0
 
     def act(self, observation: Any) -> Any:
-        """The action for one raw observation, a draw of the policy's where it mixes."""
+        """The action for one raw observation, sampled where the policy is random."""
         spec = self._spec
         hint = "call reset() when an episode begins"
         require(self.h < spec.horizon, f"{spec.name}: an episode has at most {spec.horizon} steps: {hint}.")
@@ -90,15 +90,15 @@ class Player:
 def load_agent(path: Path | str, *, trust_imports: bool = False, previous: bool = False) -> tuple[Agent, RunConfig]:
     """The trained agent of a run folder, and the config that names its environment; RlcError unless it finished.
 
-    trust_imports: run the Python files that the folder's config.json names; RlcError if it names some that this process
-    has not imported. previous: of a run whose last checkpoint is damaged, take the one before, an older agent.
+    trust_imports: run the Python files that the folder's config.json names. Without it, RlcError if it names some that
+    this process has not imported. previous: if the last checkpoint is damaged, load the one before, an older agent.
 
-    Its folder `replay` is not read: agents that keep one there (`spec.Agent`) can play afterwards, but not learn.
+    Its folder `replay` is not read, so agents that store one there (`spec.Agent`) can then play, but not learn.
     """
     path = Path(path)  # a text is a path as well
     config = read_config(path)
     summary = read_summary(path) or {}
-    # A run that failed has no policy to speak of; one that was stopped is worth what it is only at its end.
+    # A failed run has no final policy, and a stopped one has not reached its own.
     finished = summary.get("status") == "finished"
     require(finished, f"{path} is no finished run: go on with `rlc resume {path}` first.")
     require(
@@ -179,7 +179,7 @@ def load_all(
 ) -> tuple[list[Trained], list[str]]:
     """The runs at or below `folders`, loaded as by `load_agent`, and a sentence for each that cannot play.
 
-    A run that was named itself must be able to play (RlcError), and so must at least one of all.
+    RlcError if a run given directly cannot play, or if none can.
     """
     named = {folder.resolve() for folder in folders}
     runs, left_out = [], []

@@ -1,8 +1,8 @@
-"""From a RunConfig to a finished run folder: build env and agent by name, train, and write down how it ended.
+"""From a RunConfig to a finished run folder: build env and agent by name, train, and record how the run ended.
 
-Whatever happens inside a run (an environment that raises, NaN rewards, a full disk) ends as status "failed" with one
-sentence in summary.json, so that it is counted; bad input (unknown names, impossible values) is an RlcError before the
-folder exists.
+Any failure inside a run (an environment that raises, NaN rewards, a full disk) ends as status "failed" with one
+sentence in summary.json, so that the run is counted. Bad input (unknown names, impossible values) raises an RlcError
+before the folder exists.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def resume(
     should_stop: Callable[[], bool] = lambda: False,
     trust_imports: bool = False,
 ) -> Summary:
-    """Go on with the run in `path` from its last good checkpoint, or from its seed if it has none.
+    """Continue the run in `path` from its last good checkpoint, or from its seed if it has none.
 
     A finished run is left as it is. The result has the bytes of a run that was never interrupted. `trust_imports`: run
     the Python files that config.json names; RlcError if it names some that this process has not imported.
@@ -158,7 +158,7 @@ def _restored(config: RunConfig, folder: RunFolder, state: State) -> tuple[tuple
 
 
 def _keep(agent: Agent, folder: RunFolder) -> None:
-    """Give agents that keep large things in a folder of the run theirs."""
+    """Give agents that store large data in a folder of the run their folder."""
     if isinstance(agent, Persistent):
         agent.persist_in(folder.replay)
 
@@ -171,8 +171,8 @@ def prepare(
     command: str = "",
     made: dict[str, Any] | None = None,
 ) -> Path:
-    """Make the folder of a resolved config, for `resume` to start it: a kill before its turn then loses no run. `made`:
-    the `origin()` of many folders, asked for once."""
+    """Make the folder of a resolved config, which `resume` starts later, so that a kill before that loses no run.
+    `made`: the `origin()` of many folders, computed once."""
     path = run_folder(out, config)
     check_new(path, overwrite)
     folder = RunFolder(path)
@@ -211,7 +211,7 @@ def _train(
     on_progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
 ) -> Summary:
-    """Train, and write summary.json whatever happens. `progress`: of a run that goes on, whose agent is loaded."""
+    """Train, and write summary.json in any case. `progress`: for a resumed run, whose agent is loaded."""
     agent, env, eval_env = parts
     seen = Progress() if progress is None else progress
 
@@ -261,7 +261,7 @@ def _train(
 def _guarded(
     agent: Agent, env: Env, eval_env: Env, config: RunConfig, sink: RunSink, progress: Progress | None
 ) -> TrainingResult:
-    """`train`, with whatever it raises turned into one sentence; the traceback goes to stderr if RLC_DEBUG is set."""
+    """`train`, with any exception turned into one sentence; the traceback goes to stderr if RLC_DEBUG is set."""
     try:
         with step_limit((env, eval_env), config.step_seconds):
             return train(
@@ -286,13 +286,13 @@ def one_line(error: Exception) -> str:
 
 
 def _share(progress: Progress) -> float | None:
-    """Part of all environment steps, of training and of evaluations, that evaluations took."""
+    """Share of evaluations in all environment steps (training and evaluations)."""
     both = progress.env_steps + progress.eval_steps
     return round(progress.eval_steps / both, 6) if both else None
 
 
 ESTIMATED = ("dim", "full", "reward_low", "reward_high", "misfit")
-"""Scalars of agents that say what was taken from the data in the place of an option."""
+"""Scalars of agents that were estimated from the data because an option was not given."""
 
 
 def _summary(config: RunConfig, env: Env, progress: Progress, status: str, error: str | None, wall: float) -> Summary:

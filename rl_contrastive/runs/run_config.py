@@ -1,4 +1,4 @@
-"""RunConfig: one run as JSON values, checked, completed with defaults, and written to config.json with its origin."""
+"""RunConfig: one run as JSON values. They are checked, completed with defaults, and written to config.json."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ would keep these episodes."""
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, as JSON values: what config.json holds and what a worker process is handed."""
+    """One run as JSON values: the contents of config.json and the input of a worker process."""
 
     agent: str
     """Registered agent."""
@@ -50,11 +50,11 @@ class RunConfig:
     seed: int = 0
     """Seed of the run (>= 0)."""
     budget: Budget = DEFAULT_BUDGET
-    """How long, and when measured."""
+    """Length of the run and times of its evaluations."""
     checkpoint_seconds: float = 30.0
     """Wall seconds between checkpoints (>= 0; 0 is one after each batch)."""
     group: str = "default"
-    """Name of the group of runs: the folder above."""
+    """Name of the group of runs and of its folder."""
     label: str | None = None
     """Name in folders, tables and plots; the agent's own by default."""
     env_label: str | None = None
@@ -152,8 +152,8 @@ def with_local_folder(config: RunConfig) -> RunConfig:
 
 
 def completed(kind: Literal["agent", "env"], name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """A stored config in which options that are newer than it have their defaults; as it stands where the name is not
-    registered here, or an option is gone."""
+    """A stored config with defaults for the options that are newer than it. It is returned unchanged if the name is not
+    registered here or an option no longer exists."""
     try:
         entry, _ = registry.get(kind, name)
         return to_dict(from_dict(entry.config, values))
@@ -203,7 +203,7 @@ def read_config(path: Path) -> RunConfig:
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """What decides a resolved run's bytes, as JSON values: each checkpoint holds it."""
+    """The values that determine a resolved run's bytes, as JSON; each checkpoint stores them."""
     budget = config.budget
     judged = ("episodes", "steps", "eval_episodes", "solve_at", "solve_gap", "stop_when_solved", "exact")
     return {
@@ -223,8 +223,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
 def require_identity(folder: Path, found: Any, config: RunConfig) -> None:
     """RlcError unless `found`, the identity in a checkpoint of `folder`, is that of `config`.
 
-    Options that are newer than the checkpoint have their defaults, older ones hold fewer keys, and a run whose cap was
-    raised has checkpoints of the caps before.
+    Options newer than the checkpoint get their defaults, older checkpoints have fewer keys, and a run whose cap was
+    raised has checkpoints with the earlier caps.
     """
     keys = {"agent", "env", "seed"}
     good = isinstance(found, dict) and keys <= found.keys() and all(isinstance(found.get(k, {}), dict) for k in TABLES)
@@ -283,7 +283,7 @@ def config_json(config: RunConfig, command: str, made: dict[str, Any] | None = N
 
 
 def origin() -> dict[str, Any]:
-    """Versions, processor and git commit. It asks git, which takes longer than all else about a new folder."""
+    """Versions, processor and git commit. Calling git takes longer than the rest of making a folder."""
     return {"versions": versions(), "processor": processor(), "git": _git_commit()}
 
 

@@ -1,7 +1,7 @@
-"""TensorBoard beside a run's record: its scalars, over what the budget counts, and histograms that an agent may offer.
+"""TensorBoard files of a run: its scalars, over the count of the budget, and histograms that an agent may offer.
 
-The scalars are a copy of metrics.jsonl and are made anew when a run is resumed. Histograms are in the event files
-alone: a resumed run takes over those up to its checkpoint.
+The scalars are a copy of metrics.jsonl and are written again when a run is resumed. Histograms exist only in the event
+files; a resumed run keeps those up to its checkpoint.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the optimistic baselines act by between two plans: the policies of the last plan, and its scalars."""
+"""The last plan of an optimistic baseline: the policies it acts by until the next plan, and scalars."""
 
 from __future__ import annotations
 

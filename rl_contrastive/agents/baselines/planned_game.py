@@ -1,4 +1,4 @@
-"""What the optimistic baselines of games act by between two plans: the policies of the last plan, its certificate."""
+"""The last plan of an optimistic baseline for games: the policies it acts by until the next plan, and a certificate."""
 
 from __future__ import annotations
 

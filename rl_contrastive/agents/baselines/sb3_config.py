@@ -1,4 +1,4 @@
-"""Hyperparameters of the SB3 baselines: SB3's defaults, but for the discount, which suits a finite horizon."""
+"""Hyperparameters of the SB3 baselines: SB3's defaults, except the discount, which suits a finite horizon."""
 
 from __future__ import annotations
 
