@@ -34,8 +34,8 @@ def load(
     metric: str | None = None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> list[Task]:
-    """Read the run folders at or below `folders` and compute every number; writes nothing. `say` is told how far it
-    is."""
+    """Read the run folders at or below `folders` and compute every number; it writes nothing. `say` receives the
+    progress."""
     from rl_contrastive.analysis import comparison
     from rl_contrastive.analysis.runs import Run, find_runs, read_run
 
@@ -67,10 +67,10 @@ def compare(
 ) -> dict[str, Any]:
     """Compare the runs at or below `folders`; write compare.json, table.md, plots (PNG, SVG) and index.html to `out`.
 
-    bar: fraction of the optimal return that counts as solved, twice in a row; solve_gap: the exact duality gap that
-    does in a two-player game. reps, seed: of the bootstrap. metric: any scalar of metrics.jsonl, which gets a column
-    and a figure. paper: the figures as a paper wants them, too. A damaged run folder is a failed run with its sentence;
-    RlcError only where there is no run at all or `out` cannot be written.
+    bar: fraction of the optimal return that counts as solved, twice in a row; solve_gap: the same for the exact duality
+    gap of a two-player game. reps, seed: of the bootstrap. metric: any scalar of metrics.jsonl, which gets a column and
+    a figure. paper: also make figures for papers. A damaged run folder counts as a failed run, with a sentence;
+    RlcError is raised only if there is no run at all or `out` cannot be written.
     """
     from rl_contrastive.analysis import comparison_tables as tables
     from rl_contrastive.analysis import drawing, page

@@ -1,7 +1,7 @@
 """The batch base of every native environment: seeds, block-wise random words, next-step autoreset, action checks.
 
-A native environment is a `gymnasium.vector.VectorEnv` whose sub-environments are columns of numpy arrays. What a
-subclass adds is only its law: how episodes start, how one step changes the state, and what is observed.
+A native environment is a `gymnasium.vector.VectorEnv` whose sub-environments are columns of numpy arrays. A subclass
+adds only its dynamics: how episodes start, how one step changes the state, and what is observed.
 
 Autoreset is NEXT_STEP (gymnasium's default): the step that ends an episode returns its true final observation, and
 the following `step` ignores that row's action, pays 0 and returns the first observation of a new episode.
@@ -24,7 +24,7 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, BoolArray, EnvSpec, ExactModel, FloatArray, IntArray
 
 BLOCK_WORDS = 1 << 15
-"""Random words computed ahead at most (256 KiB: they stay in the second-level cache)."""
+"""Largest number of random words computed ahead (256 KiB, which stay in the second-level cache)."""
 
 _UNSIGNED = np.dtype(np.uint64)
 
@@ -102,7 +102,7 @@ class BatchEnv(VectorEnv[Array, IntArray, Array]):
     ) -> tuple[Array, dict[str, Any]]:
         """Begin an episode in every row.
 
-        seed: one seed per row; or an integer s for s, s+1, ...; or None to go on with the current streams (fresh
+        seed: one seed per row; or an integer s for s, s+1, ...; or None to continue the current streams (fresh
         entropy on the first call). `options` must be empty: these environments have none.
         """
         if options:

@@ -1,4 +1,4 @@
-"""Deep Sea (Osband et al., bsuite): one path of N moves right pays, each move costs, dithering needs 2^N episodes.
+"""Deep Sea (Osband et al., bsuite): one path of N moves right pays, each move costs, random play needs 2^N episodes.
 
 A diver starts at the top left of an N x N grid and sinks one row a step; one action moves right, the other left,
 and which is which differs from cell to cell. A move right costs move_cost / N; moving right in the last column

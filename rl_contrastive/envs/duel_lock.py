@@ -13,8 +13,8 @@ probability 1/2, so val(p) = 1 - delta and
 
     V_h(live) = kappa + (1 - delta)^(H-h) (1 - kappa),  h = 0..H-1,  V_H = 0 (the prize is paid on the way).
 
-The two live latents have the same law *of being reached*: psi_h(s') is the same for both, the kernel has rank 2, and
-only what follows, phi_h(s, a, b), tells them apart. Observations are those of the combination lock.
+The two live latents are *reached* with the same probabilities: psi_h(s') is the same for both, and the kernel has rank
+2. Only their successors, phi_h(s, a, b), tell them apart. Observations are those of the combination lock.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LATENTS, DEAD = 3, 2
 
 @dataclass(frozen=True)
 class DuelLockConfig:
-    """The two-player lock; delta and kappa set its Nash value, horizon and num_actions how hard it is to find."""
+    """The two-player lock; delta and kappa set its Nash value, horizon and num_actions its difficulty."""
 
     horizon: Annotated[int, Ge(1)] = 8
     """H, number of levels."""
@@ -154,7 +154,7 @@ class DuelLockEnv(BatchEnv):
 
     @property
     def nash_return(self) -> float:
-        """Nash value of the game on observations: the closed form, less what noise takes from both players.
+        """Nash value of the game on observations: the closed form, corrected for the noise of the observations.
 
         Both see the same x, and the past says nothing about which live latent it shows. So a level is played at the
         posterior q(x) of live 0: V_h = kappa + w_h (V_{h+1} - kappa), w_h = E_x val(q p_0 + (1 - q) p_1).

@@ -1,8 +1,8 @@
 """Random low-rank MDPs with simplex features: P_h(s'|s,a) = psi_h(s') . phi_h(s,a), known exactly, S to 1000.
 
 phi_h(s,a) is a distribution over d latent factors and psi_h[k] a distribution over next states, so a step draws
-k ~ phi_h(s,a), then s' ~ psi_h[k], both by alias tables: the (H,S,A,S) kernel is not needed for stepping. Where it is
-small it is tabulated whole all the same, and one draw does; the law is the same.
+k ~ phi_h(s,a), then s' ~ psi_h[k], both by alias tables. Stepping does not need the (H,S,A,S) kernel. A small kernel is
+tabulated as a whole, so that one draw is enough; the distribution is the same.
 """
 
 from __future__ import annotations
@@ -108,12 +108,12 @@ def _dirichlet(alpha: float, shape: tuple[int, ...], *, rng: np.random.Generator
 
 @dataclass(frozen=True)
 class LowRankVariant:
-    """What a game with the same dynamics changes; the defaults are the plain MDP."""
+    """The parts that a game with the same dynamics changes; the defaults are the plain MDP."""
 
     name: str = "low-rank"
     """Registry name."""
     draw_reward: DrawReward | None = None
-    """The law of the rewards, where it is none of the config's."""
+    """The distribution of the rewards, if it is none of the config's."""
     players: tuple[int, int] | None = None
     """(A, B) of the two players whose joint actions the A of the config counts."""
     state_value: Callable[[FloatArray], FloatArray] = lambda Q: np.asarray(Q.max(axis=-1))

@@ -1,4 +1,4 @@
-"""Grid soccer (Littman 1994): a Markov game whose good policies are random, because any fixed way past is blocked.
+"""Grid soccer (Littman 1994): a Markov game whose good policies are random, because any fixed path can be blocked.
 
 Two players on a 4 x 5 grid, one of them with the ball. Both choose a move at once; the two moves are then made one
 after the other, in random order:
@@ -58,7 +58,7 @@ class SoccerConfig:
 
 @dataclass(frozen=True)
 class Position:
-    """Where everything is, as integer arrays of one shape."""
+    """A position, as integer arrays of one shape."""
 
     cells: tuple[IntArray, IntArray]
     """Cell 5 row + column of the maximiser and of the minimiser."""
@@ -147,7 +147,7 @@ class SoccerEnv(BatchEnv):
     """Littman's grid soccer: a zero-sum game of 761 states where only random policies are safe."""
 
     action_names = MOVES
-    """What replays call the actions."""
+    """Names of the actions in replays."""
 
     def __init__(self, config: SoccerConfig, num_envs: int) -> None:
         self.config = config
