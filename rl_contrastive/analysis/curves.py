@@ -134,8 +134,8 @@ def common_end(counts: list[FloatArray], end: float) -> float:
 
 
 def common_grid(counts: list[FloatArray], first: float, last: float) -> FloatArray:
-    """Counts in [first, last] between which each run was evaluated again or has ended. Evaluations due at one count come
-    at slightly different ones, and a point at each of them would mix new and old values."""
+    """Counts in [first, last] between which each run was evaluated again or has ended. Evaluations due at one count
+    come at slightly different ones, and a point at each of them would mix new and old values."""
     union = np.unique(np.concatenate(counts))
     union = union[(union >= first) & (union <= last)]
     done = np.stack([np.searchsorted(each, union, side="right") for each in counts])  # (R, n) evaluations so far

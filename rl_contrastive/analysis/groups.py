@@ -139,8 +139,8 @@ def _steps(runs: list[Run]) -> st.SolveSummary | None:
 
 
 def _last_if_cut(counts: Sequence[float | None], runs: list[Run], clock: str) -> FloatArray:
-    """The counts. An unfinished run with a budget in the other unit gets the largest count of all, because its final count
-    is not known and its few episodes must not make it look fast."""
+    """The counts. An unfinished run with a budget in the other unit gets the largest count of all, because its final
+    count is not known and its few episodes must not make it look fast."""
     known = np.array([0.0 if count is None else count for count in counts])
     cut = np.array([not run.finished and run.clock != clock for run in runs])
     return np.where(cut, known.max(initial=0.0), known)

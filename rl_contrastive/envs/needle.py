@@ -2,8 +2,8 @@
 
 Factor 0 of d leads to the few good states of the next step, the others to random mixtures of common states. A good
 state has one good action, another one at each state and step, that leads to good states with probability `success`.
-All other actions lead to the common states for good and pay a bait. The good action of the last step pays 1. Reaching it
-takes H right actions of A in a row. Planning without a bonus takes the bait from the first episode on, and uniform
+All other actions lead to the common states for good and pay a bait. The good action of the last step pays 1. To reach
+it takes H right actions of A in a row. Planning without a bonus takes the bait from the first episode on, and uniform
 actions find the needle once in A^H episodes.
 """
 
