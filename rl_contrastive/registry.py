@@ -22,11 +22,12 @@ from typing import Any, Literal, TypeVar
 from rl_contrastive.config import from_dict, require, to_dict
 from rl_contrastive.errors import RlcError, unknown_name
 
-Kind = Literal["agent", "env", "objective", "energy-objective", "claim", "study", "opponent"]
+Kind = Literal["agent", "env", "objective", "view-objective", "energy-objective", "claim", "study", "opponent"]
 PACKAGES: dict[Kind, str] = {
     "agent": "rl_contrastive.agents",
     "env": "rl_contrastive.envs",
     "objective": "rl_contrastive.objectives",
+    "view-objective": "rl_contrastive.objectives",
     "energy-objective": "rl_contrastive.energy",
     "claim": "rl_contrastive.claims.theory",
     "study": "rl_contrastive.claims.energy",

@@ -54,6 +54,7 @@ def test_paths_and_functions_exist(document):
     [
         ("docs/agents/index.md", "# Agents\n", "agent"),
         ("docs/objectives.md", "# Objectives\n", "objective"),
+        ("docs/objectives.md", "## Losses of embeddings\n", "view-objective"),
         ("docs/theory.md", "## Claims, measured\n", "claim"),
         ("docs/energy.md", "## Studies\n", "study"),
     ],

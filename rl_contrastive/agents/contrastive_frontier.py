@@ -45,7 +45,7 @@ class FrontierConfig:
     """Refit a step when its data grew by this fraction."""
     uniform_steps: int = 2
     """Number of stored steps of each episode from the switch on (>= 1)."""
-    decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(arrivals=False, backward=1))
+    decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(arrivals=False, backward=None))
     """Observations -> latent states; unused where observations are states."""
 
     def __post_init__(self) -> None:

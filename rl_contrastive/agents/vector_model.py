@@ -19,10 +19,11 @@ from rl_contrastive.features.maps import FeatureMap
 from rl_contrastive.features.mixture_learner import LEAST_ROWS, MixtureLearner
 from rl_contrastive.features.neural_maps import features_from_state
 from rl_contrastive.features.steps import StepStore
+from rl_contrastive.objectives.laws import row_law
 from rl_contrastive.planning.bonus import EllipticalBonus
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.lsvi import plan_features
-from rl_contrastive.spec import Array, BoolArray, Env, ExactModel, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Array, BoolArray, Env, ExactModel, FloatArray, IntArray, State, StepData, Transition
 
 if TYPE_CHECKING:
     from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
@@ -89,7 +90,7 @@ class VectorModel:
             b[h] = self._bonus(h + 1, ahead[h])
         reward = np.zeros_like(b)
         reward[:-1] = np.einsum("hnad,hd->hna", ahead[:-1], self.theta[1:])
-        law = real / np.maximum(data.count, 1)[:, None]
+        law = self._law(data)
         bounds = {"cap": self.cap, "floor": self.floor}
         self.w = plan_features(psi, law, ahead, reward, b, data.discount, **bounds)
         self.w_greedy = plan_features(psi, law, ahead, reward, np.zeros_like(b), data.discount, **bounds)
@@ -103,6 +104,14 @@ class VectorModel:
         else:
             assert self.other is not None
             self.features = self.other.fit_rows(data, rng=rng, start=self.features, version=version).features
+
+    def _law(self, data: StepData) -> FloatArray:
+        """P^-_h (H, N) of the stored successors, that of the features' negatives."""
+        if self.config.learner.law == "marginal":
+            return row_law(np.zeros((*data.action.shape, 0)), data.count)
+        from rl_contrastive.features.row_problem import successor_law  # torch, which the descent needs anyway
+
+        return successor_law(data, self.config.learner)
 
     def _bonus(self, h: int, phi: FloatArray) -> FloatArray:
         """b_h, in units of the rewards' range."""

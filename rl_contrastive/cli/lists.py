@@ -25,7 +25,7 @@ class ListCommand:
     """Print the registered names, all of them or those of one kind. A name that ends in ':' is a prefix."""
 
     kind: tyro.conf.Positional[str | None] = None
-    """agents | envs | objectives | energy-objectives | claims | studies | opponents; default: all, in groups."""
+    """agents | envs | objectives | view-objectives | energy-objectives | claims | studies | opponents; default: all."""
     json: bool = False
     """Print names, summaries and config fields as JSON."""
     imports: Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction] = ()

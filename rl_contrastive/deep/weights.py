@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from rl_contrastive.config import require
+from rl_contrastive.objectives.parts import array, load_weights, weights
 from rl_contrastive.spec import State
+
+__all__ = [
+    "FlatAdam", "FlatParameters", "clip", "compile_gradient", "follow", "frozen_copy", "load_weights", "weights",
+]  # fmt: skip
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -97,7 +102,7 @@ class FlatAdam:
 
     def state_dict(self) -> State:
         """Moments and step count."""
-        return {"mean": _array(self.moments[0]), "square": _array(self.moments[1]), "steps": float(self.steps)}
+        return {"mean": array(self.moments[0]), "square": array(self.moments[1]), "steps": float(self.steps)}
 
     def load_state_dict(self, state: dict[str, Any], where: str) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
@@ -123,25 +128,3 @@ def follow(target: nn.Module, online: nn.Module, tau: float) -> None:
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
     for mine, its in zip(target.buffers(), online.buffers(), strict=True):
         mine.copy_(its)
-
-
-def weights(module: nn.Module) -> State:
-    """Parameters and buffers by name, copied to arrays."""
-    return {name: _array(tensor) for name, tensor in module.state_dict().items()}
-
-
-def load_weights(module: nn.Module, state: dict[str, Any], where: str) -> None:
-    """Inverse of `weights`, in place; RlcError names a missing or unknown entry or one of another shape."""
-    own = module.state_dict()
-    for name in sorted(own.keys() | state.keys()):
-        require(name in state, f"{where}: the saved weights lack '{name}'.")
-        require(name in own, f"{where}: the saved weights hold '{name}', which this network has not.")
-        shape = np.shape(state[name])
-        require(shape == tuple(own[name].shape), f"{where}: '{name}' has shape {shape}, not {tuple(own[name].shape)}.")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(torch.as_tensor(np.asarray(state[name])))
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().to("cpu", copy=True).numpy()

@@ -32,7 +32,8 @@ class LearnerConfig:
     model: Literal["auto", "tabular", "linear", "neural"] = "auto"
     """Form of phi and psi: auto is tabular for state indices and linear for vectors."""
     law: Law = "marginal"
-    """P^- of the negatives: marginal (empirical successors), uniform over S or a mixture (the last two need S)."""
+    """P^- of the negatives: marginal (empirical successors), uniform over S or a mixture (these two need S), or
+    propensity: stored vectors weigh 1/(their estimated density), for method nce; on tables it is uniform."""
     mixture: Annotated[float, In(0, 1)] = 0.1
     """Weight of the uniform law in the mixture."""
     steps: Annotated[int, Ge(1)] = 200

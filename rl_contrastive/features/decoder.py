@@ -45,8 +45,9 @@ class DecoderConfig:
     """Largest number of latent states a step."""
     forward: int = 2
     """Number of directions of o_h that predict its successors (>= 0)."""
-    backward: int = 2
-    """Number of directions of o_h that are predictable from (o_{h-1}, a_{h-1}) (>= 0)."""
+    backward: int | None = 2
+    """Number of directions of o_h that are predictable from (o_{h-1}, a_{h-1}) (>= 0). None: 2 in the given
+    whitening, 1 in the full one, whose second direction is mostly noise."""
     gap: float | None = None
     """Least distance between the centres of two latents, in within-cluster standard deviations (> 0). None: 3 in the
     given whitening, 2.5 in the full one, whose directions carry more noise."""
@@ -73,11 +74,17 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "decoder")
+        f, b = self.forward, self.most_backward
         require(
-            self.forward >= 0 and self.backward >= 0 and self.forward + self.backward >= 1,
-            f"decoder: forward and backward must be >= 0 and not both 0, got {self.forward} and {self.backward}.",
+            f >= 0 and b >= 0 and f + b >= 1,
+            f"decoder: forward and backward must be >= 0 and not both 0, got {f} and {b}.",
         )
         require(self.gap is None or 0 < self.gap < np.inf, f"decoder: gap must be > 0, got {self.gap}.")
+
+    @property
+    def most_backward(self) -> int:
+        """Backward directions of the whitening that has more."""
+        return 2 if self.backward is None else self.backward
 
 
 class LatentDecoder:
@@ -87,12 +94,12 @@ class LatentDecoder:
     """
 
     def __init__(self, config: DecoderConfig, *, horizon: int, num_actions: int, obs_shape: tuple[int, ...]) -> None:
-        D, q = int(np.prod(obs_shape)), config.forward + config.backward
+        D, q = int(np.prod(obs_shape)), config.forward + config.most_backward
         self.config, self.num_actions = config, num_actions
         self.mean: FloatArray = np.zeros((horizon, D))
         self.W: FloatArray = np.zeros((horizon, D, q))
         self.forward: FloatArray = np.zeros((horizon, D, config.forward))
-        self.backward: FloatArray = np.zeros((horizon + 1, D, config.backward))  # of o_{h+1}, by the fit of step h
+        self.backward: FloatArray = np.zeros((horizon + 1, D, config.most_backward))  # of o_{h+1}, by the fit of step h
         self.full = config.whitening == "full"
         """Which of the two whitenings is in use."""
         self.looked_at = 0
@@ -112,7 +119,7 @@ class LatentDecoder:
         self._choose(data)
         part = take_levels(data, levels, int(data.count[levels].max()))
         spectral = fit_linear(part, self.num_actions, 2, FULL if self.full else self.config.spectral)
-        f, b = self.config.forward, self.config.backward
+        f, b = self.config.forward, self.config.most_backward
         if self.config.directions == "pca":
             # The same whitened coordinates, ordered by variance and not by what they predict.
             self.W[levels] = first_columns(spectral.here.matrix, f + b)
@@ -125,7 +132,8 @@ class LatentDecoder:
                 forward, backward = self._refined(part, forward, backward, rng)
             self.forward[levels] = first_columns(forward, f)
             self.mean[levels] = spectral.here.mean
-            self.backward[levels + 1] = first_columns(backward, b)
+            wanted = 1 if self.full and self.config.backward is None else b
+            self.backward[levels + 1] = first_columns(backward[..., :wanted], b)
             changed = np.unique(np.concatenate([levels, levels[levels + 1 < H] + 1]))
             self.W[changed] = np.concatenate([self.forward[changed], self.backward[changed]], axis=2)
         self._cluster(data, changed)

@@ -58,8 +58,13 @@ class FeatureLearner:
             f"learner: model {config.model} does not fit {'state indices' if tabular else 'vector observations'}.",
         )
         require(
-            tabular or config.law == "marginal",
-            f"learner: the law of negatives '{config.law}' needs a finite state space; vectors allow 'marginal' only.",
+            tabular or config.law in ("marginal", "propensity"),
+            f"learner: the law of negatives '{config.law}' needs a finite state space; vectors allow 'marginal' and, "
+            "with method nce, 'propensity'.",
+        )
+        require(
+            tabular or config.law == "marginal" or config.method == "nce",
+            "learner: the closed form of vectors has the law 'marginal'; 'propensity' needs method nce.",
         )
         if config.method != "spectral":
             from rl_contrastive.objectives import make

@@ -14,6 +14,7 @@ from rl_contrastive.features.maps import LinearFeatures, constant_features
 from rl_contrastive.features.networks import Factors, Named, RowFactors, mlp_weights
 from rl_contrastive.features.neural_maps import NeuralFeatures
 from rl_contrastive.features.spectral_linear import LinearSpectralFit, fit_linear, whiten
+from rl_contrastive.objectives.laws import row_law
 from rl_contrastive.spec import BoolArray, FloatArray, IntArray, StepData
 
 BETA = 10.0
@@ -44,7 +45,7 @@ class RowProblem:
         self._config, self._version, self._num_actions = config, version, num_actions
         self._data = replace(data, obs=data.obs.reshape(H, N, -1), next_obs=data.next_obs.reshape(H, N, -1))
         self._mask = (np.arange(N) < data.count[:, None]).astype(np.float64)
-        self._law = self._mask / data.count[:, None]  # P^-: the empirical marginal of the stored successors
+        self._law = successor_law(self._data, config)
         half = config.held_out / 2
         stop, judge, self._train = split_rows(data.count, N, (half, half), rng=rng)
         self.stop: Batch = held_out_rows(*stop, self._law, JUDGES, JUDGE_NEGATIVES, rng=rng)
@@ -185,6 +186,18 @@ class RowProblem:
 
     def _with_mlps(self, f: LinearFeatures) -> RowFeatures:
         return NeuralFeatures(f, self._mlps) if self._mlps else f
+
+
+def successor_law(data: StepData, config: LearnerConfig) -> FloatArray:
+    """P^- (H, N) over the stored successors, 0 at padding; its density is of their whitened coordinates."""
+    H, N = data.action.shape
+    if config.law == "marginal":
+        return row_law(np.zeros((H, N, 0)), data.count)
+    some = data.count > 0  # a step without rows has nothing to whiten
+    rows = np.zeros((H, N, min(config.linear.pca_dim, int(np.prod(data.next_obs.shape[2:], dtype=np.int64)))))
+    if some.any():
+        rows[some] = whiten(data.next_obs.reshape(H, N, -1)[some], data.count[some], config.linear)[1]
+    return row_law(rows, data.count, config.law)
 
 
 def _linear(features: RowFeatures) -> LinearFeatures:
