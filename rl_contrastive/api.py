@@ -78,7 +78,7 @@ def make_objective(name: str, **options: Any) -> Any:
 
 
 def names(kind: registry.Kind) -> list[str]:
-    """All registered names of a kind: "agent", "env", "objective", "energy-objective", "claim", "study" or "opponent".
+    """All registered names of a kind: "agent", "env", "objective", "energy-objective", "claim" or "opponent".
 
     >>> "contrastive-ucb" in names("agent")
     True

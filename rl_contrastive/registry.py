@@ -1,4 +1,4 @@
-"""Names -> factories: one decorated class or function per file makes an agent, an environment, a study, ...
+"""Names -> factories: one decorated class or function per file makes an agent, an environment, a claim, ...
 
 Discovery imports the modules of the library's own packages once, then entry points of the group
 `rl_contrastive.plugins`; `import_file` adds a user's file. Registered modules therefore stay light at import:
@@ -22,15 +22,14 @@ from typing import Any, Literal, TypeVar
 from rl_contrastive.config import from_dict, require, to_dict
 from rl_contrastive.errors import RlcError, unknown_name
 
-Kind = Literal["agent", "env", "objective", "view-objective", "energy-objective", "claim", "study", "opponent"]
+Kind = Literal["agent", "env", "objective", "view-objective", "energy-objective", "claim", "opponent"]
 PACKAGES: dict[Kind, str] = {
     "agent": "rl_contrastive.agents",
     "env": "rl_contrastive.envs",
     "objective": "rl_contrastive.objectives",
     "view-objective": "rl_contrastive.objectives",
     "energy-objective": "rl_contrastive.energy",
-    "claim": "rl_contrastive.claims.theory",
-    "study": "rl_contrastive.claims.energy",
+    "claim": "rl_contrastive.claims",
     "opponent": "rl_contrastive.agents",
 }
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,7 +38,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 @dataclass(frozen=True)
 class Entry:
     """One registered name. `factory` is called as agent: (env, config, *, seed), env: (config, num_envs), opponent:
-    (env_spec, config, *, rng)."""
+    (env_spec, config, *, rng), claim: (config, context)."""
 
     kind: Kind
     name: str
@@ -73,7 +72,8 @@ def register(kind: Kind, name: str, config: type) -> Callable[[F], F]:
 
 def get(kind: Kind, name: str) -> tuple[Entry, dict[str, Any]]:
     """Entry of `name` and the config values that the name itself fixes (`gym:CartPole-v1` fixes `id`)."""
-    _discover(kind)
+    group, slash, _ = name.partition("/")
+    _discover(kind, group if slash else "")
     prefix, colon, rest = name.partition(":")
     if colon and (kind, prefix + ":") in _ENTRIES:
         require(bool(rest), f"the {kind} '{name}' needs a name behind the colon, such as gym:CartPole-v1.")
@@ -98,10 +98,11 @@ def build(kind: Kind, name: str, options: Any = None) -> Any:
     return entry.factory(from_dict(entry.config, {**values, **fixed}, f"{name}."))
 
 
-def entries(kind: Kind) -> list[Entry]:
-    """All entries of a kind, by name."""
-    _discover(kind)
-    return [entry for (k, _), entry in sorted(_ENTRIES.items()) if k == kind]
+def entries(kind: Kind, group: str = "") -> list[Entry]:
+    """All entries of a kind, or those named GROUP/..., by name."""
+    _discover(kind, group)
+    start = f"{group}/" if group else ""
+    return [entry for (k, name), entry in sorted(_ENTRIES.items()) if k == kind and name.startswith(start)]
 
 
 def import_file(path: Path) -> None:
@@ -171,8 +172,11 @@ def _spec_of(path: Path) -> ModuleSpec | None:
     return importlib.util.spec_from_file_location(f"rlc_user_{path.stem}", path)
 
 
-def _discover(kind: Kind) -> None:
+def _discover(kind: Kind, group: str = "") -> None:
+    """Import the modules of a kind; of a group of claims alone where it is known, as the others may load torch."""
     package = PACKAGES[kind]
+    if kind == "claim" and group and importlib.util.find_spec(f"{package}.{group}"):
+        package = f"{package}.{group}"
     if package in _DISCOVERED:
         return
     _DISCOVERED.add(package)

@@ -301,7 +301,7 @@ def test_doctor_writes_nothing(tmp_path, capsys, monkeypatch):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert "ok    python" in out
-    assert " studies," in out
+    assert " claims," in out
     assert main(["doctor", "--json"]) == 0
     found = {row["name"]: row["status"] for row in json.loads(capsys.readouterr().out)}
     assert found["numpy"] == "ok"

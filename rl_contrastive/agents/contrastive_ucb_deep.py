@@ -59,6 +59,7 @@ class ContrastiveUCBDeep(BaseAgent):
         from rl_contrastive.deep.past import Past
         from rl_contrastive.deep.replay.frames import Frames, Tables
         from rl_contrastive.deep.replay.replay import Replay
+        from rl_contrastive.deep.search import Search
 
         super().__init__(env, config, seed=seed)
         self._tables = Tables(self.env_spec)
@@ -90,6 +91,7 @@ class ContrastiveUCBDeep(BaseAgent):
         self.first_reward = self.first_terminal = 0
         """Steps until the first reward > 0 and the first true terminal; 0: none yet."""
         self._frames, self._shown = (Frames(stack) for _ in range(2))
+        self._search = Search(config.search) if config.search.alpha > 0 and self.bonus.uses_features else None
         self._least_tried, self.memoryless = LeastTried(), not config.episodic
         self._report: dict[str, Any] = {}
         self._folder: Path | None = None
@@ -139,8 +141,14 @@ class ContrastiveUCBDeep(BaseAgent):
         b += self.learner.q(stacked, rng=self.rng)[1]
         hint = "lower learner.lr or learner.reward_scale"
         require(bool(np.isfinite(b).all()), f"deep: values are NaN or infinite at step {self.steps}; {hint}.")
-        planned = choose(b, rng=self.rng)
-        return np.where(self.rng.random(len(obs)) < self.config.epsilon, uniform, planned)
+        if self._search is None:
+            planned = choose(b, rng=self.rng)
+            return np.where(self.rng.random(len(obs)) < self.config.epsilon, uniform, planned)
+        phi = self._first if h == 0 else self._phi(stacked)
+        planned = self._search.choose(b, phi, h, self.rebuilt_at, rng=self.rng)
+        done = np.where(self.rng.random(len(obs)) < self.config.epsilon, uniform, planned)
+        self._search.note(done)
+        return done
 
     def behaviour(self, pi: FloatArray) -> None:
         """None: epsilon, noise and a bonus that changes with every step give no table of action probabilities."""

@@ -1,4 +1,4 @@
-"""Output of theory and studies: panels of one figure, intervals in words, JSON values."""
+"""Output of claims: panels of one figure, intervals in words, JSON values."""
 
 from __future__ import annotations
 

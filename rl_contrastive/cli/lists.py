@@ -14,10 +14,8 @@ from rl_contrastive.cli.parse import Done, flags_of, parse
 from rl_contrastive.config import field_docs
 from rl_contrastive.errors import unknown_name
 
-KINDS: dict[str, registry.Kind] = {
-    "studies" if kind == "study" else kind + "s": kind for kind in get_args(registry.Kind)
-}
-OLD_NAMES = {"experiments": "claims"}
+KINDS: dict[str, registry.Kind] = {kind + "s": kind for kind in get_args(registry.Kind)}
+OLD_NAMES = {"experiments": "claims", "studies": "claims"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class ListCommand:
     """Print the registered names, all of them or those of one kind. A name that ends in ':' is a prefix."""
 
     kind: tyro.conf.Positional[str | None] = None
-    """agents | envs | objectives | view-objectives | energy-objectives | claims | studies | opponents; default: all."""
+    """agents | envs | objectives | view-objectives | energy-objectives | claims | opponents; default: all."""
     json: bool = False
     """Print names, summaries and config fields as JSON."""
     imports: Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction] = ()

@@ -102,15 +102,14 @@ def _result(tuning: Any, ledger: Any, found: Any, values: dict[int, float | None
 
 def table(result: dict[str, Any]) -> str:
     """Markdown: the trials that came furthest, then the best one's report."""
+    from rl_contrastive.analysis.tables import Table
+
     sign = -1 if result["direction"] == "maximize" else 1
     rows = sorted(result["trials"], key=lambda r: (-r["cap"], r["value"] is None, sign * (r["value"] or 0), r["trial"]))
     keys = list(result["best"]["params"])
-    heads = ["trial", result["unit"], f"{result['metric']} (tuning seeds)", *keys]
-    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
-    for row in rows[:SHOWN]:
-        value = "failed" if row["value"] is None else f"{row['value']:.4g}"
-        cells = [str(row["trial"]), str(row["cap"]), value, *(_short(row[key]) for key in keys)]
-        lines.append(f"| {' | '.join(cells)} |")
+    heads = ("trial", result["unit"], f"{result['metric']} (tuning seeds)", *keys)
+    cells = [(str(r["trial"]), str(r["cap"]), _value(r["value"]), *(_short(r[key]) for key in keys)) for r in rows]
+    lines = Table("Trials", heads, cells[:SHOWN], text_columns=0).markdown()
     if len(rows) > SHOWN:
         lines.append(f"\nand {len(rows) - SHOWN} trials more")
     best, seeds = result["best"], result["report"]["seeds"]
@@ -124,6 +123,10 @@ def table(result: dict[str, Any]) -> str:
     lines += [f"{result['metric']} on the reporting seeds {', '.join(seeds)}: mean [95% CI] {words}"]
     lines += [f"failed: seeds {', '.join(failed)}, which are not in the mean"] if failed else []
     return "\n".join(lines)
+
+
+def _value(value: float | None) -> str:
+    return "failed" if value is None else f"{value:.4g}"
 
 
 def _short(value: Any) -> str:

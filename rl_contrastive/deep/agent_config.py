@@ -12,6 +12,24 @@ from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, check_cou
 
 
 @dataclass(frozen=True)
+class SearchConfig:
+    """Contrastive search in acting (`deep/search.py`): off by default; evaluation is not touched."""
+
+    alpha: Annotated[float, In(0, 1)] = 0.0
+    """Weight of the penalty for what looks like this episode's past, against 1 - alpha of the probability; 0: off. Few
+    actions have large probabilities, so they want large values, such as .9."""
+    k: Annotated[int, Ge(1)] = 3
+    """The most probable actions alone are chosen from."""
+    temperature: Annotated[float, Gt(0)] = 0.1
+    """Probabilities are the softmax of the values, bonus included, divided by this (in units of reward)."""
+    memory: Annotated[int, Ge(1)] = 100
+    """Last steps of the episode that count."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "search")
+
+
+@dataclass(frozen=True)
 class ContrastiveUCBDeepConfig:
     """Deep Contrastive-UCB."""
 
@@ -36,6 +54,8 @@ class ContrastiveUCBDeepConfig:
     episodic: bool = False
     """Memory of the episode, for places that look alike (`deep/episodic.py`): the bonus fades where the same was seen
     or done before, and the evaluated policy takes the best of the actions tried least often there."""
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """Away from what this episode has seen, by features of the actions."""
     growth: Annotated[float, Gt(0)] = 0.2
     """Freeze the current features and count again when the visits have grown by this fraction."""
     epsilon: Annotated[float, In(0, 1)] = 0.01
@@ -62,3 +82,8 @@ class ContrastiveUCBDeepConfig:
         both = "deep: clock and episodic exclude each other: with its step, no observation comes again in an episode."
         require(not (self.clock and self.episodic), both)
         check_counts(self.bonus, self.learner.representation)
+        learned = self.beta > 0 and self.learner.learn_features and not self.learner.representation.of_states
+        hint = "beta > 0, learner.learn_features, and features other than psi"
+        require(
+            self.search.alpha == 0 or learned, f"deep: search compares learned features of actions: it needs {hint}."
+        )

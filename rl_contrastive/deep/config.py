@@ -81,8 +81,8 @@ class RepresentationConfig:
     dim: int = 64
     """d (>= 1)."""
     objective: str = "nce"
-    """A registered objective: nce (the paper's), logistic, infonce, mle, meco, spectral; name it before --help to see
-    its options."""
+    """A registered objective (`rlc list objectives`), nce being the paper's; not meco-keyed and isogclr, which need a
+    place for each anchor. Name it before --help to see its options."""
     objective_options: Any = field(default_factory=dict)
     """The objective's own config, or a table of its fields, such as {"temperature": 0.5}."""
     hidden: int = 256

@@ -58,8 +58,10 @@ class Representation(nn.Module):
         super().__init__()
         self.config, self.num_actions = config, num_actions
         self.objective = make(config.objective, config.objective_options)
-        # A state for each stored row, as in `meco-keyed`, does not work with a replay that drops rows.
-        require(not self.objective.keyed, f"representation: {config.objective} keeps a table of all anchors; use meco.")
+        # Numbers for each stored row, as in `meco-keyed` and `isogclr`, do not work with a replay that drops rows.
+        hint = "but rows of a replay come and go; use meco or infonce"
+        keyed = self.objective.keyed
+        require(not keyed, f"representation: {config.objective} keeps a table of all anchors, {hint}.")
         masked = self.objective.shared and config.mask_identical
         require(not masked, f"representation: {config.objective} cannot leave out negatives.")
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rl_contrastive.config import Ge, check_ranges, require
 from rl_contrastive.energy.base import (
+    Configured,
     Energy,
     EnergyLoss,
     ObjectiveState,
@@ -105,11 +106,13 @@ class MECOState(ObjectiveState):
 
 
 @register("energy-objective", "meco", MECOConfig)
-class MECO:
+class MECO(Configured[MECOConfig]):
     """Maximum likelihood whose log Z is a moving average over the descent; see the module's first lines."""
 
+    options = MECOConfig
+
     def __init__(self, config: MECOConfig | None = None) -> None:
-        self.config = config or MECOConfig()
+        super().__init__(config)
         self.name = "meco" if self.config.gamma < 1.0 else "snis"
 
     def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> MECOState:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.config import Ge, In, check_ranges, require
-from rl_contrastive.energy.base import Energy, EnergyLoss, ObjectiveState, Stateless, energies, monitor
+from rl_contrastive.energy.base import Configured, Energy, EnergyLoss, ObjectiveState, Stateless, energies, monitor
 from rl_contrastive.energy.samplers import ChainConfig, Chains, run_chains
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
@@ -38,7 +38,7 @@ class CDConfig:
 
 
 @register("energy-objective", "cd", CDConfig)
-class CD(Stateless):
+class CD(Stateless[CDConfig]):
     """Contrastive divergence: -mean f(x) + mean f(x'), x' the end of chains that start at the data.
 
     The truth is stationary for every k when the kernel leaves the model invariant (MALA, not plain Langevin). Source:
@@ -46,9 +46,7 @@ class CD(Stateless):
     """
 
     name = "cd"
-
-    def __init__(self, config: CDConfig | None = None) -> None:
-        self.config = config or CDConfig()
+    options = CDConfig
 
     def loss(
         self,
@@ -95,7 +93,7 @@ class PCDState(ObjectiveState):
 
 
 @register("energy-objective", "pcd", PCDConfig)
-class PCD:
+class PCD(Configured[PCDConfig]):
     """Persistent contrastive divergence: the chains go on from where earlier steps left them.
 
     -mean f(x) + mean f(x'), x' the end of the chains.
@@ -105,9 +103,7 @@ class PCD:
     """
 
     name = "pcd"
-
-    def __init__(self, config: PCDConfig | None = None) -> None:
-        self.config = config or PCDConfig()
+    options = PCDConfig
 
     def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> PCDState:
         """No chains yet."""

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rl_contrastive.config import require
 from rl_contrastive.energy.base import (
+    Configured,
     Energy,
     EnergyLoss,
     ObjectiveState,
@@ -77,13 +78,14 @@ class FlowState(ObjectiveState):
 
 
 @register("energy-objective", "fce", FCEConfig)
-class FCE:
+class FCE(Configured[FCEConfig]):
     """Flow contrastive estimation: energy and noise are trained against each other; see the module's first lines."""
 
     name = "fce"
+    options = FCEConfig
 
     def __init__(self, config: FCEConfig | None = None) -> None:
-        self.config = config or FCEConfig()
+        super().__init__(config)
         self.flow = Flow(self.config.dim, layers=self.config.layers, hidden=self.config.hidden, seed=self.config.seed)
 
     def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> FlowState:

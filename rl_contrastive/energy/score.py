@@ -47,7 +47,7 @@ class DenoisingConfig:
 
 
 @register("energy-objective", "denoising-score", DenoisingConfig)
-class DenoisingScore(Stateless):
+class DenoisingScore(Stateless[DenoisingConfig]):
     """Denoising score matching.
 
     1/2 mean ||sigma s(x + sigma e) + e||^2, e ~ N(0, I); minimiser f = log(p * N(0, sigma^2)) + constant.
@@ -56,9 +56,7 @@ class DenoisingScore(Stateless):
     """
 
     name = "denoising-score"
-
-    def __init__(self, config: DenoisingConfig | None = None) -> None:
-        self.config = config or DenoisingConfig()
+    options = DenoisingConfig
 
     def loss(
         self,
@@ -101,7 +99,7 @@ class NoiseLadder:
         return torch.linspace(high, low, self.count, dtype=torch.float64, device=device)
 
 
-class MultiLevelScore(Stateless):
+class MultiLevelScore(Stateless[NoiseLadder]):
     """Denoising score matching on a ladder: f sees rows (x, log sigma), the level as one more coordinate.
 
         1/2 mean ||sigma s(x + sigma e, sigma) + e||^2,  s the gradient in x alone, sigma a level drawn for each row
@@ -156,7 +154,7 @@ class SlicedConfig:
 
 
 @register("energy-objective", "sliced-score", SlicedConfig)
-class SlicedScore(Stateless):
+class SlicedScore(Stateless[SlicedConfig]):
     """Sliced score matching.
 
     mean [v' H v + 1/2 ||s||^2], H the Hessian of f, v random signs; E v'Hv = tr H, so this is score matching.
@@ -166,9 +164,7 @@ class SlicedScore(Stateless):
     """
 
     name = "sliced-score"
-
-    def __init__(self, config: SlicedConfig | None = None) -> None:
-        self.config = config or SlicedConfig()
+    options = SlicedConfig
 
     def loss(
         self,
