@@ -30,7 +30,7 @@ from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.planning.behaviour import uniform_around
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
-from rl_contrastive.spec import Behaviour, Env, ExactModel, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Behaviour, Embedded, Env, ExactModel, FloatArray, IntArray, State, Transition
 
 
 @register("agent", "contrastive-ucb", ContrastiveUCBConfig)
@@ -113,6 +113,14 @@ class ContrastiveUCB(BaseAgent):
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         """TV of P-hat, largest principal angle of phi, optimism V^UCB_0 - V*_0; where observations are states."""
         return self.model.exact_metrics(model) if self.version and model.observations_are_states else {}
+
+    def embed(self, h: int, obs: Any, action: IntArray, next_obs: Any) -> Embedded | None:
+        """phi_h(s,a) and psi_h(s') of transitions of step h; None before the first fit."""
+        return self.model.embed(h, obs, action, next_obs)
+
+    def stored_features(self) -> Embedded | None:
+        """The same of a sample of the stored transitions."""
+        return self.model.stored_features()
 
     def state_dict(self) -> State:
         numbers = {name: getattr(self, name) for name in ("episodes", "version", "fitted_rows", "report")}

@@ -33,7 +33,7 @@ from rl_contrastive.deep.episodic import EpisodicBonus, LeastTried
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import SeedTree, generator_state, restore_generator
-from rl_contrastive.spec import Array, Env, EnvSpec, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Array, Embedded, Env, EnvSpec, FloatArray, IntArray, State, Transition
 
 if TYPE_CHECKING:
     from rl_contrastive.deep.replay.replay import Replay
@@ -78,7 +78,7 @@ class ContrastiveUCBDeep(BaseAgent):
         )
         self.replay.ring.check_rows(config.batch)
         seed = self.seeds.integer("init")
-        self.learner = DeepLearner(spec, self.replay.stacked_shape, config.learner, seed=seed)
+        self.learner = DeepLearner(spec, self.replay.stacked_shape, config.learner, seed=seed, slots=config.capacity)
         make = bonus or self._count_features
         self.bonus: Bonus = make(spec, self.replay, self.seeds)
         if config.episodic:
@@ -90,7 +90,7 @@ class ContrastiveUCBDeep(BaseAgent):
         self.steps, self.rebuilt_at = 0, 0
         self.first_reward = self.first_terminal = 0
         """Steps until the first reward > 0 and the first true terminal; 0: none yet."""
-        self._frames, self._shown = (Frames(stack) for _ in range(2))
+        self._frames, self._shown, self._watched = (Frames(stack) for _ in range(3))
         self._search = Search(config.search) if config.search.alpha > 0 and self.bonus.uses_features else None
         self._least_tried, self.memoryless = LeastTried(), not config.episodic
         self._report: dict[str, Any] = {}
@@ -242,6 +242,23 @@ class ContrastiveUCBDeep(BaseAgent):
         phi = self.learner.features.phi(self.replay.observations(some), action)  # (n, d)
         singular = np.linalg.svd(phi / np.sqrt(len(phi)), compute_uv=False)
         return {"bonus": self.bonus.taken(some, action), "features": phi, "singular_values": singular}
+
+    def embed(self, h: int, obs: Array, action: IntArray, next_obs: Array) -> Embedded | None:
+        """Frozen phi(s,a) and psi(s') of f; one space for all steps. None where no features are learned."""
+        if not self.bonus.uses_features or self.rebuilt_at == 0:
+            return None
+        now = self._watched.push(self._seen(obs, h), h)
+        ahead = self._watched.then(self._seen(next_obs, h + 1))
+        return Embedded(*self.learner.features.factors(now, action, ahead), np.zeros(len(action), dtype=np.int64))
+
+    def stored_features(self) -> Embedded | None:
+        """The same of 512 stored visits."""
+        some = self._some(512)
+        if not self.bonus.uses_features or self.rebuilt_at == 0 or not len(some):
+            return None
+        action, next_obs = self.replay.actions(some), self.replay.observations(self.replay.ring.next[some])
+        found = self.learner.features.factors(self.replay.observations(some), action, next_obs)
+        return Embedded(*found, np.zeros(len(some), dtype=np.int64))
 
     def update(self) -> dict[str, float]:
         """Diagnostics of the last gradient step; the learning itself goes on within episodes."""

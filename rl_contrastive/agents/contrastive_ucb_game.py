@@ -34,6 +34,7 @@ from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import (
     Behaviour,
     BoolArray,
+    Embedded,
     Env,
     ExactModel,
     FloatArray,
@@ -128,6 +129,14 @@ class ContrastiveUCBGame(BaseAgent):
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         """TV of P-hat, largest principal angle of phi, V-bar_0 - V*_0 and V*_0 - V-under_0; on states that are seen."""
         return self.model.exact_metrics(model) if self.version and model.observations_are_states else {}
+
+    def embed(self, h: int, obs: Any, action: IntArray, next_obs: Any) -> Embedded | None:
+        """phi_h(s,a) and psi_h(s') of transitions of step h; None before the first fit."""
+        return self.model.learned.embed(h, obs, action, next_obs)
+
+    def stored_features(self) -> Embedded | None:
+        """The same of a sample of the stored transitions."""
+        return self.model.learned.stored_features()
 
     def state_dict(self) -> State:
         numbers = {name: getattr(self, name) for name in ("episodes", "version", "fitted_rows", "report")}

@@ -12,6 +12,7 @@ import numpy as np
 
 from rl_contrastive.agents.table_features import fit_scalars
 from rl_contrastive.config import require
+from rl_contrastive.features.embedded import at_step, of_rows
 from rl_contrastive.features.learner import FeatureLearner
 from rl_contrastive.features.maps import FeatureMap
 from rl_contrastive.features.neural_maps import features_from_state
@@ -19,7 +20,7 @@ from rl_contrastive.features.tables import LatentTable
 from rl_contrastive.planning.bonus import EllipticalBonus
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.lsvi import plan_model, plan_ridge
-from rl_contrastive.spec import Array, BoolArray, Env, ExactModel, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Array, BoolArray, Embedded, Env, ExactModel, FloatArray, IntArray, State, Transition
 
 if TYPE_CHECKING:
     from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
@@ -90,6 +91,12 @@ class RidgeDecoderModel:
         assert self.features is not None
         phi = self.features.phi(h, np.asarray(obs))  # (N, A, d)
         return np.asarray(np.clip(phi @ self.w[h] + self._bonus(h, phi), self.floor[h], self.cap[h]))
+
+    def embed(self, h: int, obs: Array, action: IntArray, next_obs: Array) -> Embedded | None:
+        return None if self.features is None else at_step(self.features, h, obs, action, next_obs)
+
+    def stored_features(self) -> Embedded | None:
+        return None if self.features is None else of_rows(self.features, self.table.store.data())
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         return {}

@@ -15,12 +15,23 @@ from rl_contrastive.config import require
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.diagnostics import model_error, phi_angles
+from rl_contrastive.features.embedded import at_step, of_counts
 from rl_contrastive.features.learner import FeatureLearner, Fit
 from rl_contrastive.features.maps import TabularFeatures
 from rl_contrastive.features.tables import add_pooled, make_table, one_kernel
 from rl_contrastive.planning.bonus import EllipticalBonus
 from rl_contrastive.planning.models import DenseModel, LowRankModel, TransitionModel
-from rl_contrastive.spec import Array, BoolArray, EnvSpec, ExactModel, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import (
+    Array,
+    BoolArray,
+    Embedded,
+    EnvSpec,
+    ExactModel,
+    FloatArray,
+    IntArray,
+    State,
+    Transition,
+)
 
 WHOLE_TABLE = 3e7
 """Largest number of entries of P-hat that are stored for a planner (240 MB of float64)."""
@@ -104,6 +115,22 @@ class TableFeatures:
         model = self.model()
         G, S, A = model.shape
         return DenseModel(model.rows(0)[None]) if G == 1 and S * S * A <= WHOLE_TABLE else model
+
+    def embed(self, h: int, obs: Array, action: IntArray, next_obs: Array) -> Embedded | None:
+        """Features of transitions of step h, by the states that they are decoded to."""
+        if self.features is None:
+            return None
+        s, s_next = (
+            self.label(step, x, explore=True) for step, x in ((h, obs), (min(h + 1, self.horizon - 1), next_obs))
+        )
+        return at_step(self.features, self.level(h), s, action, s_next)
+
+    def stored_features(self) -> Embedded | None:
+        """Of what was counted; with the states only where they are observed."""
+        if self.features is None:
+            return None
+        found = of_counts(self.features, self.table.counts)
+        return found if found is None or self.spec.num_states is not None else replace(found, states=None)
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         """TV of P-hat, weighted by visits, over the steps that were reached, and the largest principal angle of phi;

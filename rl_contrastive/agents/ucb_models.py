@@ -14,7 +14,7 @@ from rl_contrastive.agents.table_features import TableFeatures, fit_scalars
 from rl_contrastive.config import require
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.lsvi import plan_model
-from rl_contrastive.spec import Array, BoolArray, Env, ExactModel, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Array, BoolArray, Embedded, Env, ExactModel, FloatArray, IntArray, State, Transition
 
 if TYPE_CHECKING:
     from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
@@ -37,6 +37,12 @@ class Model(Protocol):
 
     def q(self, h: int, obs: Array, *, explore: bool) -> FloatArray:
         """Q_h (N, A) with the bonus or without."""
+
+    def embed(self, h: int, obs: Array, action: IntArray, next_obs: Array) -> Embedded | None:
+        """As `spec.WithFeatures`."""
+
+    def stored_features(self) -> Embedded | None:
+        """As `spec.WithFeatures`."""
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]: ...
 
@@ -85,6 +91,12 @@ class TableModel:
 
     def q(self, h: int, obs: Array, *, explore: bool) -> FloatArray:
         return np.asarray((self.Q if explore else self.Q_greedy)[h, self.learned.label(h, obs, explore=explore)])
+
+    def embed(self, h: int, obs: Array, action: IntArray, next_obs: Array) -> Embedded | None:
+        return self.learned.embed(h, obs, action, next_obs)
+
+    def stored_features(self) -> Embedded | None:
+        return self.learned.stored_features()
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         optimism = float(model.rho @ self.Q[0].max(axis=1)) - model.optimal_return

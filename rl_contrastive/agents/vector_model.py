@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rl_contrastive.config import require
+from rl_contrastive.features.embedded import at_step, of_rows
 from rl_contrastive.features.learner import FeatureLearner
 from rl_contrastive.features.maps import FeatureMap
 from rl_contrastive.features.mixture_learner import LEAST_ROWS, MixtureLearner
@@ -23,7 +24,18 @@ from rl_contrastive.objectives.laws import row_law
 from rl_contrastive.planning.bonus import EllipticalBonus
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.lsvi import plan_features
-from rl_contrastive.spec import Array, BoolArray, Env, ExactModel, FloatArray, IntArray, State, StepData, Transition
+from rl_contrastive.spec import (
+    Array,
+    BoolArray,
+    Embedded,
+    Env,
+    ExactModel,
+    FloatArray,
+    IntArray,
+    State,
+    StepData,
+    Transition,
+)
 
 if TYPE_CHECKING:
     from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
@@ -122,6 +134,12 @@ class VectorModel:
         phi = self.features.phi(h, np.asarray(obs))  # (N, A, d)
         Q = phi @ (self.theta[h] + (self.w if explore else self.w_greedy)[h])
         return np.asarray(np.clip(Q + self._bonus(h, phi), self.floor[h], self.cap[h]) if explore else Q)
+
+    def embed(self, h: int, obs: Array, action: IntArray, next_obs: Array) -> Embedded | None:
+        return None if self.features is None else at_step(self.features, h, obs, action, next_obs)
+
+    def stored_features(self) -> Embedded | None:
+        return None if self.features is None else of_rows(self.features, self.store.data())
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         return {}

@@ -27,6 +27,7 @@ COMMANDS = {
     "theory": ("rl_contrastive.cli.claims", "theory", "claims of the theory; short for `rlc claims theory`"),
     "energy": ("rl_contrastive.cli.claims", "energy", "claims of energy models: estimation, densities, images"),
     "list": ("rl_contrastive.cli.lists", "list_names", "what can be named: agents, envs, objectives, claims ..."),
+    "diagnose": ("rl_contrastive.cli.diagnose", "diagnose", "how a run's features are spread: numbers and a picture"),
     "new": ("rl_contrastive.cli.own", "new", "write an agent, environment or objective of your own to start from"),
     "check": ("rl_contrastive.cli.own", "check", "hold a file of your own to the contracts"),
     "sweep": ("rl_contrastive.cli.sweep", "sweep", "all runs of a TOML file, skipping what is done"),

@@ -54,7 +54,8 @@ class RunFlags(Limits):
     step_seconds: float | None = None
     """Seconds that one step of the environment may take; a step that hangs then fails the run. Default: no limit."""
     tensorboard: bool = True
-    """Write TensorBoard scalars beside metrics.jsonl, and histograms of agents that offer them."""
+    """Write TensorBoard scalars beside metrics.jsonl, and histograms and numbers of features of agents that offer
+    them."""
     overwrite: bool = False
     """Replace runs that are there already."""
     json: bool = False

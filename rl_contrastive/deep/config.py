@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -174,6 +174,33 @@ class SelfPredictionConfig:
 
 
 @dataclass(frozen=True)
+class AuxiliaryConfig:
+    """A loss of embeddings on the encoder of Q and G (`deep/auxiliary.py`)."""
+
+    OBJECTIVES: ClassVar[str] = "view-objective"
+    """The kind of names that `objective` may have."""
+    objective: str = ""
+    """A registered view-objective, such as nt-xent (`rlc list view-objectives`); empty: no such loss."""
+    objective_options: Any = field(default_factory=dict)
+    """The objective's own config, or a table of its fields, such as {"temperature": 0.5}."""
+    weight: Annotated[float, Ge(0)] = 1.0
+    """Weight of the loss beside those of Q and G."""
+    views: Literal["successor", "shift"] = "successor"
+    """successor: a state and the next one are two views of one instance; shift: two random shifts of a state's frames,
+    for the encoders nature and impala."""
+    shift: Annotated[int, Ge(1)] = 4
+    """Largest shift in pixels, where views are shifts."""
+    dim: Annotated[int, Ge(0)] = 64
+    """Coordinates behind the projector, in which views are compared; 0: no projector, the encoder's own vectors."""
+    hidden: Annotated[int, Ge(1)] = 256
+    """Width of the projector's ReLU layer."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "auxiliary")
+        require(self.views in ("successor", "shift"), f"auxiliary: views must be successor or shift, got {self.views}.")
+
+
+@dataclass(frozen=True)
 class AugmentConfig:
     """Distorted observations in gradient steps (`deep/augment.py`), for frames: encoders nature and impala."""
 
@@ -201,6 +228,8 @@ class DeepLearnerConfig:
     """phi(s,a) and psi(s')."""
     self_prediction: SelfPredictionConfig = field(default_factory=SelfPredictionConfig)
     """SPR's loss, off by default."""
+    auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
+    """A loss of embeddings that helps to shape the encoder of Q and G, off by default."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Shifts and intensities of frames, off by default."""
     learn_features: bool = True
@@ -214,7 +243,8 @@ class DeepLearnerConfig:
     adam_eps: float = 1e-8
     """Adam's epsilon for Q and G (> 0); large values, as 1.5e-4 on Atari, damp rare gradients, and so small bonuses."""
     clip: float = 10.0
-    """Largest norm of the gradient of Q, G and self-prediction (> 0); that of the features is not clipped."""
+    """Largest norm of the gradient of Q, G, self-prediction and the auxiliary loss (> 0); that of the features is not
+    clipped."""
     tau: Annotated[float, In(0, 1, above=True)] = 0.005
     """Share of the online network that its target takes over after each step."""
     reward_scale: float = 1.0
@@ -231,6 +261,8 @@ class DeepLearnerConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "deep")
+        both = self.compile and self.auxiliary.objective
+        require(not both, "deep: compile does not cover an auxiliary loss; leave one of them out.")
         for name in ("lr", "adam_eps", "clip", "reward_scale"):
             value = getattr(self, name)
             require(0 < value < np.inf, f"deep: {name} must be > 0 and finite, got {value}.")

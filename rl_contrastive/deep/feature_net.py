@@ -152,6 +152,14 @@ class FeatureNet:
         chosen = None if action is None else torch.as_tensor(action, device=self.device)
         return np.asarray(self.frozen.forward(put(obs, self.device), chosen).cpu().numpy(), dtype=np.float64)
 
+    @torch.inference_mode()
+    def factors(self, obs: Array, action: IntArray, next_obs: Array) -> tuple[FloatArray, FloatArray]:
+        """Frozen phi(s,a), psi(s') (N, d) of the ratio f = psi'phi, whatever the bonus counts of them."""
+        encode, chosen = self.frozen.encoder.forward, torch.as_tensor(action, device=self.device)
+        z, z_next = encode(put(obs, self.device)), encode(put(next_obs, self.device))
+        phi, psi = (x.cpu().double().numpy() for x in self.frozen.heads.factors(z, chosen, z_next))
+        return np.asarray(phi), np.asarray(psi)
+
     def freeze(self) -> None:
         """Copy the current network to the frozen one; everything computed with the old copy is out of date."""
         follow(self.frozen, self.online, 1.0)

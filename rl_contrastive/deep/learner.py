@@ -1,9 +1,9 @@
 """The networks of deep Contrastive-UCB and one gradient step of all of them.
 
-Q and G share one encoder (`value.py`), which self-prediction may help to train. The contrastive features have another
-one (`feature_net.py`). Bonuses are small numbers, and a contrastive loss on a shared encoder would change it more than
-they do, so that values lag and fluctuate. Features are frozen between rebuilds of the counts, so they take fewer
-gradient steps.
+Q and G share one encoder (`value.py`), which self-prediction or another loss (`auxiliary.py`) may help to train. The
+contrastive features have another one (`feature_net.py`). Bonuses are small numbers, and a contrastive loss on a shared
+encoder would change it more than they do, so that values lag and fluctuate. Features are frozen between rebuilds of the
+counts, so they take fewer gradient steps.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rl_contrastive.config import require
 from rl_contrastive.deep.augment import check_augment, distort, draw
+from rl_contrastive.deep.auxiliary import Auxiliary
 from rl_contrastive.deep.bonus import Bonus, Chunk
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, put, torch_generator
@@ -51,8 +52,10 @@ TRIM_EVERY = 500
 class DeepLearner:
     """All networks, their optimisers and their state."""
 
-    def __init__(self, spec: EnvSpec, obs_shape: tuple[int, ...], config: DeepLearnerConfig, *, seed: int) -> None:
-        """obs_shape: of a stacked observation."""
+    def __init__(
+        self, spec: EnvSpec, obs_shape: tuple[int, ...], config: DeepLearnerConfig, *, seed: int, slots: int = 0
+    ) -> None:
+        """obs_shape: of a stacked observation. slots: entries of the replay, for an auxiliary loss that remembers."""
         self.config, self.num_actions = config, spec.num_actions
         self.device = resolve_device(config.device)
         rng = torch.Generator().manual_seed(seed)  # on the CPU: the same weights whatever the device
@@ -65,6 +68,10 @@ class DeepLearner:
             self.self_prediction = SelfPrediction(body.width, spec.num_actions, config.self_prediction, rng=rng).to(
                 self.device
             )
+        self.auxiliary: Auxiliary | None = None
+        if config.auxiliary.objective and config.auxiliary.weight > 0:
+            own = torch.Generator().manual_seed(seed + 1)  # the other networks are as they are without it
+            self.auxiliary = Auxiliary(body, config.auxiliary, slots=slots, rng=own).to(self.device)
         self.features = FeatureNet(
             layout,
             spec.num_actions,
@@ -86,6 +93,8 @@ class DeepLearner:
         named: dict[str, torch.nn.Module] = {"values": self.values}
         if self.self_prediction is not None:
             named["self_prediction"] = self.self_prediction
+        if self.auxiliary is not None:
+            named["auxiliary"] = self.auxiliary
         return named
 
     @property
@@ -140,7 +149,8 @@ class DeepLearner:
         ahead = None if self.self_prediction is None else self._sequences(batch, replay, rng)
         if self.config.compile:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        gradient, errors, losses = self._gradient_of(obs, numbers, ahead)
+        views = None if self.auxiliary is None else self.auxiliary.views(batch, replay, self._augment, rng)
+        gradient, errors, losses = self._gradient_of(obs, numbers, ahead, views)
         losses = losses.clone()  # the next run of a CUDA graph overwrites its outputs
         norm = clip(gradient, self.config.clip)
         self._optimiser.lr = self.lr
@@ -150,7 +160,7 @@ class DeepLearner:
             self.self_prediction.follow()
         if replay.tree is not None:
             replay.update_priorities(batch.index, errors.double().cpu().numpy() + 1e-6)
-        report = {"gradient_norm": norm, **dict(zip(REPORTED, losses, strict=False))}
+        report = {"gradient_norm": norm, **dict(zip(self._reported(), losses, strict=True))}
         learn = self.config.learn_features and bonus.uses_features
         if learn and self.steps % self.config.representation.every == 0:
             report["loss_contrast"] = self._contrast(batch, replay, rng).clone()
@@ -197,9 +207,15 @@ class DeepLearner:
             part *= self.config.reward_scale
         return put(batch.ends, self.device), put(numbers.astype(np.float32, copy=False), self.device)
 
-    def _gradient(self, obs: Tensor, numbers: Tensor, ahead: Sequences | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient of all losses for all trained parameters, |TD errors| (N,) for priorities, and the `REPORTED`
-        values.
+    def _reported(self) -> tuple[str, ...]:
+        """Names of the numbers that `_gradient` reports."""
+        found = REPORTED if self.self_prediction is not None else REPORTED[:2]
+        return found if self.auxiliary is None else (*found, "loss_auxiliary")
+
+    def _gradient(
+        self, obs: Tensor, numbers: Tensor, ahead: Sequences | None, views: dict[str, Any] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient of all losses, |TD errors| (N,) for priorities, and the reported numbers.
 
         obs: o_t and o_{t+m}, concatenated, (2N, ...). numbers (N, 5 + 2A): returns of rewards, and of rewards
         and bonuses, discount, weight, action; what is added to Q (0) and G (bonuses) of all actions at o_{t+m}.
@@ -209,6 +225,9 @@ class DeepLearner:
         if ahead is not None:
             predicted, more = self._predict(*ahead)
             loss, report = loss + self.config.self_prediction.weight * predicted, torch.cat([report, more])
+        if views is not None:
+            beside = self._embed(**views)
+            loss, report = loss + self.config.auxiliary.weight * beside, torch.cat([report, beside.detach()[None]])
         return self._trained.gradient(loss), errors.sum(1), report
 
     def _losses(self, obs: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -249,6 +268,12 @@ class DeepLearner:
         with self._autocast():
             loss, report = self.self_prediction(self.values.encoder(now), actions, targets, mask)
         return loss, torch.stack([report["cosine"], report["spread"]])
+
+    def _embed(self, first: Tensor, second: Tensor, **known: Any) -> Tensor:
+        """The auxiliary loss of two views of each state: both go through the encoder in one pass."""
+        assert self.auxiliary is not None
+        z, other = self._encoded(self.values.encoder, torch.cat([first, second])).chunk(2)
+        return self.auxiliary.loss(z, other, **known)
 
     def _augment(self, obs: Tensor, rng: np.random.Generator) -> Tensor:
         """Observations (N, ...), distorted if the config asks for it, in the units in which they are stored."""

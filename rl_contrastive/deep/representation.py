@@ -93,6 +93,12 @@ class Representation(nn.Module):
         return self.psi_head.forward(z_next)
 
     @torch.no_grad()
+    def factors(self, z: Tensor, action: Tensor, z_next: Tensor) -> tuple[Tensor, Tensor]:
+        """phi(s,a), psi(s') >= 0 (N, d) of f = psi'phi: z, z' (N, width) of s and s', action (N,)."""
+        u = self.anchors(z)[torch.arange(len(action), device=z.device), action]
+        return softplus(u, self.config.beta), softplus(self.successors(z_next), self.config.beta)
+
+    @torch.no_grad()
     def features(self, z: Tensor, action: Tensor | None = None) -> Tensor:
         """Features for the bonus (`config.features`): z (N, width) -> (N, A, d), or (N, d) of the given actions (N,).
 

@@ -7,7 +7,7 @@
         summary.json    how the run ended
         checkpoint/     state.npz and the one before it
         replay/         files of agents with `persist_in`, if any; the checkpoints name the files they need
-        tensorboard/    the same scalars over episodes, and histograms of agents that offer them (`tensorboard.py`)
+        tensorboard/    the same scalars over episodes; histograms and numbers of features of agents that offer them
 
 A checkpoint stores its whole configuration, and the length and checksum of metrics.jsonl. Resuming cuts the file back
 to that length, and later lines are made again, byte by byte. If the newest checkpoint or the lines that it covers are
@@ -273,12 +273,14 @@ class RunSink:
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
         histograms: Callable[[], dict[str, Array]] | None = None,
+        features: Callable[[], dict[str, float]] | None = None,
         clock: str = "episodes",
     ) -> None:
         """`identity` (the configuration) is stored in each checkpoint, so that no other run can load it.
 
-        `histograms`: the agent's function, called at each evaluation if TensorBoard is on. `clock`: the horizontal axis
-        of TensorBoard's curves, episodes or env_steps.
+        `histograms` and `features`: the agent's functions for histograms and for numbers of its features, called at
+        each evaluation if TensorBoard is on. `clock`: the horizontal axis of TensorBoard's curves, episodes or
+        env_steps.
         """
         self.folder, self.identity, self.checkpoint_seconds = folder, identity, checkpoint_seconds
         self._on_progress, self._should_stop = on_progress, should_stop
@@ -289,7 +291,7 @@ class RunSink:
         self._checksum = hashlib.sha256(folder.metrics_so_far())
         self._timing = _append(folder.path / TIMING)
         self._board = Board(folder.path / TENSORBOARD, folder.lines(), clock) if tensorboard else None
-        self._histograms = histograms
+        self._histograms, self._features = histograms, features
 
     @property
     def wall(self) -> float:
@@ -313,6 +315,8 @@ class RunSink:
             self._board.scalars(line)
             if self._histograms is not None:
                 self._board.histograms(line[self._board.clock], self._histograms())
+            if self._features is not None:
+                self._board.features(line[self._board.clock], self._features())
         self._on_progress(progress)
 
     def iterated(self, progress: Progress, snapshot: Callable[[], State] | None) -> bool:

@@ -87,8 +87,11 @@ class Player:
         return action if decode is None else decode(action)
 
 
-def load_agent(path: Path | str, *, trust_imports: bool = False, previous: bool = False) -> tuple[Agent, RunConfig]:
-    """The trained agent of a run folder, and the config that names its environment; RlcError unless it finished.
+def load_agent(
+    path: Path | str, *, trust_imports: bool = False, previous: bool = False, unfinished: bool = False
+) -> tuple[Agent, RunConfig]:
+    """The trained agent of a run folder, and the config that names its environment; RlcError unless it finished, or has
+    a checkpoint where `unfinished` ones will do.
 
     trust_imports: run the Python files that the folder's config.json names. Without it, RlcError if it names some that
     this process has not imported. previous: if the last checkpoint is damaged, load the one before, an older agent.
@@ -100,7 +103,7 @@ def load_agent(path: Path | str, *, trust_imports: bool = False, previous: bool 
     summary = read_summary(path) or {}
     # A failed run has no final policy, and a stopped one has not reached its own.
     finished = summary.get("status") == "finished"
-    require(finished, f"{path} is no finished run: go on with `rlc resume {path}` first.")
+    require(finished or unfinished, f"{path} is no finished run: go on with `rlc resume {path}` first.")
     require(
         has_state(path / CHECKPOINT),
         f"{path} has no checkpoint, so its {config.agent} cannot play: agents with a training loop of their own keep "
@@ -108,7 +111,7 @@ def load_agent(path: Path | str, *, trust_imports: bool = False, previous: bool 
     )
     require_trust(config, path, trust_imports)
     config = resolve(config)
-    state = _last_state(path, summary, previous)
+    state = _last_state(path, summary if finished else None, previous)
     require_identity(path, state.get("run"), config)
     agent, env, eval_env = build(config)
     agent.load_state_dict(state["agent"])
@@ -116,8 +119,8 @@ def load_agent(path: Path | str, *, trust_imports: bool = False, previous: bool 
     return agent, config
 
 
-def _last_state(path: Path, summary: dict[str, Any], previous: bool) -> State:
-    """The checkpoint that a finished run ended with, or the one before it."""
+def _last_state(path: Path, summary: dict[str, Any] | None, previous: bool) -> State:
+    """The checkpoint that a finished run ended with, or the one before it; of another run (no summary) the newest."""
     if previous:
         return read_state(path / CHECKPOINT / PREVIOUS)
     hint = "`--previous` (previous=True in Python) takes the one before, an older agent"
@@ -125,6 +128,8 @@ def _last_state(path: Path, summary: dict[str, Any], previous: bool) -> State:
         state = read_state(path / CHECKPOINT / NEWEST)
     except RlcError as error:
         raise RlcError(f"{error} It is the run's last checkpoint; {hint}.") from error
+    if summary is None:
+        return state
     progress = state.get("progress")
     counted = progress.get("episodes") if isinstance(progress, dict) else None
     ended = summary.get("episodes")
@@ -136,9 +141,11 @@ def _last_state(path: Path, summary: dict[str, Any], previous: bool) -> State:
     return state
 
 
-def load_trained(path: Path | str, *, trust_imports: bool = False, previous: bool = False) -> Trained:
+def load_trained(
+    path: Path | str, *, trust_imports: bool = False, previous: bool = False, unfinished: bool = False
+) -> Trained:
     """`load_agent` with its folder and its environment's spec."""
-    agent, config = load_agent(path, trust_imports=trust_imports, previous=previous)
+    agent, config = load_agent(path, trust_imports=trust_imports, previous=previous, unfinished=unfinished)
     env = make_env(config, 1)
     spec = env.env_spec
     close(env)

@@ -20,7 +20,7 @@ from rl_contrastive import registry
 from rl_contrastive.config import from_dict, require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.budget import FEWEST
-from rl_contrastive.runs.evaluate import MOST_ROWS
+from rl_contrastive.runs.evaluate import MOST_ROWS, exact_model
 from rl_contrastive.runs.loop import Budget, Progress, TrainingResult, check_fit, train
 from rl_contrastive.runs.folder import CONFIG, SUMMARY, RunFolder, RunSink, peak_memory_mb, read_json, write_json
 from rl_contrastive.runs.rollout import close, step_limit
@@ -37,7 +37,7 @@ from rl_contrastive.runs.run_config import (
     with_device,
 )
 from rl_contrastive.runs.seal import broken_seal, sealed
-from rl_contrastive.spec import Agent, Env, Persistent, State, WithHistograms
+from rl_contrastive.spec import Agent, Env, Persistent, State, WithFeatures, WithHistograms
 
 __all__ = [
     "Budget",
@@ -234,6 +234,7 @@ def _train(
             on_progress=note,
             should_stop=should_stop,
             histograms=agent.histograms if isinstance(agent, WithHistograms) else None,
+            features=_feature_numbers(agent, env, config.budget.exact) if isinstance(agent, WithFeatures) else None,
             clock=config.budget.clock,
         )
         result = _guarded(agent, env, eval_env, config, sink, progress)
@@ -256,6 +257,19 @@ def _train(
         summary["error"] = summary["error"] or str(problem)
         summary["status"] = "failed"
     return summary
+
+
+def _feature_numbers(agent: WithFeatures, env: Env, exact: str) -> Callable[[], dict[str, float]]:
+    """What TensorBoard shows of the agent's features; {} while it has none."""
+    from rl_contrastive.features.embedded import board_scalars
+
+    def numbers() -> dict[str, float]:
+        found = agent.stored_features()
+        if found is None:
+            return {}
+        return board_scalars(found, exact_model(env, exact) if found.states is not None else None)
+
+    return numbers
 
 
 def _guarded(

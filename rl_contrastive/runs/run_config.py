@@ -64,7 +64,7 @@ class RunConfig:
     threads: int = 1
     """BLAS and torch threads of the worker process (>= 1); another number may change the last bits of results."""
     tensorboard: bool = True
-    """Write TensorBoard scalars, and histograms of agents that offer them."""
+    """Write TensorBoard scalars, and histograms and numbers of features of agents that offer them."""
     imports: tuple[str, ...] = ()
     """User files to import first, and folders from which modules may be imported."""
     step_seconds: float | None = None

@@ -72,3 +72,9 @@ class Frames:
             require(before == obs.shape, f"frames: observations of shape {obs.shape} at step {h}, {before} before.")
             self._frames = np.concatenate([self._frames[:, 1:], obs[:, None]], axis=1)
         return self._frames.reshape(len(obs), *stacked_shape(obs.shape[1:], self.stack))
+
+    def then(self, next_obs: Array) -> Array:
+        """What `push` of the next step's observations would give; they are not kept."""
+        ahead = Frames(self.stack)
+        ahead._frames = self._frames
+        return ahead.push(next_obs, 1)
