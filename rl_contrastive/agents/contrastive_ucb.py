@@ -134,7 +134,7 @@ class ContrastiveLSVIConfig(ContrastiveUCBConfig):
     """Contrastive-UCB's roll-in and features, with ridge LSVI and a decoder's policy in the place of P-hat."""
 
     growth: float = 0.0
-    """Plan again when the stored transitions grew by this fraction (>= 0; 0: after every batch)."""
+    """Plan again when the stored transitions grew by this fraction (0: after every batch)."""
     representation: Literal["vector", "latent", "ridge"] = "ridge"
     """Rich observations only (states are tables always): ridge LSVI on phi, and a decoder's policy to hand out."""
 
@@ -150,7 +150,7 @@ class RepUCBConfig(ContrastiveUCBConfig):
     """Rep-UCB (Uehara et al. 2022): the same planner on features of maximum likelihood."""
 
     growth: float = 0.1
-    """Refit and replan when the stored transitions grew by this fraction (>= 0): each fit descends a loss."""
+    """Refit and replan when the stored transitions grew by this fraction: each fit descends a loss."""
     learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(method="spectral+nce", objective="mle"))
     """The fit: maximum likelihood from the spectral start."""
 

@@ -18,7 +18,7 @@ from rl_contrastive import registry
 from rl_contrastive.acting import greedy, sample
 from rl_contrastive.agents.baselines.independent_q import mixed
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, StepSize
-from rl_contrastive.config import Ge, Gt, In, check_ranges, from_dict, require
+from rl_contrastive.config import Ge, Gt, In, Options, from_dict, require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.registry import register
@@ -101,7 +101,7 @@ class FixedRandomOpponent:
 
 
 @dataclass(frozen=True)
-class QOpponentConfig:
+class QOpponentConfig(Options, where="q-learner"):
     """An epsilon-greedy Q-learner that adapts to whoever it meets."""
 
     alpha: Annotated[float, In(0, 1, above=True)] = 0.1
@@ -114,9 +114,6 @@ class QOpponentConfig:
     """Refit a step's decoder when its rows grew by this fraction."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Rich observations -> latent states."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "q-learner")
 
 
 @register("opponent", "q-learner", QOpponentConfig)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.deep.bonus import Chunk, evenly
 from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
 from rl_contrastive.deep.networks import Encoder, encoder
@@ -35,7 +35,7 @@ from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 
 @dataclass(frozen=True)
-class FeatureConfig:
+class FeatureConfig(Options, where="features"):
     """Networks, memory and descent of the features."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -50,9 +50,6 @@ class FeatureConfig:
     """Adam's step size."""
     device: str = "auto"
     """auto (cuda if there is one, else cpu), cpu, cuda or cuda:N."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "features")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.latents import (
     Clusters,
@@ -35,7 +35,7 @@ LEAST_ROWS = 10
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(Options, where="decoder"):
     """How observations become latent states."""
 
     directions: Literal["contrastive", "pca"] = "contrastive"
@@ -43,12 +43,12 @@ class DecoderConfig:
     the observation alone (a control that uses no dynamics)."""
     most_latents: Annotated[int, Ge(1)] = 3
     """Largest number of latent states a step."""
-    forward: int = 2
-    """Directions of o_h that matter for what follows (>= 0)."""
-    backward: int = 2
-    """Directions of o_h that are predictable from (o_{h-1}, a_{h-1}) (>= 0)."""
-    gap: float | None = None
-    """Least distance of two latents' centres, in within-cluster standard deviations (> 0); None: 3 in the whitening
+    forward: Annotated[int, Ge(0)] = 2
+    """Directions of o_h that matter for what follows."""
+    backward: Annotated[int, Ge(0)] = 2
+    """Directions of o_h that are predictable from (o_{h-1}, a_{h-1})."""
+    gap: Annotated[float | None, Gt(0)] = None
+    """Least distance of two latents' centres, in within-cluster standard deviations; None: 3 in the whitening
     that is given, 2.5 in the full one, whose directions carry more noise."""
     smallest: Annotated[int, Ge(1)] = 2
     """Least number of rows of a latent: one row far from all others may be an outlier."""
@@ -71,12 +71,8 @@ class DecoderConfig:
     """Whitening and ridge of the closed-form fit."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "decoder")
-        require(
-            self.forward >= 0 and self.backward >= 0 and self.forward + self.backward >= 1,
-            f"decoder: forward and backward must be >= 0 and not both 0, got {self.forward} and {self.backward}.",
-        )
-        require(self.gap is None or 0 < self.gap < np.inf, f"decoder: gap must be > 0, got {self.gap}.")
+        super().__post_init__()
+        require(self.forward + self.backward >= 1, "decoder: forward and backward must not both be 0.")
 
 
 class LatentDecoder:

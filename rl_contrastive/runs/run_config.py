@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from rl_contrastive import registry
-from rl_contrastive.config import from_dict, require, to_dict
+from rl_contrastive.config import Ge, Gt, Options, from_dict, require, to_dict
 from rl_contrastive.device import check_device
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.budget import Budget
@@ -36,7 +36,7 @@ would keep these episodes."""
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Options):
     """One run, as JSON values: what config.json holds and what a worker process is handed."""
 
     agent: str
@@ -47,12 +47,12 @@ class RunConfig:
     """Fields of the agent's config; those left out keep their defaults."""
     env_config: dict[str, Any] = field(default_factory=dict)
     """Fields of the environment's config."""
-    seed: int = 0
-    """Seed of the run (>= 0)."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of the run."""
     budget: Budget = DEFAULT_BUDGET
     """How long, and when measured."""
-    checkpoint_seconds: float = 30.0
-    """Wall seconds between checkpoints (>= 0; 0 is one after each batch)."""
+    checkpoint_seconds: Annotated[float, Ge(0)] = 30.0
+    """Wall seconds between checkpoints (0 is one after each batch)."""
     group: str = "default"
     """Name of the group of runs: the folder above."""
     label: str | None = None
@@ -61,23 +61,17 @@ class RunConfig:
     """Name of the task in folders, tables and plots; the environment's own by default."""
     device: str = "auto"
     """auto | cpu | cuda | cuda:1 ..., for agents with a field `device`."""
-    threads: int = 1
-    """BLAS and torch threads of the worker process (>= 1); another number may change the last bits of results."""
+    threads: Annotated[int, Ge(1)] = 1
+    """BLAS and torch threads of the worker process; another number may change the last bits of results."""
     tensorboard: bool = True
     """Write TensorBoard scalars, and histograms of agents that offer them."""
     imports: tuple[str, ...] = ()
     """User files to import first, and folders from which modules may be imported."""
-    step_seconds: float | None = None
-    """Seconds that one step of the environment may take (> 0); a step that hangs then fails the run."""
+    step_seconds: Annotated[float | None, Gt(0)] = None
+    """Seconds that one step of the environment may take; a step that hangs then fails the run."""
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"seed must be >= 0, got {self.seed}.")
-        require(self.threads >= 1, f"threads must be >= 1, got {self.threads}.")
-        require(self.checkpoint_seconds >= 0, f"checkpoint_seconds must be >= 0, got {self.checkpoint_seconds}.")
-        require(
-            self.step_seconds is None or 0 < self.step_seconds < math.inf,
-            f"step_seconds must be > 0 and finite, got {self.step_seconds}.",
-        )
+        super().__post_init__()
         check_device(self.device)
         for name in ("group", "label", "env_label"):
             value = getattr(self, name)

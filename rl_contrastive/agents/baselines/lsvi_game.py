@@ -24,7 +24,7 @@ from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent, grew_by
 from rl_contrastive.agents.baselines.lsvi_ucb import true_features
 from rl_contrastive.agents.baselines.planned_game import PlannedGame
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.tables import StateTable
@@ -37,7 +37,7 @@ from rl_contrastive.spec import Array, Env, ExactModel, FloatArray, IntArray, St
 
 
 @dataclass(frozen=True)
-class LsviGameConfig:
+class LsviGameConfig(Options, where="lsvi-game"):
     """OMNI-VI with the true phi_h(s,a,b) of the exact model."""
 
     batch: Annotated[int, Ge(1)] = 50
@@ -51,14 +51,10 @@ class LsviGameConfig:
     without factors fall back to "onehot"."""
     reward: Literal["known", "table"] = "known"
     """"known": r_h(s,a,b) of the exact model, as Contrastive-UCB's analysis assumes; "table": observed means."""
-    growth: float = 0.0
-    """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch)."""
+    growth: Annotated[float, Ge(0)] = 0.0
+    """Replan when the number of transitions grew by this fraction (0: after every batch)."""
     reward_max: float | None = None
     """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "lsvi-game")
-        require(0.0 <= self.growth < np.inf, f"lsvi-game: growth must be >= 0, got {self.growth}.")
 
 
 @dataclass(frozen=True)

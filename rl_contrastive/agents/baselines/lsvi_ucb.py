@@ -20,7 +20,7 @@ import numpy as np
 from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent, grew_by
 from rl_contrastive.agents.baselines.planned import LastPlan
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.tables import StateTable
 from rl_contrastive.planning.bonus import EllipticalBonus
@@ -35,7 +35,7 @@ LARGEST_ONEHOT = 1000
 
 
 @dataclass(frozen=True)
-class LsviUcbConfig:
+class LsviUcbConfig(Options, where="lsvi-ucb"):
     """LSVI-UCB with the true phi_h(s,a) of the exact model."""
 
     batch: Annotated[int, Ge(1)] = 10
@@ -51,14 +51,10 @@ class LsviUcbConfig:
     reward: Literal["known", "linear", "table"] = "known"
     """"known": r_h(s,a) of the exact model, as Contrastive-UCB's analysis assumes; "linear": regressed on phi together
     with the next value, as LSVI-UCB does (right only where r is linear in phi); "table": observed mean of each pair."""
-    growth: float = 0.05
-    """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch)."""
+    growth: Annotated[float, Ge(0)] = 0.05
+    """Replan when the number of transitions grew by this fraction (0: after every batch)."""
     reward_max: float | None = None
     """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "lsvi-ucb")
-        require(0.0 <= self.growth < np.inf, f"lsvi-ucb: growth must be >= 0, got {self.growth}.")
 
 
 @register("agent", "lsvi-ucb", LsviUcbConfig)

@@ -18,7 +18,7 @@ import numpy as np
 
 from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.agents.baselines.independent_q import IndependentQConfig, check_q_config, decayed, mixed, pools
+from rl_contrastive.agents.baselines.independent_q import IndependentQConfig, decayed, mixed, pools
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, Rows, StepSize
 from rl_contrastive.config import require
 from rl_contrastive.planning.equilibrium import nash
@@ -30,14 +30,11 @@ ARRAYS = ("V", "mu", "nu")
 
 
 @dataclass(frozen=True)
-class NashQConfig(IndependentQConfig):
+class NashQConfig(IndependentQConfig, where="nash-q"):
     """Nash-Q with epsilon-greedy exploration."""
 
     epsilon: float = 0.3
-    """Final probability of a uniform action, of each player by itself, in [0, 1]."""
-
-    def __post_init__(self) -> None:
-        check_q_config("nash-q", self)
+    """Final probability of a uniform action, of each player by itself."""
 
 
 @register("agent", "nash-q", NashQConfig)

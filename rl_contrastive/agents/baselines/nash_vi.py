@@ -27,7 +27,7 @@ import numpy as np
 from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent, grew_by, true_reward
 from rl_contrastive.agents.baselines.planned_game import PlannedGame
-from rl_contrastive.config import Ge, In, check_ranges, require
+from rl_contrastive.config import Ge, In, Options, require
 from rl_contrastive.features.tables import StateTable, add_pooled, one_kernel
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.optimistic_games import plan_game, plan_nash
@@ -37,7 +37,7 @@ from rl_contrastive.spec import Array, Env, ExactModel, FloatArray, IntArray, St
 
 
 @dataclass(frozen=True)
-class NashViConfig:
+class NashViConfig(Options, where="nash-vi"):
     """Optimistic Nash-VI with a scaled bonus."""
 
     batch: Annotated[int, Ge(1)] = 50
@@ -46,8 +46,8 @@ class NashViConfig:
     """Scale of the bonus c (H - h) / sqrt(N); for other rewards H - h is the range of the return to go."""
     epsilon: Annotated[float, In(0, 1)] = 0.0
     """Probability that both players act uniformly; with c = 0 the only exploration."""
-    growth: float = 0.0
-    """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch). The equilibria are
+    growth: Annotated[float, Ge(0)] = 0.0
+    """Replan when the number of transitions grew by this fraction (0: after every batch). The equilibria are
     vertices, so between two plans few joint actions are tried: rare plans cost many episodes where much is unknown."""
     pool: bool = True
     """Where the environment declares one kernel for all steps, count all steps together."""
@@ -55,10 +55,6 @@ class NashViConfig:
     """Read r_h(s,a,b) from the environment's exact model, as the paper assumes it known; else use observed means."""
     reward_max: float | None = None
     """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "nash-vi")
-        require(0.0 <= self.growth < np.inf, f"nash-vi: growth must be >= 0, got {self.growth}.")
 
 
 @register("agent", "nash-vi", NashViConfig)

@@ -34,10 +34,10 @@ class RndDqnConfig(ContrastiveUCBDeepConfig):
     features (`representation`, `feature_encoder`) are of no use here, and refused."""
 
     beta: float = 0.01
-    """Scale of the bonus (>= 0), in units of reward: what an error of one spread is worth. 0 is the control without
+    """Scale of the bonus, in units of reward: what an error of one spread is worth. 0 is the control without
     optimism."""
     epsilon: float = 0.1
-    """Share of uniform actions beside optimism, in [0, 1]: more than contrastive-ucb-deep needs, because nothing here
+    """Share of uniform actions beside optimism: more than contrastive-ucb-deep needs, because nothing here
     speaks for an action that was never tried."""
     learner: DeepLearnerConfig = field(default_factory=lambda: DeepLearnerConfig(learn_features=False))
     """Networks, losses, optimiser."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.agents.baselines.sb3 import PrivateGlobals
 from rl_contrastive.agents.baselines.sb3_config import PpoConfig, network
 from rl_contrastive.agents.baselines.sb3_view import Clock, EpisodeStream, as_vec_env
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import SeedTree
@@ -35,22 +35,17 @@ SIDES = ("max", "min")
 
 
 @dataclass(frozen=True)
-class SelfPlayConfig(PpoConfig):
+class SelfPlayConfig(PpoConfig, where="sb3-ppo-selfplay"):
     """Two Stable-Baselines3 PPOs in self-play."""
 
     n_steps: int = 256
-    """Steps of each environment between two updates (>= 2)."""
+    """Steps of each environment between two updates."""
     ent_coef: float = 0.01
-    """Weight of the entropy bonus (>= 0), which keeps both policies mixed."""
-    rollouts: int = 1
-    """Updates of one player before the other's turn (>= 1)."""
-    pool: int = 5
-    """Latest snapshots of a player that the other one meets (>= 1; 1: the last policy only)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("rollouts", "pool"):
-            require(getattr(self, name) >= 1, f"sb3-ppo-selfplay: {name} must be >= 1, got {getattr(self, name)}.")
+    """Weight of the entropy bonus, which keeps both policies mixed."""
+    rollouts: Annotated[int, Ge(1)] = 1
+    """Updates of one player before the other's turn."""
+    pool: Annotated[int, Ge(1)] = 5
+    """Latest snapshots of a player that the other one meets (1: the last policy only)."""
 
 
 def probabilities(policy: Any, x: NDArray[np.float32]) -> FloatArray:

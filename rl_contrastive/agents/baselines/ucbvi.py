@@ -22,7 +22,7 @@ import numpy as np
 from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent, grew_by, true_reward
 from rl_contrastive.agents.baselines.planned import LastPlan
-from rl_contrastive.config import Ge, In, check_ranges, require
+from rl_contrastive.config import Ge, In, Options, require
 from rl_contrastive.features.tables import StateTable
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.lsvi import plan_model
@@ -32,7 +32,7 @@ from rl_contrastive.spec import Env, ExactModel, FloatArray, IntArray, State, Tr
 
 
 @dataclass(frozen=True)
-class UcbviConfig:
+class UcbviConfig(Options, where="ucbvi"):
     """UCBVI with a scaled or the paper's Hoeffding bonus."""
 
     batch: Annotated[int, Ge(1)] = 10
@@ -44,16 +44,12 @@ class UcbviConfig:
     c = 1 is the paper's."""
     delta: Annotated[float, In(0, 1, above=True, below=True)] = 0.05
     """Failure probability of the Hoeffding bonus."""
-    growth: float = 0.05
-    """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch)."""
+    growth: Annotated[float, Ge(0)] = 0.05
+    """Replan when the number of transitions grew by this fraction (0: after every batch)."""
     known_reward: bool = False
     """Read r_h(s,a) from the environment's exact model, as the paper assumes it known; else use observed means."""
     reward_max: float | None = None
     """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "ucbvi")
-        require(0.0 <= self.growth < np.inf, f"ucbvi: growth must be >= 0, got {self.growth}.")
 
 
 @register("agent", "ucbvi", UcbviConfig)
