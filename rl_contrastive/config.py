@@ -15,8 +15,11 @@ import textwrap
 import tomllib
 import types
 import typing
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from rl_contrastive.errors import RlcError, unknown_name
 
@@ -27,6 +30,32 @@ def require(condition: bool, sentence: str) -> None:
     """Raise RlcError(sentence) unless the condition holds; the sentence says what, where and what is allowed."""
     if not condition:
         raise RlcError(sentence)
+
+
+def require_keys(state: Mapping[str, Any], keys: Iterable[str], who: str) -> None:
+    """RlcError at the first key that a saved state lacks."""
+    for key in keys:
+        require(key in state, f"{who}: the saved state lacks '{key}'.")
+
+
+def load_arrays(owner: Any, state: Mapping[str, Any], names: Iterable[str], who: str) -> None:
+    """Set the arrays `names` of `owner` to those of a saved state; RlcError unless all have the shapes of its own."""
+    saved = {name: np.array(state[name], dtype=np.float64) for name in names}
+    for name, array in saved.items():
+        shape = getattr(owner, name).shape
+        require(array.shape == shape, f"{who}: the saved {name} has shape {array.shape}, not {shape}.")
+    for name, array in saved.items():
+        setattr(owner, name, array)
+
+
+def fill_arrays(arrays: Mapping[str, Any], state: Mapping[str, Any], who: str) -> None:
+    """Fill the arrays with those of a saved state; RlcError, and nothing filled, on missing keys or wrong shapes."""
+    require_keys(state, arrays, who)
+    for name, array in arrays.items():
+        shape = np.shape(state[name])
+        require(shape == array.shape, f"{who}: the saved {name} has shape {shape}, not {array.shape}.")
+    for name, array in arrays.items():
+        array[...] = state[name]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.config import Ge, Gt, Options, require
+from rl_contrastive.config import Ge, Gt, Options, require_keys
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.tables import make_table
 from rl_contrastive.planning.frontier import FrontierPlan, plan_frontier
@@ -125,8 +125,7 @@ class ContrastiveFrontier(BaseAgent):
         return {**numbers, "table": self.table.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("episodes", "version", "rng", "table"):
-            require(key in state, f"frontier: the saved state lacks '{key}'.")
+        require_keys(state, ("episodes", "version", "rng", "table"), "frontier")
         self.episodes, self.version = int(state["episodes"]), int(state["version"])
         restore_generator(self.rng, state["rng"])
         self.table.load_state_dict(state["table"])

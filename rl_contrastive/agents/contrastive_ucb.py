@@ -25,7 +25,7 @@ from rl_contrastive.agents.ridge_decoder_model import RidgeDecoderModel
 from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
 from rl_contrastive.agents.ucb_models import Model, TableModel
 from rl_contrastive.agents.vector_model import VectorModel
-from rl_contrastive.config import require
+from rl_contrastive.config import require_keys
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.planning.behaviour import uniform_around
 from rl_contrastive.registry import register
@@ -120,8 +120,7 @@ class ContrastiveUCB(BaseAgent):
         return {**numbers, **streams, "model": self.model.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("episodes", "version", "fitted_rows", "report", "rng", "fit_rng", "model"):
-            require(key in state, f"ucb: the saved state lacks '{key}'.")
+        require_keys(state, ("episodes", "version", "fitted_rows", "report", "rng", "fit_rng", "model"), "ucb")
         self.episodes, self.version, self.fitted_rows = (int(state[k]) for k in ("episodes", "version", "fitted_rows"))
         self.report = {str(k): float(v) for k, v in state["report"].items()}
         restore_generator(self.rng, state["rng"])

@@ -25,7 +25,7 @@ import numpy as np
 
 from rl_contrastive.acting import choose, greedy
 from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.bonus import Bonus, NoBonus, evenly, make_bonus
 from rl_contrastive.deep.episodic import EpisodicBonus, LeastTried
@@ -283,8 +283,7 @@ class ContrastiveUCBDeep(BaseAgent):
         """Inverse of `state_dict`, of either form. A state whose replay lies in a folder that was not given leaves an
         agent that can only play."""
         keys = ("learner", "replay", "bonus", "past", "steps", "rebuilt_at", "first", "version", "report")
-        for key in (*keys, "rng", "fit_rng"):
-            require(key in state, f"deep: the saved state lacks '{key}'.")
+        require_keys(state, (*keys, "rng", "fit_rng"), "deep")
         self.learner.load_state_dict(state["learner"])
         whole = "check" not in state["replay"]
         self.bonus.load_state_dict(state["bonus"], whole=whole)

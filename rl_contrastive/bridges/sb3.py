@@ -22,7 +22,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, Options, require
+from rl_contrastive.config import Ge, Gt, Options, require, require_keys
 from rl_contrastive.deep.bonus import make_bonus
 from rl_contrastive.deep.config import BonusConfig, RepresentationConfig, check_counts
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureLearner, ObsLayout, TransitionFeatures
@@ -238,8 +238,7 @@ class EllipticalBonusVecEnv(VecEnvWrapper):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes. `reset` must follow."""
-        for key in ("learner", "counts", "past", "rebuilt_at", "rng"):
-            require(key in state, f"sb3 bonus: the saved state lacks '{key}'.")
+        require_keys(state, ("learner", "counts", "past", "rebuilt_at", "rng"), "sb3 bonus")
         self.learner.load_state_dict(state["learner"])
         self.counts.load_state_dict(state["counts"])
         self.past.load_state_dict(state["past"])

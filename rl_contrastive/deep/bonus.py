@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.cells import Tiles
 from rl_contrastive.deep.config import BonusConfig
 from rl_contrastive.deep.replay.changed_rows import Patches
@@ -187,8 +187,7 @@ class VisitBonus(ABC):
         return {"visits": self.visits, "keys": self.keys[:last].copy()}
 
     def _load_own(self, state: dict[str, Any], whole: bool, names: tuple[str, ...]) -> None:
-        for name in ("visits", *names, *(("keys",) if whole else ())):
-            require(name in state, f"bonus: the saved state lacks '{name}'.")
+        require_keys(state, ("visits", *names, *(("keys",) if whole else ())), "bonus")
         self.visits = int(state["visits"])
         if not whole:
             return
@@ -338,7 +337,7 @@ class NoBonus:
 
     def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys."""
-        require("visits" in state, "bonus: the saved state lacks 'visits'.")
+        require_keys(state, ("visits",), "bonus")
         self.visits = int(state["visits"])
 
 

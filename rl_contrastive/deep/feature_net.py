@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Gt, Options, require
+from rl_contrastive.config import Ge, Gt, Options, require, require_keys
 from rl_contrastive.deep.bonus import Chunk, evenly
 from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
 from rl_contrastive.deep.networks import Encoder, encoder
@@ -173,8 +173,7 @@ class FeatureNet:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("online", "frozen", "optimiser"):
-            require(key in state, f"features: the saved state lacks '{key}'.")
+        require_keys(state, ("online", "frozen", "optimiser"), "features")
         for name in ("online", "frozen"):
             load_weights(getattr(self, name), self._renamed(state[name]), "features")
         self._optimiser.load_state_dict(state["optimiser"], "features")
@@ -276,8 +275,7 @@ class FeatureLearner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("net", "stored", "steps", "obs", "action", "next_obs"):
-            require(key in state, f"features: the saved state lacks '{key}'.")
+        require_keys(state, ("net", "stored", "steps", "obs", "action", "next_obs"), "features")
         stored = int(state["stored"])
         n = min(stored, self.config.capacity)
         for key, own in (("obs", self._obs), ("action", self._action), ("next_obs", self._next)):

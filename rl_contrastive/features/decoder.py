@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from rl_contrastive.config import Ge, Gt, Options, require
+from rl_contrastive.config import Ge, Gt, Options, fill_arrays, require, require_keys
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.latents import (
     Clusters,
@@ -239,13 +239,8 @@ class LatentDecoder:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key, value in self._arrays().items():
-            require(key in state, f"decoder: the saved state lacks '{key}'.")
-            shape = np.shape(state[key])
-            require(shape == value.shape, f"decoder: the saved {key} has shape {shape}, not {value.shape}.")
-            value[...] = state[key]
-        for key in ("full", "looked_at"):
-            require(key in state, f"decoder: the saved state lacks '{key}'.")
+        fill_arrays(self._arrays(), state, "decoder")
+        require_keys(state, ("full", "looked_at"), "decoder")
         self.full, self.looked_at = bool(state["full"]), int(state["looked_at"])
 
 

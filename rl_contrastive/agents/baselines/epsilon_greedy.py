@@ -15,7 +15,7 @@ import numpy as np
 
 from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent, grew_by
-from rl_contrastive.config import Ge, Gt, In, Options, require
+from rl_contrastive.config import Ge, Gt, In, Options, require, require_keys
 from rl_contrastive.features.steps import StepStore
 from rl_contrastive.features.tables import StateTable
 from rl_contrastive.planning.bonus import spd_inverse
@@ -112,8 +112,7 @@ class EpsilonGreedy(BaseAgent):
         }
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("memory", "values", "planned_at", "episodes", "version", "rng"):
-            require(key in state, f"epsilon-greedy: the saved state lacks '{key}'.")
+        require_keys(state, ("memory", "values", "planned_at", "episodes", "version", "rng"), "epsilon-greedy")
         values, shape = np.array(state["values"], dtype=np.float64), self.values.shape
         require(values.shape == shape, f"epsilon-greedy: the saved values have shape {values.shape}, not {shape}.")
         self.memory.load_state_dict(state["memory"])

@@ -22,7 +22,7 @@ import numpy as np
 from rl_contrastive.acting import greedy, sample
 from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, StepSize
-from rl_contrastive.config import Ge, Gt, In, Options, require
+from rl_contrastive.config import Ge, Gt, In, Options, require_keys
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -106,8 +106,7 @@ class IndependentQ(BaseAgent):
         }
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("max", "min", "data", "episodes", "version", "rng"):
-            require(key in state, f"independent-q: the saved state lacks '{key}'.")
+        require_keys(state, ("max", "min", "data", "episodes", "version", "rng"), "independent-q")
         self.max_player.load_state_dict(state["max"])
         self.min_player.load_state_dict(state["min"])
         self.data.load_state_dict(state["data"])

@@ -20,7 +20,7 @@ from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.agents.baselines.independent_q import IndependentQConfig, decayed, mixed, pools
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, Rows, StepSize
-from rl_contrastive.config import require
+from rl_contrastive.config import require_keys
 from rl_contrastive.planning.equilibrium import nash
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -104,8 +104,7 @@ class NashQ(BaseAgent):
         }
 
     def load_state_dict(self, state: State) -> None:
-        for key in (*ARRAYS, "table", "data", "episodes", "version", "rng"):
-            require(key in state, f"nash-q: the saved state lacks '{key}'.")
+        require_keys(state, (*ARRAYS, "table", "data", "episodes", "version", "rng"), "nash-q")
         self.table.load_state_dict(state["table"])
         self.data.load_state_dict(state["data"])
         for name in ARRAYS:

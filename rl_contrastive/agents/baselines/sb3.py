@@ -18,7 +18,7 @@ from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.agents.baselines.sb3_config import DqnConfig, PpoConfig, QrDqnConfig, Sb3Config, network
 from rl_contrastive.agents.baselines.sb3_view import EpisodeStream, as_vec_env
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
 from rl_contrastive.spec import Env, FloatArray, IntArray, State, Transition
@@ -182,8 +182,7 @@ class StableBaselines(BaseAgent):
     def load_state_dict(self, state: State) -> None:
         import torch
 
-        for key in ("policy", "version"):
-            require(key in state, f"sb3: the saved state lacks '{key}'.")
+        require_keys(state, ("policy", "version"), "sb3")
         own = self.model.policy.state_dict()
         shapes = {name: tuple(np.shape(value)) for name, value in state["policy"].items()}
         expected = {name: tuple(value.shape) for name, value in own.items()}

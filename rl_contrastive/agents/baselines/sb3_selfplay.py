@@ -25,7 +25,7 @@ from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.agents.baselines.sb3 import PrivateGlobals
 from rl_contrastive.agents.baselines.sb3_config import PpoConfig, network
 from rl_contrastive.agents.baselines.sb3_view import Clock, EpisodeStream, as_vec_env
-from rl_contrastive.config import Ge, require
+from rl_contrastive.config import Ge, require, require_keys
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import SeedTree
@@ -203,8 +203,7 @@ class SelfPlay(BaseAgent):
     def load_state_dict(self, state: State) -> None:
         import torch
 
-        for key in (*SIDES, "version"):
-            require(key in state, f"sb3-ppo-selfplay: the saved state lacks '{key}'.")
+        require_keys(state, (*SIDES, "version"), "sb3-ppo-selfplay")
         for side, model in zip(SIDES, self.models, strict=True):
             own = {name: tuple(tensor.shape) for name, tensor in model.policy.state_dict().items()}
             shapes = {name: tuple(np.shape(value)) for name, value in state[side].items()}

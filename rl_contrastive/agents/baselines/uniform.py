@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.config import Ge, Options, require
+from rl_contrastive.config import Ge, Options, require_keys
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Env, FloatArray, IntArray, State, Transition
@@ -49,5 +49,5 @@ class Uniform(BaseAgent):
         return {"rng": generator_state(self.rng)}
 
     def load_state_dict(self, state: State) -> None:
-        require("rng" in state, "uniform: the saved state lacks 'rng'.")
+        require_keys(state, ("rng",), "uniform")
         restore_generator(self.rng, state["rng"])
