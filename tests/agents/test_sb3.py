@@ -226,7 +226,7 @@ def test_what_is_no_picture_is_not_convolved(name, env, make_agent):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"gamma": 1.5}, "gamma must be in"),
+        ({"gamma": 1.5}, "gamma must lie in"),
         ({"learning_rate": 0.0}, "learning_rate must be > 0"),
         ({"batch": 0}, "batch must be >= 1"),
         ({"net_arch": [0]}, "net_arch must be >= 1"),

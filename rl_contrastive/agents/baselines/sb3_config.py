@@ -12,8 +12,8 @@ from rl_contrastive.spec import EnvSpec
 
 
 @dataclass(frozen=True)
-class PpoConfig(Options, where="sb3-ppo"):
-    """Stable-Baselines3 PPO."""
+class Sb3Config(Options):
+    """What all of them have."""
 
     batch: Annotated[int, Ge(1)] = 1
     """B, environments side by side; must be 1 where episodes end at different steps."""
@@ -24,10 +24,24 @@ class PpoConfig(Options, where="sb3-ppo"):
     gamma: Annotated[float | None, In(0, 1, above=True)] = None
     """Discount; default max(.99, 1 - 1/H), so that the last reward is seen from the first step."""
     net_arch: Annotated[tuple[int, ...], Ge(1)] = (64, 64)
-    """Widths of the hidden layers of policy and value networks (tanh)."""
+    """Widths of the hidden layers of policy and value networks (PPO: tanh, DQN: ReLU)."""
     channels: Annotated[tuple[int, ...], Ge(1)] = ()
     """Output channels of 3 x 3 convolutions before the hidden layers, for planes (C, rows, columns); () flattens them.
     MinAtar's own DQN has (16,). Bytes are not divided by 255."""
+
+    def algorithm(self) -> Any:
+        """The SB3 class."""
+        raise NotImplementedError
+
+    def arguments(self, horizon: int, total_steps: int) -> dict[str, Any]:
+        """Keyword arguments of the SB3 class."""
+        return {"learning_rate": self.learning_rate, "gamma": discount(self.gamma, horizon)}
+
+
+@dataclass(frozen=True)
+class PpoConfig(Sb3Config, where="sb3-ppo"):
+    """Stable-Baselines3 PPO."""
+
     n_steps: Annotated[int, Ge(2)] = 2048
     """Steps of each environment between two updates."""
     minibatch: Annotated[int, Ge(2)] = 64
@@ -42,16 +56,13 @@ class PpoConfig(Options, where="sb3-ppo"):
     """Weight of the entropy bonus."""
 
     def algorithm(self) -> Any:
-        """The SB3 class."""
         from stable_baselines3 import PPO
 
         return PPO
 
     def arguments(self, horizon: int, total_steps: int) -> dict[str, Any]:
-        """Keyword arguments of the SB3 class."""
         return {
-            "learning_rate": self.learning_rate,
-            "gamma": discount(self.gamma, horizon),
+            **super().arguments(horizon, total_steps),
             "n_steps": self.n_steps,
             "batch_size": self.minibatch,
             "n_epochs": self.n_epochs,
@@ -62,22 +73,10 @@ class PpoConfig(Options, where="sb3-ppo"):
 
 
 @dataclass(frozen=True)
-class DqnConfig(Options, where="sb3-dqn"):
+class DqnConfig(Sb3Config, where="sb3-dqn"):
     """Stable-Baselines3 DQN."""
 
-    batch: Annotated[int, Ge(1)] = 1
-    """B, environments side by side; must be 1 where episodes end at different steps."""
-    clock: Clock = "auto"
-    """How the step h enters the observation: onehot | fraction (h/H) | none; auto: onehot up to H = 128."""
-    learning_rate: Annotated[float, Gt(0)] = 1e-4
-    """Step size of Adam."""
-    gamma: Annotated[float | None, In(0, 1, above=True)] = None
-    """Discount; default max(.99, 1 - 1/H), so that the last reward is seen from the first step."""
-    net_arch: Annotated[tuple[int, ...], Ge(1)] = (64, 64)
-    """Widths of the hidden layers of the value network (ReLU)."""
-    channels: Annotated[tuple[int, ...], Ge(1)] = ()
-    """Output channels of 3 x 3 convolutions before the hidden layers, for planes (C, rows, columns); () flattens them.
-    MinAtar's own DQN has (16,). Bytes are not divided by 255."""
+    learning_rate: float = 1e-4
     buffer_size: Annotated[int, Ge(1)] = 1_000_000
     """Rows of the replay buffer; never more than the run's steps are allocated."""
     learning_starts: Annotated[int, Ge(0)] = 100
@@ -96,16 +95,13 @@ class DqnConfig(Options, where="sb3-dqn"):
     """Final epsilon."""
 
     def algorithm(self) -> Any:
-        """The SB3 class."""
         from stable_baselines3 import DQN
 
         return DQN
 
     def arguments(self, horizon: int, total_steps: int) -> dict[str, Any]:
-        """Keyword arguments of the SB3 class."""
         return {
-            "learning_rate": self.learning_rate,
-            "gamma": discount(self.gamma, horizon),
+            **super().arguments(horizon, total_steps),
             # A buffer larger than the run holds the same rows, but SB3 allocates it whole.
             "buffer_size": max(min(self.buffer_size, total_steps), 1),
             "learning_starts": self.learning_starts,
@@ -123,25 +119,18 @@ class QrDqnConfig(DqnConfig, where="sb3-qrdqn"):
     """sb3-contrib QR-DQN: DQN's fields, with its own defaults, and the number of quantiles."""
 
     learning_rate: float = 5e-5
-    """Step size of Adam."""
     exploration_fraction: float = 0.005
-    """Share of the run's steps over which epsilon falls from 1."""
     exploration_final: float = 0.01
-    """Final epsilon."""
     quantiles: Annotated[int, Ge(1)] = 200
     """Number of quantiles of the return."""
 
     def algorithm(self) -> Any:
-        """The sb3-contrib class."""
         try:
             from sb3_contrib import QRDQN
         except ImportError as error:
             raise RlcError("sb3-qrdqn needs sb3-contrib: pip install -e '.[bench]'.") from error
 
         return QRDQN
-
-
-Sb3Config = PpoConfig | DqnConfig
 
 
 def discount(gamma: float | None, horizon: int) -> float:
