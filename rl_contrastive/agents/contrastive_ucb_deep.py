@@ -27,7 +27,8 @@ from rl_contrastive.acting import choose, greedy
 from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
-from rl_contrastive.deep.bonus import Bonus, NoBonus, evenly, make_bonus
+from rl_contrastive.deep.bonus import make_bonus
+from rl_contrastive.deep.bonus_contract import Bonus, NoBonus, evenly
 from rl_contrastive.deep.episodic import EpisodicBonus, LeastTried
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register

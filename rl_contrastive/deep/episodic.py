@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_contrastive.config import require, require_keys
-from rl_contrastive.deep.bonus import Bonus, Chunk, Gone
+from rl_contrastive.deep.bonus_contract import Bonus, Chunk, Gone
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.spec import Array, FloatArray, IntArray, State, Transition
 

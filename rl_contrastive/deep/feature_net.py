@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import Ge, Gt, Options, require, require_keys
-from rl_contrastive.deep.bonus import Chunk, evenly
+from rl_contrastive.deep.bonus_contract import Chunk, evenly
 from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
 from rl_contrastive.deep.networks import Encoder, encoder
 from rl_contrastive.deep.representation import Representation, identical

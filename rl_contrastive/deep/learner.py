@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rl_contrastive.config import require_keys
 from rl_contrastive.deep.augment import check_augment, distort, draw
-from rl_contrastive.deep.bonus import Bonus, Chunk
+from rl_contrastive.deep.bonus_contract import Bonus, Chunk
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, put, torch_generator
 from rl_contrastive.deep.noisy import mean_noise, resample

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require, require_keys
-from rl_contrastive.deep.bonus import NoBonus
+from rl_contrastive.deep.bonus_contract import NoBonus
 from rl_contrastive.deep.config import EncoderConfig, RNDConfig
 from rl_contrastive.deep.feature_net import ObsLayout, put
 from rl_contrastive.deep.networks import RELU_GAIN, Encoder, linear
@@ -148,7 +148,7 @@ class RandomDistillation:
 
 
 class NextErrors(NoBonus):
-    """beta * bonus(s') of a step (s,a,s'), for an agent and its learner: `deep/bonus.py`'s `Bonus`.
+    """beta * bonus(s') of a step (s,a,s'), for an agent and its learner: `deep/bonus_contract.py`'s `Bonus`.
 
     s' is not known before the step, so nothing is added in acting or at the end of a path, and the bonuses of ALL its
     steps are part of G. They are today's: errors are computed anew whenever a step is sampled.

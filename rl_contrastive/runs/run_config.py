@@ -21,13 +21,13 @@ from rl_contrastive.device import check_device
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.budget import Budget
 from rl_contrastive.runs.folder import CONFIG, read_json
+from rl_contrastive.runs.origin import origin
 
 TABLES = ("agent_config", "env_config", "budget")
 OLD_NAMES = {"experiment": "group"}
 """Fields of older run folders -> their names today."""
 LONGEST_NAME = 255
 """Bytes of a folder's name on common file systems."""
-PACKAGES = ("rl-contrastive", "numpy", "scipy", "gymnasium", "torch", "stable-baselines3")
 
 
 DEFAULT_BUDGET = Budget(episodes=1000)
@@ -274,41 +274,3 @@ def config_json(config: RunConfig, command: str, made: dict[str, Any] | None = N
     made = origin() if made is None else made
     # The run id tells this run from any other one in the same folder; nothing that is computed depends on it.
     return {**values, **budget, "meta": {"command": command, "run_id": uuid.uuid4().hex, **made}}
-
-
-def origin() -> dict[str, Any]:
-    """Versions, processor and git commit. It asks git, which takes longer than all else about a new folder."""
-    return {"versions": versions(), "processor": processor(), "git": _git_commit()}
-
-
-def versions() -> dict[str, str | None]:
-    """Of Python and of the packages that decide a run's bytes; None for one that is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def processor() -> str:
-    """The processor's name. Matrix libraries choose their code by it, and sums in another order round differently: the
-    same seed gives the same bytes on the same kind of processor only."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _git_commit() -> str | None:
-    """Commit of the library's checkout ("-dirty" if changed), or None outside a repository."""
-    here = Path(__file__).resolve().parent
-    try:
-        command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rl_contrastive.agents.contrastive_ucb_deep import ContrastiveUCBDeep
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
-from rl_contrastive.deep.bonus import Bonus
+from rl_contrastive.deep.bonus_contract import Bonus
 from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, RNDConfig
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import SeedTree
