@@ -21,15 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_contrastive.acting import sample
-from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.agents.baselines.sb3 import PrivateGlobals
+from rl_contrastive.agents.baselines.sb3 import Sb3Agent
 from rl_contrastive.agents.baselines.sb3_config import PpoConfig, network
 from rl_contrastive.agents.baselines.sb3_view import Clock, EpisodeStream, as_vec_env
 from rl_contrastive.config import Ge, require, require_keys
-from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import SeedTree
-from rl_contrastive.spec import Array, BoolArray, Env, FloatArray, IntArray, State, Transition, joint_action, product
+from rl_contrastive.spec import Array, BoolArray, Env, FloatArray, IntArray, State, joint_action, product
 
 SIDES = ("max", "min")
 
@@ -92,7 +90,7 @@ class SideStream(EpisodeStream):
 
 
 @register("agent", "sb3-ppo-selfplay", SelfPlayConfig)
-class SelfPlay(BaseAgent):
+class SelfPlay(Sb3Agent):
     """Self-play by two Stable-Baselines3 PPOs that learn in turn, the clock appended to the observation (games)."""
 
     has_policy_state = True
@@ -101,8 +99,6 @@ class SelfPlay(BaseAgent):
     def __init__(self, env: Env, config: SelfPlayConfig, *, seed: int = 0) -> None:
         super().__init__(env, config, seed=seed)
         self.stream = SideStream(env, self.seeds, config.clock)
-        self.globals = PrivateGlobals()
-        self.rng = self.seeds.generator("act")
         self.models: list[Any] = self._build()
 
     def _build(self) -> list[Any]:
@@ -133,9 +129,8 @@ class SelfPlay(BaseAgent):
 
         An episode that a change of sides cuts is not counted; its steps are.
         """
-        require((episodes is None) != (steps is None), "train_in_own_loop: give exactly one of episodes and steps.")
+        self._check_budget(episodes, steps)
         B, stream, config = self.env.num_envs, self.stream, self.config
-        require(episodes is None or episodes >= B, f"train_in_own_loop: episodes must be >= batch {B}, got {episodes}.")
         stream.iteration = stream.episodes = stream.env_steps = 0
         self.models = self._build()
         stream.side = 0
@@ -182,15 +177,6 @@ class SelfPlay(BaseAgent):
         with self.globals.swapped():
             mu, nu = (probabilities(model.policy, x) for model in self.models)
         return product(mu, nu)
-
-    def act(self, obs: Array, h: int) -> IntArray:
-        return sample(self.policy(obs, h, explore=True), rng=self.rng)
-
-    def observe(self, transition: Transition) -> None:
-        raise RlcError("SB3 agents train in their own loop: call train_in_own_loop (or learn), not observe and update.")
-
-    def update(self) -> dict[str, float]:
-        raise RlcError("SB3 agents train in their own loop: call train_in_own_loop (or learn), not observe and update.")
 
     def state_dict(self) -> State:
         """The networks only: enough to play the policies, not to go on training."""
