@@ -1,13 +1,12 @@
 """Options of the command line that choose where runs are executed."""
 
 from __future__ import annotations
+
 import importlib.util
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
+
 from rl_contrastive.config import Ge, Gt, Options, require
-from rl_contrastive.runs.workers import Job, Needs, Outcome, Pool, Report
 
 
 @dataclass(frozen=True)

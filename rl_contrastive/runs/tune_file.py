@@ -72,7 +72,9 @@ class TuneConfig(Options, where="tune."):
         rising = all(a < b for a, b in zip((0, *self.rungs), self.rungs, strict=False))
         require(rising, f"tune.rungs must be >= 1 and rise, got {list(self.rungs)}.")
         wanted = self.method != "random"
-        require(wanted == bool(self.rungs), f"tune.rungs: {'give one at least' if wanted else 'none'} for {self.method}.")
+        require(
+            wanted == bool(self.rungs), f"tune.rungs: {'give one at least' if wanted else 'none'} for {self.method}."
+        )
         for key, value in self.ranges.items():
             _check_range(key, value)
 
@@ -114,7 +116,9 @@ class Tuning:
         values = {**self.run, **{k: [v] if isinstance(v, list) else v for k, v in params.items()}}
         entry = {**values, "imports": self.imports, "group": self.name, "seeds": list(seeds)}
         whole = expand(entry, self.where)
-        require(len(whole) == len(seeds), f"{self.where}: a list in [run] makes several runs; put it under tune.ranges.")
+        require(
+            len(whole) == len(seeds), f"{self.where}: a list in [run] makes several runs; put it under tune.ranges."
+        )
         if cap is None or cap == self.caps[-1]:
             return whole
         budget = whole[0].budget
