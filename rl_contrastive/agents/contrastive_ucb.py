@@ -25,7 +25,7 @@ from rl_contrastive.agents.ridge_decoder_model import RidgeDecoderModel
 from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
 from rl_contrastive.agents.ucb_models import Model, TableModel
 from rl_contrastive.agents.vector_model import VectorModel
-from rl_contrastive.config import require
+from rl_contrastive.config import require_keys
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.planning.behaviour import uniform_around
 from rl_contrastive.registry import register
@@ -128,8 +128,7 @@ class ContrastiveUCB(BaseAgent):
         return {**numbers, **streams, "model": self.model.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("episodes", "version", "fitted_rows", "report", "rng", "fit_rng", "model"):
-            require(key in state, f"ucb: the saved state lacks '{key}'.")
+        require_keys(state, ("episodes", "version", "fitted_rows", "report", "rng", "fit_rng", "model"), "ucb")
         self.episodes, self.version, self.fitted_rows = (int(state[k]) for k in ("episodes", "version", "fitted_rows"))
         self.report = {str(k): float(v) for k, v in state["report"].items()}
         restore_generator(self.rng, state["rng"])
@@ -142,7 +141,7 @@ class ContrastiveLSVIConfig(ContrastiveUCBConfig):
     """Contrastive-UCB's roll-in and features, with ridge LSVI and a decoder's policy in the place of P-hat."""
 
     growth: float = 0.0
-    """Plan again when the stored transitions grew by this fraction (>= 0; 0: after every batch)."""
+    """Plan again when the stored transitions grew by this fraction (0: after every batch)."""
     representation: Literal["vector", "latent", "ridge"] = "ridge"
     """For rich observations only (states are always tables): ridge LSVI on phi, and a decoder's policy to hand out."""
 
@@ -158,7 +157,7 @@ class RepUCBConfig(ContrastiveUCBConfig):
     """Rep-UCB (Uehara et al. 2022): the same planner on features of maximum likelihood."""
 
     growth: float = 0.1
-    """Refit and replan when the stored transitions grew by this fraction (>= 0): each fit descends a loss."""
+    """Refit and replan when the stored transitions grew by this fraction: each fit descends a loss."""
     learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(method="spectral+nce", objective="mle"))
     """The fit: maximum likelihood from the spectral start."""
 

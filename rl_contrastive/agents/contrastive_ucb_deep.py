@@ -26,9 +26,10 @@ import numpy as np
 
 from rl_contrastive.acting import choose, greedy
 from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
-from rl_contrastive.deep.bonus import Bonus, NoBonus, evenly, make_bonus
+from rl_contrastive.deep.bonus import make_bonus
+from rl_contrastive.deep.bonus_contract import Bonus, NoBonus, evenly
 from rl_contrastive.deep.episodic import EpisodicBonus, LeastTried
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
@@ -310,8 +311,7 @@ class ContrastiveUCBDeep(BaseAgent):
         """Inverse of `state_dict`, of either form. If the folder of the state's replay was not given, the
         agent can only play."""
         keys = ("learner", "replay", "bonus", "past", "steps", "rebuilt_at", "first", "version", "report")
-        for key in (*keys, "rng", "fit_rng"):
-            require(key in state, f"deep: the saved state lacks '{key}'.")
+        require_keys(state, (*keys, "rng", "fit_rng"), "deep")
         self.learner.load_state_dict(state["learner"])
         whole = "check" not in state["replay"]
         self.bonus.load_state_dict(state["bonus"], whole=whole)

@@ -27,7 +27,7 @@ from rl_contrastive.agents.base import BaseAgent, grew_by
 from rl_contrastive.agents.game_config import ContrastiveUCBGameConfig
 from rl_contrastive.agents.game_model import GameModel
 from rl_contrastive.agents.opponents import make_opponent
-from rl_contrastive.config import require
+from rl_contrastive.config import require_keys
 from rl_contrastive.planning.behaviour import uniform_around
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -145,8 +145,9 @@ class ContrastiveUCBGame(BaseAgent):
         return {**numbers, **streams, "model": self.model.state_dict(), "opponent": opponent}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("episodes", "version", "fitted_rows", "report", "rng", "fit_rng", "model", "opponent"):
-            require(key in state, f"ucb-game: the saved state lacks '{key}'.")
+        require_keys(
+            state, ("episodes", "version", "fitted_rows", "report", "rng", "fit_rng", "model", "opponent"), "ucb-game"
+        )
         self.episodes, self.version, self.fitted_rows = (int(state[k]) for k in ("episodes", "version", "fitted_rows"))
         self.report = {str(k): float(v) for k, v in state["report"].items()}
         restore_generator(self.rng, state["rng"])

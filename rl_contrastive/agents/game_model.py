@@ -11,7 +11,7 @@ import numpy as np
 
 from rl_contrastive.agents.base import true_reward
 from rl_contrastive.agents.table_features import TableFeatures, fit_scalars
-from rl_contrastive.config import require
+from rl_contrastive.config import load_arrays, require_keys
 from rl_contrastive.features.diagnostics import misfit
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.optimistic_games import plan_game, plan_nash
@@ -110,12 +110,8 @@ class GameModel:
         }
 
     def load_state_dict(self, state: State) -> None:
-        for key in (*PLANS, "misfit", "learned", "bounds"):
-            require(key in state, f"ucb-game: the saved state lacks '{key}'.")
-        for name in PLANS:
-            saved, shape = np.array(state[name], dtype=np.float64), getattr(self, name).shape
-            require(saved.shape == shape, f"ucb-game: the saved {name} has shape {saved.shape}, not {shape}.")
-            setattr(self, name, saved)
+        require_keys(state, (*PLANS, "misfit", "learned", "bounds"), "ucb-game")
+        load_arrays(self, state, PLANS, "ucb-game")
         self.misfit = float(state["misfit"])
         self.learned.load_state_dict(state["learned"])
         self.bounds.load_state_dict(state["bounds"])

@@ -18,7 +18,7 @@ from rl_contrastive import registry
 from rl_contrastive.acting import greedy, sample
 from rl_contrastive.agents.baselines.independent_q import mixed
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, StepSize
-from rl_contrastive.config import Ge, Gt, In, check_ranges, from_dict, require
+from rl_contrastive.config import Ge, Gt, In, Options, from_dict, require, require_keys
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.registry import register
@@ -64,7 +64,7 @@ class UniformOpponent:
         return {"rng": generator_state(self.rng)}
 
     def load_state_dict(self, state: State) -> None:
-        require("rng" in state, "opponent uniform: the saved state lacks 'rng'.")
+        require_keys(state, ("rng",), "opponent uniform")
         restore_generator(self.rng, state["rng"])
 
 
@@ -91,7 +91,7 @@ class FixedRandomOpponent:
         return {"scores": self.scores.copy()}
 
     def load_state_dict(self, state: State) -> None:
-        require("scores" in state, "opponent fixed-random: the saved state lacks 'scores'.")
+        require_keys(state, ("scores",), "opponent fixed-random")
         shape = np.shape(state["scores"])
         require(
             shape == self.scores.shape,
@@ -101,7 +101,7 @@ class FixedRandomOpponent:
 
 
 @dataclass(frozen=True)
-class QOpponentConfig:
+class QOpponentConfig(Options, where="q-learner"):
     """An epsilon-greedy Q-learner that adapts to the other player."""
 
     alpha: Annotated[float, In(0, 1, above=True)] = 0.1
@@ -114,9 +114,6 @@ class QOpponentConfig:
     """Refit a step's decoder when its rows grew by this fraction."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Rich observations -> latent states."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "q-learner")
 
 
 @register("opponent", "q-learner", QOpponentConfig)
@@ -152,8 +149,7 @@ class QOpponent:
         return {**parts, "rng": generator_state(self.rng)}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("table", "data", "rng"):
-            require(key in state, f"opponent q-learner: the saved state lacks '{key}'.")
+        require_keys(state, ("table", "data", "rng"), "opponent q-learner")
         self.table.load_state_dict(state["table"])
         self.data.load_state_dict(state["data"])
         restore_generator(self.rng, state["rng"])
@@ -194,7 +190,7 @@ class RunOpponent:
         return {"rng": generator_state(self.rng)}
 
     def load_state_dict(self, state: State) -> None:
-        require("rng" in state, "opponent run: the saved state lacks 'rng'.")
+        require_keys(state, ("rng",), "opponent run")
         restore_generator(self.rng, state["rng"])
 
 
@@ -225,7 +221,7 @@ class CheckedOpponent:
 
     def load_state_dict(self, state: State) -> None:
         """Inverse of `state_dict`; RlcError if the state is of another opponent."""
-        require("state" in state, f"opponent '{self.name}': the saved state lacks 'state'.")
+        require_keys(state, ("state",), f"opponent '{self.name}'")
         found = state.get("name")
         require(found == self.name, f"the saved opponent is '{found}', not '{self.name}'.")
         self.opponent.load_state_dict(state["state"])

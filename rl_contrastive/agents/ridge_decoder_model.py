@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rl_contrastive.agents.table_features import fit_scalars
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.features.embedded import at_step, of_rows
 from rl_contrastive.features.learner import FeatureLearner
 from rl_contrastive.features.maps import FeatureMap
@@ -108,8 +108,7 @@ class RidgeDecoderModel:
         return {**plans, "table": self.table.state_dict(), "features": features, "bonus": self.bonus.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in (*PLANS, "unit", "bounds", "table", "features", "bonus"):
-            require(key in state, f"model: the saved state lacks '{key}'.")
+        require_keys(state, (*PLANS, "unit", "bounds", "table", "features", "bonus"), "model")
         for name in PLANS:
             setattr(self, name, np.array(state[name], dtype=np.float64))
         self.unit = float(state["unit"])

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.diagnostics import model_error, phi_angles
@@ -152,8 +152,7 @@ class TableFeatures:
         return {**parts, "visits": self.visits.copy()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("table", "features", "bonus", "visits"):
-            require(key in state, f"model: the saved state lacks '{key}'.")
+        require_keys(state, ("table", "features", "bonus", "visits"), "model")
         shape = np.shape(state["visits"])
         require(shape == self.visits.shape, f"model: the saved visits have shape {shape}, not {self.visits.shape}.")
         self.table.load_state_dict(state["table"])

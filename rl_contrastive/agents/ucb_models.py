@@ -11,7 +11,7 @@ import numpy as np
 
 from rl_contrastive.agents.base import true_reward
 from rl_contrastive.agents.table_features import TableFeatures, fit_scalars
-from rl_contrastive.config import require
+from rl_contrastive.config import require_keys
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.lsvi import plan_model
 from rl_contrastive.spec import Array, BoolArray, Embedded, Env, ExactModel, FloatArray, IntArray, State, Transition
@@ -107,8 +107,7 @@ class TableModel:
         return {**plans, **self.learned.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("Q", "Q_greedy", "bounds"):
-            require(key in state, f"model: the saved state lacks '{key}'.")
+        require_keys(state, ("Q", "Q_greedy", "bounds"), "model")
         self.bounds.load_state_dict(state["bounds"])
         self.Q, self.Q_greedy = (np.array(state[k], dtype=np.float64) for k in ("Q", "Q_greedy"))
         self.learned.load_state_dict(state)

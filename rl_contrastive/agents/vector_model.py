@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.features.embedded import at_step, of_rows
 from rl_contrastive.features.learner import FeatureLearner
 from rl_contrastive.features.maps import FeatureMap
@@ -152,8 +152,7 @@ class VectorModel:
         return {**plans, **parts, "features": features, "learner": learner, "fitted": self.fitted, "unit": self.unit}
 
     def load_state_dict(self, state: State) -> None:
-        for key in (*PLANS, "store", "bounds", "bonus", "features", "learner", "fitted", "unit"):
-            require(key in state, f"model: the saved state lacks '{key}'.")
+        require_keys(state, (*PLANS, "store", "bounds", "bonus", "features", "learner", "fitted", "unit"), "model")
         for name in PLANS:
             setattr(self, name, np.array(state[name], dtype=np.float64))
         self.store.load_state_dict(state["store"])

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-import numpy as np
-
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, check_counts
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(Options, where="search"):
     """Contrastive search in acting (`deep/search.py`): off by default; evaluation is not touched."""
 
     alpha: Annotated[float, In(0, 1)] = 0.0
@@ -25,12 +23,9 @@ class SearchConfig:
     memory: Annotated[int, Ge(1)] = 100
     """Last steps of the episode that count."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "search")
-
 
 @dataclass(frozen=True)
-class ContrastiveUCBDeepConfig:
+class ContrastiveUCBDeepConfig(Options, where="deep"):
     """Deep Contrastive-UCB."""
 
     batch: Annotated[int, Ge(1)] = 1
@@ -43,8 +38,8 @@ class ContrastiveUCBDeepConfig:
     """Discount per step."""
     n_step: Annotated[int, Ge(1)] = 3
     """n of the n-step returns."""
-    beta: float = 0.1
-    """Scale of the bonus (>= 0), in units of reward: after n visits the bonus is about beta / sqrt(n). 0 is the control
+    beta: Annotated[float, Ge(0)] = 0.1
+    """Scale of the bonus, in units of reward: after n visits the bonus is about beta / sqrt(n). 0 is the control
     without optimism, which learns no features and counts nothing."""
     bonus: BonusConfig = field(default_factory=BonusConfig)
     """How visits are counted."""
@@ -65,8 +60,8 @@ class ContrastiveUCBDeepConfig:
     storage: Literal["memory", "mapped"] = "memory"
     """Where the replay stores its observations. mapped: in a nameless file on the run folder's disk, for replays larger
     than memory. It is reserved at the first episode and disappears with the process."""
-    alpha: float = 0.0
-    """Exponent of prioritised replay (>= 0); 0: uniform. Data-efficient Rainbow has .5."""
+    alpha: Annotated[float, Ge(0)] = 0.0
+    """Exponent of prioritised replay; 0: uniform. Data-efficient Rainbow has .5."""
     priority_beta: Annotated[float, In(0, 1)] = 0.4
     """Exponent of the importance weights under priorities; rises to 1 over `priority_steps`."""
     priority_steps: Annotated[int, Ge(1)] = 100_000
@@ -75,10 +70,7 @@ class ContrastiveUCBDeepConfig:
     """Networks, losses, optimiser."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "deep")
-        for name in ("beta", "alpha"):
-            value = getattr(self, name)
-            require(0.0 <= value < np.inf, f"deep: {name} must be >= 0 and finite, got {value}.")
+        super().__post_init__()
         both = "deep: clock and episodic exclude each other: with its step, no observation comes again in an episode."
         require(not (self.clock and self.episodic), both)
         check_counts(self.bonus, self.learner.representation)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import fill_arrays, require, require_keys
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, FloatArray, State
 
@@ -105,11 +105,7 @@ class Tiles:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("W", "shift", "odd", "mean", "spread"):
-            require(key in state, f"tiles: the saved state lacks '{key}'.")
-        for key, own in (("W", self.W), ("shift", self.shift), ("odd", self._odd), ("mean", self.mean)):
-            saved = np.asarray(state[key], dtype=own.dtype)
-            require(saved.shape == own.shape, f"tiles: the saved {key} has shape {saved.shape}, not {own.shape}.")
-            own[...] = saved
+        require_keys(state, ("spread",), "tiles")
+        fill_arrays({"W": self.W, "shift": self.shift, "odd": self._odd, "mean": self.mean}, state, "tiles")
         self.spread = float(state["spread"])
         self._fold()

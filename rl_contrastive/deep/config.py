@@ -6,24 +6,22 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
-
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, Options, require
 
 Init = Literal["orthogonal", "he"]
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Options, where="encoder"):
     """Raw observations -> vectors."""
 
     kind: Literal["auto", "mlp", "minatar", "minigrid", "nature", "impala"] = "auto"
     """auto, by the shape of an observation: (C, 10, 10) bool planes minatar; other small bool planes, and codes that
     the environment declares (`EnvSpec.codes`), minigrid; frames of 36 x 36 bytes or more nature; all else mlp."""
-    hidden: tuple[int, ...] | None = None
+    hidden: Annotated[tuple[int, ...] | None, Ge(1)] = None
     """Widths of the linear layers, behind the convolutions if there are any; () for none there. Default: mlp
     (256, 256), minatar (128,), minigrid (256,), nature (512,), impala (256,)."""
-    channels: tuple[int, ...] | None = None
+    channels: Annotated[tuple[int, ...] | None, Ge(1)] = None
     """Output channels of the convolutions. Default: minatar (16,), minigrid (32, 64), nature (32, 64, 64) and impala
     (16, 32, 32). minigrid takes any number of them; with () the planes go straight into the linear layers."""
     init: Init = "orthogonal"
@@ -32,12 +30,10 @@ class EncoderConfig:
     """Normalise before the activation of each linear layer: keeps features bounded at high replay ratios."""
 
     def __post_init__(self) -> None:
-        hidden, channels = self.hidden, self.channels
-        require(hidden is None or all(w >= 1 for w in hidden), f"encoder: hidden must be widths >= 1, got {hidden}.")
-        require(hidden != () or self.kind != "mlp", "encoder: an mlp needs at least one hidden layer.")
-        if channels is not None:
-            require(all(c >= 1 for c in channels), f"encoder: channels must be numbers >= 1, got {channels}.")
-            check_channels(self.kind, channels)
+        super().__post_init__()
+        require(self.hidden != () or self.kind != "mlp", "encoder: an mlp needs at least one hidden layer.")
+        if self.channels is not None:
+            check_channels(self.kind, self.channels)
 
 
 def check_channels(kind: str, channels: tuple[int, ...]) -> None:
@@ -47,7 +43,7 @@ def check_channels(kind: str, channels: tuple[int, ...]) -> None:
 
 
 @dataclass(frozen=True)
-class ValueConfig:
+class ValueConfig(Options, where="value"):
     """Heads and targets of both value functions."""
 
     dueling: bool = True
@@ -60,32 +56,30 @@ class ValueConfig:
     """Smallest atom, in units of reward times `reward_scale`; returns, with the bonuses for G, are clipped to it."""
     high: float = 10.0
     """Largest atom (> low), as `low`."""
-    hidden: int = 0
-    """Width of one hidden layer of each head (>= 0; 0: none)."""
-    noisy: float = 0.0
-    """sigma_0 of noisy layers in the heads (`deep/noisy.py`), in gradient steps and acting (>= 0; 0: plain layers).
+    hidden: Annotated[int, Ge(0)] = 0
+    """Width of one hidden layer of each head (0: none)."""
+    noisy: Annotated[float, Ge(0)] = 0.0
+    """sigma_0 of noisy layers in the heads (`deep/noisy.py`), in gradient steps and acting (0: plain layers).
     The official agent has .5."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "value")
+        super().__post_init__()
         finite = -math.inf < self.low < self.high < math.inf
         require(finite, f"value: low must be < high, both finite, got {self.low} and {self.high}.")
-        require(self.hidden >= 0, f"value: hidden must be >= 0, got {self.hidden}.")
-        require(0.0 <= self.noisy < math.inf, f"value: noisy must be >= 0 and finite, got {self.noisy}.")
 
 
 @dataclass(frozen=True)
-class RepresentationConfig:
+class RepresentationConfig(Options, where="representation"):
     """phi(s,a) and psi(s')."""
 
-    dim: int = 64
-    """d (>= 1)."""
+    dim: Annotated[int, Ge(1)] = 64
+    """d."""
     objective: str = "nce"
     """A registered objective (`rlc list objectives`), nce being the paper's; not meco-keyed and isogclr, which need a
     place for each anchor. Name it before --help to see its options."""
     objective_options: Any = field(default_factory=dict)
     """The objective's own config, or a table of its fields, such as {"temperature": 0.5}."""
-    hidden: int = 256
+    hidden: Annotated[int, Ge(0)] = 256
     """Width of the ReLU layer of each head; 0: linear heads on the encoder's vector."""
     beta: Annotated[float, Gt(0)] = 1.0
     """Sharpness of the softplus."""
@@ -105,12 +99,6 @@ class RepresentationConfig:
     """Leave out negatives that equal the row's own successor. Off by default, because they belong to P^-. Without them
     f(s,a,s') grows without bound where s' is certain; with them it stops at 1 / P^-(s')."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "representation")
-        require(self.dim >= 1 and self.hidden >= 0, "representation: dim must be >= 1 and hidden >= 0.")
-        kinds = ("logits", "simplex", "unit", "raw", "psi")
-        require(self.features in kinds, f"representation: features must be one of {', '.join(kinds)}.")
-
     @property
     def of_states(self) -> bool:
         """Whether the bonus counts features of states, (N, 1, d), separately by action, and not of pairs, (N, A, d)."""
@@ -118,32 +106,24 @@ class RepresentationConfig:
 
 
 @dataclass(frozen=True)
-class BonusConfig:
+class BonusConfig(Options, where="bonus"):
     """How visits are counted (`bonus.py`)."""
 
     kind: Literal["tiles", "elliptical"] = "tiles"
     """tiles: visits of the cells that phi falls into; elliptical: phi itself, with a full Sigma."""
-    lam: float = 0.1
-    """lambda (> 0), prior visits of everything: a first visit is worth beta / sqrt(lambda). Where noise keeps falling
+    lam: Annotated[float, Gt(0)] = 0.1
+    """lambda, prior visits of everything: a first visit is worth beta / sqrt(lambda). Where noise keeps falling
     into new cells, a larger value (10) keeps these cells from outweighing all others."""
     tilings: Annotated[int, Ge(1)] = 4
     """T, number of partitions that are averaged."""
     directions: Annotated[int, Ge(1)] = 8
     """K, number of directions that cut the cells of a tiling."""
-    width: float = 1.0
-    """Width of the strips in units of the features' spread (> 0)."""
-    past: int = 10_000
-    """Largest number of places (observation and action, >= 2) that represent the visits that left the replay; at most
+    width: Annotated[float, Gt(0)] = 1.0
+    """Width of the strips in units of the features' spread."""
+    past: Annotated[int, Ge(2)] = 10_000
+    """Largest number of places (observation and action) that represent the visits that left the replay; at most
     the replay's capacity. Each takes the memory of a stacked observation. If more were visited, a sample represents
     them."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "bonus")
-        require(self.kind in ("tiles", "elliptical"), "bonus: kind must be tiles or elliptical.")
-        for name in ("lam", "width"):
-            value = getattr(self, name)
-            require(0.0 < value < math.inf, f"bonus: {name} must be > 0 and finite, got {value}.")
-        require(self.past >= 2, f"bonus: past must be >= 2, got {self.past}.")
 
 
 def check_counts(bonus: BonusConfig, representation: RepresentationConfig) -> None:
@@ -154,11 +134,11 @@ def check_counts(bonus: BonusConfig, representation: RepresentationConfig) -> No
 
 
 @dataclass(frozen=True)
-class SelfPredictionConfig:
+class SelfPredictionConfig(Options, where="self-prediction"):
     """Self-prediction, in addition to the contrastive loss or in its place."""
 
-    weight: float = 0.0
-    """Weight of the loss (>= 0); 0 switches self-prediction off. The official agent has 5."""
+    weight: Annotated[float, Ge(0)] = 0.0
+    """Weight of the loss; 0 switches self-prediction off. The official agent has 5."""
     steps: Annotated[int, Ge(1)] = 5
     """K, steps predicted."""
     hidden: Annotated[int, Ge(1)] = 256
@@ -168,13 +148,9 @@ class SelfPredictionConfig:
     tau: Annotated[float, In(0, 1, above=True)] = 0.01
     """Share of the online projection that its target takes over at each `follow`."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "self-prediction")
-        require(0.0 <= self.weight < float("inf"), f"self-prediction: weight must be >= 0, got {self.weight}.")
-
 
 @dataclass(frozen=True)
-class AuxiliaryConfig:
+class AuxiliaryConfig(Options, where="auxiliary"):
     """A loss of embeddings on the encoder of Q and G (`deep/auxiliary.py`)."""
 
     OBJECTIVES: ClassVar[str] = "view-objective"
@@ -195,27 +171,19 @@ class AuxiliaryConfig:
     hidden: Annotated[int, Ge(1)] = 256
     """Width of the projector's ReLU layer."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "auxiliary")
-        require(self.views in ("successor", "shift"), f"auxiliary: views must be successor or shift, got {self.views}.")
-
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Options, where="augment"):
     """Distorted observations in gradient steps (`deep/augment.py`), for frames: encoders nature and impala."""
 
-    shift: int = 0
-    """Largest shift in pixels, up, down, left and right (>= 0; 0: none). The official agent has 4."""
+    shift: Annotated[int, Ge(0)] = 0
+    """Largest shift in pixels, up, down, left and right (0: none). The official agent has 4."""
     intensity: Annotated[float, In(0, 0.5, below=True)] = 0.0
     """Scale of the change in brightness; 0: none. The official agent has .05."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "augment")
-        require(self.shift >= 0, f"augment: shift must be >= 0, got {self.shift}.")
-
 
 @dataclass(frozen=True)
-class DeepLearnerConfig:
+class DeepLearnerConfig(Options, where="deep"):
     """Networks, losses and the optimiser."""
 
     encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(layer_norm=True))
@@ -236,19 +204,19 @@ class DeepLearnerConfig:
     """Off: the features keep their random initial weights, as a control."""
     batch_size: Annotated[int, Ge(2)] = 64
     """Entries of the replay in a gradient step."""
-    lr: float = 3e-4
-    """Adam's step size (> 0)."""
+    lr: Annotated[float, Gt(0)] = 3e-4
+    """Adam's step size."""
     lr_falls_over: Annotated[int, Ge(0)] = 0
     """Gradient steps over which the step size of Q and G falls linearly to a twentieth; 0: it stays constant."""
-    adam_eps: float = 1e-8
-    """Adam's epsilon for Q and G (> 0); large values, as 1.5e-4 on Atari, damp rare gradients, and so small bonuses."""
-    clip: float = 10.0
-    """Largest norm of the gradient of Q, G, self-prediction and the auxiliary loss (> 0); that of the features is not
+    adam_eps: Annotated[float, Gt(0)] = 1e-8
+    """Adam's epsilon for Q and G; large values, as 1.5e-4 on Atari, damp rare gradients, and so small bonuses."""
+    clip: Annotated[float, Gt(0)] = 10.0
+    """Largest norm of the gradient of Q, G, self-prediction and the auxiliary loss; that of the features is not
     clipped."""
     tau: Annotated[float, In(0, 1, above=True)] = 0.005
     """Share of the online network that its target takes over after each step."""
-    reward_scale: float = 1.0
-    """Rewards and bonuses are multiplied by this for Q and G (> 0). Each of Adam's steps moves an output by about lr,
+    reward_scale: Annotated[float, Gt(0)] = 1.0
+    """Rewards and bonuses are multiplied by this for Q and G. Each of Adam's steps moves an output by about lr,
     whatever the returns are, so differences far below 1 are lost. 10 suits MiniGrid's returns below 1."""
     clip_rewards: bool = False
     """Learn from the sign of rewards, as is usual on Atari; evaluation uses the rewards themselves."""
@@ -260,29 +228,21 @@ class DeepLearnerConfig:
     """torch.compile the losses (on a GPU with CUDA graphs): this takes a minute at first, then steps are faster."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "deep")
+        super().__post_init__()
         both = self.compile and self.auxiliary.objective
         require(not both, "deep: compile does not cover an auxiliary loss; leave one of them out.")
-        for name in ("lr", "adam_eps", "clip", "reward_scale"):
-            value = getattr(self, name)
-            require(0 < value < np.inf, f"deep: {name} must be > 0 and finite, got {value}.")
 
 
 @dataclass(frozen=True)
-class RNDConfig:
+class RNDConfig(Options, where="rnd"):
     """Random network distillation (`deep/rnd.py`)."""
 
-    dim: int = 128
-    """k, outputs of both networks (>= 1)."""
-    hidden: int = 256
-    """Width of the ReLU layer that the predictor has beyond its target (>= 0; 0: none)."""
+    dim: Annotated[int, Ge(1)] = 128
+    """k, outputs of both networks."""
+    hidden: Annotated[int, Ge(0)] = 256
+    """Width of the ReLU layer that the predictor has beyond its target (0: none)."""
     lr: Annotated[float, Gt(0)] = 1e-3
     """Adam's step size for the predictor. 1e-4 is usual where each observation is used several times. Here each is used
     once, and with 1e-4 the errors lag behind the visits."""
-    batch_size: int = 32
-    """Visited observations of one step of the predictor (>= 1); each is used once."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "rnd")
-        for name, least in (("dim", 1), ("hidden", 0), ("batch_size", 1)):
-            require(getattr(self, name) >= least, f"rnd: {name} must be >= {least}, got {getattr(self, name)}.")
+    batch_size: Annotated[int, Ge(1)] = 32
+    """Visited observations of one step of the predictor; each is used once."""

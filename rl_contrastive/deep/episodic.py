@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import require
-from rl_contrastive.deep.bonus import Bonus, Chunk, Gone
+from rl_contrastive.config import require, require_keys
+from rl_contrastive.deep.bonus_contract import Bonus, Chunk, Gone
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.spec import Array, FloatArray, IntArray, State, Transition
 
@@ -123,8 +123,7 @@ class EpisodicBonus:
 
     def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("inner", *(("lost",) if whole else ())):
-            require(key in state, f"bonus: the saved state lacks '{key}'.")
+        require_keys(state, ("inner", *(("lost",) if whole else ())), "bonus")
         self.inner.load_state_dict(state["inner"], whole=whole)
         if not whole:
             return

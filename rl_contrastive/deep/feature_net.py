@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
-from rl_contrastive.deep.bonus import Chunk, evenly
+from rl_contrastive.config import Ge, Gt, Options, require, require_keys
+from rl_contrastive.deep.bonus_contract import Chunk, evenly
 from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
 from rl_contrastive.deep.networks import Encoder, encoder
 from rl_contrastive.deep.representation import Representation, identical
@@ -35,7 +35,7 @@ from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 
 @dataclass(frozen=True)
-class FeatureConfig:
+class FeatureConfig(Options, where="features"):
     """Networks, memory and training of the features."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -50,9 +50,6 @@ class FeatureConfig:
     """Adam's step size."""
     device: str = "auto"
     """auto (cuda if there is one, else cpu), cpu, cuda or cuda:N."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "features")
 
 
 @dataclass(frozen=True)
@@ -184,8 +181,7 @@ class FeatureNet:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("online", "frozen", "optimiser"):
-            require(key in state, f"features: the saved state lacks '{key}'.")
+        require_keys(state, ("online", "frozen", "optimiser"), "features")
         for name in ("online", "frozen"):
             load_weights(getattr(self, name), self._renamed(state[name]), "features")
         self._optimiser.load_state_dict(state["optimiser"], "features")
@@ -287,8 +283,7 @@ class FeatureLearner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("net", "stored", "steps", "obs", "action", "next_obs"):
-            require(key in state, f"features: the saved state lacks '{key}'.")
+        require_keys(state, ("net", "stored", "steps", "obs", "action", "next_obs"), "features")
         stored = int(state["stored"])
         n = min(stored, self.config.capacity)
         for key, own in (("obs", self._obs), ("action", self._action), ("next_obs", self._next)):

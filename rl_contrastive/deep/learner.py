@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require_keys
 from rl_contrastive.deep.augment import check_augment, distort, draw
 from rl_contrastive.deep.auxiliary import Auxiliary
-from rl_contrastive.deep.bonus import Bonus, Chunk
+from rl_contrastive.deep.bonus_contract import Bonus, Chunk
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, put, torch_generator
 from rl_contrastive.deep.noisy import mean_noise, resample
@@ -320,8 +320,7 @@ class DeepLearner:
             if name not in state:
                 raise RlcError(f"deep: the saved state lacks '{name}'.")
             load_weights(module, state[name], f"deep: {name}")
-        for key in ("features", "optimiser", "steps"):
-            require(key in state, f"deep: the saved state lacks '{key}'.")
+        require_keys(state, ("features", "optimiser", "steps"), "deep")
         self.features.load_state_dict(state["features"])
         self._optimiser.load_state_dict(state["optimiser"], "deep")
         self.steps = int(state["steps"])

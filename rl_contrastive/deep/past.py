@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.errors import RlcError
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -122,8 +122,7 @@ class Past:
 
     def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
         """Inverse of `state_dict`, after `patches` if not `whole`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("row", "action", "weight", "rng", *(("obs",) if whole else ())):
-            require(key in state, f"past: the saved state lacks '{key}'.")
+        require_keys(state, ("row", "action", "weight", "rng", *(("obs",) if whole else ())), "past")
         rows = np.asarray(state["row"], dtype=np.int64)
         fits = len(rows) == len(state["action"]) == len(state["weight"]) and bool((rows < len(self.weight)).all())
         require(fits, f"past: {len(rows)} saved places do not fit the room for {len(self.weight)}.")

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import require
-from rl_contrastive.deep.bonus import NoBonus
+from rl_contrastive.config import require, require_keys
+from rl_contrastive.deep.bonus_contract import NoBonus
 from rl_contrastive.deep.config import EncoderConfig, RNDConfig
 from rl_contrastive.deep.feature_net import ObsLayout, put
 from rl_contrastive.deep.networks import RELU_GAIN, Encoder, linear
@@ -141,8 +141,7 @@ class RandomDistillation:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("target", "predictor", "optimiser", "spread"):
-            require(key in state, f"rnd: the saved state lacks '{key}'.")
+        require_keys(state, ("target", "predictor", "optimiser", "spread"), "rnd")
         load_weights(self.target, state["target"], "rnd: target")
         load_weights(self.predictor, state["predictor"], "rnd: predictor")
         self._optimiser.load_state_dict(state["optimiser"], "rnd")
@@ -150,7 +149,7 @@ class RandomDistillation:
 
 
 class NextErrors(NoBonus):
-    """beta * bonus(s') of a step (s,a,s'), for an agent and its learner: `deep/bonus.py`'s `Bonus`.
+    """beta * bonus(s') of a step (s,a,s'), for an agent and its learner: `deep/bonus_contract.py`'s `Bonus`.
 
     s' is not known before the step, so acting and the end of a path add no bonus, and G includes the bonuses of ALL
     steps. The bonuses are current: errors are computed again whenever a step is sampled.
@@ -200,7 +199,6 @@ class NextErrors(NoBonus):
 
     def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("rnd", "visits", "waiting", "started"):
-            require(key in state, f"rnd: the saved state lacks '{key}'.")
+        require_keys(state, ("rnd", "visits", "waiting", "started"), "rnd")
         self.rnd.load_state_dict(state["rnd"])
         self.visits, self.waiting, self.started = int(state["visits"]), int(state["waiting"]), bool(state["started"])

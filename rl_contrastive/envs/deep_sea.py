@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import gymnasium as gym
 import numpy as np
 
-from rl_contrastive.config import Ge, In, check_ranges, require
+from rl_contrastive.config import Ge, In, Options
 from rl_contrastive.envs.base import BatchEnv, Outcome
 from rl_contrastive.envs.streams import Words, normals, uniforms
 from rl_contrastive.registry import register
@@ -22,13 +22,13 @@ from rl_contrastive.spec import Array, BoolArray, EnvSpec, ExactModel, IntArray,
 
 
 @dataclass(frozen=True)
-class DeepSeaConfig:
+class DeepSeaConfig(Options, where="deep-sea"):
     """Deep Sea by bsuite's rules."""
 
     size: Annotated[int, Ge(2)] = 10
     """N: grid size and horizon. bsuite's sweep is 10, 12, ..., 50."""
-    mapping_seed: int = 42
-    """Which action means "right" in which cell (0..2^32-1); bsuite's default, and its very mapping."""
+    mapping_seed: Annotated[int, In(0, 2**32, below=True)] = 42
+    """Which action means "right" in which cell; bsuite's default, and its very mapping."""
     move_cost: Annotated[float, In(0, 1)] = 0.01
     """Cost of N moves right together; one costs move_cost / N."""
     deterministic: bool = True
@@ -36,10 +36,6 @@ class DeepSeaConfig:
     observation: Literal["tabular", "onehot"] = "tabular"
     """"tabular": the column 0..N-1 (the row is the step h, which an agent knows); "onehot": the N x N grid,
     flattened float32, all zeros after the last step, as in bsuite."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "deep-sea")
-        require(0 <= self.mapping_seed < 2**32, f"deep-sea: mapping_seed must be 0..2^32-1, got {self.mapping_seed}.")
 
 
 def action_mapping(size: int, seed: int) -> IntArray:

@@ -28,7 +28,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import Ge, In, check_ranges, require
+from rl_contrastive.config import Ge, In, Options, require
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.lock import coordinates, hadamard_transform
 from rl_contrastive.envs.streams import NORMAL_BOUND, Words, high_half, integers, low_half, normals
@@ -41,15 +41,15 @@ LATENTS, DEAD = 3, 2
 
 
 @dataclass(frozen=True)
-class DuelLockConfig:
+class DuelLockConfig(Options, where="duel-lock"):
     """The two-player lock; delta and kappa set its Nash value, horizon and num_actions its difficulty."""
 
     horizon: Annotated[int, Ge(1)] = 8
     """H, number of levels."""
-    num_actions: int = 5
-    """n, number of actions of each player (>= 3: two are keys, two are blocks)."""
-    delta: float = 0.05
-    """What blocking earns: a blocked key fails with probability 2 delta, in [0, 1/2]. At 0 the minimiser is idle."""
+    num_actions: Annotated[int, Ge(3)] = 5
+    """n, number of actions of each player (two are keys, two are blocks)."""
+    delta: Annotated[float, In(0, 0.5)] = 0.05
+    """What blocking earns: a blocked key fails with probability 2 delta. At 0 the minimiser is idle."""
     kappa: Annotated[float, In(0, 1, below=True)] = 0.1
     """Decoy paid at the step that dies."""
     noise: Annotated[float, Ge(0)] = 0.1
@@ -61,11 +61,6 @@ class DuelLockConfig:
     """m, number of symbols of each latent, in a hidden order; for observation "symbols" only."""
     lock_seed: Annotated[int, Ge(0)] = 0
     """Which keys and blocks; not the seed of the run. Vary it to average over locks."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "duel-lock")
-        require(self.num_actions >= 3, f"duel-lock: num_actions must be >= 3, got {self.num_actions}.")
-        require(0.0 <= self.delta <= 0.5, f"duel-lock: delta must be in [0, 1/2], got {self.delta}.")
 
 
 @register("env", "duel-lock", DuelLockConfig)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, Options
 from rl_contrastive.envs.alias import alias_table
 from rl_contrastive.envs.base import BatchEnv, Outcome
 from rl_contrastive.envs.streams import Words, high_half, low_half
@@ -26,39 +26,28 @@ WHOLE_KERNEL = 1 << 19
 
 
 @dataclass(frozen=True)
-class LowRankConfig:
+class LowRankConfig(Options, where="low-rank"):
     """A random low-rank MDP; everything about it is a function of `mdp_seed` and the sizes."""
 
-    NAME: ClassVar[str] = "low-rank"
-    """Registry name, which messages begin with."""
-
-    num_states: int = 50
-    """S, number of states (>= 1)."""
-    num_actions: int = 5
-    """A, number of actions (>= 1)."""
-    horizon: int = 5
-    """H, steps per episode (>= 1)."""
-    rank: int = 3
-    """d, dimension of phi and psi (>= 1)."""
-    mdp_seed: int = 0
-    """Which MDP of the family (>= 0); not the seed of the run."""
-    alpha_phi: float = 0.3
-    """Concentration of phi_h(s,a) ~ Dirichlet(alpha_phi) over the d factors (> 0); small is nearly one-hot."""
-    alpha_psi: float = 0.5
-    """Concentration of psi_h[k] ~ Dirichlet(alpha_psi) over the S states, and of the start distribution (> 0)."""
+    num_states: Annotated[int, Ge(1)] = 50
+    """S, number of states."""
+    num_actions: Annotated[int, Ge(1)] = 5
+    """A, number of actions."""
+    horizon: Annotated[int, Ge(1)] = 5
+    """H, steps per episode."""
+    rank: Annotated[int, Ge(1)] = 3
+    """d, dimension of phi and psi."""
+    mdp_seed: Annotated[int, Ge(0)] = 0
+    """Which MDP of the family; not the seed of the run."""
+    alpha_phi: Annotated[float, Gt(0)] = 0.3
+    """Concentration of phi_h(s,a) ~ Dirichlet(alpha_phi) over the d factors; small is nearly one-hot."""
+    alpha_psi: Annotated[float, Gt(0)] = 0.5
+    """Concentration of psi_h[k] ~ Dirichlet(alpha_psi) over the S states, and of the start distribution."""
     reward: Literal["table", "linear"] = "table"
     """"table": r_h(s,a) ~ Beta(.3, .9), mean 1/4, most pairs pay almost nothing and one in nine more than .75;
     "linear": r_h(s,a) = phi_h(s,a) . theta_h with theta_h uniform on [0,1]^d (a linear MDP)."""
     stationary: bool = False
     """One kernel and reward for all steps instead of one per step."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_states", "num_actions", "horizon", "rank"):
-            require(getattr(self, name) >= 1, f"{self.NAME}: {name} must be >= 1, got {getattr(self, name)}.")
-        require(self.mdp_seed >= 0, f"{self.NAME}: mdp_seed must be >= 0, got {self.mdp_seed}.")
-        for name in ("alpha_phi", "alpha_psi"):
-            alpha = getattr(self, name)
-            require(0.0 < alpha < np.inf, f"{self.NAME}: {name} must be > 0, got {alpha}.")
 
 
 @dataclass(frozen=True)

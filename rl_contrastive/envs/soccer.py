@@ -21,7 +21,7 @@ from typing import Annotated
 
 import numpy as np
 
-from rl_contrastive.config import Ge, In, check_ranges
+from rl_contrastive.config import Ge, In, Options
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.soccer_picture import draw_pitch
 from rl_contrastive.envs.streams import Words, high_half, low_half
@@ -44,16 +44,13 @@ START = (1 * WIDTH + 3, 2 * WIDTH + 1)
 
 
 @dataclass(frozen=True)
-class SoccerConfig:
+class SoccerConfig(Options, where="soccer"):
     """Littman's soccer with a horizon."""
 
     draw: Annotated[float, In(0, 1, below=True)] = 0.1
     """Probability that a move without a goal ends the game in a draw: 1 - draw is Littman's discount .9."""
     horizon: Annotated[int, Ge(1)] = 30
     """H: the game is over after that many moves; with draw = .1 four games in a hundred last longer."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "soccer")
 
 
 @dataclass(frozen=True)

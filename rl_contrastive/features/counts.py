@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 
@@ -104,8 +104,7 @@ class TransitionCounts:
 
     def with_state(self, state: dict[str, Any]) -> TransitionCounts:
         """Counts of the same sizes with the triples of a `state_dict`."""
-        for key in ("level", "pair", "succ", "count"):
-            require(key in state, f"counts: the saved state lacks '{key}'.")
+        require_keys(state, ("level", "pair", "succ", "count"), "counts")
         level, pair, succ = (np.asarray(state[key], dtype=np.int64) for key in ("level", "pair", "succ"))
         count = np.asarray(state["count"], dtype=np.float64)
         same = level.shape == pair.shape == succ.shape == count.shape

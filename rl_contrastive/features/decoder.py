@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, fill_arrays, require, require_keys
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.latents import (
     Clusters,
@@ -35,7 +35,7 @@ LEAST_ROWS = 10
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(Options, where="decoder"):
     """How observations become latent states."""
 
     directions: Literal["contrastive", "pca"] = "contrastive"
@@ -43,14 +43,14 @@ class DecoderConfig:
     the observation alone (a control that uses no dynamics)."""
     most_latents: Annotated[int, Ge(1)] = 3
     """Largest number of latent states a step."""
-    forward: int = 2
-    """Number of directions of o_h that predict its successors (>= 0)."""
-    backward: int | None = 2
-    """Number of directions of o_h that are predictable from (o_{h-1}, a_{h-1}) (>= 0). None: 2 in the given
-    whitening, 1 in the full one, whose second direction is mostly noise."""
-    gap: float | None = None
-    """Least distance between the centres of two latents, in within-cluster standard deviations (> 0). None: 3 in the
-    given whitening, 2.5 in the full one, whose directions carry more noise."""
+    forward: Annotated[int, Ge(0)] = 2
+    """Number of directions of o_h that predict its successors."""
+    backward: Annotated[int | None, Ge(0)] = 2
+    """Number of directions of o_h that are predictable from (o_{h-1}, a_{h-1}). None: 2 in the given whitening, 1 in
+    the full one, whose second direction is mostly noise."""
+    gap: Annotated[float | None, Gt(0)] = None
+    """Least distance between the centres of two latents, in within-cluster standard deviations. None: 3 in the given
+    whitening, 2.5 in the full one, whose directions carry more noise."""
     smallest: Annotated[int, Ge(1)] = 2
     """Least number of rows of a latent; a single row far from all others may be an outlier."""
     arrivals: bool = True
@@ -73,13 +73,8 @@ class DecoderConfig:
     """Whitening and ridge of the closed-form fit."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "decoder")
-        f, b = self.forward, self.most_backward
-        require(
-            f >= 0 and b >= 0 and f + b >= 1,
-            f"decoder: forward and backward must be >= 0 and not both 0, got {f} and {b}.",
-        )
-        require(self.gap is None or 0 < self.gap < np.inf, f"decoder: gap must be > 0, got {self.gap}.")
+        super().__post_init__()
+        require(self.forward + self.most_backward >= 1, "decoder: forward and backward must not both be 0.")
 
     @property
     def most_backward(self) -> int:
@@ -253,13 +248,8 @@ class LatentDecoder:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key, value in self._arrays().items():
-            require(key in state, f"decoder: the saved state lacks '{key}'.")
-            shape = np.shape(state[key])
-            require(shape == value.shape, f"decoder: the saved {key} has shape {shape}, not {value.shape}.")
-            value[...] = state[key]
-        for key in ("full", "looked_at"):
-            require(key in state, f"decoder: the saved state lacks '{key}'.")
+        fill_arrays(self._arrays(), state, "decoder")
+        require_keys(state, ("full", "looked_at"), "decoder")
         self.full, self.looked_at = bool(state["full"]), int(state["looked_at"])
 
 

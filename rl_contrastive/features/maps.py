@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.planning.models import LowRankModel
 from rl_contrastive.spec import Array, FloatArray, State
 
@@ -85,8 +85,7 @@ class TabularFeatures:
     @classmethod
     def from_state(cls, state: State) -> TabularFeatures:
         """Inverse of `state_dict`."""
-        for key in ("phi", "psi", "law", "version"):
-            require(key in state, f"features: the saved state lacks '{key}'.")
+        require_keys(state, ("phi", "psi", "law", "version"), "features")
         phi, psi, law = (np.asarray(state[key], dtype=np.float64) for key in ("phi", "psi", "law"))
         require(phi.ndim == 4, f"features: the saved phi has shape {phi.shape}, not (H, S, A, d).")
         return cls(phi, psi, law, int(state["version"]))

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.latents import propose
 from rl_contrastive.features.maps import coordinates
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, first_columns, fit_linear
@@ -31,7 +31,7 @@ HARD = 0.96
 
 
 @dataclass(frozen=True)
-class MixtureConfig:
+class MixtureConfig(Options, where="mixture"):
     """The fit of simplex features."""
 
     directions: Annotated[int, Ge(1)] = 2
@@ -50,10 +50,7 @@ class MixtureConfig:
     """Largest d that is tried where d is chosen from held-out rows."""
     folds: Annotated[int, Ge(2)] = 4
     """Parts of the rows that are held out in turn to choose d and the whitening."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "mixture")
-        # If the ridge is lost to rounding, the Newton steps of an action without rows are singular.
+    # If the ridge is lost to rounding, the Newton steps of an action without rows are singular.
 
 
 @dataclass(frozen=True)

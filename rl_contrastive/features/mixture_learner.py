@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require_keys
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.learner import take_levels
 from rl_contrastive.features.mixture import (
@@ -86,7 +86,6 @@ class MixtureLearner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; RlcError on missing keys."""
-        for key in ("full", "looked_at", "ranks"):
-            require(key in state, f"mixture: the saved state lacks '{key}'.")
+        require_keys(state, ("full", "looked_at", "ranks"), "mixture")
         self.full, self.looked_at = bool(state["full"]), int(state["looked_at"])
         self.ranks = np.array(state["ranks"], dtype=np.int64)

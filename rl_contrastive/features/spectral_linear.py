@@ -13,7 +13,7 @@ from typing import Annotated
 import numpy as np
 from scipy.linalg import lapack
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.maps import LinearFeatures
 from rl_contrastive.spec import Array, FloatArray, IntArray, StepData
 
@@ -22,17 +22,17 @@ SMALL_OBSERVATION = 48
 
 
 @dataclass(frozen=True)
-class LinearSpectralConfig:
+class LinearSpectralConfig(Options, where="spectral"):
     """Regularisation of the closed form; the defaults suit observations of one dominant scale."""
 
     pca_dim: Annotated[int, Ge(1)] = 6
     """k, leading principal directions kept of each side."""
-    rho: float | None = 16.0
-    """Softness of the whitening, as a multiple of the largest eigenvalue (> 0): T = U diag(lam_i + rho lam_1)^-1/2.
+    rho: Annotated[float | None, Gt(0)] = 16.0
+    """Softness of the whitening, as a multiple of the largest eigenvalue: T = U diag(lam_i + rho lam_1)^-1/2.
     Small values lift weak directions to the level of strong ones, signal and noise alike. None: use a multiple of the
     noise floor instead, which distractor coordinates do not raise."""
-    floor: float = 1.0
-    """Without rho: T = U diag(lam_i + floor * nu)^-1/2, nu the noise floor of the observations (> 0; `noise_floor`)."""
+    floor: Annotated[float, Gt(0)] = 1.0
+    """Without rho: T = U diag(lam_i + floor * nu)^-1/2, nu the noise floor of the observations (`noise_floor`)."""
     ridge: Annotated[float, Gt(0)] = 3.0
     """Ridge of each action's regression, in samples of the whitened scale."""
     reward_target: bool = True
@@ -42,11 +42,6 @@ class LinearSpectralConfig:
     are right for choosing directions, but they shrink f towards 1, by a factor of 10 and more at rho = 16."""
     refit_ridge: Annotated[float, Gt(0)] = 1.0
     """Ridge of that second regression, in samples."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "spectral")
-        require(self.rho is None or 0 < self.rho < np.inf, f"spectral: rho must be > 0, got {self.rho}.")
-        require(0 < self.floor < np.inf, f"spectral: floor must be > 0, got {self.floor}.")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.device import require_memory
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, BoolArray, EnvSpec, FloatArray, IntArray, State, StepData, Transition
@@ -92,8 +92,7 @@ class StepStore:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in (*ARRAYS, "count", "total", "rows"):
-            require(key in state, f"store: the saved state lacks '{key}'.")
+        require_keys(state, (*ARRAYS, "count", "total", "rows"), "store")
         rows = int(state["rows"])
         for name in ARRAYS:
             old: Array = getattr(self, "_" + name)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import fill_arrays, require, require_keys
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.decoder import DecoderConfig, LatentDecoder, seen
@@ -177,9 +177,8 @@ class StateTable:
         return {**parts, **_copies(self._arrays())}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("counts", "ended"):
-            require(key in state, f"table: the saved state lacks '{key}'.")
-        _restore(self._arrays(), state)
+        require_keys(state, ("counts", "ended"), "table")
+        fill_arrays(self._arrays(), state, "table")
         self._counts, self._ended = (self._counts.with_state(state[key]) for key in ("counts", "ended"))
         self._buffer.clear()
         self._summarise()
@@ -254,9 +253,8 @@ class LatentTable:
         return {**_copies(self._arrays()), "store": self.store.state_dict(), "decoder": self.decoder.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("store", "decoder"):
-            require(key in state, f"table: the saved state lacks '{key}'.")
-        _restore(self._arrays(), state)
+        require_keys(state, ("store", "decoder"), "table")
+        fill_arrays(self._arrays(), state, "table")
         self.store.load_state_dict(state["store"])
         self.decoder.load_state_dict(state["decoder"])
 
@@ -268,16 +266,6 @@ class LatentTable:
 def _copies(arrays: dict[str, Array]) -> State:
     """A snapshot: the table's own arrays change in place."""
     return {name: array.copy() for name, array in arrays.items()}
-
-
-def _restore(arrays: dict[str, Array], state: State) -> None:
-    """Fill `arrays` from a saved state; RlcError on missing keys or wrong shapes."""
-    for name, array in arrays.items():
-        require(name in state, f"table: the saved state lacks '{name}'.")
-        shape = np.shape(state[name])
-        require(shape == array.shape, f"table: the saved {name} has shape {shape}, not {array.shape}.")
-    for name, array in arrays.items():
-        array[...] = state[name]
 
 
 def _sums(index: Any, weight: FloatArray, size: int) -> FloatArray:

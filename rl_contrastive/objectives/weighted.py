@@ -14,20 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from rl_contrastive.config import Gt, In, check_ranges
+from rl_contrastive.config import Gt, In, Options
 from rl_contrastive.objectives.base import Objective, ObjectiveResult, log_expectation, reduce_rows
 from rl_contrastive.registry import register
 
 
 @dataclass(frozen=True)
-class DCLConfig:
+class DCLConfig(Options, where="dcl"):
     """Decoupled contrastive loss."""
 
     temperature: Annotated[float, Gt(0)] = 1.0
     """tau: scores are divided by it; then s* = tau log P/P^- + c(s,a). Published: .1, on cosines."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "dcl")
 
 
 @register("objective", "dcl", DCLConfig)
@@ -49,7 +46,7 @@ class DCL(Objective):
 
 
 @dataclass(frozen=True)
-class DCLWConfig:
+class DCLWConfig(Options, where="dclw"):
     """Decoupled contrastive loss with weighted positives."""
 
     temperature: Annotated[float, Gt(0)] = 1.0
@@ -58,9 +55,6 @@ class DCLWConfig:
     """Width of the weights: small ones let the highest positive alone weigh less."""
     detach: bool = False
     """Take the weights as constants; the published code lets the gradient through."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "dclw")
 
 
 @register("objective", "dclw", DCLWConfig)
@@ -94,16 +88,13 @@ def relative_size(scores: Tensor, weight: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class HardConfig:
+class HardConfig(Options, where="hard"):
     """InfoNCE of the hardest negatives."""
 
     alpha: Annotated[float, In(0, 1, above=True)] = 0.5
     """Share of the negatives of a row that enter the sum, the highest scores first; 1 is `infonce`."""
     temperature: Annotated[float, Gt(0)] = 1.0
     """tau: scores are divided by it."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "hard")
 
 
 @register("objective", "hard", HardConfig)

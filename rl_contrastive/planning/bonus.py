@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import FloatArray, IntArray, State
 
@@ -114,8 +114,7 @@ class EllipticalBonus:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("lam", "Sigma", "inverse"):
-            require(key in state, f"bonus: the saved state lacks '{key}'.")
+        require_keys(state, ("lam", "Sigma", "inverse"), "bonus")
         Sigma = np.array(state["Sigma"], dtype=np.float64)
         inverse = np.array(state["inverse"], dtype=np.float64)
         square = Sigma.ndim == 3 and Sigma.shape[0] == self.horizon and Sigma.shape[1] == Sigma.shape[2]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from math import inf
-from typing import Literal
+from typing import Annotated, Literal
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.spec import State
 
 EVALUATIONS = 100
@@ -17,28 +16,28 @@ SHARE, FEWEST, MOST = 0.1, 5, 200
 
 
 @dataclass(frozen=True)
-class Limits:
+class Limits(Options):
     """Options for the length of a run and its evaluations."""
 
-    episodes: int | None = None
+    episodes: Annotated[int | None, Ge(1)] = None
     """Cap on episodes (>= the agent's batch), rounded down to whole batches."""
-    steps: int | None = None
-    """Cap on environment steps (>= 1); the last batch may pass it."""
-    eval_every: int | None = None
+    steps: Annotated[int | None, Ge(1)] = None
+    """Cap on environment steps; the last batch may pass it."""
+    eval_every: Annotated[int | None, Ge(1)] = None
     """Episodes between evaluations, rounded up to whole batches; default a hundredth of `episodes`."""
-    eval_every_steps: int | None = None
+    eval_every_steps: Annotated[int | None, Ge(1)] = None
     """Environment steps between evaluations, up to the end of a batch, in place of `eval_every`; default a hundredth of
     `steps`."""
-    eval_episodes: int | None = None
-    """Episodes of one evaluation (>= 1). Default: 200. For budgets in steps: as many as keep all evaluations within a
+    eval_episodes: Annotated[int | None, Ge(1)] = None
+    """Episodes of one evaluation. Default: 200. For budgets in steps: as many as keep all evaluations within a
     tenth of the steps trained (at least 5, at most 200); a policy that has not changed is then not evaluated again."""
-    solve_at: float = 0.9
-    """Solved: mean return >= this fraction of the optimal one, twice in a row (0..1)."""
-    solve_gap: float = 0.05
-    """Games: solved when the exact duality gap is at most this, twice in a row (> 0)."""
+    solve_at: Annotated[float, In(0, 1, above=True)] = 0.9
+    """Solved: mean return >= this fraction of the optimal one, twice in a row."""
+    solve_gap: Annotated[float, Gt(0)] = 0.05
+    """Games: solved when the exact duality gap is at most this, twice in a row."""
     stop_when_solved: bool = False
     """End the run at the evaluation that confirms it solved."""
-    exact: str = "auto"
+    exact: Literal["auto", "always", "never"] = "auto"
     """Exact values and regret where the model is known: auto (moderate sizes) | always | never."""
 
 
@@ -47,18 +46,13 @@ class Budget(Limits):
     """The length of a run and the times of its evaluations: exactly one of episodes and steps is given."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps is None and self.eval_episodes is None:
             object.__setattr__(self, "eval_episodes", MOST)  # the class is frozen
         one = (self.episodes is None) != (self.steps is None)
         require(one, "a run needs exactly one of episodes and steps.")
-        for name in ("episodes", "steps", "eval_every", "eval_every_steps", "eval_episodes"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"{name} must be >= 1, got {value}.")
         both = self.eval_every is not None and self.eval_every_steps is not None
         require(not both, "give either eval_every or eval_every_steps, not both.")
-        require(0.0 < self.solve_at <= 1.0, f"solve_at must be in (0, 1], got {self.solve_at}.")
-        require(0.0 < self.solve_gap < inf, f"solve_gap must be > 0 and finite, got {self.solve_gap}.")
-        require(self.exact in ("auto", "always", "never"), f"exact must be auto, always or never, got {self.exact!r}.")
 
     @property
     def clock(self) -> Literal["episodes", "env_steps"]:

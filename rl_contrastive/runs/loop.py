@@ -35,7 +35,7 @@ __all__ = ["Budget", "Progress", "Sink", "TrainingResult", "check_fit", "train"]
 
 
 class Sink(Protocol):
-    """Receives the results of a run; `folder.RunSink` writes them to a run folder."""
+    """Receives the results of a run; `sink.RunSink` writes them to a run folder."""
 
     def evaluated(self, line: dict[str, Any], progress: Progress) -> None:
         """One evaluation: a line of deterministic values."""

@@ -11,7 +11,6 @@ batch, with a checkpoint; SIGTERM stops it at once. Workers ignore Ctrl-C, which
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -22,9 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, Options
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.folder import SUMMARY, RunFolder, write_json
 from rl_contrastive.runs.run import RunConfig, Summary, read_summary
@@ -38,17 +37,13 @@ REPORT_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Needs:
+class Needs(Options):
     """Resources that one run asks of a cluster's scheduler. They do not limit local processes."""
 
-    cpus: float | None = None
-    """CPUs of the run (> 0); default: its `threads`."""
-    gpus: float | None = None
-    """GPUs of the run (>= 0), parts of one allowed; default: 1 where its device is cuda, else 0."""
-
-    def __post_init__(self) -> None:
-        require(self.cpus is None or 0 < self.cpus < math.inf, f"cpus must be > 0 and finite, got {self.cpus}.")
-        require(self.gpus is None or 0 <= self.gpus < math.inf, f"gpus must be >= 0 and finite, got {self.gpus}.")
+    cpus: Annotated[float | None, Gt(0)] = None
+    """CPUs of the run; default: its `threads`."""
+    gpus: Annotated[float | None, Ge(0)] = None
+    """GPUs of the run, parts of one allowed; default: 1 where its device is cuda, else 0."""
 
 
 @dataclass(frozen=True)

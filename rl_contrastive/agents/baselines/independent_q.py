@@ -16,14 +16,14 @@ comparison is about the use of the states and not about how they are found.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.acting import greedy, sample
 from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, StepSize
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, In, Options, require_keys
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -31,29 +31,26 @@ from rl_contrastive.spec import Array, Env, EnvSpec, FloatArray, IntArray, State
 
 
 @dataclass(frozen=True)
-class IndependentQConfig:
+class IndependentQConfig(Options, where="independent-q"):
     """Two epsilon-greedy Q-learners."""
 
-    batch: int = 10
-    """B, episodes between two updates (>= 1)."""
-    alpha: float | None = None
-    """Constant step size in (0, 1]; default (H + 1) / (H + n) at the n-th visit."""
-    epsilon: float = 0.1
-    """Final probability of a uniform action, of each player by itself, in [0, 1]."""
-    decay_episodes: int = 0
-    """epsilon_k falls linearly from 1 to `epsilon` over this many episodes (>= 0; 0: constant)."""
+    batch: Annotated[int, Ge(1)] = 10
+    """B, episodes between two updates."""
+    alpha: Annotated[float | None, In(0, 1, above=True)] = None
+    """Constant step size; default (H + 1) / (H + n) at the n-th visit."""
+    epsilon: Annotated[float, In(0, 1)] = 0.1
+    """Final probability of a uniform action, of each player by itself."""
+    decay_episodes: Annotated[int, Ge(0)] = 0
+    """epsilon_k falls linearly from 1 to `epsilon` over this many episodes (0: constant)."""
     pool: bool = False
     """Where the environment declares one kernel for all steps and shows its states: one table for all steps,
     independent of h. This suits long games (soccer) and fails where the last steps differ much from the first."""
-    capacity: int = 5000
-    """Rows kept of each step where observations are decoded, the newest ones (>= 10)."""
-    decoder_growth: float = 0.1
-    """Refit a step's decoder when its rows grew by this fraction (> 0)."""
+    capacity: Annotated[int, Ge(10)] = 5000
+    """Rows kept of each step where observations are decoded, the newest ones."""
+    decoder_growth: Annotated[float, Gt(0)] = 0.1
+    """Refit a step's decoder when its rows grew by this fraction."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Rich observations -> latent states."""
-
-    def __post_init__(self) -> None:
-        check_q_config("independent-q", self)
 
 
 @register("agent", "independent-q", IndependentQConfig)
@@ -110,8 +107,7 @@ class IndependentQ(BaseAgent):
         }
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("max", "min", "data", "episodes", "version", "rng"):
-            require(key in state, f"independent-q: the saved state lacks '{key}'.")
+        require_keys(state, ("max", "min", "data", "episodes", "version", "rng"), "independent-q")
         self.max_player.load_state_dict(state["max"])
         self.min_player.load_state_dict(state["min"])
         self.data.load_state_dict(state["data"])
@@ -134,15 +130,3 @@ def decayed(config: Any, episodes: int) -> float:
     if episodes >= config.decay_episodes:
         return float(config.epsilon)
     return float(1.0 - (1.0 - config.epsilon) * episodes / config.decay_episodes)
-
-
-def check_q_config(agent: str, config: Any) -> None:
-    """The ranges that the Q-learners' configs have in common."""
-    alpha = config.alpha
-    require(config.batch >= 1, f"{agent}: batch must be >= 1, got {config.batch}.")
-    require(alpha is None or 0.0 < alpha <= 1.0, f"{agent}: alpha must be in (0, 1], got {alpha}.")
-    require(0.0 <= config.epsilon <= 1.0, f"{agent}: epsilon must be in [0, 1], got {config.epsilon}.")
-    require(config.decay_episodes >= 0, f"{agent}: decay_episodes must be >= 0, got {config.decay_episodes}.")
-    require(config.capacity >= 10, f"{agent}: capacity must be >= 10, got {config.capacity}.")
-    growth = config.decoder_growth
-    require(0.0 < growth < np.inf, f"{agent}: decoder_growth must be > 0, got {growth}.")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln
 
-from rl_contrastive.config import require
+from rl_contrastive.config import fill_arrays, require_keys
 from rl_contrastive.features.decoder import DecoderConfig, LatentDecoder
 from rl_contrastive.features.steps import StepStore
 from rl_contrastive.spec import Array, EnvSpec, FloatArray, IntArray, State, Transition
@@ -97,11 +97,7 @@ class QTable:
 
     def load_state_dict(self, state: State) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for name, array in (("Q", self.Q), ("visits", self.visits)):
-            require(name in state, f"q-table: the saved state lacks '{name}'.")
-            shape = np.shape(state[name])
-            require(shape == array.shape, f"q-table: the saved {name} has shape {shape}, not {array.shape}.")
-            array[...] = state[name]
+        fill_arrays({"Q": self.Q, "visits": self.visits}, state, "q-table")
 
 
 @dataclass(frozen=True)
@@ -190,8 +186,7 @@ class Episodes:
         self._batch = []
         if self.store is None:
             return
-        for key in ("store", "decoder", "fitted"):
-            require(key in state, f"episodes: the saved state lacks '{key}'.")
+        require_keys(state, ("store", "decoder", "fitted"), "episodes")
         self.store.load_state_dict(state["store"])
         self.decoder.load_state_dict(state["decoder"])
         self.fitted[...] = state["fitted"]

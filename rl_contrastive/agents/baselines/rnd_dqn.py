@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rl_contrastive.agents.contrastive_ucb_deep import ContrastiveUCBDeep
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
-from rl_contrastive.deep.bonus import Bonus
+from rl_contrastive.deep.bonus_contract import Bonus
 from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, RNDConfig
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import SeedTree
@@ -34,10 +34,10 @@ class RndDqnConfig(ContrastiveUCBDeepConfig):
     features (`representation`, `feature_encoder`) are of no use here, and refused."""
 
     beta: float = 0.01
-    """Scale of the bonus (>= 0), in units of reward: the bonus of an error of one spread. 0 is the control without
+    """Scale of the bonus, in units of reward: the bonus of an error of one spread. 0 is the control without
     optimism."""
     epsilon: float = 0.1
-    """Share of uniform actions, in addition to optimism, in [0, 1]. It is larger than for contrastive-ucb-deep, because
+    """Share of uniform actions, in addition to optimism. It is larger than for contrastive-ucb-deep, because
     this bonus does not favour actions that were never tried."""
     learner: DeepLearnerConfig = field(default_factory=lambda: DeepLearnerConfig(learn_features=False))
     """Networks, losses, optimiser."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.claims.energy.image_data import ImageSet, cells_of, generator, warped
-from rl_contrastive.config import In, check_ranges, require
+from rl_contrastive.config import In, Options, require
 from rl_contrastive.device import resolve_device
 from rl_contrastive.energy.noise_levels import LevelConfig, LevelEnergy, at_level, descend_levels
 from rl_contrastive.energy.samplers import langevin
@@ -28,7 +28,7 @@ NUMBERS = 5
 
 
 @dataclass(frozen=True)
-class LevelsConfig:
+class LevelsConfig(Options, where="image levels"):
     """The energy of all levels, its descent and its sampler."""
 
     steps: int = 1600
@@ -56,7 +56,7 @@ class LevelsConfig:
     """Langevin steps of the sampler at each level, >= 0."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "image levels")
+        super().__post_init__()
         for name, least in (("steps", 1), ("batch_size", 1), ("settle", 1), ("corrections", 0)):
             value = getattr(self, name)
             require(value >= least, f"image levels: {name} must be >= {least}, got {value}.")

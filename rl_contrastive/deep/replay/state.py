@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.replay import log as replay_log
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.deep.replay.ring import Ring
@@ -46,8 +46,7 @@ def whole(replay: Replay) -> State:
 
 def load_whole(replay: Replay, state: dict[str, Any]) -> None:
     """Inverse of `whole`."""
-    for key in ("entries",) if replay.tree is None else ("entries", "leaf"):
-        require(key in state, f"replay: the saved state lacks '{key}'.")
+    require_keys(state, ("entries",) if replay.tree is None else ("entries", "leaf"), "replay")
     ring, total = replay.ring, _accept(replay, state)
     start, held = max(total - ring.capacity, 0), len(state["entries"].get("action", ()))
     require(held == total - start, f"replay: {held} entries saved, but there should be {total - start}.")
@@ -102,8 +101,7 @@ def _header(replay: Replay) -> State:
 
 def _accept(replay: Replay, state: dict[str, Any]) -> int:
     """The total number of entries of a state made for this layout."""
-    for key in ("layout", "total", "live", "max_priority"):
-        require(key in state, f"replay: the saved state lacks '{key}'.")
+    require_keys(state, ("layout", "total", "live", "max_priority"), "replay")
     mine, saved = _header(replay)["layout"], dict(state["layout"])
     for name, value in mine.items():
         require(saved.get(name) == value, f"replay: {name} is {value}, but the saved one is {saved.get(name)}.")

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import gymnasium as gym
 import numpy as np
 
-from rl_contrastive.config import Ge, In, check_ranges, require
+from rl_contrastive.config import Ge, In, Options, require
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.streams import Words, integers
 from rl_contrastive.errors import RlcError, unknown_name
@@ -33,7 +33,7 @@ NO_LIMIT = 1 << 30
 
 
 @dataclass(frozen=True)
-class AtariConfig:
+class AtariConfig(Options, where="atari"):
     """One Atari game under the Atari-100k protocol."""
 
     id: str = "Pong"
@@ -64,9 +64,6 @@ class AtariConfig:
     """Threads of the emulators; results do not depend on them."""
     render: bool = False
     """Keep a second, coloured emulator in step for pictures; `rlc replay` sets it."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "atari")
 
     def for_evaluation(self) -> AtariConfig:
         """The score of whole games: no clipped rewards, and no life counts as an end."""

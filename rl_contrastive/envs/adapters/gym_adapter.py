@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.envs.adapters.gym_actions import action_map
 from rl_contrastive.envs.adapters.gym_features import FeatureKind, OutsideError, feature_map
 from rl_contrastive.envs.adapters.gym_table import exact_table
@@ -32,13 +32,13 @@ DEFAULT_HORIZON = 200
 
 
 @dataclass(frozen=True)
-class GymConfig:
+class GymConfig(Options, where="gym"):
     """Which gymnasium environment, how long its episodes may be, and how its observations are seen."""
 
     id: str = "CartPole-v1"
     """gymnasium id, as in `gymnasium.make` (`module:ID` too); given after the colon of `gym:ID`."""
-    horizon: int | None = None
-    """H, after which steps an episode is cut (>= 1), in place of the environment's own limit; the default is that
+    horizon: Annotated[int | None, Ge(1)] = None
+    """H, after which steps an episode is cut, in place of the environment's own limit; the default is that
     limit, or 200 without one."""
     observation: FeatureKind = "raw"
     """Box observations: raw (pictures with their channels first) | fourier | tile | bins (a table). Finite spaces are
@@ -49,16 +49,14 @@ class GymConfig:
     """Number of shifted grids of tile coding."""
     scale: Annotated[float, Gt(0)] = 1.0
     """Unit of coordinates without bounds: they enter as 1 / (1 + exp(-x / scale))."""
-    bins: int = 3
-    """Values of each coordinate of a continuous action (Box), evenly from low to high (>= 2; 2 is bang-bang)."""
+    bins: Annotated[int, Ge(2)] = 3
+    """Values of each coordinate of a continuous action (Box), evenly from low to high (2 is bang-bang)."""
     kwargs: str = "{}"
     """JSON object of keyword arguments for `gymnasium.make`, e.g. '{"is_slippery": false}'."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "gym")
+        super().__post_init__()
         require(bool(self.id), "gym: id must name a gymnasium environment, e.g. gym:CartPole-v1.")
-        require(self.horizon is None or self.horizon >= 1, f"gym: horizon must be >= 1, got {self.horizon}.")
-        require(self.bins >= 2, f"gym: bins must be >= 2, got {self.bins}.")
         limit = self.make_arguments().get("max_episode_steps", self.horizon)
         whole = limit is None or (isinstance(limit, int) and limit >= 1)
         require(whole, f"gym: max_episode_steps must be a whole number >= 1, got {limit!r}.")

@@ -9,14 +9,14 @@ for the others. The rows of a copy share one world, so for one row the world is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.envs.adapters.gym_adapter import json_object, one_line
 from rl_contrastive.envs.adapters.pettingzoo_find import find
 from rl_contrastive.envs.adapters.pettingzoo_spaces import own_limit
@@ -29,21 +29,21 @@ DEFAULT_HORIZON = 200
 
 
 @dataclass(frozen=True)
-class MultiAgentConfig:
+class MultiAgentConfig(Options, where="multi"):
     """Which PettingZoo parallel environment of N agents, and what each of them is paid."""
 
     id: str = "simple_spread_v3"
     """Name in PettingZoo's packages, or module:attribute; given after the colon of `multi:ID`."""
-    horizon: int | None = None
-    """H, cap on the steps of an episode (>= 1); default: the environment's own limit, or 200 without one."""
+    horizon: Annotated[int | None, Ge(1)] = None
+    """H, cap on the steps of an episode; default: the environment's own limit, or 200 without one."""
     cooperative: bool = False
     """Pay every agent the sum of all rewards."""
     kwargs: str = "{}"
     """JSON object of keyword arguments for the environment, e.g. '{"N": 2}'."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(bool(self.id), "multi: id must name an environment, e.g. multi:simple_spread_v3.")
-        require(self.horizon is None or self.horizon >= 1, f"multi: horizon must be >= 1, got {self.horizon}.")
         self.make_arguments()
 
     def make_arguments(self) -> dict[str, Any]:
