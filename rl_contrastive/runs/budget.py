@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from math import inf
 from typing import Annotated, Literal
 
 from rl_contrastive.config import Ge, Gt, In, Options, require

@@ -1,13 +1,12 @@
 """Where runs are worked on, as options of the command line."""
 
 from __future__ import annotations
+
 import importlib.util
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
+
 from rl_contrastive.config import Ge, Gt, Options, require
-from rl_contrastive.runs.workers import Job, Needs, Outcome, Pool, Report
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class EngineOptions(Options, where="--"):
     retries: Annotated[int | None, Ge(0)] = None
     """Times that a run whose process or node died is started again; default: 0 local, 3 on Ray."""
     disk: Literal["auto", "apart"] = "auto"
-    """Ray: auto: a node that sees the sweep's folder writes there, from others folders travel back; apart: all travel."""
+    """Ray: auto: a node that sees the sweep's folder writes there, other nodes send folders back; apart: all do."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,11 +34,9 @@ from typing import Any, TypeVar
 
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
-from rl_contrastive.runs.tensorboard import Board
-from rl_contrastive.runs.checkpoint import has_state, load_first, save_state
-from rl_contrastive.runs.loop import Progress
 from rl_contrastive.files import write_text
-from rl_contrastive.spec import Array, State
+from rl_contrastive.runs.checkpoint import has_state, load_first
+from rl_contrastive.spec import State
 
 T = TypeVar("T")
 CONFIG, METRICS, TIMING, SUMMARY = "config.json", "metrics.jsonl", "timing.jsonl", "summary.json"

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs import ray_task
 from rl_contrastive.runs.folder import RunFolder
-from rl_contrastive.runs.parcel import pack, unpack
 from rl_contrastive.runs.origin import processor, versions
+from rl_contrastive.runs.parcel import pack, unpack
 from rl_contrastive.runs.workers import Job, Outcome, Report, last_message, on_ctrl_c, write_ended
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from typing import Any
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.folder import CONFIG, RunFolder, read_json, run_id
-from rl_contrastive.runs.parcel import further, pack, unpack
 from rl_contrastive.runs.origin import processor, versions
+from rl_contrastive.runs.parcel import further, pack, unpack
 from rl_contrastive.runs.run_config import read_config
 from rl_contrastive.runs.workers import Job, Pool
 

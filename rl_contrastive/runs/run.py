@@ -21,9 +21,8 @@ from rl_contrastive.config import from_dict, require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.budget import FEWEST
 from rl_contrastive.runs.evaluate import MOST_ROWS
-from rl_contrastive.runs.loop import Budget, Progress, TrainingResult, check_fit, train
-from rl_contrastive.runs.sink import RunSink
 from rl_contrastive.runs.folder import CONFIG, SUMMARY, RunFolder, peak_memory_mb, read_json, write_json
+from rl_contrastive.runs.loop import Budget, Progress, TrainingResult, check_fit, train
 from rl_contrastive.runs.rollout import close, step_limit
 from rl_contrastive.runs.run_config import (
     RunConfig,
@@ -38,6 +37,7 @@ from rl_contrastive.runs.run_config import (
     with_device,
 )
 from rl_contrastive.runs.seal import broken_seal, sealed
+from rl_contrastive.runs.sink import RunSink
 from rl_contrastive.spec import Agent, Env, Persistent, State, WithHistograms
 
 __all__ = [

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import math
-import platform
-import subprocess
 import sys
 import sysconfig
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 

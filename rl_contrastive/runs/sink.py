@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import json
-import math
 import os
-import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
-from rl_contrastive.runs.tensorboard import Board
-from rl_contrastive.runs.checkpoint import has_state, load_first, save_state
-from rl_contrastive.runs.loop import Progress
-from rl_contrastive.files import write_text
-from rl_contrastive.spec import Array, State
-
+from rl_contrastive.runs.checkpoint import save_state
 from rl_contrastive.runs.folder import METRICS, TENSORBOARD, TIMING, RunFolder, json_line
+from rl_contrastive.runs.loop import Progress
+from rl_contrastive.runs.tensorboard import Board
+from rl_contrastive.spec import Array, State
 
 
 class RunSink:

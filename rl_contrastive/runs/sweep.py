@@ -28,10 +28,10 @@ from typing import Any
 
 from rl_contrastive.config import from_dict, load_toml, require
 from rl_contrastive.errors import RlcError, unknown_name
-from rl_contrastive.runs.loop import Budget
 from rl_contrastive.runs.folder import CONFIG
-from rl_contrastive.runs.run import RunConfig, prepare, read_config, read_summary, resolve, run_folder
+from rl_contrastive.runs.loop import Budget
 from rl_contrastive.runs.origin import origin
+from rl_contrastive.runs.run import RunConfig, prepare, read_config, read_summary, resolve, run_folder
 from rl_contrastive.runs.run_config import completed, require_trust, with_local_folder
 from rl_contrastive.runs.workers import Job, Needs
 

@@ -1,20 +1,20 @@
 """A TOML file -> a tuning: one run, what may vary in it, and seeds for tuning apart from those for reporting.
 
-    name = "lock-bonus"                   # the file's name by default
-    [run]                                 # keys of a sweep's [[run]], one value each and no seeds
-    agent = "contrastive-ucb"
-    env = "combination-lock"
-    episodes = 900
-    [tune]
-    trials = 12
-    method = "halving"                    # random | halving | asha
-    rungs = [100, 300]                    # caps at which trials are dropped, before the run's own
-    metric = "return_mean"                # a name in metrics.jsonl
-    tune_seeds = [100, 101]
-    report_seeds = [0, 1, 2, 3, 4]
-    [tune.ranges]
-    "agent.gamma" = { loguniform = [0.01, 10.0] }
-    "agent.batch" = { choice = [10, 50] }
+name = "lock-bonus"                   # the file's name by default
+[run]                                 # keys of a sweep's [[run]], one value each and no seeds
+agent = "contrastive-ucb"
+env = "combination-lock"
+episodes = 900
+[tune]
+trials = 12
+method = "halving"                    # random | halving | asha
+rungs = [100, 300]                    # caps at which trials are dropped, before the run's own
+metric = "return_mean"                # a name in metrics.jsonl
+tune_seeds = [100, 101]
+report_seeds = [0, 1, 2, 3, 4]
+[tune.ranges]
+"agent.gamma" = { loguniform = [0.01, 10.0] }
+"agent.batch" = { choice = [10, 50] }
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class TuneConfig(Options, where="tune."):
         rising = all(a < b for a, b in zip((0, *self.rungs), self.rungs, strict=False))
         require(rising, f"tune.rungs must be >= 1 and rise, got {list(self.rungs)}.")
         wanted = self.method != "random"
-        require(wanted == bool(self.rungs), f"tune.rungs: {'give one at least' if wanted else 'none'} for {self.method}.")
+        require(
+            wanted == bool(self.rungs), f"tune.rungs: {'give one at least' if wanted else 'none'} for {self.method}."
+        )
         for key, value in self.ranges.items():
             _check_range(key, value)
 
@@ -114,7 +116,9 @@ class Tuning:
         values = {**self.run, **{k: [v] if isinstance(v, list) else v for k, v in params.items()}}
         entry = {**values, "imports": self.imports, "group": self.name, "seeds": list(seeds)}
         whole = expand(entry, self.where)
-        require(len(whole) == len(seeds), f"{self.where}: a list in [run] makes several runs; put it under tune.ranges.")
+        require(
+            len(whole) == len(seeds), f"{self.where}: a list in [run] makes several runs; put it under tune.ranges."
+        )
         if cap is None or cap == self.caps[-1]:
             return whole
         budget = whole[0].budget

@@ -11,7 +11,6 @@ batch, with a checkpoint; SIGTERM stops it at once. Workers ignore Ctrl-C, which
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, IO, Any
+from typing import IO, Annotated, Any
 
 from rl_contrastive.config import Ge, Gt, Options
 from rl_contrastive.errors import RlcError
