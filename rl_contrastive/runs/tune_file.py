@@ -1,20 +1,22 @@
 """A TOML file -> a tuning: one run, what may vary in it, and seeds for tuning apart from those for reporting.
 
-name = "lock-bonus"                   # the file's name by default
-[run]                                 # keys of a sweep's [[run]], one value each and no seeds
-agent = "contrastive-ucb"
-env = "combination-lock"
-episodes = 900
-[tune]
-trials = 12
-method = "halving"                    # random | halving | asha
-rungs = [100, 300]                    # caps at which trials are dropped, before the run's own
-metric = "return_mean"                # a name in metrics.jsonl
-tune_seeds = [100, 101]
-report_seeds = [0, 1, 2, 3, 4]
-[tune.ranges]
-"agent.gamma" = { loguniform = [0.01, 10.0] }
-"agent.batch" = { choice = [10, 50] }
+    name = "lock-bonus"                   # the file's name by default
+    [run]                                 # keys of a sweep's [[run]], one value each and no seeds
+    agent = "contrastive-ucb"
+    env = "combination-lock"
+    episodes = 900
+    [tune]
+    trials = 12
+    method = "halving"                    # random | halving | asha
+    rungs = [100, 300]                    # caps at which trials are dropped, before the run's own
+    metric = "return_mean"                # a name in metrics.jsonl
+    tune_seeds = [100, 101]
+    report_seeds = [0, 1, 2, 3, 4]
+    [tune.ranges]
+    "agent.gamma" = { loguniform = [0.01, 10.0] }
+    "agent.batch" = { choice = [10, 50] }
+
+Keys of [tune] are the fields of `TuneConfig`.
 """
 
 from __future__ import annotations
