@@ -6,15 +6,12 @@ stopped on one engine is finished by the other.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from rl_contrastive.runs.engine_options import EngineOptions
-from rl_contrastive.config import require
-from rl_contrastive.runs.workers import Job, Needs, Outcome, Pool, Report
+from rl_contrastive.runs.workers import Job, Outcome, Pool, Report
 
 
 class Engine(Protocol):
@@ -28,8 +25,6 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release the resources of the engine after the last call of `run`."""
-
-
 
 
 def start_engine(options: EngineOptions, report: Report = lambda job, message: None) -> Engine:

@@ -12,8 +12,8 @@ import numpy as np
 
 from rl_contrastive.acting import sample
 from rl_contrastive.config import require
-from rl_contrastive.runs.rollout import play
 from rl_contrastive.planning.lsvi import policy_values
+from rl_contrastive.runs.rollout import play
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import Agent, Array, Env, ExactModel, FloatArray, IntArray
 

@@ -17,8 +17,8 @@ from rl_contrastive.runs.checkpoint import has_state
 from rl_contrastive.runs.folder import CHECKPOINT, CONFIG, SUMMARY, RunFolder, read_json, write_json
 from rl_contrastive.runs.rollout import close
 from rl_contrastive.runs.run import build, read_summary
-from rl_contrastive.spec import OwnLoop
 from rl_contrastive.runs.run_config import RunConfig, config_json, read_config, require_trust, resolve
+from rl_contrastive.spec import OwnLoop
 
 
 def longer(

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive import registry
+from rl_contrastive.acting import sample
 from rl_contrastive.config import from_dict, require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.checkpoint import NEWEST, PREVIOUS, has_state, read_state
 from rl_contrastive.runs.evaluate import checked_policy
-from rl_contrastive.acting import sample
 from rl_contrastive.runs.folder import CHECKPOINT, CONFIG
 from rl_contrastive.runs.rollout import close
 from rl_contrastive.runs.run import build, for_evaluation, read_summary

@@ -16,10 +16,10 @@ from typing import Protocol
 
 import numpy as np
 
-from rl_contrastive.runs.evaluate import checked_policy, exact_evaluation, policy_table
 from rl_contrastive.planning.behaviour import behaviour_value
 from rl_contrastive.planning.games import DualityGap, duality_gap, kernels
 from rl_contrastive.planning.lsvi import policy_values
+from rl_contrastive.runs.evaluate import checked_policy, exact_evaluation, policy_table
 from rl_contrastive.spec import Agent, Array, Behaviour, Certified, ExactModel, FloatArray, KnownBehaviour, marginals
 
 EMISSIONS = 64

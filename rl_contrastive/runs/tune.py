@@ -104,7 +104,9 @@ def open_ledger(tuning: Tuning, out: Path, *, overwrite: bool = False) -> Ledger
         if found is not None:  # before anything was decided, the metric and the seeds may still change
             _require_same(found.trials == ledger.trials and found.spec["run"] == tuning.run, tuning, out)
         for params in ledger.trials:
-            tuning.configs(params, tuning.tune.tune_seeds, tuning.caps[0])  # an impossible setting is told before any run
+            tuning.configs(
+                params, tuning.tune.tune_seeds, tuning.caps[0]
+            )  # an impossible setting is told before any run
         out.mkdir(parents=True, exist_ok=True)
         ledger.write(out)
         return ledger
@@ -120,7 +122,9 @@ def _read(path: Path) -> Ledger:
 
 
 def _require_same(same: bool, tuning: Tuning, out: Path) -> None:
-    require(same, f"{out} holds a tuning of other values than {tuning.where}: choose another --out, or use --overwrite.")
+    require(
+        same, f"{out} holds a tuning of other values than {tuning.where}: choose another --out, or use --overwrite."
+    )
 
 
 def search(tuning: Tuning, out: Path, engine: Engine, *, overwrite: bool = False, command: str = "") -> Found:
@@ -156,9 +160,7 @@ def good_first(tune: TuneConfig, values: dict[int, float | None]) -> list[int]:
 def keeper(tune: TuneConfig) -> Callable[[int, dict[int, float | None]], list[int]]:
     """keep(rung, {trial: value}) -> the trials that go on, called once for each rung in order."""
     if tune.method != "asha":
-        return lambda rung, values: sorted(
-            good_first(tune, values)[: max(1, math.ceil(len(values) / tune.reduction))]
-        )
+        return lambda rung, values: sorted(good_first(tune, values)[: max(1, math.ceil(len(values) / tune.reduction))])
     import optuna
 
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=tune.reduction)

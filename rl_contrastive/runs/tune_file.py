@@ -15,6 +15,8 @@
     [tune.ranges]
     "agent.gamma" = { loguniform = [0.01, 10.0] }
     "agent.batch" = { choice = [10, 50] }
+
+Keys of [tune] are the fields of `TuneConfig`.
 """
 
 from __future__ import annotations
