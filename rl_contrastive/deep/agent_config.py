@@ -23,7 +23,7 @@ class ContrastiveUCBDeepConfig:
     """Steps between two gradient steps."""
     gamma: Annotated[float, In(0, 1)] = 0.99
     """Discount per step."""
-    n_step: Annotated[int, Ge(1)] = 3
+    n_step: Annotated[int, In(1, 100_000)] = 3
     """n of the n-step returns."""
     beta: float = 0.1
     """Scale of the bonus (>= 0), in units of reward: of n visits it is about beta / sqrt(n). 0 is the control without

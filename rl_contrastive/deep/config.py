@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, check_ranges, require
+from rl_contrastive.device import check_device
 
 Init = Literal["orthogonal", "he"]
 
@@ -20,10 +21,10 @@ class EncoderConfig:
     kind: Literal["auto", "mlp", "minatar", "minigrid", "nature", "impala"] = "auto"
     """auto, by the shape of an observation: (C, 10, 10) bool planes minatar; other small bool planes, and codes that
     the environment declares (`EnvSpec.codes`), minigrid; frames of 36 x 36 bytes or more nature; all else mlp."""
-    hidden: tuple[int, ...] | None = None
+    hidden: Annotated[tuple[int, ...] | None, In(1, MOST_WIDTH)] = None
     """Widths of the linear layers, behind the convolutions if there are any; () for none there. Default: mlp
     (256, 256), minatar (128,), minigrid (256,), nature (512,), impala (256,)."""
-    channels: tuple[int, ...] | None = None
+    channels: Annotated[tuple[int, ...] | None, In(1, MOST_WIDTH)] = None
     """Output channels of the convolutions. Default: minatar (16,), minigrid (32, 64), nature (32, 64, 64) and impala
     (16, 32, 32). minigrid takes any number of them, () for none: planes go straight into the linear layers."""
     init: Init = "orthogonal"
@@ -33,10 +34,9 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         hidden, channels = self.hidden, self.channels
-        require(hidden is None or all(w >= 1 for w in hidden), f"encoder: hidden must be widths >= 1, got {hidden}.")
+        check_ranges(self, "encoder")
         require(hidden != () or self.kind != "mlp", "encoder: an mlp needs at least one hidden layer.")
         if channels is not None:
-            require(all(c >= 1 for c in channels), f"encoder: channels must be numbers >= 1, got {channels}.")
             check_channels(self.kind, channels)
 
 
@@ -54,14 +54,14 @@ class ValueConfig:
     """V + advantages (Wang et al. 2016)."""
     double: bool = True
     """The online network chooses the next action, the target network rates it; else the target does both."""
-    atoms: Annotated[int, Ge(1)] = 1
+    atoms: Annotated[int, In(1, 10_000)] = 1
     """Atoms of the return distributions; 1: plain values. Data-efficient Rainbow has 51."""
     low: float = -10.0
     """Smallest atom, in units of reward times `reward_scale`; returns beyond count as it, G's with their bonuses."""
     high: float = 10.0
     """Largest atom (> low), as `low`."""
-    hidden: int = 0
-    """Width of one hidden layer of each head (>= 0; 0: none)."""
+    hidden: Annotated[int, In(0, MOST_WIDTH)] = 0
+    """Width of one hidden layer of each head (0: none)."""
     noisy: float = 0.0
     """sigma_0 of noisy layers in the heads (`deep/noisy.py`), in gradient steps and acting (>= 0; 0: plain layers).
     The official agent has .5."""
@@ -70,7 +70,6 @@ class ValueConfig:
         check_ranges(self, "value")
         finite = -math.inf < self.low < self.high < math.inf
         require(finite, f"value: low must be < high, both finite, got {self.low} and {self.high}.")
-        require(self.hidden >= 0, f"value: hidden must be >= 0, got {self.hidden}.")
         require(0.0 <= self.noisy < math.inf, f"value: noisy must be >= 0 and finite, got {self.noisy}.")
 
 
@@ -78,14 +77,14 @@ class ValueConfig:
 class RepresentationConfig:
     """phi(s,a) and psi(s')."""
 
-    dim: int = 64
-    """d (>= 1)."""
+    dim: Annotated[int, In(1, MOST_WIDTH)] = 64
+    """d."""
     objective: str = "nce"
     """A registered objective: nce (the paper's), logistic, infonce, mle, meco, spectral; name it before --help to see
     its options."""
     objective_options: Any = field(default_factory=dict)
     """The objective's own config, or a table of its fields, such as {"temperature": 0.5}."""
-    hidden: int = 256
+    hidden: Annotated[int, In(0, MOST_WIDTH)] = 256
     """Width of the ReLU layer of each head; 0: linear heads on the encoder's vector."""
     beta: Annotated[float, Gt(0)] = 1.0
     """Sharpness of the softplus."""
@@ -107,7 +106,6 @@ class RepresentationConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "representation")
-        require(self.dim >= 1 and self.hidden >= 0, "representation: dim must be >= 1 and hidden >= 0.")
         kinds = ("logits", "simplex", "unit", "raw", "psi")
         require(self.features in kinds, f"representation: features must be one of {', '.join(kinds)}.")
 
@@ -126,9 +124,9 @@ class BonusConfig:
     lam: float = 0.1
     """lambda (> 0), visits that everything had beforehand: a first visit is worth beta / sqrt(lambda). Where noise
     falls into new cells again and again, a larger one (10) keeps them from outshining all else."""
-    tilings: Annotated[int, Ge(1)] = 4
+    tilings: Annotated[int, In(1, 1000)] = 4
     """T, partitions that are averaged."""
-    directions: Annotated[int, Ge(1)] = 8
+    directions: Annotated[int, In(1, 1000)] = 8
     """K, directions that cut the cells of a tiling."""
     width: float = 1.0
     """Width of the strips in units of the features' spread (> 0)."""
@@ -158,11 +156,11 @@ class SelfPredictionConfig:
 
     weight: float = 0.0
     """Weight of the loss (>= 0); 0 switches self-prediction off. The official agent has 5."""
-    steps: Annotated[int, Ge(1)] = 5
+    steps: Annotated[int, In(1, 1000)] = 5
     """K, steps predicted."""
-    hidden: Annotated[int, Ge(1)] = 256
+    hidden: Annotated[int, In(1, MOST_WIDTH)] = 256
     """Width of the transition's hidden layer."""
-    dim: Annotated[int, Ge(1)] = 128
+    dim: Annotated[int, In(1, MOST_WIDTH)] = 128
     """Dimension in which vectors are compared."""
     tau: Annotated[float, In(0, 1, above=True)] = 0.01
     """Share of the online projection that its target takes over at each `follow`."""
@@ -176,14 +174,13 @@ class SelfPredictionConfig:
 class AugmentConfig:
     """Distorted observations in gradient steps (`deep/augment.py`), for frames: encoders nature and impala."""
 
-    shift: int = 0
-    """Largest shift in pixels, up, down, left and right (>= 0; 0: none). The official agent has 4."""
+    shift: Annotated[int, In(0, 1000)] = 0
+    """Largest shift in pixels, up, down, left and right (0: none). The official agent has 4."""
     intensity: Annotated[float, In(0, 0.5, below=True)] = 0.0
     """Scale of the change in brightness; 0: none. The official agent has .05."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "augment")
-        require(self.shift >= 0, f"augment: shift must be >= 0, got {self.shift}.")
 
 
 @dataclass(frozen=True)
@@ -204,7 +201,7 @@ class DeepLearnerConfig:
     """Shifts and intensities of frames, off by default."""
     learn_features: bool = True
     """Off: the features stay as they were drawn, a control."""
-    batch_size: Annotated[int, Ge(2)] = 64
+    batch_size: Annotated[int, In(2, MOST_DRAWN)] = 64
     """Entries of the replay in a step."""
     lr: float = 3e-4
     """Adam's step size (> 0)."""
@@ -230,6 +227,7 @@ class DeepLearnerConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "deep")
+        check_device(self.device)
         for name in ("lr", "adam_eps", "clip", "reward_scale"):
             value = getattr(self, name)
             require(0 < value < np.inf, f"deep: {name} must be > 0 and finite, got {value}.")
@@ -239,17 +237,15 @@ class DeepLearnerConfig:
 class RNDConfig:
     """Random network distillation (`deep/rnd.py`)."""
 
-    dim: int = 128
-    """k, outputs of both networks (>= 1)."""
-    hidden: int = 256
-    """Width of the ReLU layer that the predictor has beyond its target (>= 0; 0: none)."""
+    dim: Annotated[int, In(1, MOST_WIDTH)] = 128
+    """k, outputs of both networks."""
+    hidden: Annotated[int, In(0, MOST_WIDTH)] = 256
+    """Width of the ReLU layer that the predictor has beyond its target (0: none)."""
     lr: Annotated[float, Gt(0)] = 1e-3
     """Adam's step size for the predictor. 1e-4 is usual where each observation is used several times; here once,
     and then errors lag behind the visits."""
-    batch_size: int = 32
-    """Visited observations of one step of the predictor (>= 1); each is used once."""
+    batch_size: Annotated[int, In(1, MOST_DRAWN)] = 32
+    """Visited observations of one step of the predictor; each is used once."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "rnd")
-        for name, least in (("dim", 1), ("hidden", 0), ("batch_size", 1)):
-            require(getattr(self, name) >= least, f"rnd: {name} must be >= {least}, got {getattr(self, name)}.")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import MOST_DRAWN, Ge, Gt, In, check_ranges, require
 from rl_contrastive.deep.bonus import Chunk, evenly
 from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
 from rl_contrastive.deep.networks import Encoder, encoder
@@ -30,7 +30,7 @@ from rl_contrastive.deep.weights import (
     load_weights,
     weights,
 )
-from rl_contrastive.device import require_memory, resolve_device
+from rl_contrastive.device import check_device, require_memory, resolve_device
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 
@@ -44,7 +44,7 @@ class FeatureConfig:
     """phi(s,a) and psi(s')."""
     capacity: Annotated[int, Ge(2)] = 100_000
     """Newest transitions that are kept, with two observations each."""
-    batch_size: Annotated[int, Ge(2)] = 64
+    batch_size: Annotated[int, In(2, MOST_DRAWN)] = 64
     """Transitions of a gradient step: each has the others' successors as negatives."""
     lr: Annotated[float, Gt(0)] = 3e-4
     """Adam's step size."""
@@ -53,6 +53,7 @@ class FeatureConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "features")
+        check_device(self.device)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import Ge, In, check_ranges, require, to_dict
-from rl_contrastive.device import resolve_device
+from rl_contrastive.device import check_device, resolve_device
 from rl_contrastive.energy.base import EnergyLoss, Objective
 from rl_contrastive.energy.noise import NoiseLaw, check_points, moved, require_coverage
 from rl_contrastive.energy.steps import AveragedDescent
@@ -77,6 +77,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "train")
+        check_device(self.device)
         for name in ("noise_batch", "weight_decay", "clip", "patience"):
             require(getattr(self, name) >= 0, f"train: {name} must be >= 0, got {getattr(self, name)}.")
         require(math.isfinite(self.lr) and self.lr > 0, f"train: lr must be > 0, got {self.lr}.")

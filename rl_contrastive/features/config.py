@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, check_ranges, require
+from rl_contrastive.device import check_device
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig
 from rl_contrastive.objectives.laws import Law
 
@@ -26,8 +27,8 @@ class LearnerConfig:
     """Its config, or a table of that config's fields, such as {"gamma": .3} for meco."""
     allow_biased: bool = False
     """Make P-hat even if the minimiser of the objective is not the ratio P/P^-: a control, whose P-hat is wrong."""
-    dim: int | None = None
-    """d, dimension of phi and psi (>= 1; >= 2 for vector observations, where one is the constant); None: from the data,
+    dim: Annotated[int | None, In(1, MOST_WIDTH)] = None
+    """d, dimension of phi and psi (>= 2 for vector observations, where one is the constant); None: from the data,
     on tables the singular values above the sampling noise, at most 64, on vectors 3 (2 for
     one number)."""
     model: Literal["auto", "tabular", "linear", "neural"] = "auto"
@@ -38,9 +39,9 @@ class LearnerConfig:
     """Weight of the uniform law in the mixture."""
     steps: Annotated[int, Ge(1)] = 200
     """Largest number of gradient iterations."""
-    batch_size: Annotated[int, Ge(1)] = 128
+    batch_size: Annotated[int, In(1, MOST_DRAWN)] = 128
     """Positives per step h and iteration where expectations are sampled."""
-    negatives: Annotated[int, Ge(1)] = 64
+    negatives: Annotated[int, In(1, MOST_DRAWN)] = 64
     """Draws of P^- per step h and iteration, shared by its positives."""
     exact_entries: Annotated[int, Ge(0)] = 1 << 20
     """Tables of at most H S A S entries are fitted with exact expectations, larger ones with minibatches."""
@@ -58,8 +59,8 @@ class LearnerConfig:
     """Looks without improvement after which a step h is frozen."""
     margin: Annotated[float, Ge(0)] = 1.0
     """Refinement is accepted if the held-out loss falls by more than this many standard errors."""
-    hidden: tuple[int, ...] = (64,)
-    """Widths of the neural model's hidden layers (each >= 1)."""
+    hidden: Annotated[tuple[int, ...], In(1, MOST_WIDTH)] = (64,)
+    """Widths of the neural model's hidden layers."""
     device: str = "auto"
     """auto (cuda if there is one, else cpu), cpu, cuda or cuda:N."""
     compile: bool = False
@@ -71,6 +72,7 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "learner")
+        check_device(self.device)
         require(self.dim is None or self.dim >= 1, f"learner: dim must be >= 1, got {self.dim}.")
         require(0.0 <= self.held_out <= 0.8, f"learner: hold_out must lie in [0, .8], got {self.hold_out}.")
         require(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, check_ranges, require
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.latents import (
     Clusters,
@@ -41,12 +41,12 @@ class DecoderConfig:
     directions: Literal["contrastive", "pca"] = "contrastive"
     """contrastive: forward and backward directions of the spectral fit; pca: the leading principal directions of
     the observation alone (a control that uses no dynamics)."""
-    most_latents: Annotated[int, Ge(1)] = 3
+    most_latents: Annotated[int, In(1, 1000)] = 3
     """Largest number of latent states a step."""
-    forward: int = 2
-    """Directions of o_h that matter for what follows (>= 0)."""
-    backward: int = 2
-    """Directions of o_h that are predictable from (o_{h-1}, a_{h-1}) (>= 0)."""
+    forward: Annotated[int, In(0, 1000)] = 2
+    """Directions of o_h that matter for what follows."""
+    backward: Annotated[int, In(0, 1000)] = 2
+    """Directions of o_h that are predictable from (o_{h-1}, a_{h-1})."""
     gap: float | None = None
     """Least distance of two latents' centres, in within-cluster standard deviations (> 0); None: 3 in the whitening
     that is given, 2.5 in the full one, whose directions carry more noise."""

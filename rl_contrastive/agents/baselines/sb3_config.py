@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from rl_contrastive.agents.baselines.sb3_view import Clock
-from rl_contrastive.config import Gt, In, check_ranges, require
+from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Gt, In, check_ranges, require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import EnvSpec
 
@@ -25,15 +25,15 @@ class PpoConfig:
     """Step size of Adam (> 0)."""
     gamma: float | None = None
     """Discount in (0, 1]; default max(.99, 1 - 1/H), so that the last reward is seen from the first step."""
-    net_arch: tuple[int, ...] = (64, 64)
+    net_arch: Annotated[tuple[int, ...], In(1, MOST_WIDTH)] = (64, 64)
     """Widths of the hidden layers of policy and value networks (tanh)."""
-    channels: tuple[int, ...] = ()
+    channels: Annotated[tuple[int, ...], In(1, MOST_WIDTH)] = ()
     """Output channels of 3 x 3 convolutions before the hidden layers, for planes (C, rows, columns); () flattens them.
     MinAtar's own DQN has (16,). Bytes are not divided by 255."""
-    n_steps: int = 2048
-    """Steps of each environment between two updates (>= 2)."""
-    minibatch: int = 64
-    """Rows of a gradient step (>= 2)."""
+    n_steps: Annotated[int, In(2, 1_000_000)] = 2048
+    """Steps of each environment between two updates."""
+    minibatch: Annotated[int, In(2, MOST_DRAWN)] = 64
+    """Rows of a gradient step."""
     n_epochs: int = 10
     """Passes over the data of an update (>= 1)."""
     gae_lambda: Annotated[float, In(0, 1)] = 0.95
@@ -46,7 +46,7 @@ class PpoConfig:
     def __post_init__(self) -> None:
         check_ranges(self, "sb3-ppo")
         _check_common("sb3-ppo", self)
-        _check_ranges("sb3-ppo", self, {"n_steps": 2, "minibatch": 2, "n_epochs": 1, "ent_coef": 0})
+        _check_ranges("sb3-ppo", self, {"n_epochs": 1, "ent_coef": 0})
 
     def algorithm(self) -> Any:
         """The SB3 class."""
@@ -73,23 +73,23 @@ class DqnConfig:
     """Stable-Baselines3 DQN."""
 
     batch: int = 1
-    """B, environments side by side (>= 1); must be 1 where episodes end at different steps."""
+    """B, environments side by side; must be 1 where episodes end at different steps."""
     clock: Clock = "auto"
     """How the step h enters the observation: onehot | fraction (h/H) | none; auto: onehot up to H = 128."""
     learning_rate: float = 1e-4
     """Step size of Adam (> 0)."""
     gamma: float | None = None
     """Discount in (0, 1]; default max(.99, 1 - 1/H), so that the last reward is seen from the first step."""
-    net_arch: tuple[int, ...] = (64, 64)
+    net_arch: Annotated[tuple[int, ...], In(1, MOST_WIDTH)] = (64, 64)
     """Widths of the hidden layers of the value network (ReLU)."""
-    channels: tuple[int, ...] = ()
+    channels: Annotated[tuple[int, ...], In(1, MOST_WIDTH)] = ()
     """Output channels of 3 x 3 convolutions before the hidden layers, for planes (C, rows, columns); () flattens them.
     MinAtar's own DQN has (16,). Bytes are not divided by 255."""
     buffer_size: int = 1_000_000
     """Rows of the replay buffer (>= 1); never more than the run's steps are allocated."""
     learning_starts: int = 100
     """Steps before the first gradient step (>= 0)."""
-    minibatch: int = 32
+    minibatch: Annotated[int, In(1, MOST_DRAWN)] = 32
     """Rows of a gradient step (>= 1)."""
     train_freq: int = 4
     """Steps of each environment between two updates (>= 1)."""
@@ -103,6 +103,7 @@ class DqnConfig:
     """Final epsilon, in [0, 1]."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "sb3-dqn")
         _check_dqn("sb3-dqn", self)
 
     def algorithm(self) -> Any:
@@ -138,12 +139,12 @@ class QrDqnConfig(DqnConfig):
     """Share of the run's steps over which epsilon falls from 1, in (0, 1]."""
     exploration_final: float = 0.01
     """Final epsilon, in [0, 1]."""
-    quantiles: int = 200
-    """Number of quantiles of the return (>= 1)."""
+    quantiles: Annotated[int, In(1, 10_000)] = 200
+    """Number of quantiles of the return."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "sb3-qrdqn")
         _check_dqn("sb3-qrdqn", self)
-        _check_ranges("sb3-qrdqn", self, {"quantiles": 1})
 
     def algorithm(self) -> Any:
         """The sb3-contrib class."""
@@ -180,10 +181,6 @@ def _check_common(agent: str, config: Sb3Config) -> None:
     require(0.0 < config.learning_rate < np.inf, f"{agent}: learning_rate must be > 0, got {config.learning_rate}.")
     gamma = config.gamma
     require(gamma is None or 0.0 < gamma <= 1.0, f"{agent}: gamma must be in (0, 1], got {gamma}.")
-    widths = config.net_arch
-    require(all(width >= 1 for width in widths), f"{agent}: widths in net_arch must be >= 1, got {widths}.")
-    channels = config.channels
-    require(all(count >= 1 for count in channels), f"{agent}: numbers in channels must be >= 1, got {channels}.")
 
 
 def _check_ranges(agent: str, config: Sb3Config, least: dict[str, float]) -> None:
@@ -194,7 +191,7 @@ def _check_ranges(agent: str, config: Sb3Config, least: dict[str, float]) -> Non
 
 def _check_dqn(agent: str, config: DqnConfig) -> None:
     _check_common(agent, config)
-    ones = ("buffer_size", "minibatch", "train_freq", "gradient_steps", "target_update_interval")
+    ones = ("buffer_size", "train_freq", "gradient_steps", "target_update_interval")
     _check_ranges(agent, config, {"learning_starts": 0, **dict.fromkeys(ones, 1)})
     fraction, final = config.exploration_fraction, config.exploration_final
     require(0.0 < fraction <= 1.0, f"{agent}: exploration_fraction must be in (0, 1], got {fraction}.")
