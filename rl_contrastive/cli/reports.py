@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class CompareCommand:
     """Compare runs: IQM with bootstrap intervals, episodes to solve, probability of improvement, plots and a page."""
 
-    dirs: tyro.conf.Positional[tuple[Path, ...]]
+    dirs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR [DIR ...]")]
     """Run folders, or folders that hold them."""
     out: Path = Path("runs/compare")
     """Folder for table, plots and page."""
@@ -77,7 +77,7 @@ def _paper(parsed: CompareCommand) -> Paper | None:
 class ReportCommand:
     """Make the page of a folder of runs again, from its files alone."""
 
-    dir: tyro.conf.Positional[Path]
+    dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """Folder that holds runs."""
     out: Path | None = None
     """Folder for the page; default: DIR/compare."""
@@ -114,7 +114,7 @@ def write_comparison(folders: list[Path], out: Path, *, as_json: bool, **options
 class TheoryCommand:
     """Measure the theory's claims, each with a verdict and a negative control."""
 
-    name: tyro.conf.Positional[str | None] = None
+    name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="NAME")] = None
     """One claim (`rlc list claims`), or the first word of several (`games`); default: all."""
     quick: bool = False
     """Smaller sizes, about a minute in all."""

@@ -13,6 +13,7 @@ import tyro
 from rl_contrastive import registry
 from rl_contrastive.cli.parse import Done, Nothing, flags_of, parse
 from rl_contrastive.config import require
+from rl_contrastive.device import require_device
 
 Config = TypeVar("Config")
 
@@ -85,6 +86,7 @@ def _run(name: str, parsed: Any, command: str) -> int:
     from rl_contrastive.claims.runner import REPORT, render, run_study
 
     flags: StudyFlags = parsed.run
+    require_device(flags.device)
     lines = Console(stderr=True)
     context = Context(
         flags.out / name, flags.workers, flags.device, lambda line: lines.print(line, markup=False, highlight=False)
