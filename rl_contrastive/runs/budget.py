@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_number
 from rl_contrastive.spec import State
 
 EVALUATIONS = 100
@@ -53,7 +53,13 @@ class Budget(Limits):
         require(one, "a run needs exactly one of episodes and steps.")
         for name in ("episodes", "steps", "eval_every", "eval_every_steps", "eval_episodes"):
             value = getattr(self, name)
+            if value is not None:
+                require_number(name, value, whole=True)
             require(value is None or value >= 1, f"{name} must be >= 1, got {value}.")
+        for name in ("solve_at", "solve_gap"):
+            require_number(name, getattr(self, name))
+        flag = self.stop_when_solved
+        require(isinstance(flag, bool), f"stop_when_solved must be True or False, got {flag!r}.")
         both = self.eval_every is not None and self.eval_every_steps is not None
         require(not both, "give either eval_every or eval_every_steps, not both.")
         require(0.0 < self.solve_at <= 1.0, f"solve_at must be in (0, 1], got {self.solve_at}.")
