@@ -95,7 +95,7 @@ def with_metric(tasks: Sequence[Task], key: str, *, reps: int, seed: int) -> lis
     """The tasks with the numbers of any recorded scalar beside their own; RlcError where no run recorded it."""
     names = {name for task in tasks for group in task.groups for run in group.runs for name in run.series}
     if key not in names - {"episodes", "env_steps"}:
-        raise unknown_name("metric", key, names - {"episodes", "env_steps"})
+        raise unknown_name("metric", key, names - {"episodes", "env_steps"}, first=f"{key}_mean")
     out = []
     for task in tasks:
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *task.name.encode(), *key.encode()])))

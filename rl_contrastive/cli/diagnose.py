@@ -17,7 +17,7 @@ from rl_contrastive.config import Ge, Gt, In
 class DiagnoseCommand:
     """Measure and draw the features of a run: uniformity, tolerance, alignment, isotropy, ranks, hard negatives."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """A run's folder with a checkpoint."""
     out: Path | None = None
     """Folder for table.md, diagnose.json and embedding.png; default: RUN/diagnose."""

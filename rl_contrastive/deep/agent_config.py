@@ -20,7 +20,7 @@ class SearchConfig(Options, where="search"):
     """The most probable actions alone are chosen from."""
     temperature: Annotated[float, Gt(0)] = 0.1
     """Probabilities are the softmax of the values, bonus included, divided by this (in units of reward)."""
-    memory: Annotated[int, Ge(1)] = 100
+    memory: Annotated[int, In(1, 100_000)] = 100
     """Last steps of the episode that count."""
 
 
@@ -36,7 +36,7 @@ class ContrastiveUCBDeepConfig(Options, where="deep"):
     """Steps between two gradient steps."""
     gamma: Annotated[float, In(0, 1)] = 0.99
     """Discount per step."""
-    n_step: Annotated[int, Ge(1)] = 3
+    n_step: Annotated[int, In(1, 100_000)] = 3
     """n of the n-step returns."""
     beta: Annotated[float, Ge(0)] = 0.1
     """Scale of the bonus, in units of reward: after n visits the bonus is about beta / sqrt(n). 0 is the control

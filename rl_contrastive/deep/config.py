@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from rl_contrastive.config import Ge, Gt, In, Options, require
+from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, Options, require
+from rl_contrastive.device import DeviceOptions
 
 Init = Literal["orthogonal", "he"]
 
@@ -18,10 +19,10 @@ class EncoderConfig(Options, where="encoder"):
     kind: Literal["auto", "mlp", "minatar", "minigrid", "nature", "impala"] = "auto"
     """auto, by the shape of an observation: (C, 10, 10) bool planes minatar; other small bool planes, and codes that
     the environment declares (`EnvSpec.codes`), minigrid; frames of 36 x 36 bytes or more nature; all else mlp."""
-    hidden: Annotated[tuple[int, ...] | None, Ge(1)] = None
+    hidden: Annotated[tuple[int, ...] | None, In(1, MOST_WIDTH)] = None
     """Widths of the linear layers, behind the convolutions if there are any; () for none there. Default: mlp
     (256, 256), minatar (128,), minigrid (256,), nature (512,), impala (256,)."""
-    channels: Annotated[tuple[int, ...] | None, Ge(1)] = None
+    channels: Annotated[tuple[int, ...] | None, In(1, MOST_WIDTH)] = None
     """Output channels of the convolutions. Default: minatar (16,), minigrid (32, 64), nature (32, 64, 64) and impala
     (16, 32, 32). minigrid takes any number of them; with () the planes go straight into the linear layers."""
     init: Init = "orthogonal"
@@ -50,13 +51,13 @@ class ValueConfig(Options, where="value"):
     """V + advantages (Wang et al. 2016)."""
     double: bool = True
     """The online network chooses the next action and the target network evaluates it; off: the target does both."""
-    atoms: Annotated[int, Ge(1)] = 1
+    atoms: Annotated[int, In(1, 10_000)] = 1
     """Atoms of the return distributions; 1: plain values. Data-efficient Rainbow has 51."""
     low: float = -10.0
     """Smallest atom, in units of reward times `reward_scale`; returns, with the bonuses for G, are clipped to it."""
     high: float = 10.0
     """Largest atom (> low), as `low`."""
-    hidden: Annotated[int, Ge(0)] = 0
+    hidden: Annotated[int, In(0, MOST_WIDTH)] = 0
     """Width of one hidden layer of each head (0: none)."""
     noisy: Annotated[float, Ge(0)] = 0.0
     """sigma_0 of noisy layers in the heads (`deep/noisy.py`), in gradient steps and acting (0: plain layers).
@@ -72,14 +73,14 @@ class ValueConfig(Options, where="value"):
 class RepresentationConfig(Options, where="representation"):
     """phi(s,a) and psi(s')."""
 
-    dim: Annotated[int, Ge(1)] = 64
+    dim: Annotated[int, In(1, MOST_WIDTH)] = 64
     """d."""
     objective: str = "nce"
     """A registered objective (`rlc list objectives`), nce being the paper's; not meco-keyed and isogclr, which need a
     place for each anchor. Name it before --help to see its options."""
     objective_options: Any = field(default_factory=dict)
     """The objective's own config, or a table of its fields, such as {"temperature": 0.5}."""
-    hidden: Annotated[int, Ge(0)] = 256
+    hidden: Annotated[int, In(0, MOST_WIDTH)] = 256
     """Width of the ReLU layer of each head; 0: linear heads on the encoder's vector."""
     beta: Annotated[float, Gt(0)] = 1.0
     """Sharpness of the softplus."""
@@ -114,9 +115,9 @@ class BonusConfig(Options, where="bonus"):
     lam: Annotated[float, Gt(0)] = 0.1
     """lambda, prior visits of everything: a first visit is worth beta / sqrt(lambda). Where noise keeps falling
     into new cells, a larger value (10) keeps these cells from outweighing all others."""
-    tilings: Annotated[int, Ge(1)] = 4
+    tilings: Annotated[int, In(1, 1000)] = 4
     """T, number of partitions that are averaged."""
-    directions: Annotated[int, Ge(1)] = 8
+    directions: Annotated[int, In(1, 1000)] = 8
     """K, number of directions that cut the cells of a tiling."""
     width: Annotated[float, Gt(0)] = 1.0
     """Width of the strips in units of the features' spread."""
@@ -139,11 +140,11 @@ class SelfPredictionConfig(Options, where="self-prediction"):
 
     weight: Annotated[float, Ge(0)] = 0.0
     """Weight of the loss; 0 switches self-prediction off. The official agent has 5."""
-    steps: Annotated[int, Ge(1)] = 5
+    steps: Annotated[int, In(1, 1000)] = 5
     """K, steps predicted."""
-    hidden: Annotated[int, Ge(1)] = 256
+    hidden: Annotated[int, In(1, MOST_WIDTH)] = 256
     """Width of the transition's hidden layer."""
-    dim: Annotated[int, Ge(1)] = 128
+    dim: Annotated[int, In(1, MOST_WIDTH)] = 128
     """Dimension in which vectors are compared."""
     tau: Annotated[float, In(0, 1, above=True)] = 0.01
     """Share of the online projection that its target takes over at each `follow`."""
@@ -164,11 +165,11 @@ class AuxiliaryConfig(Options, where="auxiliary"):
     views: Literal["successor", "shift"] = "successor"
     """successor: a state and the next one are two views of one instance; shift: two random shifts of a state's frames,
     for the encoders nature and impala."""
-    shift: Annotated[int, Ge(1)] = 4
+    shift: Annotated[int, In(1, 1000)] = 4
     """Largest shift in pixels, where views are shifts."""
-    dim: Annotated[int, Ge(0)] = 64
+    dim: Annotated[int, In(0, MOST_WIDTH)] = 64
     """Coordinates behind the projector, in which views are compared; 0: no projector, the encoder's own vectors."""
-    hidden: Annotated[int, Ge(1)] = 256
+    hidden: Annotated[int, In(1, MOST_WIDTH)] = 256
     """Width of the projector's ReLU layer."""
 
 
@@ -176,14 +177,14 @@ class AuxiliaryConfig(Options, where="auxiliary"):
 class AugmentConfig(Options, where="augment"):
     """Distorted observations in gradient steps (`deep/augment.py`), for frames: encoders nature and impala."""
 
-    shift: Annotated[int, Ge(0)] = 0
+    shift: Annotated[int, In(0, 1000)] = 0
     """Largest shift in pixels, up, down, left and right (0: none). The official agent has 4."""
     intensity: Annotated[float, In(0, 0.5, below=True)] = 0.0
     """Scale of the change in brightness; 0: none. The official agent has .05."""
 
 
 @dataclass(frozen=True)
-class DeepLearnerConfig(Options, where="deep"):
+class DeepLearnerConfig(DeviceOptions, where="deep"):
     """Networks, losses and the optimiser."""
 
     encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(layer_norm=True))
@@ -202,7 +203,7 @@ class DeepLearnerConfig(Options, where="deep"):
     """Shifts and intensities of frames, off by default."""
     learn_features: bool = True
     """Off: the features keep their random initial weights, as a control."""
-    batch_size: Annotated[int, Ge(2)] = 64
+    batch_size: Annotated[int, In(2, MOST_DRAWN)] = 64
     """Entries of the replay in a gradient step."""
     lr: Annotated[float, Gt(0)] = 3e-4
     """Adam's step size."""
@@ -237,12 +238,12 @@ class DeepLearnerConfig(Options, where="deep"):
 class RNDConfig(Options, where="rnd"):
     """Random network distillation (`deep/rnd.py`)."""
 
-    dim: Annotated[int, Ge(1)] = 128
+    dim: Annotated[int, In(1, MOST_WIDTH)] = 128
     """k, outputs of both networks."""
-    hidden: Annotated[int, Ge(0)] = 256
+    hidden: Annotated[int, In(0, MOST_WIDTH)] = 256
     """Width of the ReLU layer that the predictor has beyond its target (0: none)."""
     lr: Annotated[float, Gt(0)] = 1e-3
     """Adam's step size for the predictor. 1e-4 is usual where each observation is used several times. Here each is used
     once, and with 1e-4 the errors lag behind the visits."""
-    batch_size: Annotated[int, Ge(1)] = 32
+    batch_size: Annotated[int, In(1, MOST_DRAWN)] = 32
     """Visited observations of one step of the predictor; each is used once."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Gt, Options, require, require_keys
+from rl_contrastive.config import MOST_DRAWN, Ge, Gt, In, require, require_keys
 from rl_contrastive.deep.bonus_contract import Chunk, evenly
 from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
 from rl_contrastive.deep.networks import Encoder, encoder
@@ -30,12 +30,12 @@ from rl_contrastive.deep.weights import (
     load_weights,
     weights,
 )
-from rl_contrastive.device import require_memory, resolve_device
+from rl_contrastive.device import DeviceOptions, require_memory, resolve_device
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 
 @dataclass(frozen=True)
-class FeatureConfig(Options, where="features"):
+class FeatureConfig(DeviceOptions, where="features"):
     """Networks, memory and training of the features."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -44,7 +44,7 @@ class FeatureConfig(Options, where="features"):
     """phi(s,a) and psi(s')."""
     capacity: Annotated[int, Ge(2)] = 100_000
     """Number of newest transitions that are kept, with two observations each."""
-    batch_size: Annotated[int, Ge(2)] = 64
+    batch_size: Annotated[int, In(2, MOST_DRAWN)] = 64
     """Transitions of a gradient step; each has the successors of the others as negatives."""
     lr: Annotated[float, Gt(0)] = 3e-4
     """Adam's step size."""

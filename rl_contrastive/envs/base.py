@@ -9,6 +9,7 @@ the following `step` ignores that row's action, pays 0 and returns the first obs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_rows
+from rl_contrastive.device import require_memory
 from rl_contrastive.envs.streams import Streams, Words
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, BoolArray, EnvSpec, ExactModel, FloatArray, IntArray
@@ -47,8 +49,11 @@ class BatchEnv(VectorEnv[Array, IntArray, Array]):
     def __init__(
         self, env_spec: EnvSpec, num_envs: int, words_per_step: int, observation_space: gym.Space[Any] | None = None
     ) -> None:
-        require(num_envs >= 1, f"{env_spec.name}: num_envs must be >= 1, got {num_envs}.")
+        require_rows(f"{env_spec.name}: num_envs", num_envs)
         require(words_per_step >= 0, f"{env_spec.name}: words_per_step must be >= 0, got {words_per_step}.")
+        # The observations of a step and of the one before, and the random words of a call, raw and read.
+        size = 2 * math.prod(env_spec.obs_shape) * np.dtype(env_spec.obs_dtype).itemsize + 24 * words_per_step
+        require_memory(num_envs * size, f"{env_spec.name}: {num_envs} rows", "make fewer")
         self.env_spec = env_spec
         self.num_envs = num_envs
         drawn = type(self)._draw is not BatchEnv._draw

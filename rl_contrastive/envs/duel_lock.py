@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_contrastive.config import Ge, In, Options, require
+from rl_contrastive.device import require_memory
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.lock import coordinates, hadamard_transform
 from rl_contrastive.envs.streams import NORMAL_BOUND, Words, high_half, integers, low_half, normals
@@ -44,7 +45,7 @@ LATENTS, DEAD = 3, 2
 class DuelLockConfig(Options, where="duel-lock"):
     """The two-player lock; delta and kappa set its Nash value, horizon and num_actions its difficulty."""
 
-    horizon: Annotated[int, Ge(1)] = 8
+    horizon: Annotated[int, In(1, 100_000)] = 8
     """H, number of levels."""
     num_actions: Annotated[int, Ge(3)] = 5
     """n, number of actions of each player (two are keys, two are blocks)."""
@@ -57,7 +58,7 @@ class DuelLockConfig(Options, where="duel-lock"):
     observation: Literal["rich", "symbols", "state"] = "rich"
     """"rich": the rotated noisy one-hots of the combination lock; "state": the latent itself (tabular, 3 states);
     "symbols": one of the latent's m symbols, drawn anew at each observation (tabular, 3 m states)."""
-    num_symbols: Annotated[int, Ge(1)] = 10
+    num_symbols: Annotated[int, In(1, 10_000)] = 10
     """m, number of symbols of each latent, in a hidden order; for observation "symbols" only."""
     lock_seed: Annotated[int, Ge(0)] = 0
     """Which keys and blocks; not the seed of the run. Vary it to average over locks."""
@@ -70,6 +71,7 @@ class DuelLockEnv(BatchEnv):
     def __init__(self, config: DuelLockConfig, num_envs: int) -> None:
         self.config = config
         H, n = config.horizon, config.num_actions
+        require_memory(96 * H * n * n, f"duel-lock: {H} levels of {n} x {n} actions", "make them fewer")
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(config.lock_seed)))
         # (H, 2, 2) each: the first two of a random order of the actions, for every level and live latent.
         self.keys: IntArray = np.argsort(rng.random((H, DEAD, n)), axis=-1)[..., :2]

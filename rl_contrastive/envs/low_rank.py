@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from rl_contrastive.config import Ge, Gt, Options
-from rl_contrastive.envs.alias import alias_table
+from rl_contrastive.config import Ge, Gt, Options, require
+from rl_contrastive.device import require_memory
+from rl_contrastive.envs.alias import MOST_VALUES, alias_table
 from rl_contrastive.envs.base import BatchEnv, Outcome
 from rl_contrastive.envs.streams import Words, high_half, low_half
 from rl_contrastive.registry import register
@@ -78,6 +79,14 @@ def linear_reward(phi: FloatArray, rng: np.random.Generator) -> FloatArray:
 REWARDS: dict[str, DrawReward] = {"table": table_reward, "linear": linear_reward}
 
 
+def require_tables(name: str, config: LowRankConfig) -> None:
+    """RlcError where phi, psi, rewards and values of these sizes do not fit into memory, or into an alias table."""
+    S, A, d, H = config.num_states, config.num_actions, config.rank, config.horizon
+    require(max(S, d) <= MOST_VALUES, f"{name}: num_states and rank must be at most {MOST_VALUES}, got {S} and {d}.")
+    size = 8 * H * (2 * d * S * A + 2 * d * S + 3 * S * A)
+    require_memory(size, f"{name}: {H} steps, {S} states, {A} actions and rank {d}", "make them fewer")
+
+
 def draw_mdp(config: LowRankConfig, draw_reward: DrawReward | None = None) -> LowRankMDP:
     """Draw the MDP of `config.mdp_seed` (PCG64, so the same on each machine); the reward of the config unless given."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(config.mdp_seed)))
@@ -125,6 +134,7 @@ class LowRankEnv(BatchEnv):
 
     def __init__(self, config: LowRankConfig, num_envs: int, *, variant: LowRankVariant = PLAIN) -> None:
         self.config, self.variant = config, variant
+        require_tables(variant.name, config)
         self.mdp = draw_mdp(config, variant.draw_reward) if variant.draw is None else variant.draw(config)
         S, A, H = config.num_states, config.num_actions, config.horizon
         spec = EnvSpec(
@@ -197,7 +207,9 @@ class LowRankEnv(BatchEnv):
 
     @cached_property
     def _exact(self) -> ExactModel:
-        H = self.config.horizon
+        H, S, A = self.config.horizon, self.config.num_states, self.config.num_actions
+        what = f"{self.variant.name}: the exact model of {S} states and {A} actions at {len(self.mdp.phi)} steps"
+        require_memory(8 * len(self.mdp.phi) * S * A * S, what, "make them fewer, or take --exact never")
         psi = self.mdp.psi.transpose(0, 2, 1)  # (G, S, d)
         P = np.einsum("gsad,gdt->gsat", self.mdp.phi, self.mdp.psi, optimize=True)
         V, Q = self._values

@@ -21,7 +21,7 @@ from typing import Annotated
 
 import numpy as np
 
-from rl_contrastive.config import Ge, In, Options
+from rl_contrastive.config import In, Options
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.soccer_picture import draw_pitch
 from rl_contrastive.envs.streams import Words, high_half, low_half
@@ -49,7 +49,7 @@ class SoccerConfig(Options, where="soccer"):
 
     draw: Annotated[float, In(0, 1, below=True)] = 0.1
     """Probability that a move without a goal ends the game in a draw: 1 - draw is Littman's discount .9."""
-    horizon: Annotated[int, Ge(1)] = 30
+    horizon: Annotated[int, In(1, 10_000)] = 30
     """H: the game is over after that many moves; with draw = .1 four games in a hundred last longer."""
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from rl_contrastive.config import Ge, Gt, Options, fill_arrays, require, require_keys
+from rl_contrastive.config import Ge, Gt, In, Options, fill_arrays, require, require_keys
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.latents import (
     Clusters,
@@ -41,11 +41,11 @@ class DecoderConfig(Options, where="decoder"):
     directions: Literal["contrastive", "pca"] = "contrastive"
     """contrastive: forward and backward directions of the spectral fit; pca: the leading principal directions of
     the observation alone (a control that uses no dynamics)."""
-    most_latents: Annotated[int, Ge(1)] = 3
+    most_latents: Annotated[int, In(1, 1000)] = 3
     """Largest number of latent states a step."""
-    forward: Annotated[int, Ge(0)] = 2
+    forward: Annotated[int, In(0, 1000)] = 2
     """Number of directions of o_h that predict its successors."""
-    backward: Annotated[int | None, Ge(0)] = 2
+    backward: Annotated[int | None, In(0, 1000)] = 2
     """Number of directions of o_h that are predictable from (o_{h-1}, a_{h-1}). None: 2 in the given whitening, 1 in
     the full one, whose second direction is mostly noise."""
     gap: Annotated[float | None, Gt(0)] = None

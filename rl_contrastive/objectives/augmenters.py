@@ -18,7 +18,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Gt, Options, require
+from rl_contrastive.config import MOST_WIDTH, Ge, Gt, In, Options, require
 from rl_contrastive.objectives.base import ObjectiveResult
 from rl_contrastive.objectives.base import State as LossState
 from rl_contrastive.objectives.parts import Augmenter, array, draw_linear, load_weights, require_batch, saved, weights
@@ -98,7 +98,7 @@ def too_similar(a: Tensor, b: Tensor, log_count: Tensor) -> Tensor:
 class AugmentersConfig(Options, where="augmenters"):
     """The two networks and their optimiser."""
 
-    hidden: Annotated[int, Ge(1)] = 64
+    hidden: Annotated[int, In(1, MOST_WIDTH)] = 64
     """Width of the hidden layer."""
     lr: Annotated[float, Gt(0)] = 1e-3
     """Adam's step size."""

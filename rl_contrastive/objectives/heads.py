@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Gt, In, Options, require
+from rl_contrastive.config import MOST_WIDTH, Ge, Gt, In, Options, require
 from rl_contrastive.objectives.parts import array, draw_linear, load_weights, require_batch, saved, weights
 from rl_contrastive.spec import State
 
@@ -143,9 +143,9 @@ def inverse_root(covariance: Tensor) -> Tensor:
 class GateConfig(Options, where="gate"):
     """The gate's network."""
 
-    embedding: Annotated[int, Ge(1)] = 32
+    embedding: Annotated[int, In(1, MOST_WIDTH)] = 32
     """Width of a label's embedding."""
-    hidden: Annotated[int, Ge(1)] = 64
+    hidden: Annotated[int, In(1, MOST_WIDTH)] = 64
     """Width of the two hidden layers."""
     fuse: bool = True
     """Gate of the mean embedding of both labels; False: the product of two gates."""

@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, Options, require
+from rl_contrastive.config import MOST_DRAWN, Ge, Gt, In, Options, require
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.mixtures import Pairs, draw_beta, draw_pairs
 from rl_contrastive.objectives.views import ViewObjective, Views, unit, weighted_rows
@@ -62,7 +62,7 @@ class SupReMixConfig(Options, where="supremix"):
     """n, in the unit of the labels: positives are mixed of values less than n below and above the anchor's."""
     beta: Annotated[tuple[int, int], Ge(1)] = (2, 8)
     """lam of mixed negatives ~ Beta(a, b); (2, 8) is mostly the negative."""
-    mixtures: Annotated[int, Ge(1)] = 64
+    mixtures: Annotated[int, In(1, MOST_DRAWN)] = 64
     """M, mixed positives of a row at most; of more, M are drawn evenly and stand for all."""
     seed: Annotated[int, Ge(0)] = 0
     """Of the draws."""

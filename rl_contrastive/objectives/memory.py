@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, In, Options, require
+from rl_contrastive.config import MOST_WIDTH, Ge, Gt, In, Options, require
 from rl_contrastive.objectives.base import ObjectiveResult
 from rl_contrastive.objectives.base import State as LossState
 from rl_contrastive.objectives.learned import log_mean_others
@@ -78,9 +78,9 @@ def log_negatives(a: Tensor, b: Tensor, views: Views, temperature: float) -> Ten
 class DyCEConfig(Options, where="dyce"):
     """Size and upkeep of the memory."""
 
-    prototypes: Annotated[int, Ge(1)] = 32
+    prototypes: Annotated[int, In(1, MOST_WIDTH)] = 32
     """K, partitions."""
-    scale: Annotated[int, Ge(1)] = 20
+    scale: Annotated[int, In(1, 10_000)] = 20
     """Vectors held, in multiples of K."""
     eps: Annotated[float, Gt(0)] = 0.05
     """Entropy of the assignment."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Gt, In, Options, require
+from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, Options, require
 from rl_contrastive.objectives.base import ObjectiveResult
 from rl_contrastive.objectives.base import State as LossState
 from rl_contrastive.objectives.parts import draw_linear, load_weights, require_index, weights
@@ -32,7 +32,7 @@ class PropensityConfig(Options, where="propensity"):
     """positive: weight sim / e; negative: weight (1 - sim) e, alike on the surface and different in meaning."""
     k: Annotated[int, Ge(1)] = 40
     """Candidates: the k most similar others for positives; negatives are drawn from all others."""
-    draws: Annotated[int, Ge(1)] = 1
+    draws: Annotated[int, In(1, MOST_DRAWN)] = 1
     """Partners of each instance, drawn with replacement."""
     power: Annotated[float, Gt(0)] = 3.0
     """e = ((1 + cos of surfaces) / 2)^power."""
@@ -113,7 +113,7 @@ class SemanticConfig(Options, where="semantic"):
 
     neighbours: Annotated[int, Ge(1)] = 10
     """N, semantic neighbours of an instance."""
-    width: Annotated[int, Ge(1)] = 64
+    width: Annotated[int, In(1, MOST_WIDTH)] = 64
     """Rows of W."""
     dropout: Annotated[float, In(0, 1, below=True)] = 0.5
     """Share of the attention weights set to 0 in training; the others grow by 1/(1 - share), not to sum 1."""

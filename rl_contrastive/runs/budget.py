@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from rl_contrastive.config import Ge, Gt, In, Options, require
+from rl_contrastive.config import Ge, Gt, In, Options, ranges_of, require, require_number
 from rl_contrastive.spec import State
 
 EVALUATIONS = 100
@@ -46,6 +46,11 @@ class Budget(Limits):
     """The length of a run and the times of its evaluations: exactly one of episodes and steps is given."""
 
     def __post_init__(self) -> None:
+        for name in ranges_of(Budget):
+            if (value := getattr(self, name)) is not None:
+                require_number(name, value, whole=name not in ("solve_at", "solve_gap"))
+        flag = self.stop_when_solved
+        require(isinstance(flag, bool), f"stop_when_solved must be True or False, got {flag!r}.")
         super().__post_init__()
         if self.steps is None and self.eval_episodes is None:
             object.__setattr__(self, "eval_episodes", MOST)  # the class is frozen

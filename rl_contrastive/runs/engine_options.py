@@ -35,4 +35,4 @@ class EngineOptions(Options, where="--"):
         stray = self.engine == "local" and given
         require(not stray, f"--{' and --'.join(given)}: for --engine ray only.")
         found = self.engine == "local" or importlib.util.find_spec("ray") is not None
-        require(found, "--engine ray needs the package ray: pip install rl-contrastive[ray].")
+        require(found, "--engine ray needs the package ray: pip install -e '.[ray]'.")

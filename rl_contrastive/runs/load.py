@@ -7,6 +7,7 @@ from the run's last checkpoint. Nothing is trained or written here.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,8 @@ class Player:
     def __init__(self, trained: Trained, seed: int) -> None:
         self._agent, self._spec = trained.agent, trained.spec
         self._env: Any = trained.make_env(1)
+        whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool) and seed >= 0
+        require(bool(whole), f"player: seed must be a whole number >= 0, got {seed!r}.")
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self.h = 0
         """Steps of the episode so far."""
@@ -78,9 +81,17 @@ class Player:
         hint = "call reset() when an episode begins"
         require(self.h < spec.horizon, f"{spec.name}: an episode has at most {spec.horizon} steps: {hint}.")
         encode, decode = (getattr(self._env, name, None) for name in ("encode", "decode"))
+        if not isinstance(observation, dict | tuple) or encode is None:  # those of several players, or parts
+            kind = np.asarray(observation).dtype.kind
+            require(kind in "biuf", f"{spec.name}: an observation is made of numbers, got {observation!r}.")
         obs = np.asarray(observation)[None] if encode is None else encode(observation)
         have = f"{spec.obs_shape} of {spec.obs_dtype}"
         require(obs.shape[1:] == spec.obs_shape, f"{spec.name}: an observation has shape {have}, got {obs.shape[1:]}.")
+        if spec.num_states is not None:
+            state = obs.dtype.kind in "iu" and 0 <= obs[0] < spec.num_states
+            hint = f"a whole number in 0..{spec.num_states - 1}"
+            require(state, f"{spec.name}: an observation is {hint}, got {observation!r}.")
+        require(bool(np.isfinite(obs).all()), f"{spec.name}: an observation must be finite, got {observation!r}.")
         policy = checked_policy(self._agent, obs, self.h, spec.num_actions, explore=False)
         self.h += 1
         action = int(sample(policy, rng=self._rng)[0])
@@ -98,6 +109,7 @@ def load_agent(
 
     Its folder `replay` is not read, so agents that store one there (`spec.Agent`) can then play, but not learn.
     """
+    require(isinstance(path, str | os.PathLike), f"load takes the path of a run folder, got {path!r}.")
     path = Path(path)  # a text is a path as well
     config = read_config(path)
     summary = read_summary(path) or {}

@@ -29,7 +29,7 @@ from rl_contrastive.runs.evaluate import evaluate, exact_model
 from rl_contrastive.runs.oracle import Oracle, make_oracle
 from rl_contrastive.runs.rollout import play
 from rl_contrastive.seeding import SeedTree
-from rl_contrastive.spec import Agent, Env, OwnLoop, State, is_memoryless
+from rl_contrastive.spec import Agent, Env, EnvSpec, OwnLoop, State, is_memoryless
 
 __all__ = ["Budget", "Progress", "Sink", "TrainingResult", "check_fit", "train"]
 
@@ -89,6 +89,13 @@ def train(
     environment and evaluation, by default the agent's. `state`: a snapshot to continue from; it is loaded into the
     agent too. `progress`: the same for an agent that was loaded already.
     """
+    missing = [name for name in ("batch", "act", "observe", "update", "policy") if not hasattr(agent, name)]
+    have = f"train: the first argument must be an agent, as make_agent makes it, got {type(agent).__name__}"
+    require(not missing, f"{have}, which has no {', '.join(missing)}.")
+    for name, world in (("the environment", env), ("eval_env", eval_env)):
+        good = (world is None and name == "eval_env") or isinstance(getattr(world, "env_spec", None), EnvSpec)
+        require(good, f"train: {name} must come from make_env, got {type(world).__name__}.")
+    require(budget is None or isinstance(budget, Budget), f"train: budget must be a Budget, got {budget!r}.")
     limits = {name: value for name, value in limits.items() if value is not None}
     require(budget is None or not limits, "give either a budget or its fields, not both.")
     known = {field.name for field in fields(Budget)}
@@ -298,6 +305,7 @@ class _Loop:
 
     def load(self, state: State) -> None:
         """Inverse of `snapshot`."""
+        require(isinstance(state, dict), f"train: state must be a snapshot of a run, got {type(state).__name__}.")
         for key in ("progress", "agent"):
             require(isinstance(state.get(key), dict), f"the checkpoint lacks '{key}'.")
         self.progress = Progress.from_state(state["progress"])

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from rl_contrastive import registry
-from rl_contrastive.config import from_dict, require
+from rl_contrastive.config import from_dict, require, require_rows
+from rl_contrastive.device import enough_memory, require_devices
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.budget import FEWEST
 from rl_contrastive.runs.evaluate import MOST_ROWS, exact_model
@@ -67,8 +68,11 @@ def build(config: RunConfig) -> tuple[Agent, Env, Env]:
     env_entry, _ = registry.get("env", config.env)
     agent_config: Any = from_dict(agent_entry.config, config.agent_config, "agent.")
     env_config: Any = from_dict(env_entry.config, config.env_config, "env.")
-    env: Env = env_entry.factory(env_config, agent_config.batch)
-    agent: Agent = agent_entry.factory(env, agent_config, seed=config.seed)
+    require_rows("agent.batch", agent_config.batch)
+    with enough_memory(config.env):
+        env: Env = env_entry.factory(env_config, agent_config.batch)
+    with enough_memory(config.agent):
+        agent: Agent = agent_entry.factory(env, agent_config, seed=config.seed)
     check_fit(agent, env, config.budget)
     group = env.env_spec.group
     rows = -(-_evaluation_rows(config.budget) // group) * group  # rounded up: all rows are played anyway
@@ -104,6 +108,7 @@ def run(
     config = resolve(config)
     folder = RunFolder(run_folder(out, config))
     check_new(folder.path, overwrite)
+    require_devices(config.agent_config)
     parts = build(config)
     folder.create(config_json(config, command))
     try:
@@ -139,6 +144,8 @@ def resume(
             lambda state: require_identity(path, state.get("run"), config),
             lambda state: _restored(config, folder, state),
         )
+        if found is None:  # a run from its seed; one that goes on may do so where its device is not
+            require_devices(config.agent_config)
         parts, progress = (build(config), None) if found is None else found
         return _train(config, folder, parts, progress, on_progress, should_stop)
     finally:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from rl_contrastive import registry
-from rl_contrastive.config import Ge, Gt, Options, from_dict, require, to_dict
-from rl_contrastive.device import check_device
+from rl_contrastive.config import Ge, Gt, from_dict, require, to_dict
+from rl_contrastive.device import DeviceOptions
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.budget import Budget
 from rl_contrastive.runs.folder import CONFIG, read_json
@@ -32,7 +32,7 @@ would keep these episodes."""
 
 
 @dataclass(frozen=True)
-class RunConfig(Options):
+class RunConfig(DeviceOptions):
     """One run as JSON values: the contents of config.json and the input of a worker process."""
 
     agent: str
@@ -68,7 +68,6 @@ class RunConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_device(self.device)
         for name in ("group", "label", "env_label"):
             value = getattr(self, name)
             if value is not None:

@@ -71,7 +71,7 @@ class Found:
 def require_optuna() -> None:
     """One sentence where Optuna is missing."""
     found = importlib.util.find_spec("optuna") is not None
-    require(found, "rlc tune needs the package optuna: pip install rl-contrastive[tune].")
+    require(found, "rlc tune needs the package optuna: pip install -e '.[tune]'.")
 
 
 def draw(tune: TuneConfig, number: int) -> Params:
@@ -237,7 +237,8 @@ def value_of(tune: TuneConfig, folder: Path) -> float | None:
         return None
     lines = RunFolder(folder).lines()
     if tune.metric not in lines[-1]:
-        raise RlcError(f"tune.metric: {unknown_name('name in metrics.jsonl', tune.metric, lines[-1])}")
+        near = unknown_name("name in metrics.jsonl", tune.metric, lines[-1], first=f"{tune.metric}_mean")
+        raise RlcError(f"tune.metric: {near}")
     chosen = lines if tune.over == "mean" else lines[-1:]
     found = [line[tune.metric] for line in chosen if line.get(tune.metric) is not None]
     return float(np.mean(found)) if len(found) == len(chosen) else None

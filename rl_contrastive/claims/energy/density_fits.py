@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from rl_contrastive.claims.energy.toy_densities import make_density
 from rl_contrastive.claims.ledger import Task
-from rl_contrastive.config import In, Options, require
+from rl_contrastive.config import MOST_DRAWN, In, Options, require
 from rl_contrastive.device import resolve_device
 from rl_contrastive.energy.energies import MLPConfig, MLPEnergy, tilted
 from rl_contrastive.energy.gaussian_mixture import MixtureFitConfig, fit_mixture
@@ -58,8 +58,8 @@ class Density2DConfig(Options, where="density-2d"):
     """Training points, and as many again for validation and for the test (>= 100)."""
     steps: int = 1000
     """Optimiser steps of a fit (>= 1); cosine schedule, Adam."""
-    batch: int = 256
-    """Data and noise points in a step (>= 1)."""
+    batch: Annotated[int, In(1, MOST_DRAWN)] = 256
+    """Data and noise points in a step."""
     rate: float = 5e-3
     """Adam's learning rate under covering noise, where every method chooses its network on the tuning seeds."""
     narrow_rates: tuple[float, ...] = (5e-3, 2e-3)
@@ -101,7 +101,7 @@ class Density2DConfig(Options, where="density-2d"):
         require(named >= 1, "density-2d: name at least one density each.")
         widths = self.widths
         require(len(widths) >= 1 and min(widths) > 0, f"density-2d: widths must be > 0, at least one, got {widths}.")
-        for field, least in (("points", 100), ("steps", 1), ("batch", 1)):
+        for field, least in (("points", 100), ("steps", 1)):
             require(getattr(self, field) >= least, f"density-2d: {field} must be >= {least}.")
         rates = self.narrow_rates
         require(len(rates) >= 1 and min(rates) > 0, f"density-2d: narrow_rates must be > 0, at least one, got {rates}.")
