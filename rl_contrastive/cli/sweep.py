@@ -22,7 +22,7 @@ class SweepCommand:
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """TOML file with [[run]] tables."""
-    on: tyro.conf.OmitArgPrefixes[EngineOptions] = field(default_factory=EngineOptions)
+    engine: tyro.conf.OmitArgPrefixes[EngineOptions] = field(default_factory=EngineOptions)
     out: Path | None = None
     """Folder of the runs; default: runs/NAME."""
     quick: bool = False
@@ -47,13 +47,13 @@ def sweep(args: list[str]) -> int:
         return 0
     imports = python_files(parsed.imports)
     plan = load_sweep(parsed.file, quick=parsed.quick, imports=imports)
-    if parsed.on.engine == "local":  # a cluster's nodes have other devices
+    if parsed.engine.engine == "local":  # a cluster's nodes have other devices
         for config in plan.runs:
             require_devices(config.agent_config)
     out = parsed.out or Path("runs") / plan.name
     command = "rlc sweep " + shlex.join(args)
     jobs, done = plan_jobs(plan.runs, out, needs=plan.needs, overwrite=parsed.overwrite, command=command)
-    code = work(jobs, parsed.on, as_json=parsed.json, done=done)
+    code = work(jobs, parsed.engine, as_json=parsed.json, done=done)
     if code == 2:  # bad input: those runs have no folders any more
         return code
     unfinished = sum((read_summary(job.folder) or {"status": "aborted"})["status"] == "aborted" for job in jobs)

@@ -27,7 +27,7 @@ class TuneCommand:
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """TOML file with a [run] and a [tune] table."""
-    on: tyro.conf.OmitArgPrefixes[EngineOptions] = field(default_factory=EngineOptions)
+    engine: tyro.conf.OmitArgPrefixes[EngineOptions] = field(default_factory=EngineOptions)
     out: Path | None = None
     """Folder of the trials; default: runs/NAME."""
     overwrite: bool = False
@@ -54,7 +54,7 @@ def tune(args: list[str]) -> int:
     out = parsed.out or Path("runs") / tuning.name
     again = {"overwrite": parsed.overwrite, "command": "rlc tune " + shlex.join(args)}
     try:
-        with ProgressLines(quiet=parsed.json) as lines, closing(start_engine(parsed.on, lines.report)) as engine:
+        with ProgressLines(quiet=parsed.json) as lines, closing(start_engine(parsed.engine, lines.report)) as engine:
             found = search(tuning, out, engine, **again)
             values = report(tuning, found, out, engine, **again)
     except Stopped as stop:
