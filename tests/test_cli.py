@@ -115,7 +115,7 @@ def test_any_gymnasium_id_runs_through_the_prefix(tmp_path, capsys):
         (["run", "uniform", "low-rank", "--episodes", "-5"], "episodes must be >= 1, got -5."),
         (["run", "uniform", "low-rank", "--episodes", "5", "--steps", "5"], "not both"),
         (["run", "uniform", "low-rank", "--episodes", "3", "--agent.batch", "4"], "no batch would fit"),
-        (["run", "uniform", "low-rank", "--exact", "maybe"], "exact must be auto, always or never"),
+        (["run", "uniform", "low-rank", "--exact", "maybe"], "invalid choice 'maybe' for argument '--exact'"),
         (["run", "uniform", "low-rank", "--device", "cuda"], "no field 'device'"),
         ([*MECO[:-1], "mecco"], "unknown objective 'mecco'; did you mean 'meco'?"),
         ([*MECO, f"{OPTIONS}.gama", ".3"], f"unknown option {OPTIONS}.gama; did you mean {OPTIONS}.gamma?"),
