@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import numbers
 import textwrap
 import tomllib
 import types
@@ -30,6 +31,30 @@ def require(condition: bool, sentence: str) -> None:
     """Raise RlcError(sentence) unless the condition holds; the sentence says what, where and what is allowed."""
     if not condition:
         raise RlcError(sentence)
+
+
+def require_number(where: str, value: Any, *, whole: bool = False) -> None:
+    """RlcError unless `value` is a number, numpy's too: of code that hands over what nobody has checked."""
+    kind, words = (numbers.Integral, "a whole number") if whole else (numbers.Real, "a number")
+    good = isinstance(value, kind) and not isinstance(value, bool)
+    require(good, f"{where} must be {words}, got {value!r}.")
+
+
+MOST_WIDTH = 1 << 14
+"""Units of a layer, channels, features: a square layer of so many takes 1 GiB in float32."""
+MOST_DRAWN = 1 << 16
+"""Rows of a gradient step."""
+MOST_ROWS = 1 << 20
+"""Rows of an environment side by side: far more than any run uses, few enough for a machine's memory."""
+MOST_COPIES = 1 << 14
+"""The same where each row is an environment object of another library."""
+
+
+def require_rows(where: str, rows: Any, most: int = MOST_ROWS) -> None:
+    """RlcError unless `rows` is a whole number in [1, most]."""
+    whole = isinstance(rows, numbers.Integral) and not isinstance(rows, bool)
+    good = whole and 1 <= rows <= most
+    require(good, f"{where} must be >= 1 and whole, and at most {most}, got {rows!r}.")
 
 
 def require_keys(state: Mapping[str, Any], keys: Iterable[str], who: str) -> None:
@@ -79,9 +104,11 @@ class Range:
         return over and under and abs(value) < math.inf
 
     def __str__(self) -> str:
+        # 16384, where %g would write 1.638e+04 of larger ones.
+        low, high = (str(int(end)) if float(end).is_integer() else f"{end:.10g}" for end in (self.low, self.high))
         if self.high == math.inf:
-            return f"{'>' if self.above else '>='} {self.low:.10g}"
-        return f"in {'(' if self.above else '['}{self.low:.10g}, {self.high:.10g}{')' if self.below else ']'}"
+            return f"{'>' if self.above else '>='} {low}"
+        return f"in {'(' if self.above else '['}{low}, {high}{')' if self.below else ']'}"
 
 
 def Ge(low: float) -> Range:

@@ -1,4 +1,4 @@
-"""Names -> factories: one decorated class or function per file makes an agent, an environment, a study, ...
+"""Names -> factories: one decorated class or function per file makes an agent, an environment, a claim, ...
 
 Discovery imports the modules of the library's own packages once, then entry points of the group
 `rl_contrastive.plugins`; `import_file` adds a user's file. Registered modules therefore stay light at import:
@@ -22,14 +22,14 @@ from typing import Any, Literal, TypeVar
 from rl_contrastive.config import from_dict, require, to_dict
 from rl_contrastive.errors import RlcError, unknown_name
 
-Kind = Literal["agent", "env", "objective", "energy-objective", "claim", "study", "opponent"]
+Kind = Literal["agent", "env", "objective", "view-objective", "energy-objective", "claim", "opponent"]
 PACKAGES: dict[Kind, str] = {
     "agent": "rl_contrastive.agents",
     "env": "rl_contrastive.envs",
     "objective": "rl_contrastive.objectives",
+    "view-objective": "rl_contrastive.objectives",
     "energy-objective": "rl_contrastive.energy",
-    "claim": "rl_contrastive.claims.theory",
-    "study": "rl_contrastive.claims.energy",
+    "claim": "rl_contrastive.claims",
     "opponent": "rl_contrastive.agents",
 }
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,7 +38,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 @dataclass(frozen=True)
 class Entry:
     """One registered name. `factory` is called as agent: (env, config, *, seed), env: (config, num_envs), opponent:
-    (env_spec, config, *, rng)."""
+    (env_spec, config, *, rng), claim: (config, context)."""
 
     kind: Kind
     name: str
@@ -72,7 +72,9 @@ def register(kind: Kind, name: str, config: type) -> Callable[[F], F]:
 
 def get(kind: Kind, name: str) -> tuple[Entry, dict[str, Any]]:
     """Entry of `name` and the config values that the name itself fixes (`gym:CartPole-v1` fixes `id`)."""
-    _discover(kind)
+    require(isinstance(name, str), f"{kind}: the name must be a text, got {name!r}.")
+    group, slash, _ = name.partition("/")
+    _discover(kind, group if slash else "")
     prefix, colon, rest = name.partition(":")
     if colon and (kind, prefix + ":") in _ENTRIES:
         require(bool(rest), f"the {kind} '{name}' needs a name behind the colon, such as gym:CartPole-v1.")
@@ -97,10 +99,11 @@ def build(kind: Kind, name: str, options: Any = None) -> Any:
     return entry.factory(from_dict(entry.config, {**values, **fixed}, f"{name}."))
 
 
-def entries(kind: Kind) -> list[Entry]:
-    """All entries of a kind, by name."""
-    _discover(kind)
-    return [entry for (k, _), entry in sorted(_ENTRIES.items()) if k == kind]
+def entries(kind: Kind, group: str = "") -> list[Entry]:
+    """All entries of a kind, or those named GROUP/..., by name."""
+    _discover(kind, group)
+    start = f"{group}/" if group else ""
+    return [entry for (k, name), entry in sorted(_ENTRIES.items()) if k == kind and name.startswith(start)]
 
 
 def import_file(path: Path) -> None:
@@ -114,7 +117,7 @@ def import_file(path: Path) -> None:
     if path.is_dir():
         return
     if not path.is_file():
-        raise RlcError(f"--import: there is no file {path}.")
+        raise RlcError(f"there is no file {path}.")
     # The library's own names come first: a file that takes one of them is the one to blame.
     _discover("agent")
     _discover("env")
@@ -122,7 +125,7 @@ def import_file(path: Path) -> None:
         return
     spec = _spec_of(path)
     if spec is None or spec.loader is None:
-        raise RlcError(f"--import: {path} is no Python file; its name must end in .py.")
+        raise RlcError(f"{path} is no Python file; its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
@@ -130,7 +133,7 @@ def import_file(path: Path) -> None:
     except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
         text = " ".join(str(error).split())
-        raise RlcError(f"--import: {path} raised {type(error).__name__}: {text}.") from error
+        raise RlcError(f"{path} raised {type(error).__name__}: {text}.") from error
     _IMPORTED[path.resolve()] = path.stat().st_mtime_ns
 
 
@@ -170,8 +173,12 @@ def _spec_of(path: Path) -> ModuleSpec | None:
     return importlib.util.spec_from_file_location(f"rlc_user_{path.stem}", path)
 
 
-def _discover(kind: Kind) -> None:
+def _discover(kind: Kind, group: str = "") -> None:
+    """Import the modules of a kind; of a group of claims alone where it is known, as the others may load torch."""
+    require(isinstance(kind, str) and kind in PACKAGES, f"unknown kind {kind!r}; allowed: {', '.join(PACKAGES)}.")
     package = PACKAGES[kind]
+    if kind == "claim" and group and importlib.util.find_spec(f"{package}.{group}"):
+        package = f"{package}.{group}"
     if package in _DISCOVERED:
         return
     _DISCOVERED.add(package)

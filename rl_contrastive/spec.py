@@ -309,6 +309,32 @@ class WithHistograms(Protocol):
         """Name -> array of any shape. Called at evaluations only; it draws from no generator and changes no state."""
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """N transitions as features show them: phi of (s,a) and psi of s', P(s'|s,a) ~ P^-(s') psi(s')'phi(s,a)."""
+
+    phi: FloatArray
+    """(N, d)."""
+    psi: FloatArray
+    """(N, d)."""
+    level: IntArray
+    """(N,) the feature space of each row: its step where features are fitted by step, else 0."""
+    states: tuple[IntArray, IntArray, IntArray] | None = None
+    """s, a, s' (N,) where observations are states."""
+
+
+@runtime_checkable
+class WithFeatures(Protocol):
+    """An agent with learned features of transitions that can be looked at. Neither draws from a generator or changes
+    what the agent learns or does."""
+
+    def embed(self, h: int, obs: Array, action: IntArray, next_obs: Array) -> Embedded | None:
+        """Of N transitions of step h; in order from h = 0, all rows, where frames are stacked. None: no features."""
+
+    def stored_features(self) -> Embedded | None:
+        """Of an evenly spread sample of what is stored. None: no features."""
+
+
 def is_memoryless(agent: Agent) -> bool:
     """Whether `policy` depends on the observation and the step alone."""
     return not isinstance(agent, WithMemory) or agent.memoryless

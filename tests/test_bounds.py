@@ -19,7 +19,7 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import entries, get
 from rl_contrastive.runs.budget import Budget
 
-KINDS = ("agent", "claim", "env", "objective", "opponent", "study")
+KINDS = ("agent", "claim", "env", "objective", "opponent")
 
 
 def leaves(cls: type, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any, str]]:
@@ -143,9 +143,9 @@ def test_the_bounds_of_a_budget_and_what_is_built_by_hand():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("energy images --quick --study.energy.lr 0", "lr must be > 0, got 0.0"),
-        ("energy images --quick --study.energy.lr nan", "lr must be > 0, got nan"),
-        ("energy images --quick --study.energy.jitter inf", "study.energy.jitter must be finite, got inf"),
+        ("energy images --quick --claim.energy.lr 0", "lr must be > 0, got 0.0"),
+        ("energy images --quick --claim.energy.lr nan", "lr must be > 0, got nan"),
+        ("energy images --quick --claim.energy.jitter inf", "claim.energy.jitter must be finite, got inf"),
         ("run contrastive-ucb probe-constant --episodes 9 --agent.reward-max nan", "agent.reward_max must be finite"),
     ],
 )

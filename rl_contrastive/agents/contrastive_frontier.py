@@ -1,7 +1,7 @@
 """Contrastive features, latent states, and a walk to the most uncertain place that can be reached.
 
-Not the paper's Algorithm 1 (that is `contrastive-ucb`): counts of decoded latents take the place of the elliptical
-bonus, the largest reachable uncertainty that of the sum r + b. With one-hot features both bonuses agree.
+This is not the paper's Algorithm 1 (that is `contrastive-ucb`). Counts of decoded latents replace the elliptical bonus,
+and the largest reachable uncertainty replaces the sum r + b. With one-hot features both bonuses agree.
 
     warm start: n0 uniform episodes
     repeat
@@ -9,7 +9,7 @@ bonus, the largest reachable uncertainty that of the sum r + b. With one-hot fea
       2. N_h(z,a), P-hat, r-hat from the labelled rows
       3. backward: b = 1/sqrt(1+N), E = max(b, P-hat max_a E_{h+1}); greedy Q from r-hat, P-hat
       4. roll in by argmax P-hat E; from the first state where max_a b >= max_a P-hat E on, act uniformly
-      5. store the switch step and the next one (uniform actions, so that P-hat is unbiased given the state)
+      5. store the switch step and the next one (their actions are uniform, so P-hat is unbiased given the state)
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class FrontierConfig(Options, where="frontier"):
     warm_start: Annotated[int, Ge(1)] = 100
     """n0, uniform episodes before the first plan; they count as episodes."""
     capacity: Annotated[int, Ge(10)] = 2000
-    """Rows kept of each step, the newest ones: a fresher mix and a cheaper refit. Tables of states keep all."""
+    """Newest rows kept of each step, which keeps data recent and refits cheap. Tables of states keep all."""
     tail: Annotated[int, Ge(0)] = 100
     """While a step has fewer rows than this, all its uniform actions are stored, not only those near the switch."""
     growth: Annotated[float, Gt(0)] = 0.1
     """Refit a step when its data grew by this fraction."""
     uniform_steps: Annotated[int, Ge(1)] = 2
-    """Stored steps of each episode from the switch on."""
-    decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(arrivals=False, backward=1))
+    """Number of stored steps of each episode from the switch on."""
+    decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(arrivals=False, backward=None))
     """Observations -> latent states; unused where observations are states."""
 
 
@@ -64,7 +64,7 @@ class ContrastiveFrontier(BaseAgent):
         self._switch: IntArray = np.zeros(0, dtype=np.int64)
 
     def begin(self, num_envs: int) -> None:
-        """No row has reached its frontier yet; in the warm start every row acts uniformly from the first step on."""
+        """No row has reached its frontier yet. In the warm start every row acts uniformly from the first step on."""
         warm = self.episodes < self.config.warm_start
         self._switch = np.full(num_envs, 0 if warm else self.env_spec.horizon, dtype=np.int64)
 

@@ -8,7 +8,7 @@
       4. for h = H-1..0: Q_h = min(r_h + b_h + P-hat_h V_{h+1}, H - h), V_h = max_a Q_h, P-hat = P^- psi'phi
       5. pi_{k+1} = argmax_a Q_h;  the policy handed out is greedy in the same recursion with b = 0
 
-The episodes of a batch draw their t uniformly, which is step 1 in expectation, batched.
+The episodes of a batch draw their t uniformly. In expectation this is step 1.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.planning.behaviour import uniform_around
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
-from rl_contrastive.spec import Behaviour, Env, ExactModel, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Behaviour, Embedded, Env, ExactModel, FloatArray, IntArray, State, Transition
 
 
 @register("agent", "contrastive-ucb", ContrastiveUCBConfig)
@@ -71,7 +71,7 @@ class ContrastiveUCB(BaseAgent):
         return 1.0
 
     def behaviour(self, pi: FloatArray) -> Behaviour:
-        """1. as an exact law."""
+        """1. as an exact distribution."""
         share = self._share()
         return Behaviour.memoryless(pi) if self.version == 0 or share == 0.0 else uniform_around(pi, share)
 
@@ -89,7 +89,7 @@ class ContrastiveUCB(BaseAgent):
         return (h == self._t) | (h == self._t - 1)
 
     def observe(self, transition: Transition) -> None:
-        """1. D and D~; given (s,a) the next state has the same law whoever chose a, so other steps may be kept too."""
+        """1. D and D~; given (s,a) the next state has one law, however a was chosen, so other steps may be kept."""
         self.model.bounds.note(transition.reward[transition.alive])
         keep_all = self.version == 0 or self.roll_in != "paper"
         self.model.add(transition, transition.alive if keep_all else self._uniform(transition.h))
@@ -114,6 +114,14 @@ class ContrastiveUCB(BaseAgent):
         """TV of P-hat, largest principal angle of phi, optimism V^UCB_0 - V*_0; where observations are states."""
         return self.model.exact_metrics(model) if self.version and model.observations_are_states else {}
 
+    def embed(self, h: int, obs: Any, action: IntArray, next_obs: Any) -> Embedded | None:
+        """phi_h(s,a) and psi_h(s') of transitions of step h; None before the first fit."""
+        return self.model.embed(h, obs, action, next_obs)
+
+    def stored_features(self) -> Embedded | None:
+        """The same of a sample of the stored transitions."""
+        return self.model.stored_features()
+
     def state_dict(self) -> State:
         numbers = {name: getattr(self, name) for name in ("episodes", "version", "fitted_rows", "report")}
         streams = {"rng": generator_state(self.rng), "fit_rng": generator_state(self.fit_rng)}
@@ -135,7 +143,7 @@ class ContrastiveLSVIConfig(ContrastiveUCBConfig):
     growth: float = 0.0
     """Plan again when the stored transitions grew by this fraction (0: after every batch)."""
     representation: Literal["vector", "latent", "ridge"] = "ridge"
-    """Rich observations only (states are tables always): ridge LSVI on phi, and a decoder's policy to hand out."""
+    """For rich observations only (states are always tables): ridge LSVI on phi, and a decoder's policy to hand out."""
 
 
 @register("agent", "contrastive-lsvi", ContrastiveLSVIConfig)

@@ -1,18 +1,19 @@
 """Hash counts of cells of learned contrastive features as a bonus, with two heads of values: Q, and an optimistic G.
 
 Deep Contrastive-UCB follows Algorithm 1 of Qiu et al. 2022 with networks, for any environment with discrete actions.
-Its bonus is not the elliptical one on last-layer features of SPR, which the authors' Atari agent has.
+Its bonus is not that of the authors' Atari agent, which is elliptical on last-layer features of SPR.
 
     at each step of B episodes side by side:
-      1. act by argmax_a b(s,a) + G(s,a): today's bonus of phi(s,a) (`deep/bonus.py`) and the optimistic rest
+      1. act by argmax_a b(s,a) + G(s,a): the current bonus of phi(s,a) (`deep/bonus.py`) and the optimistic rest
       2. store the step and count the visit, once                             (never at a gradient step)
       3. every `train_every` steps one gradient step on
              Q(s,a) <- n-step rewards + Q',   G(s,a) <- n-step rewards and bonuses + (b + G')      (`deep/value.py`)
              contrastive loss of f(s,a,s') = psi(s')'phi(s,a) with the batch's successors as negatives
-      4. when the visits grew by `growth`: freeze phi anew and count all visits again, those that left the replay too
-    what is evaluated is argmax_a Q(s,a) of the target network: no bonus, no noise
+      4. when the visits grew by `growth`: freeze the current phi and count all visits again, also those no longer in
+         the replay
+    evaluations use argmax_a Q(s,a) of the target network, without bonus and noise
 
-The official code (Atari, SPR-UCB) differs in what it calls a bonus: see docs/agents/contrastive-ucb-deep.md.
+The official code (Atari, SPR-UCB) has another bonus: see docs/agents/contrastive-ucb-deep.md.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from rl_contrastive.deep.episodic import EpisodicBonus, LeastTried
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import SeedTree, generator_state, restore_generator
-from rl_contrastive.spec import Array, Env, EnvSpec, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Array, Embedded, Env, EnvSpec, FloatArray, IntArray, State, Transition
 
 if TYPE_CHECKING:
     from rl_contrastive.deep.replay.replay import Replay
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     BonusMaker = Callable[[EnvSpec, Replay, SeedTree], Bonus]
 
 LARGEST_REWARD = 1e30
-"""Of what the networks learn: float32 ends at 3e38, and returns and losses are sums of many."""
+"""Limit for the networks' targets: float32 ends at 3e38, and returns and losses are sums of many terms."""
 
 
 @register("agent", "contrastive-ucb-deep", ContrastiveUCBDeepConfig)
@@ -53,12 +54,13 @@ class ContrastiveUCBDeep(BaseAgent):
     def __init__(
         self, env: Env, config: ContrastiveUCBDeepConfig, *, seed: int = 0, bonus: BonusMaker | None = None
     ) -> None:
-        """bonus: makes another bonus in the place of counted features (`baselines/rnd_dqn.py`)."""
+        """bonus: makes another bonus, which replaces counted features (`baselines/rnd_dqn.py`)."""
         from rl_contrastive.deep.clock import Clock
         from rl_contrastive.deep.learner import DeepLearner
         from rl_contrastive.deep.past import Past
         from rl_contrastive.deep.replay.frames import Frames, Tables
         from rl_contrastive.deep.replay.replay import Replay
+        from rl_contrastive.deep.search import Search
 
         super().__init__(env, config, seed=seed)
         self._tables = Tables(self.env_spec)
@@ -77,7 +79,7 @@ class ContrastiveUCBDeep(BaseAgent):
         )
         self.replay.ring.check_rows(config.batch)
         seed = self.seeds.integer("init")
-        self.learner = DeepLearner(spec, self.replay.stacked_shape, config.learner, seed=seed)
+        self.learner = DeepLearner(spec, self.replay.stacked_shape, config.learner, seed=seed, slots=config.capacity)
         make = bonus or self._count_features
         self.bonus: Bonus = make(spec, self.replay, self.seeds)
         if config.episodic:
@@ -89,7 +91,8 @@ class ContrastiveUCBDeep(BaseAgent):
         self.steps, self.rebuilt_at = 0, 0
         self.first_reward = self.first_terminal = 0
         """Steps until the first reward > 0 and the first true terminal; 0: none yet."""
-        self._frames, self._shown = (Frames(stack) for _ in range(2))
+        self._frames, self._shown, self._watched = (Frames(stack) for _ in range(3))
+        self._search = Search(config.search) if config.search.alpha > 0 and self.bonus.uses_features else None
         self._least_tried, self.memoryless = LeastTried(), not config.episodic
         self._report: dict[str, Any] = {}
         self._folder: Path | None = None
@@ -105,13 +108,13 @@ class ContrastiveUCBDeep(BaseAgent):
         return make_bonus(config.bonus, config.capacity, A, of.dim, beta=config.beta, rng=rng, of_states=of.of_states)
 
     def _phi(self, stacked: Array) -> FloatArray:
-        """What the bonus counts: (N, ...) -> (N, A, d), (N, 1, d) of states, or d = 0 if it counts no features."""
+        """Features for the bonus: (N, ...) -> (N, A, d), (N, 1, d) of states, or d = 0 if it counts no features."""
         if not self.bonus.uses_features:
             return np.zeros((len(stacked), self.env_spec.num_actions, 0))
         return self.learner.features.phi(stacked)
 
     def _seen(self, obs: Array, h: int) -> Array:
-        """What the networks are shown at step h."""
+        """The observations that the networks get at step h."""
         self._tables.check(obs, h)
         return obs if self.clock is None else self.clock.show(obs, h)
 
@@ -139,11 +142,17 @@ class ContrastiveUCBDeep(BaseAgent):
         b += self.learner.q(stacked, rng=self.rng)[1]
         hint = "lower learner.lr or learner.reward_scale"
         require(bool(np.isfinite(b).all()), f"deep: values are NaN or infinite at step {self.steps}; {hint}.")
-        planned = choose(b, rng=self.rng)
-        return np.where(self.rng.random(len(obs)) < self.config.epsilon, uniform, planned)
+        if self._search is None:
+            planned = choose(b, rng=self.rng)
+            return np.where(self.rng.random(len(obs)) < self.config.epsilon, uniform, planned)
+        phi = self._first if h == 0 else self._phi(stacked)
+        planned = self._search.choose(b, phi, h, self.rebuilt_at, rng=self.rng)
+        done = np.where(self.rng.random(len(obs)) < self.config.epsilon, uniform, planned)
+        self._search.note(done)
+        return done
 
     def behaviour(self, pi: FloatArray) -> None:
-        """No exact law: epsilon, noise and the bonus, which moves with every step, are no table of states."""
+        """None: epsilon, noise and a bonus that changes with every step give no table of action probabilities."""
 
     def observe(self, transition: Transition) -> None:
         """2.-4."""
@@ -203,12 +212,12 @@ class ContrastiveUCBDeep(BaseAgent):
         self.bonus.start(some)
 
     def _rebuild(self) -> None:
-        """4. Features of this moment for all that is kept."""
+        """4. Compute the current features of all stored data."""
         self.rebuilt_at = self.bonus.visits
         if not self.bonus.uses_features:
             return
         self.learner.features.freeze()
-        left = round(4096 * self.past.visits / self.bonus.visits)  # each visit counts, wherever it is kept
+        left = round(4096 * self.past.visits / self.bonus.visits)  # each visit counts, in the replay or outside
         some, phi = self._some(4096 - left), self.learner.features.phi
         sample = phi(self.replay.observations(some), self.replay.actions(some))
         if left:
@@ -217,7 +226,7 @@ class ContrastiveUCBDeep(BaseAgent):
         self.bonus.rebuild(sample, self.learner.entries(self.replay), gone)
 
     def _taken(self, obs: Array, action: IntArray) -> Array:
-        """What the bonus counts of observations (n, ...) and actions (n,) today."""
+        """The current keys of observations (n, ...) and actions (n,) in the bonus."""
         return self.bonus.key_taken(self._phi(obs), action)
 
     def _some(self, most: int) -> IntArray:
@@ -235,6 +244,23 @@ class ContrastiveUCBDeep(BaseAgent):
         singular = np.linalg.svd(phi / np.sqrt(len(phi)), compute_uv=False)
         return {"bonus": self.bonus.taken(some, action), "features": phi, "singular_values": singular}
 
+    def embed(self, h: int, obs: Array, action: IntArray, next_obs: Array) -> Embedded | None:
+        """Frozen phi(s,a) and psi(s') of f; one space for all steps. None where no features are learned."""
+        if not self.bonus.uses_features or self.rebuilt_at == 0:
+            return None
+        now = self._watched.push(self._seen(obs, h), h)
+        ahead = self._watched.then(self._seen(next_obs, h + 1))
+        return Embedded(*self.learner.features.factors(now, action, ahead), np.zeros(len(action), dtype=np.int64))
+
+    def stored_features(self) -> Embedded | None:
+        """The same of 512 stored visits."""
+        some = self._some(512)
+        if not self.bonus.uses_features or self.rebuilt_at == 0 or not len(some):
+            return None
+        action, next_obs = self.replay.actions(some), self.replay.observations(self.replay.ring.next[some])
+        found = self.learner.features.factors(self.replay.observations(some), action, next_obs)
+        return Embedded(*found, np.zeros(len(some), dtype=np.int64))
+
     def update(self) -> dict[str, float]:
         """Diagnostics of the last gradient step; the learning itself goes on within episodes."""
         report = {name: float(value) for name, value in self._report.items()}
@@ -245,8 +271,9 @@ class ContrastiveUCBDeep(BaseAgent):
     def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
         """argmax_a Q(s,a) of the target network, or argmax_a b + G with explore; uniform over exact ties.
 
-        With `episodic` the former chooses among the actions tried least often at this observation of the episode, and b
-        is that of an observation new to its episode. Steps must come in order then, and where frames are stacked.
+        With `episodic` the former chooses among the actions tried least often at this observation in the episode, and b
+        is the bonus of an observation that is new in its episode. Then, and with stacked frames, steps must come in
+        order.
         """
         obs = self._seen(obs, h)
         stacked = self._shown.push(obs, h)
@@ -261,8 +288,8 @@ class ContrastiveUCBDeep(BaseAgent):
     def state_dict(self) -> State:
         """Networks, replay, counts, generators; the state between two batches of episodes.
 
-        After `persist_in` the replay and the keys of its entries go to that folder, as far as they are new; the state
-        says what to find there.
+        After `persist_in` the new parts of the replay and of its keys go to that folder, and the state says what to
+        find there.
         """
         self._require_replay()
         folder, beside = self._folder, {**self.bonus.patches, **self.past.patches}
@@ -281,8 +308,8 @@ class ContrastiveUCBDeep(BaseAgent):
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Inverse of `state_dict`, of either form. A state whose replay lies in a folder that was not given leaves an
-        agent that can only play."""
+        """Inverse of `state_dict`, of either form. If the folder of the state's replay was not given, the
+        agent can only play."""
         keys = ("learner", "replay", "bonus", "past", "steps", "rebuilt_at", "first", "version", "report")
         require_keys(state, (*keys, "rng", "fit_rng"), "deep")
         self.learner.load_state_dict(state["learner"])

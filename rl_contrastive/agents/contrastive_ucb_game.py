@@ -9,11 +9,11 @@
          sigma_h(s) = iota-CCE(Q-bar_h(s), Q-under_h(s)), V-bar_h = <sigma_h, Q-bar_h>, V-under_h = <sigma_h, Q-under_h>
       5. pi_{k+1}, nu_{k+1} = marginals of sigma; certificate V-bar_0 - V-under_0 + misfit >= their duality gap
 
-The misfit is what P-hat errs by where d is too small, estimated from the residuals of both ends' values
-(`features/diagnostics.py:misfit`): no bonus covers that. The certificate says nothing of the pair that is handed out.
-What is handed out is a Nash equilibrium of the same recursion with b = 0. The equilibria are exact (iota ~ 1e-15).
-The episodes of a batch draw their t uniformly, which is step 1 in expectation, batched.
-With an opponent that is not controlled the agent plays the maximiser alone: Q-bar only, and a Nash equilibrium of it.
+The misfit is the error of P-hat where d is too small, which no bonus covers. It is estimated from the residuals of both
+values (`features/diagnostics.py:misfit`). The pair handed out is a Nash equilibrium of the same recursion with b = 0;
+the certificate says nothing about it. The equilibria are exact (iota ~ 1e-15). The episodes of a batch draw their t
+uniformly; in expectation this is step 1. With an opponent that is not controlled the agent plays the maximiser alone:
+it uses only Q-bar and its Nash equilibrium.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import (
     Behaviour,
     BoolArray,
+    Embedded,
     Env,
     ExactModel,
     FloatArray,
@@ -87,7 +88,7 @@ class ContrastiveUCBGame(BaseAgent):
         return np.asarray((h == self._t) | (h == self._t - 1))
 
     def behaviour(self, pi: FloatArray) -> Behaviour | None:
-        """1. as an exact law; none with an opponent that is not controlled."""
+        """1. as an exact distribution; None with an opponent that is not controlled."""
         if self.opponent is not None:
             return None
         if self.config.roll_in == "uniform":
@@ -97,7 +98,7 @@ class ContrastiveUCBGame(BaseAgent):
         return uniform_around(pi)
 
     def observe(self, transition: Transition) -> None:
-        """1. D and D~; mixed and on-policy keep every step: given (s,a,b) the next state has the same law."""
+        """1. D and D~; mixed and on-policy keep every step, as the next state depends on (s,a,b) alone."""
         if self.opponent is not None:
             self.opponent.observe(transition)
             self._earned += float(transition.reward[transition.alive].sum())
@@ -128,6 +129,14 @@ class ContrastiveUCBGame(BaseAgent):
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         """TV of P-hat, largest principal angle of phi, V-bar_0 - V*_0 and V*_0 - V-under_0; on states that are seen."""
         return self.model.exact_metrics(model) if self.version and model.observations_are_states else {}
+
+    def embed(self, h: int, obs: Any, action: IntArray, next_obs: Any) -> Embedded | None:
+        """phi_h(s,a) and psi_h(s') of transitions of step h; None before the first fit."""
+        return self.model.learned.embed(h, obs, action, next_obs)
+
+    def stored_features(self) -> Embedded | None:
+        """The same of a sample of the stored transitions."""
+        return self.model.learned.stored_features()
 
     def state_dict(self) -> State:
         numbers = {name: getattr(self, name) for name in ("episodes", "version", "fitted_rows", "report")}

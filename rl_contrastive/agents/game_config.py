@@ -26,8 +26,8 @@ class ContrastiveUCBGameConfig(Options, where="ucb-game"):
     lam: Annotated[float, Gt(0)] = 1.0
     """lambda, ridge of Sigma."""
     growth: Annotated[float, Ge(0)] = 0.02
-    """Refit and replan when the stored transitions grew by this fraction (0: after every batch, three times the
-    time for fewer episodes on long locks)."""
+    """Refit and replan when the stored transitions grew by this fraction (0: after every batch, which takes three
+    times as long and needs fewer episodes on long locks)."""
     decoder_growth: Annotated[float, Gt(0)] = 0.1
     """Refit a step's decoder when its rows grew by this fraction."""
     known_reward: bool = False
@@ -39,8 +39,9 @@ class ContrastiveUCBGameConfig(Options, where="ucb-game"):
     capacity: Annotated[int, Ge(10)] = 20000
     """Rows kept of each step where observations are stored, the newest ones. Tables of states keep all."""
     opponent: str = "none"
-    """Who plays the minimiser: none (the agent controls both players) or a registered opponent (`rlc list opponents`),
-    whose actions the agent only sees. The scalar `earned` counts uniform actions too, unless roll_in is on-policy."""
+    """The player of the minimiser: none (the agent controls both players) or a registered opponent (`rlc list
+    opponents`), whose actions the agent only observes. The scalar `earned` includes uniform actions, unless roll_in is
+    on-policy."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """The contrastive fit."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)

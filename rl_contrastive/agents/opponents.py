@@ -1,9 +1,9 @@
-"""Opponents that the agent does not control: who plays the minimiser in the asymmetric setting, and how to add one.
+"""Opponents that the agent does not control: players of the minimiser in the asymmetric setting, and how to add one.
 
 An opponent sees what the minimiser sees: the observation before each step, and the step afterwards. It is registered
 with `@register("opponent", NAME, Config)`; its factory is called with (env_spec, config, *, rng) and returns an object
 of the protocol below. A user's file is named by `--import FILE`. Agents ask `make_opponent(name, spec, seed=...)`,
-which checks every answer: an illegal action or an exception ends the run with one sentence that says whose fault it is.
+which checks every answer: an illegal action or an exception ends the run with one sentence that names the opponent.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Opponent(Protocol):
         """The step that was played; `transition.action` is joint, a B + b, and the reward goes to the maximiser."""
 
     def state_dict(self) -> State:
-        """Everything that a resumed run needs to give the same bytes."""
+        """The state that a resumed run needs to give the same bytes."""
 
     def load_state_dict(self, state: State) -> None:
         """Inverse of `state_dict`."""
@@ -102,10 +102,10 @@ class FixedRandomOpponent:
 
 @dataclass(frozen=True)
 class QOpponentConfig(Options, where="q-learner"):
-    """An epsilon-greedy Q-learner that adapts to whoever it meets."""
+    """An epsilon-greedy Q-learner that adapts to the other player."""
 
     alpha: Annotated[float, In(0, 1, above=True)] = 0.1
-    """Constant step size: what it meets moves, so old targets have to fade."""
+    """Step size, constant because the other player changes and old targets must fade."""
     epsilon: Annotated[float, In(0, 1)] = 0.1
     """Probability of a uniform action."""
     capacity: Annotated[int, Ge(10)] = 5000
@@ -257,7 +257,7 @@ def checked_actions(name: str, actions: Any, h: int, rows: int, num_actions: int
 
 
 def _blamed(name: str, where: str, error: Exception) -> RlcError:
-    """One sentence for what an opponent raised; a sentence of this library stays as it is."""
+    """One sentence for an opponent's exception; an RlcError stays unchanged."""
     if isinstance(error, RlcError):
         return error
     text = " ".join(str(error).split()).rstrip(".")

@@ -1,7 +1,7 @@
 """The variant of Contrastive-UCB that is not Algorithm 1: it acts by ridge LSVI and hands out a decoder's policy.
 
-What it acts by is least-squares value iteration on phi: psi, P^- and P-hat enter no plan. What it hands out is planned
-on latent states decoded from the same rows, by their frequencies, and never uses phi.
+It acts by least-squares value iteration on phi; no plan uses psi, P^- or P-hat. The policy handed out is planned on
+latent states decoded from the same rows, with their frequencies, and never uses phi.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 
 from rl_contrastive.agents.table_features import fit_scalars
 from rl_contrastive.config import require, require_keys
+from rl_contrastive.features.embedded import at_step, of_rows
 from rl_contrastive.features.learner import FeatureLearner
 from rl_contrastive.features.maps import FeatureMap
 from rl_contrastive.features.neural_maps import features_from_state
@@ -19,7 +20,7 @@ from rl_contrastive.features.tables import LatentTable
 from rl_contrastive.planning.bonus import EllipticalBonus
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.lsvi import plan_model, plan_ridge
-from rl_contrastive.spec import Array, BoolArray, Env, ExactModel, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Array, BoolArray, Embedded, Env, ExactModel, FloatArray, IntArray, State, Transition
 
 if TYPE_CHECKING:
     from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
@@ -30,9 +31,9 @@ PLANS = ("w", "Q_greedy", "floor", "cap")
 class RidgeDecoderModel:
     """phi(o,a) in R^d of the observation; Q_h = clip(phi'w_h + b_h) with w_h by ridge regression on the rows.
 
-    The bonus-free values of this regression do not last: the maximum over A noisy phi'w is biased upwards at each step,
-    worst where nothing pays, and on the lock of 20 steps it hides the path that the optimistic policy already walks to
-    the end. So the policy handed out is a decoder's.
+    The bonus-free values of this regression fail over long horizons. The maximum over A noisy phi'w is biased upwards
+    at each step, most where nothing pays. On the lock of 20 steps this hides the path that the optimistic policy
+    already walks to the end. So the policy handed out is a decoder's.
     """
 
     def __init__(self, env: Env, config: ContrastiveUCBConfig) -> None:
@@ -90,6 +91,12 @@ class RidgeDecoderModel:
         assert self.features is not None
         phi = self.features.phi(h, np.asarray(obs))  # (N, A, d)
         return np.asarray(np.clip(phi @ self.w[h] + self._bonus(h, phi), self.floor[h], self.cap[h]))
+
+    def embed(self, h: int, obs: Array, action: IntArray, next_obs: Array) -> Embedded | None:
+        return None if self.features is None else at_step(self.features, h, obs, action, next_obs)
+
+    def stored_features(self) -> Embedded | None:
+        return None if self.features is None else of_rows(self.features, self.table.store.data())
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         return {}

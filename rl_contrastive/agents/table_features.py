@@ -1,4 +1,4 @@
-"""Contrastive features of finite states and the confidence they give: what the agents' table models are built on.
+"""Contrastive features of finite states and their confidence, on which the agents' table models are built.
 
 Counts N_h(s,a,s') of states or decoded latents -> phi (G, S, A, d), psi (G, S, d) with P-hat = P^- psi'phi, and the
 elliptical norms of all pairs. G = H levels, or G = 1 where every step has the same kernel and all data are pooled.
@@ -15,15 +15,26 @@ from rl_contrastive.config import require, require_keys
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.diagnostics import model_error, phi_angles
+from rl_contrastive.features.embedded import at_step, of_counts
 from rl_contrastive.features.learner import FeatureLearner, Fit
 from rl_contrastive.features.maps import TabularFeatures
 from rl_contrastive.features.tables import add_pooled, make_table, one_kernel
 from rl_contrastive.planning.bonus import EllipticalBonus
 from rl_contrastive.planning.models import DenseModel, LowRankModel, TransitionModel
-from rl_contrastive.spec import Array, BoolArray, EnvSpec, ExactModel, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import (
+    Array,
+    BoolArray,
+    Embedded,
+    EnvSpec,
+    ExactModel,
+    FloatArray,
+    IntArray,
+    State,
+    Transition,
+)
 
 WHOLE_TABLE = 3e7
-"""Entries of P-hat that are formed for a planner that reads them at every step (240 MB of float64)."""
+"""Largest number of entries of P-hat that are stored for a planner (240 MB of float64)."""
 
 
 class TableConfig(Protocol):
@@ -78,7 +89,7 @@ class TableFeatures:
         return self.table.label(self.level(h), obs, explore=explore)
 
     def refit(self, version: int, *, rng: np.random.Generator) -> Fit:
-        """Decode and count what is new, fit (phi, psi), rebuild Sigma = lambda I + sum N(s,a) phi phi'."""
+        """Decode and count new rows, fit (phi, psi), rebuild Sigma = lambda I + sum N(s,a) phi phi'."""
         self.table.refresh(rng=rng)
         counts = self.table.counts
         fit = self.learner.fit_table(counts, rng=rng, start=self.features, version=version)
@@ -100,10 +111,26 @@ class TableFeatures:
         return self.features.model()
 
     def planner(self) -> TransitionModel:
-        """The same model as a planner reads it: pooled over the steps and of moderate size, as one table for all."""
+        """The same model for a planner: one table for all steps if it is pooled and of moderate size."""
         model = self.model()
         G, S, A = model.shape
         return DenseModel(model.rows(0)[None]) if G == 1 and S * S * A <= WHOLE_TABLE else model
+
+    def embed(self, h: int, obs: Array, action: IntArray, next_obs: Array) -> Embedded | None:
+        """Features of transitions of step h, by the states that they are decoded to."""
+        if self.features is None:
+            return None
+        s, s_next = (
+            self.label(step, x, explore=True) for step, x in ((h, obs), (min(h + 1, self.horizon - 1), next_obs))
+        )
+        return at_step(self.features, self.level(h), s, action, s_next)
+
+    def stored_features(self) -> Embedded | None:
+        """Of what was counted; with the states only where they are observed."""
+        if self.features is None:
+            return None
+        found = of_counts(self.features, self.table.counts)
+        return found if found is None or self.spec.num_states is not None else replace(found, states=None)
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         """TV of P-hat, weighted by visits, over the steps that were reached, and the largest principal angle of phi;

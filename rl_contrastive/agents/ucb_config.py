@@ -21,15 +21,15 @@ class ContrastiveUCBConfig(Options, where="ucb"):
     """Episodes of uniform actions before the first plan; they count as episodes and all their steps are kept."""
     roll_in: Literal["auto", "paper", "mixed", "thinned", "on-policy"] = "auto"
     """auto: mixed on tables of states, paper elsewhere. paper: uniform actions at t - 1 and t, only these steps are
-    kept, so the regret of what is played grows with K; mixed: the same actions, all steps are kept; thinned: mixed with
-    probability min(1, sqrt(warm_start / n)) in episode n, else pi_k to the end, a regret of O(sqrt(K)) beyond that of
-    pi_k; on-policy: pi_k to the end, all are kept."""
+    kept; the played regret grows with K. mixed: the same actions, all steps are kept. thinned: mixed with probability
+    min(1, sqrt(warm_start / n)) in episode n, else pi_k to the end; this adds O(sqrt(K)) to the regret of pi_k.
+    on-policy: pi_k to the end, all steps are kept."""
     gamma: Annotated[float, Ge(0)] = 1.0
     """gamma, scale of the elliptical bonus, in units of the rewards' range."""
     lam: Annotated[float, Gt(0)] = 1.0
     """lambda, ridge of Sigma."""
     feature_growth: Annotated[float, Ge(0)] = 0.1
-    """Vectors: learn the features anew when the stored transitions grew by this fraction."""
+    """Vectors: fit the features again when the stored transitions grew by this fraction."""
     growth: Annotated[float, Ge(0)] = 0.02
     """Plan again when the stored transitions grew by this fraction (0: after every batch). Any fraction above 0
     keeps the cost of an episode from growing with their number."""

@@ -1,6 +1,6 @@
 """The learned model behind Contrastive-UCB on finite states: P-hat = P^- psi'phi is a table of rank d, planned exactly.
 
-The states are observed, or decoded latents (`representation latent`). `vector_model.py` is the same on observations.
+The states are observed, or decoded latents (`representation latent`). `vector_model.py` does the same on observations.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from rl_contrastive.agents.table_features import TableFeatures, fit_scalars
 from rl_contrastive.config import require_keys
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.lsvi import plan_model
-from rl_contrastive.spec import Array, BoolArray, Env, ExactModel, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Array, BoolArray, Embedded, Env, ExactModel, FloatArray, IntArray, State, Transition
 
 if TYPE_CHECKING:
     from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
 
 
 class Model(Protocol):
-    """What the agent asks of its model."""
+    """The interface of the agent's model."""
 
     def add(self, transition: Transition, rows: BoolArray) -> None:
         """Store the masked rows."""
@@ -37,6 +37,12 @@ class Model(Protocol):
 
     def q(self, h: int, obs: Array, *, explore: bool) -> FloatArray:
         """Q_h (N, A) with the bonus or without."""
+
+    def embed(self, h: int, obs: Array, action: IntArray, next_obs: Array) -> Embedded | None:
+        """As `spec.WithFeatures`."""
+
+    def stored_features(self) -> Embedded | None:
+        """As `spec.WithFeatures`."""
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]: ...
 
@@ -69,7 +75,7 @@ class TableModel:
         table, N, H = self.learned.table, self.learned.visits, len(self.Q)  # N (G, S, A), G = 1 where pooled
         b = np.minimum(config.gamma * self.learned.norms(), H)
         if config.roll_in in ("on-policy", "thinned"):
-            # A pair without data has the features of P^-, which look familiar: it gets the norm of a new direction.
+            # A pair without data has the features of P^-, which look familiar, so it gets the norm of a new direction.
             # Where actions are uniform (paper) it is tried soon anyway, and chasing each one takes twice the episodes.
             b = np.where(N > 0, b, min(config.gamma / np.sqrt(config.lam), H))
         b, r = np.broadcast_to(self.bounds.unit * b, self.Q.shape), np.broadcast_to(table.reward, self.Q.shape)
@@ -85,6 +91,12 @@ class TableModel:
 
     def q(self, h: int, obs: Array, *, explore: bool) -> FloatArray:
         return np.asarray((self.Q if explore else self.Q_greedy)[h, self.learned.label(h, obs, explore=explore)])
+
+    def embed(self, h: int, obs: Array, action: IntArray, next_obs: Array) -> Embedded | None:
+        return self.learned.embed(h, obs, action, next_obs)
+
+    def stored_features(self) -> Embedded | None:
+        return self.learned.stored_features()
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         optimism = float(model.rho @ self.Q[0].max(axis=1)) - model.optimal_return

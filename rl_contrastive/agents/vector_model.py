@@ -14,15 +14,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rl_contrastive.config import require, require_keys
+from rl_contrastive.features.embedded import at_step, of_rows
 from rl_contrastive.features.learner import FeatureLearner
 from rl_contrastive.features.maps import FeatureMap
 from rl_contrastive.features.mixture_learner import LEAST_ROWS, MixtureLearner
 from rl_contrastive.features.neural_maps import features_from_state
 from rl_contrastive.features.steps import StepStore
+from rl_contrastive.objectives.laws import row_law
 from rl_contrastive.planning.bonus import EllipticalBonus
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.lsvi import plan_features
-from rl_contrastive.spec import Array, BoolArray, Env, ExactModel, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import (
+    Array,
+    BoolArray,
+    Embedded,
+    Env,
+    ExactModel,
+    FloatArray,
+    IntArray,
+    State,
+    StepData,
+    Transition,
+)
 
 if TYPE_CHECKING:
     from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
@@ -45,7 +58,7 @@ class VectorModel:
         enough = not simplex or config.capacity >= LEAST_ROWS
         require(enough, f"ucb: capacity must be >= {LEAST_ROWS} for simplex features, got {config.capacity}.")
         self.learner = MixtureLearner(config.mixture, config.learner, **sizes) if simplex else None
-        other = FeatureLearner(config.learner, **sizes)  # made in any case: it refuses what vectors do not have
+        other = FeatureLearner(config.learner, **sizes)  # always made: it refuses options that vectors do not have
         self.other = None if simplex else other
         self.features: FeatureMap | None = None
         self.fitted = 0
@@ -53,7 +66,7 @@ class VectorModel:
         self.bounds = ReturnBounds(spec, config.reward_max)
         self.bonus = EllipticalBonus(spec.horizon, 1, config.lam)
         self.unit = self.bounds.unit
-        self.floor, self.cap = self.bounds.returns()  # as of the last plan, as all that follows
+        self.floor, self.cap = self.bounds.returns()  # of the last plan, as all attributes below
         self.theta: FloatArray = np.zeros((spec.horizon, 1))
         self.w: FloatArray = np.zeros((spec.horizon, 1))
         self.w_greedy: FloatArray = np.zeros((spec.horizon, 1))
@@ -65,7 +78,7 @@ class VectorModel:
         return self.store.total
 
     def fit(self, version: int, *, rng: np.random.Generator) -> dict[str, float]:
-        """2.-4. The features where the rows grew by `feature_growth`, the rest each time."""
+        """2.-4. Fit the features if the rows grew by `feature_growth`; do the rest each time."""
         total = int(self.store.total.sum())
         if self.features is None or total >= (1.0 + self.config.feature_growth) * self.fitted:
             self._learn(version, rng)
@@ -89,7 +102,7 @@ class VectorModel:
             b[h] = self._bonus(h + 1, ahead[h])
         reward = np.zeros_like(b)
         reward[:-1] = np.einsum("hnad,hd->hna", ahead[:-1], self.theta[1:])
-        law = real / np.maximum(data.count, 1)[:, None]
+        law = self._law(data)
         bounds = {"cap": self.cap, "floor": self.floor}
         self.w = plan_features(psi, law, ahead, reward, b, data.discount, **bounds)
         self.w_greedy = plan_features(psi, law, ahead, reward, np.zeros_like(b), data.discount, **bounds)
@@ -104,6 +117,14 @@ class VectorModel:
             assert self.other is not None
             self.features = self.other.fit_rows(data, rng=rng, start=self.features, version=version).features
 
+    def _law(self, data: StepData) -> FloatArray:
+        """P^-_h (H, N) of the stored successors, that of the features' negatives."""
+        if self.config.learner.law == "marginal":
+            return row_law(np.zeros((*data.action.shape, 0)), data.count)
+        from rl_contrastive.features.row_problem import successor_law  # torch, which the descent needs anyway
+
+        return successor_law(data, self.config.learner)
+
     def _bonus(self, h: int, phi: FloatArray) -> FloatArray:
         """b_h, in units of the rewards' range."""
         return self.unit * self.bonus.bonus(h, phi, self.config.gamma, self.horizon)
@@ -113,6 +134,12 @@ class VectorModel:
         phi = self.features.phi(h, np.asarray(obs))  # (N, A, d)
         Q = phi @ (self.theta[h] + (self.w if explore else self.w_greedy)[h])
         return np.asarray(np.clip(Q + self._bonus(h, phi), self.floor[h], self.cap[h]) if explore else Q)
+
+    def embed(self, h: int, obs: Array, action: IntArray, next_obs: Array) -> Embedded | None:
+        return None if self.features is None else at_step(self.features, h, obs, action, next_obs)
+
+    def stored_features(self) -> Embedded | None:
+        return None if self.features is None else of_rows(self.features, self.store.data())
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
         return {}

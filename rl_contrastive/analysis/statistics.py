@@ -5,6 +5,9 @@ often it covers the truth at five and ten runs, by simulation (tests/analysis/te
 solve their task are censored observations: they count at the cap and are never dropped.
 """
 
+# scipy.stats gives the same numbers to 1e-14 and is not called here: on ten runs its trim_mean, mannwhitneyu, binomtest
+# and ttest_1samp take 35 to 160 times as long, bootstrap refuses a task of one run, and the import costs a second.
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

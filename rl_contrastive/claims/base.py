@@ -1,41 +1,43 @@
-"""What a study is given and what it hands back.
+"""What a claim is given and what it hands back: bars drawn before the measurement, and what was measured.
 
-A study is a registered function `study(config, context) -> Report`; `rlc energy NAME` runs it. It measures cells
-(`grid.run_grid`: methods x settings, tuned on some seeds and reported on others), draws plots and states its bars,
-each with what was measured. A bar that is not met is shown as such and is no error.
+A claim is a registered function `claim(config, context) -> Report` with a name of its group, such as `theory/tv-rate`;
+`rlc claims NAME` runs it. One that compares methods measures cells (`grid.run_grid`: methods x settings, tuned on some
+seeds, reported on others). A negative control is a bar that must be missed: a variant in which the claim must not hold,
+so that a measurement which cannot tell the difference is found out. A missed bar is a result and no error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rl_contrastive.analysis.tables import Table
 
-__all__ = ["Bar", "Context", "Report", "Table"]
+__all__ = ["Bar", "Context", "Report", "Table", "control", "silent"]
 
 
-def _silent(line: str) -> None:
+def silent(line: str) -> None:
+    """Takes a line of progress and says nothing."""
     del line
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where and how a study runs; nothing here changes a number but `device`."""
+    """Where and how a claim runs; nothing here changes a number but `device`."""
 
     out: Path
-    """The study's own folder; plots and tables go there, measured cells to cells.jsonl."""
+    """The claim's own folder; plots and tables go there, measured cells to cells.jsonl."""
     workers: int = 1
     """Cells measured side by side, each in a process of its own (>= 1)."""
     device: str = "auto"
     """auto | cpu | cuda | cuda:1 ..., for the networks."""
-    say: Callable[[str], None] = _silent
+    say: Callable[[str], None] = silent
     """Takes a line of progress."""
 
     def part(self, name: str) -> Context:
-        """The same for one of several grids of a study: its cells go to a folder of their own."""
+        """The same for one of several grids of a claim: its cells go to a folder of their own."""
         return replace(self, out=self.out / name)
 
 
@@ -47,20 +49,41 @@ class Bar:
     bar: str
     measured: str
     met: bool
+    control: bool = False
+    """A negative control: this bar has to be missed."""
+
+    @property
+    def ok(self) -> bool:
+        """Came out as it must."""
+        return self.met != self.control
+
+
+def control(measured: str, *, failed: bool, what: str = "control") -> Bar:
+    """A negative control; `failed`: the claim did not hold for it, as it must."""
+    return Bar(what, "must fail", measured, not failed, control=True)
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a study found."""
+    """Everything a claim's measurement found."""
 
-    name: str
-    question: str
-    """What was asked, in one sentence."""
-    answer: str
-    """What the numbers support, in a few sentences, nothing more."""
-    tables: list[Table]
-    bars: list[Bar]
-    plots: list[str] = field(default_factory=list)
-    """PNG file names in the study's folder (each has an SVG beside it)."""
+    claim: str
+    """The statement or the question, in one sentence."""
+    bars: Sequence[Bar]
+    answer: str = ""
+    """What the numbers support, in a few sentences, nothing more; bars alone may say it."""
+    tables: Sequence[Table] = ()
+    plots: Sequence[str] = ()
+    """PNG file names in the claim's folder (each has an SVG beside it)."""
     numbers: dict[str, Any] = field(default_factory=dict)
-    """What stands behind tables and bars, as JSON values."""
+    """What stands behind tables and bars; arrays and intervals become JSON values."""
+    name: str = ""
+    """GROUP/NAME; the runner fills in this and what follows."""
+    config: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+    """Makes it again; empty where a program called."""
+
+    @property
+    def holds(self) -> bool:
+        """All bars are met and all controls failed."""
+        return all(bar.ok for bar in self.bars)

@@ -5,7 +5,7 @@ seeds, and the one with the lowest mean of the selection metric is fitted again 
 has seen. A fit that fails (an RlcError: diverged, not finite) is a result: it is counted and shown, never dropped, and
 a candidate that failed on a tuning seed is chosen only if all did.
 
-Every finished fit is one line of `cells.jsonl` (`ledger.Ledger`); a study that is started again skips what is there.
+Every finished fit is one line of `cells.jsonl` (`ledger.Ledger`); a claim that is started again skips what is there.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ class Grid:
     """The fit takes all seeds at once (batched problems)."""
 
     def __post_init__(self) -> None:
-        require(len(self.seeds) >= 1 and len(self.settings) >= 1, "study: needs a setting and a seed.")
+        require(len(self.seeds) >= 1 and len(self.settings) >= 1, "claim: needs a setting and a seed.")
         shared = set(self.seeds) & set(self.tune_seeds)
-        require(not shared, f"study: seeds {sorted(shared)} are used for tuning and for reporting.")
+        require(not shared, f"claim: seeds {sorted(shared)} are used for tuning and for reporting.")
         sizes = {len(c) for c in self.methods.values()} - {1}
         require(
             len(sizes) <= 1 and all(self.methods.values()),
-            "study: every tuned method needs as many candidates as the others (or exactly one).",
+            "claim: every tuned method needs as many candidates as the others (or exactly one).",
         )
-        require(bool(self.tune_seeds) or not sizes, "study: candidates are given but no tuning seeds.")
+        require(bool(self.tune_seeds) or not sizes, "claim: candidates are given but no tuning seeds.")
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Cell:
     options: Options
     seeds: tuple[int, ...]
     metrics: dict[str, FloatArray]
-    """(n,) numbers, NaN for a seed that failed."""
+    """(n,) numbers in the order of `seeds`, NaN for a seed that failed."""
     failed: dict[int, str] = field(default_factory=dict)
     """Seed -> why."""
     folders: dict[int, Path] = field(default_factory=dict)
@@ -76,23 +76,19 @@ class Cell:
         """Mean and Student's 95% interval over the seeds that did not fail; NaN where all did."""
         return interval(self.metrics[metric])
 
-    def per_seed(self, metric: str) -> FloatArray:
-        """(n,) values in the order of `seeds`."""
-        return self.metrics[metric]
-
 
 def interval(values: FloatArray) -> Interval:
     """Mean with Student's 95% interval over the finite values; NaN where there are none."""
     finite = np.asarray(values, dtype=np.float64)
     finite = finite[np.isfinite(finite)]
     if not len(finite):
-        return Interval(float("nan"), float("nan"), float("nan"))
+        return NOTHING
     return mean_interval(finite)
 
 
 def paired(a: Cell, b: Cell, metric: str) -> Interval:
     """Mean of a - b, seed by seed, with its interval: the seeds share data, so pairing removes their part."""
-    require(a.seeds == b.seeds, "study: a paired difference needs the same seeds on both sides.")
+    require(a.seeds == b.seeds, "claim: a paired difference needs the same seeds on both sides.")
     return interval(a.metrics[metric] - b.metrics[metric])
 
 

@@ -55,7 +55,7 @@ def run_task(fit: Fit, config: Any, task: Task) -> dict[str, Any]:
         metrics = {name: [float(v) for v in values] for name, values in fit(config, task).items()}
         for name, values in metrics.items():
             got = len(values)
-            require(got == len(task.seeds), f"study: {name} has {got} numbers for {len(task.seeds)} seeds.")
+            require(got == len(task.seeds), f"claim: {name} has {got} numbers for {len(task.seeds)} seeds.")
     except RlcError as problem:
         error = str(problem)
     return {"key": task.key, "metrics": metrics, "error": error, "seconds": time.perf_counter() - start}
@@ -94,7 +94,7 @@ class Ledger:
         known = sorted(line["metrics"])
         require(
             line["error"] is not None or name in known,
-            f"study: the selection metric {name!r} is not among the fit's metrics: {', '.join(known)}.",
+            f"claim: the selection metric {name!r} is not among the fit's metrics: {', '.join(known)}.",
         )
         return float(self.values(task, name).mean())
 
@@ -109,7 +109,7 @@ class Ledger:
             raise RlcError(f"{self.path} is damaged ({error}); delete it to measure again.") from error
         require(
             head == self._head,
-            f"{self.path} holds cells of another configuration of this study; choose another --out, or --overwrite.",
+            f"{self.path} holds cells of another configuration of this claim; choose another --out, or --overwrite.",
         )
         self._lines = {line["key"]: _floats(line) for line in lines}
 
@@ -130,4 +130,4 @@ def _append(path: Path, line: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise RlcError(f"study: cannot write {path}: {error.strerror}.") from error
+        raise RlcError(f"claim: cannot write {path}: {error.strerror}.") from error

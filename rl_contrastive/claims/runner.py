@@ -1,77 +1,133 @@
-"""`run_study(name, config, context)`: run one registered study and write report.md, report.json and its tables."""
+"""`run_claims(names, out=...)`: measure registered claims; a page and a record each, and a summary of all.
+
+OUT/GROUP/NAME/ holds report.md, report.json, plots and, of a grid, the cells that the same call does not measure again;
+OUT/claims.md and OUT/claims.json are the summary of the last call.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rl_contrastive import registry
 from rl_contrastive.analysis.figures import plain
-from rl_contrastive.claims.base import Bar, Context, Report, Table
+from rl_contrastive.claims.base import Context, Report, silent
+from rl_contrastive.claims.page import page, summary
+from rl_contrastive.claims.processes import measured
 from rl_contrastive.config import require, to_dict
-from rl_contrastive.errors import RlcError
+from rl_contrastive.device import require_device
+from rl_contrastive.errors import RlcError, unknown_name
 from rl_contrastive.files import write_text
 from rl_contrastive.runs.folder import write_json
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-REPORT = "report.json"
+REPORT, SUMMARY = "report.json", "claims.json"
 
 
-def run_study(name: str, config: Any, context: Context, *, command: str = "", overwrite: bool = False) -> Report:
-    """Run `name` into context.out; cells measured before with the same configuration are not measured again."""
-    require(context.workers >= 1, f"study: workers must be >= 1, got {context.workers}.")
-    entry, _ = registry.get("study", name)
-    prepare(context.out, overwrite=overwrite)
-    report: Report = entry.factory(config, context)
-    record = {"command": command, "config": to_dict(config), **plain(dataclasses.asdict(report))}
-    write_json(context.out / REPORT, record)
-    write_text(context.out / "report.md", markdown(report, command))
+def run_claims(
+    names: Sequence[str] = (),
+    *,
+    out: Path,
+    group: str = "",
+    quick: bool = False,
+    seed: int | None = None,
+    workers: int = 1,
+    device: str = "auto",
+    overwrite: bool = False,
+    config: Any = None,
+    words: Sequence[str] | None = None,
+    say: Callable[[str], None] = silent,
+) -> list[Report]:
+    """Measure the claims that `names` stand for (see `selected`; none: all), each into OUT/GROUP/NAME.
+
+    group: names are of this group, and folders leave it out. quick: small sizes. seed: the first seed, of claims that
+    draw any (None: each claim's own). workers: several claims side by side, or the fits of a single one; the numbers do
+    not depend on it. config: of a single claim, in place of its own. words: options of the command line
+    that decide numbers, for the page. say: takes lines of progress, a function of a module.
+    """
+    require(seed is None or seed >= 0, f"claims: seed must be >= 0, got {seed}.")
+    require_device(device)
+    require(workers >= 1, f"claims: workers must be >= 1, got {workers}.")
+    chosen = selected(names, group)
+    require(config is None or len(chosen) == 1, "claims: a config is for a single claim.")
+    context = Context(out, workers if len(chosen) == 1 else 1, device, say)
+    configs = {name: _seeded(config or default_config(name, quick=quick), seed) for name in chosen}
+    work = partial(_run_one, configs=configs, context=context, group=group, overwrite=overwrite, words=words)
+    found = dict(measured(work, chosen, workers))
+    reports = [found[name] for name in chosen]
+    write_json(out / SUMMARY, [as_json(report) for report in reports])
+    write_text(out / "claims.md", summary(reports, {name: _folder(name, group) for name in chosen}))
+    return reports
+
+
+def selected(names: Sequence[str] = (), group: str = "") -> list[str]:
+    """Registered names, each once: a name, or what a group (`theory`) or a first word (`theory/games`) stands for.
+
+    The group may be left out where the rest says it (`tv-rate`). RlcError suggests a near name for an unknown one.
+    """
+    known = [entry.name for entry in registry.entries("claim", group)]
+    chosen = [] if names else known
+    for name in names:
+        full = [(other, _folder(other, other.partition("/")[0])) for other in known]  # theory/tv-rate, tv-rate
+        begun = (f"{name}/", f"{name}-")
+        found = [other for other, short in full if name in (other, short)]
+        found = found or [other for other, short in full if other.startswith(begun) or short.startswith(begun)]
+        if not found:
+            in_group = bool(group) or "/" not in name
+            raise unknown_name("claim", name, (short if in_group else other for other, short in full))
+        chosen += [other for other in found if other not in chosen]
+    return chosen
+
+
+def default_config(name: str, *, quick: bool = False) -> Any:
+    """The claim's default config, or its small one."""
+    kind: Any = registry.get("claim", name)[0].config
+    return kind.quick() if quick else kind()
+
+
+def _seeded(config: Any, seed: int | None) -> Any:
+    """The config with its field `seed`, or with `seeds` that begin there; an exact claim has neither."""
+    if seed is None or not (hasattr(config, "seed") or hasattr(config, "seeds")):
+        return config
+    if hasattr(config, "seed"):
+        return replace(config, seed=seed)
+    return replace(config, seeds=tuple(s - config.seeds[0] + seed for s in config.seeds))
+
+
+def _folder(name: str, group: str) -> str:
+    return name.removeprefix(f"{group}/") if group else name
+
+
+def _run_one(
+    name: str, configs: dict[str, Any], context: Context, group: str, overwrite: bool, words: Sequence[str] | None
+) -> Report:
+    context, config = context.part(_folder(name, group)), configs[name]
+    _prepare(context.out, overwrite=overwrite)
+    found: Report = registry.get("claim", name)[0].factory(config, context)
+    command = "" if words is None else shlex.join(["rlc", "claims", name, *words])
+    report = replace(found, name=name, config=to_dict(config), command=command)
+    write_json(context.out / REPORT, as_json(report))
+    write_text(context.out / "report.md", page(report))
     return report
 
 
-def prepare(folder: Path, *, overwrite: bool) -> None:
-    """Make the study's folder, empty if `overwrite`; only what looks like a study's is ever deleted."""
+def as_json(report: Report) -> dict[str, Any]:
+    """The report as JSON values, with `holds`."""
+    return {"name": report.name, "holds": report.holds, **plain(dataclasses.asdict(report))}
+
+
+def _prepare(folder: Path, *, overwrite: bool) -> None:
+    """Make the claim's folder, empty if `overwrite`; only what looks like a claim's is ever deleted."""
     if overwrite and folder.exists():
         mine = any(folder.rglob("cells.jsonl")) or (folder / REPORT).is_file() or not any(folder.iterdir())
-        require(mine, f"{folder} is no study's folder (no cells.jsonl, no {REPORT}); it is not deleted.")
+        require(mine, f"{folder} is no claim's folder (no cells.jsonl, no {REPORT}); it is not deleted.")
         shutil.rmtree(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RlcError(f"study: cannot make the folder {folder}: {error.strerror}.") from error
-
-
-def markdown(report: Report, command: str = "") -> str:
-    """The report as a page: question, answer, bars, tables, plots."""
-    lines = [f"# {report.name}", "", report.question, "", report.answer, ""]
-    if command:
-        lines += [f"Made by `{command}`.", ""]
-    if report.bars:
-        lines += [*_bars(report.bars).markdown(), ""]
-    for table in report.tables:
-        lines += [f"## {table.title}", "", *table.markdown(), ""]
-        lines += [table.note, ""] if table.note else []
-    for plot in report.plots:
-        lines += [f"![{plot.removesuffix('.png')}]({plot})", ""]
-    return "\n".join(lines)
-
-
-def render(report: Report) -> list[RenderableType]:
-    """Rich tables and sentences for the terminal."""
-    from rich.markup import escape
-
-    out: list[RenderableType] = [f"[bold]{escape(report.question)}[/]"]
-    bars = [_bars(report.bars)] if report.bars else []
-    for table in [*report.tables, *bars]:
-        out.append(table.rich())
-        out += [f"[dim]{escape(table.note)}[/]"] if table.note else []
-    return [*out, escape(report.answer)]
-
-
-def _bars(bars: list[Bar]) -> Table:
-    rows = [(b.what, b.bar, b.measured, "met" if b.met else "NOT met") for b in bars]
-    return Table("Bars", ("What", "Bar", "Measured", "Verdict"), rows)
+        raise RlcError(f"claims: cannot make the folder {folder}: {error.strerror}.") from error

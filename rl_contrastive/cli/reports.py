@@ -1,4 +1,4 @@
-"""`rlc compare`, `rlc report` and `rlc theory`: from run folders, or from the theory's claims, to pages."""
+"""`rlc compare` and `rlc report`: from run folders to pages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class CompareCommand:
     """Compare runs: IQM with bootstrap intervals, episodes to solve, probability of improvement, plots and a page."""
 
-    dirs: tyro.conf.Positional[tuple[Path, ...]]
+    dirs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR [DIR ...]")]
     """Run folders, or folders that hold them."""
     out: Path = Path("runs/compare")
     """Folder for table, plots and page."""
@@ -77,7 +77,7 @@ def _paper(parsed: CompareCommand) -> Paper | None:
 class ReportCommand:
     """Make the page of a folder of runs again, from its files alone."""
 
-    dir: tyro.conf.Positional[Path]
+    dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """Folder that holds runs."""
     out: Path | None = None
     """Folder for the page; default: DIR/compare."""
@@ -108,43 +108,3 @@ def write_comparison(folders: list[Path], out: Path, *, as_json: bool, **options
             print(text.read_text(encoding="utf-8"))
         print(f"written: {out}")
     return 0
-
-
-@dataclass(frozen=True)
-class TheoryCommand:
-    """Measure the theory's claims, each with a verdict and a negative control."""
-
-    name: tyro.conf.Positional[str | None] = None
-    """One claim (`rlc list claims`), or the first word of several (`games`); default: all."""
-    quick: bool = False
-    """Smaller sizes, about a minute in all."""
-    out: Path = Path("runs/theory")
-    """Folder for measurements, plots and verdicts."""
-    workers: int = 1
-    """Claims measured side by side; the numbers do not depend on it."""
-    seed: int | None = None
-    """First seed of the MDPs, locks and games, and seed of the data (>= 0); default: each claim's own, 100 for MDPs and
-    locks that are explored, 300 for games that are, else 0. Part of each verdict.json."""
-    json: bool = False
-    """Print the verdicts as JSON."""
-
-
-def theory(args: list[str]) -> int:
-    """`rlc theory [NAME]`; exit code 1 if a claim does not hold or its control does not fail."""
-    try:
-        parsed = parse(TheoryCommand, args, prog="rlc theory", flags=flags_of(TheoryCommand) - {"--name"})
-    except Done:
-        return 0
-    from rl_contrastive.claims.theory.runner import render, run_theory
-
-    names = None if parsed.name is None else [parsed.name]
-    verdicts = run_theory(names, out=parsed.out, quick=parsed.quick, workers=parsed.workers, seed=parsed.seed)
-    if parsed.json:
-        print((parsed.out / "verdicts.json").read_text(encoding="utf-8"), end="")
-    else:
-        from rich.console import Console
-
-        # A file or a pipe has no width of its own, and 80 columns cut this table into slivers.
-        Console(width=None if sys.stdout.isatty() else 140).print(render(verdicts))
-        print(f"plots: {parsed.out}")
-    return 0 if all(verdict.ok for verdict in verdicts) else 1

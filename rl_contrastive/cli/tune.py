@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from rl_contrastive.cli.parse import Done, flags_of, parse
+from rl_contrastive.cli.parse import Done, flags_of, parse, python_files
 from rl_contrastive.runs.engine_options import EngineOptions
 from rl_contrastive.runs.engines import start_engine
 
@@ -25,7 +25,7 @@ SHOWN = 10
 class TuneCommand:
     """Try settings of one run on tuning seeds and report the best one on other seeds; the same command goes on."""
 
-    file: tyro.conf.Positional[Path]
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """TOML file with a [run] and a [tune] table."""
     on: tyro.conf.OmitArgPrefixes[EngineOptions] = field(default_factory=EngineOptions)
     out: Path | None = None
@@ -49,8 +49,8 @@ def tune(args: list[str]) -> int:
         parsed = parse(TuneCommand, args, prog="rlc tune", flags=flags)
     except Done:
         return 0
+    tuning = load_tuning(parsed.file, python_files(parsed.imports))
     require_optuna()
-    tuning = load_tuning(parsed.file, tuple(str(Path(file).resolve()) for file in parsed.imports))
     out = parsed.out or Path("runs") / tuning.name
     again = {"overwrite": parsed.overwrite, "command": "rlc tune " + shlex.join(args)}
     try:
@@ -102,15 +102,14 @@ def _result(tuning: Any, ledger: Any, found: Any, values: dict[int, float | None
 
 def table(result: dict[str, Any]) -> str:
     """Markdown: the trials that came furthest, then the best one's report."""
+    from rl_contrastive.analysis.tables import Table
+
     sign = -1 if result["direction"] == "maximize" else 1
     rows = sorted(result["trials"], key=lambda r: (-r["cap"], r["value"] is None, sign * (r["value"] or 0), r["trial"]))
     keys = list(result["best"]["params"])
-    heads = ["trial", result["unit"], f"{result['metric']} (tuning seeds)", *keys]
-    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
-    for row in rows[:SHOWN]:
-        value = "failed" if row["value"] is None else f"{row['value']:.4g}"
-        cells = [str(row["trial"]), str(row["cap"]), value, *(_short(row[key]) for key in keys)]
-        lines.append(f"| {' | '.join(cells)} |")
+    heads = ("trial", result["unit"], f"{result['metric']} (tuning seeds)", *keys)
+    cells = [(str(r["trial"]), str(r["cap"]), _value(r["value"]), *(_short(r[key]) for key in keys)) for r in rows]
+    lines = Table("Trials", heads, cells[:SHOWN], text_columns=0).markdown()
     if len(rows) > SHOWN:
         lines.append(f"\nand {len(rows) - SHOWN} trials more")
     best, seeds = result["best"], result["report"]["seeds"]
@@ -124,6 +123,10 @@ def table(result: dict[str, Any]) -> str:
     lines += [f"{result['metric']} on the reporting seeds {', '.join(seeds)}: mean [95% CI] {words}"]
     lines += [f"failed: seeds {', '.join(failed)}, which are not in the mean"] if failed else []
     return "\n".join(lines)
+
+
+def _value(value: float | None) -> str:
+    return "failed" if value is None else f"{value:.4g}"
 
 
 def _short(value: Any) -> str:

@@ -10,6 +10,21 @@ from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, check_cou
 
 
 @dataclass(frozen=True)
+class SearchConfig(Options, where="search"):
+    """Contrastive search in acting (`deep/search.py`): off by default; evaluation is not touched."""
+
+    alpha: Annotated[float, In(0, 1)] = 0.0
+    """Weight of the penalty for what looks like this episode's past, against 1 - alpha of the probability; 0: off. Few
+    actions have large probabilities, so they want large values, such as .9."""
+    k: Annotated[int, Ge(1)] = 3
+    """The most probable actions alone are chosen from."""
+    temperature: Annotated[float, Gt(0)] = 0.1
+    """Probabilities are the softmax of the values, bonus included, divided by this (in units of reward)."""
+    memory: Annotated[int, In(1, 100_000)] = 100
+    """Last steps of the episode that count."""
+
+
+@dataclass(frozen=True)
 class ContrastiveUCBDeepConfig(Options, where="deep"):
     """Deep Contrastive-UCB."""
 
@@ -21,34 +36,36 @@ class ContrastiveUCBDeepConfig(Options, where="deep"):
     """Steps between two gradient steps."""
     gamma: Annotated[float, In(0, 1)] = 0.99
     """Discount per step."""
-    n_step: Annotated[int, Ge(1)] = 3
+    n_step: Annotated[int, In(1, 100_000)] = 3
     """n of the n-step returns."""
     beta: Annotated[float, Ge(0)] = 0.1
-    """Scale of the bonus, in units of reward: of n visits it is about beta / sqrt(n). 0 is the control without
-    optimism, which learns no features and counts nothing."""
+    """Scale of the bonus, in units of reward: after n visits the bonus is about beta / sqrt(n). 0 is the control
+    without optimism, which learns no features and counts nothing."""
     bonus: BonusConfig = field(default_factory=BonusConfig)
     """How visits are counted."""
     clock: bool = False
-    """Show the networks the step h beside the observation, where laws, rewards or the end depend on it: state indices
+    """Add the step h to the observation, for environments whose transitions, rewards or end depend on it; state indices
     and vectors only (`deep/clock.py`)."""
     episodic: bool = False
     """Memory of the episode, for places that look alike (`deep/episodic.py`): the bonus fades where the same was seen
-    or done before, and what is evaluated takes the best of the actions tried least often there."""
+    or done before, and the evaluated policy takes the best of the actions tried least often there."""
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """Away from what this episode has seen, by features of the actions."""
     growth: Annotated[float, Gt(0)] = 0.2
-    """Freeze the features anew and count again when the visits grew by this fraction."""
+    """Freeze the current features and count again when the visits have grown by this fraction."""
     epsilon: Annotated[float, In(0, 1)] = 0.01
-    """Share of uniform actions beside optimism."""
+    """Share of uniform actions, in addition to optimism."""
     capacity: Annotated[int, Ge(100)] = 100_000
-    """Entries of the replay: an observation each, final ones included."""
+    """Entries of the replay, one for each observation, final ones included."""
     storage: Literal["memory", "mapped"] = "memory"
-    """Where the observations of the replay lie. mapped: in a file without a name on the run folder's disk, for replays
-    larger than memory; it is reserved at the first episode, and goes with the process."""
+    """Where the replay stores its observations. mapped: in a nameless file on the run folder's disk, for replays larger
+    than memory. It is reserved at the first episode and disappears with the process."""
     alpha: Annotated[float, Ge(0)] = 0.0
     """Exponent of prioritised replay; 0: uniform. Data-efficient Rainbow has .5."""
     priority_beta: Annotated[float, In(0, 1)] = 0.4
     """Exponent of the importance weights under priorities; rises to 1 over `priority_steps`."""
     priority_steps: Annotated[int, Ge(1)] = 100_000
-    """Steps until the importance weights correct in full."""
+    """Steps until the importance weights correct fully."""
     learner: DeepLearnerConfig = field(default_factory=DeepLearnerConfig)
     """Networks, losses, optimiser."""
 
@@ -57,3 +74,8 @@ class ContrastiveUCBDeepConfig(Options, where="deep"):
         both = "deep: clock and episodic exclude each other: with its step, no observation comes again in an episode."
         require(not (self.clock and self.episodic), both)
         check_counts(self.bonus, self.learner.representation)
+        learned = self.beta > 0 and self.learner.learn_features and not self.learner.representation.of_states
+        hint = "beta > 0, learner.learn_features, and features other than psi"
+        require(
+            self.search.alpha == 0 or learned, f"deep: search compares learned features of actions: it needs {hint}."
+        )

@@ -1,4 +1,4 @@
-"""What the deep agent asks of an exploration bonus, and the bonus that is none."""
+"""The interface of an exploration bonus for the deep agent, and the control without one."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rl_contrastive.spec import Array, FloatArray, IntArray, State, Transition
 Chunk = tuple[IntArray, IntArray, FloatArray]
 """Entries (n,), their actions (n,) with -1 for none, and their features (n, A, d), or (n, 1, d) of states."""
 Gone = tuple[FloatArray, IntArray, FloatArray]
-"""Of places that left the replay (`past.py`): features as above, actions (n,), and how many visits each stands for."""
+"""Places that left the replay (`past.py`): features as above, actions (n,), and the number of visits of each."""
 
 
 class Bonus(Protocol):
-    """What the agent and its learner ask; `VisitBonus` says more, `rnd.py` has another one."""
+    """The interface of a bonus for the agent and its learner. `VisitBonus` and `rnd.py` implement it."""
 
     before_step: bool
-    """b(s,a) is known before the step: it is added in acting and at the end of a path, and G(s,a) leaves it out."""
+    """Whether b(s,a) is known before the step. Then acting and the end of a path add it, and G(s,a) leaves it out."""
     uses_features: bool
-    """It is made of phi(s,a); else no features are learned or asked for."""
+    """Whether the bonus uses phi(s,a). If not, no features are learned or computed."""
     patches: dict[str, Patches]
     """Arrays beside the replay, by the names that their files have."""
 
@@ -41,10 +41,10 @@ class Bonus(Protocol):
     def visit(self, index: IntArray, action: IntArray) -> None: ...
 
     def watch(self, transition: Transition, index: IntArray, newest: IntArray) -> None:
-        """One step of the rows alive: they acted at entries index (k,), and newest (k,) hold what they saw then."""
+        """One step of the rows alive: they acted at entries index (k,); newest (k,) hold what they saw next."""
 
     def start(self, obs: Array) -> None:
-        """The warm start is over: observations (n, ...) that a bonus with networks is standardised by."""
+        """Called after the warm start, with observations (n, ...) by which a bonus may standardise its inputs."""
 
     def key_taken(self, phi: FloatArray, action: IntArray) -> Array: ...
 
@@ -86,7 +86,7 @@ class NoBonus:
         """Nothing."""
 
     def visit(self, index: IntArray, action: IntArray) -> None:
-        """Only their number."""
+        """Count them; only their number is kept."""
         self.visits += len(index)
 
     def key_taken(self, phi: FloatArray, action: IntArray) -> Array:
@@ -107,5 +107,5 @@ class NoBonus:
 
 
 def evenly(count: int, most: int) -> IntArray:
-    """At most `most` places of 0 .. count - 1, evenly spread: what `rebuild` adapts to."""
+    """At most `most` indices of 0 .. count - 1, evenly spread, as the sample of `rebuild`."""
     return np.linspace(0, count - 1, min(most, count)).astype(np.int64)

@@ -1,8 +1,9 @@
 """The networks of deep Contrastive-UCB and one gradient step of all of them.
 
-Q and G share one encoder (`value.py`), which self-prediction may help to shape; the contrastive features have another
-(`transitions.py`): bonuses are small numbers, and a contrastive loss on a shared encoder would move it more than they
-do, so that values lag and wander. Features are frozen between rebuilds of the counts, so they descend less often.
+Q and G share one encoder (`value.py`), which self-prediction or another loss (`auxiliary.py`) may help to train. The
+contrastive features have another one (`feature_net.py`). Bonuses are small numbers, and a contrastive loss on a shared
+encoder would change it more than they do, so that values lag and fluctuate. Features are frozen between rebuilds of the
+counts, so they take fewer gradient steps.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from rl_contrastive.config import require_keys
 from rl_contrastive.deep.augment import check_augment, distort, draw
+from rl_contrastive.deep.auxiliary import Auxiliary
 from rl_contrastive.deep.bonus_contract import Bonus, Chunk
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, put, torch_generator
@@ -40,18 +42,20 @@ from rl_contrastive.spec import Array, EnvSpec, FloatArray, State
 
 Sequences = tuple[Tensor, Tensor, Tensor, Tensor]
 REPORTED = ("loss_q", "loss_g", "spr_cosine", "spr_spread")
-"""Of a gradient step; the last two (`SelfPrediction`) only where there is self-prediction."""
+"""Diagnostics of a gradient step; the last two (`SelfPrediction`) exist only with self-prediction."""
 HUGE = 1e30
-"""Of returns: float32 ends at 3e38."""
+"""Largest size of returns; float32 ends at 3e38."""
 TRIM_EVERY = 500
-"""Gradient steps after which the heap is trimmed: what a run holds then no longer grows with its length."""
+"""Gradient steps between two trims of the heap, so that the memory of a run does not grow with its length."""
 
 
 class DeepLearner:
     """All networks, their optimisers and their state."""
 
-    def __init__(self, spec: EnvSpec, obs_shape: tuple[int, ...], config: DeepLearnerConfig, *, seed: int) -> None:
-        """obs_shape: of a stacked observation."""
+    def __init__(
+        self, spec: EnvSpec, obs_shape: tuple[int, ...], config: DeepLearnerConfig, *, seed: int, slots: int = 0
+    ) -> None:
+        """obs_shape: of a stacked observation. slots: entries of the replay, for an auxiliary loss that remembers."""
         self.config, self.num_actions = config, spec.num_actions
         self.device = resolve_device(config.device)
         rng = torch.Generator().manual_seed(seed)  # on the CPU: the same weights whatever the device
@@ -64,6 +68,10 @@ class DeepLearner:
             self.self_prediction = SelfPrediction(body.width, spec.num_actions, config.self_prediction, rng=rng).to(
                 self.device
             )
+        self.auxiliary: Auxiliary | None = None
+        if config.auxiliary.objective and config.auxiliary.weight > 0:
+            own = torch.Generator().manual_seed(seed + 1)  # the other networks are as they are without it
+            self.auxiliary = Auxiliary(body, config.auxiliary, slots=slots, rng=own).to(self.device)
         self.features = FeatureNet(
             layout,
             spec.num_actions,
@@ -73,7 +81,7 @@ class DeepLearner:
         )
         check_augment(config.augment, self.features.online.encoder.kind)
         self.target = frozen_copy(self.values)
-        # The values come first in the vector of all, so that their target follows a part of it.
+        # The values come first in the vector of all parameters, so that their target follows a part of it.
         self._trained = FlatParameters(p for module in self._modules().values() for p in module.parameters())
         self._followers = FlatParameters(self.target.parameters())
         self._optimiser = FlatAdam(self._trained, lr=config.lr, eps=config.adam_eps)
@@ -85,6 +93,8 @@ class DeepLearner:
         named: dict[str, torch.nn.Module] = {"values": self.values}
         if self.self_prediction is not None:
             named["self_prediction"] = self.self_prediction
+        if self.auxiliary is not None:
+            named["auxiliary"] = self.auxiliary
         return named
 
     @property
@@ -97,7 +107,7 @@ class DeepLearner:
 
     @torch.inference_mode()
     def q(self, obs: Array, *, rng: np.random.Generator | None = None) -> tuple[FloatArray, FloatArray]:
-        """Q and G (N, A) of stacked observations; rng: of noise for acting, if the heads are noisy."""
+        """Q and G (N, A) of stacked observations; rng draws the noise for acting if the heads are noisy."""
         self._resample(rng)
         out = (
             self.values.means(self._encoded(self.values.encoder, put(obs, self.device)))
@@ -110,7 +120,7 @@ class DeepLearner:
 
     @torch.inference_mode()
     def target_q(self, obs: Array) -> FloatArray:
-        """Q (N, A) of the target network, for evaluation: the online one of the last steps, averaged, wanders less."""
+        """Q (N, A) of the target network, for evaluation: it is a moving average and fluctuates less."""
         mean_noise(self.target)
         out = self.target.means(self._encoded(self.target.encoder, put(obs, self.device)))
         return np.asarray(out[:, 0].double().cpu().numpy()) / self.config.reward_scale
@@ -139,8 +149,9 @@ class DeepLearner:
         ahead = None if self.self_prediction is None else self._sequences(batch, replay, rng)
         if self.config.compile:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        gradient, errors, losses = self._gradient_of(obs, numbers, ahead)
-        losses = losses.clone()  # outputs of a CUDA graph are overwritten by its next run
+        views = None if self.auxiliary is None else self.auxiliary.views(batch, replay, self._augment, rng)
+        gradient, errors, losses = self._gradient_of(obs, numbers, ahead, views)
+        losses = losses.clone()  # the next run of a CUDA graph overwrites its outputs
         norm = clip(gradient, self.config.clip)
         self._optimiser.lr = self.lr
         self._optimiser.step(gradient)
@@ -149,7 +160,7 @@ class DeepLearner:
             self.self_prediction.follow()
         if replay.tree is not None:
             replay.update_priorities(batch.index, errors.double().cpu().numpy() + 1e-6)
-        report = {"gradient_norm": norm, **dict(zip(REPORTED, losses, strict=False))}
+        report = {"gradient_norm": norm, **dict(zip(self._reported(), losses, strict=True))}
         learn = self.config.learn_features and bonus.uses_features
         if learn and self.steps % self.config.representation.every == 0:
             report["loss_contrast"] = self._contrast(batch, replay, rng).clone()
@@ -159,30 +170,30 @@ class DeepLearner:
         return report
 
     def _contrast(self, batch: ReplayBatch, replay: Replay, rng: np.random.Generator) -> Tensor:
-        """One step of the features on the batch's own successors: one step on, whatever n the returns have."""
+        """One gradient step of the features, on the next observations of the batch, whatever n the returns have."""
         successors = batch.next_obs
         if replay.ring.n_step > 1:
             successors = replay.observations(replay.ring.next[batch.index])
         masked = self.config.representation.mask_identical
         same = put(identical(successors), self.device) if masked else None
-        # Drawn by priorities, rows are weighted back: the law to be learned is that of the data.
+        # Rows drawn by priorities get importance weights, so that the distribution of the data is learned.
         weighted = self.config.representation.weighted and replay.tree is not None
         weight = put(batch.weight, self.device) if weighted else None
         obs, ahead = (self._augment(put(frames, self.device), rng) for frames in (batch.obs, successors))
         return self.features.descend(obs, put(batch.action, self.device), ahead, weight=weight, same=same)
 
     def _inputs(self, batch: ReplayBatch, replay: Replay, bonus: Bonus) -> tuple[Tensor, Tensor]:
-        """What `_gradient` takes, in two copies to the device."""
+        """The inputs of `_gradient`, in two copies to the device."""
         N, A = len(batch.index), self.num_actions
         reward = batch.reward
         if self.config.clip_rewards:
             reward = replay.discounted(np.sign(replay.ring.reward[batch.steps]), batch.mask)
-        # Returns beyond float32 are scaled before they are rounded to it.
+        # Returns beyond float32 are scaled before they are rounded to float32.
         huge = np.abs(reward).max() > HUGE
         numbers = np.zeros((N, 5 + 2 * A), dtype=np.float64 if huge else np.float32)
         numbers[:, 0] = numbers[:, 1] = reward
         counted = batch.mask
-        if bonus.before_step:  # then the bonus at (s,a) itself is no part of G
+        if bonus.before_step:  # then G leaves out the bonus at (s,a) itself
             counted = batch.mask.copy()
             counted[:, 0] = False
         if counted.any():
@@ -196,10 +207,17 @@ class DeepLearner:
             part *= self.config.reward_scale
         return put(batch.ends, self.device), put(numbers.astype(np.float32, copy=False), self.device)
 
-    def _gradient(self, obs: Tensor, numbers: Tensor, ahead: Sequences | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient of all losses by all that is trained, |TD errors| (N,) for priorities, and what is `REPORTED`.
+    def _reported(self) -> tuple[str, ...]:
+        """Names of the numbers that `_gradient` reports."""
+        found = REPORTED if self.self_prediction is not None else REPORTED[:2]
+        return found if self.auxiliary is None else (*found, "loss_auxiliary")
 
-        obs: o_t and o_{t+m}, one below the other, (2N, ...). numbers (N, 5 + 2A): returns of rewards, and of rewards
+    def _gradient(
+        self, obs: Tensor, numbers: Tensor, ahead: Sequences | None, views: dict[str, Any] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient of all losses, |TD errors| (N,) for priorities, and the reported numbers.
+
+        obs: o_t and o_{t+m}, concatenated, (2N, ...). numbers (N, 5 + 2A): returns of rewards, and of rewards
         and bonuses, discount, weight, action; what is added to Q (0) and G (bonuses) of all actions at o_{t+m}.
         """
         losses, errors = self._losses(obs, numbers)
@@ -207,6 +225,9 @@ class DeepLearner:
         if ahead is not None:
             predicted, more = self._predict(*ahead)
             loss, report = loss + self.config.self_prediction.weight * predicted, torch.cat([report, more])
+        if views is not None:
+            beside = self._embed(**views)
+            loss, report = loss + self.config.auxiliary.weight * beside, torch.cat([report, beside.detach()[None]])
         return self._trained.gradient(loss), errors.sum(1), report
 
     def _losses(self, obs: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,7 +238,7 @@ class DeepLearner:
             return network.head.forward(self._encoded(network.encoder.body, inputs))
 
         with torch.no_grad():
-            x = values.encoder.inputs(obs)  # target networks take them alike
+            x = values.encoder.inputs(obs)  # the target networks take the same inputs
             target_next = out(target, x[N:])
             online_next = out(values, x[N:]) if self.config.value.double else None
         return td_losses(
@@ -232,7 +253,7 @@ class DeepLearner:
         )
 
     def _sequences(self, batch: ReplayBatch, replay: Replay, rng: np.random.Generator) -> Sequences:
-        """What `_predict` takes: o_t, a_t .. a_{t+K-1} (N, K), o_{t+1} .. o_{t+K} as (N K, ...), real steps (N, K)."""
+        """Inputs of `_predict`: o_t, a_t .. a_{t+K-1} (N, K), o_{t+1} .. o_{t+K} as (N K, ...), real steps (N, K)."""
         obs, actions, mask = replay.sequences(batch.index, self.config.self_prediction.steps)
         N, K = actions.shape
         ahead = self._augment(put(obs[:, 1:].reshape(N * K, *obs.shape[2:]), self.device), rng)
@@ -248,15 +269,21 @@ class DeepLearner:
             loss, report = self.self_prediction(self.values.encoder(now), actions, targets, mask)
         return loss, torch.stack([report["cosine"], report["spread"]])
 
+    def _embed(self, first: Tensor, second: Tensor, **known: Any) -> Tensor:
+        """The auxiliary loss of two views of each state: both go through the encoder in one pass."""
+        assert self.auxiliary is not None
+        z, other = self._encoded(self.values.encoder, torch.cat([first, second])).chunk(2)
+        return self.auxiliary.loss(z, other, **known)
+
     def _augment(self, obs: Tensor, rng: np.random.Generator) -> Tensor:
-        """Observations (N, ...), distorted if the config asks for it: still in the unit that they are stored in."""
+        """Observations (N, ...), distorted if the config asks for it, in the units in which they are stored."""
         if self.config.augment.shift == self.config.augment.intensity == 0:
             return obs
         draws = draw(self.config.augment, len(obs), rng=torch_generator(rng))
         return distort(obs.float(), *(x.to(self.device) for x in draws))
 
     def _resample(self, rng: np.random.Generator | None) -> None:
-        """New noise for noisy heads, or none without rng."""
+        """Draw new noise for noisy heads; without rng, switch it off."""
         if self.config.value.noisy == 0:
             return
         if rng is None:

@@ -1,4 +1,4 @@
-"""Target networks, all parameters as one vector and Adam on it, and networks as plain arrays for checkpoints.
+"""Target networks, one vector of all parameters with Adam on it, and networks as plain arrays for checkpoints.
 
 A target follows its online network, theta' <- (1 - tau) theta' + tau theta; tau = 1 is a copy, to the last bit.
 """
@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from rl_contrastive.config import require
+from rl_contrastive.objectives.parts import array, load_weights, weights
 from rl_contrastive.spec import State
+
+__all__ = [
+    "FlatAdam", "FlatParameters", "clip", "compile_gradient", "follow", "frozen_copy", "load_weights", "weights",
+]  # fmt: skip
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -24,8 +29,8 @@ Net = TypeVar("Net", bound=nn.Module)
 class FlatParameters:
     """Parameters as views of one vector, and their gradients as another one.
 
-    An optimiser step, a clipped norm and a target that follows are then one call each, whatever the number of layers:
-    small networks spend most of a step on calls.
+    An optimiser step, a clipped norm and an update of the target are then one call each, whatever the number of
+    layers. Small networks spend most of a step on calls.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -49,7 +54,7 @@ class FlatParameters:
 
 
 def clip(gradient: Tensor, limit: float) -> Tensor:
-    """Scale a gradient in place to a norm of at most `limit`; returns the norm before. Nothing waits for the device."""
+    """Scale a gradient in place to a norm of at most `limit`; returns the norm before. No wait for the device."""
     norm: Tensor = torch.linalg.vector_norm(gradient)
     gradient.mul_((limit / (norm + 1e-6)).clamp_(max=1.0))
     return norm
@@ -58,7 +63,7 @@ def clip(gradient: Tensor, limit: float) -> Tensor:
 def compile_gradient(function: Any, device: torch.device) -> Any:
     """`torch.compile` of a function that calls `FlatParameters.gradient`: forward and backward pass as one graph."""
     torch._dynamo.config.trace_autograd_ops = True
-    # CUDA graphs where there is CUDA. Sizes are constants: else a second agent with others, in the same process, would
+    # CUDA graphs where there is CUDA. Sizes are constants: otherwise a second agent with others in this process would
     # get a slower graph for all sizes.
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     return torch.compile(function, mode=mode, dynamic=False)
@@ -97,7 +102,7 @@ class FlatAdam:
 
     def state_dict(self) -> State:
         """Moments and step count."""
-        return {"mean": _array(self.moments[0]), "square": _array(self.moments[1]), "steps": float(self.steps)}
+        return {"mean": array(self.moments[0]), "square": array(self.moments[1]), "steps": float(self.steps)}
 
     def load_state_dict(self, state: dict[str, Any], where: str) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
@@ -123,25 +128,3 @@ def follow(target: nn.Module, online: nn.Module, tau: float) -> None:
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
     for mine, its in zip(target.buffers(), online.buffers(), strict=True):
         mine.copy_(its)
-
-
-def weights(module: nn.Module) -> State:
-    """Parameters and buffers by name, copied to arrays."""
-    return {name: _array(tensor) for name, tensor in module.state_dict().items()}
-
-
-def load_weights(module: nn.Module, state: dict[str, Any], where: str) -> None:
-    """Inverse of `weights`; RlcError names what is missing, unknown or of another shape. In place: devices stay."""
-    own = module.state_dict()
-    for name in sorted(own.keys() | state.keys()):
-        require(name in state, f"{where}: the saved weights lack '{name}'.")
-        require(name in own, f"{where}: the saved weights hold '{name}', which this network has not.")
-        shape = np.shape(state[name])
-        require(shape == tuple(own[name].shape), f"{where}: '{name}' has shape {shape}, not {tuple(own[name].shape)}.")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(torch.as_tensor(np.asarray(state[name])))
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().to("cpu", copy=True).numpy()

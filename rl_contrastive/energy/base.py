@@ -15,7 +15,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -87,6 +87,7 @@ class ObjectiveState:
 
 
 S = TypeVar("S", bound=ObjectiveState)
+C = TypeVar("C")
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,16 @@ class Objective(Protocol[S]):
         """x (..., n, D) data, z (..., m, D) draws of q (drawn here with rng when left out) -> the step's outcome."""
 
 
-class Stateless:
+class Configured(Generic[C]):
+    """Base of the objectives: their hyperparameters, by default those of `options`."""
+
+    options: ClassVar[type[Any]]
+
+    def __init__(self, config: C | None = None) -> None:
+        self.config: C = self.options() if config is None else config
+
+
+class Stateless(Configured[C]):
     """Base of the objectives that remember nothing but the step."""
 
     def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> ObjectiveState:

@@ -47,16 +47,14 @@ class DiscrepancyConfig:
 
 
 @register("energy-objective", "energy-discrepancy", DiscrepancyConfig)
-class EnergyDiscrepancy(Stateless):
+class EnergyDiscrepancy(Stateless[DiscrepancyConfig]):
     """Energy discrepancy: each datum against its own neighbours; no noise law, no chains.
 
     mean_i log((w + sum_j exp(f(x_i + sqrt(t)(e_i + e_ij)) - f(x_i))) / M); see the module's first lines.
     """
 
     name = "energy-discrepancy"
-
-    def __init__(self, config: DiscrepancyConfig | None = None) -> None:
-        self.config = config or DiscrepancyConfig()
+    options = DiscrepancyConfig
 
     def loss(
         self,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, In, check_ranges, require
-from rl_contrastive.energy.base import Energy, EnergyLoss, ObjectiveState, Stateless, energies, monitor
+from rl_contrastive.config import Ge, In, Options, require
+from rl_contrastive.energy.base import Configured, Energy, EnergyLoss, ObjectiveState, Stateless, energies, monitor
 from rl_contrastive.energy.samplers import ChainConfig, Chains, run_chains
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CDConfig:
+class CDConfig(Options, where="cd"):
     """Contrastive divergence from the data."""
 
     chain: ChainConfig = field(default_factory=lambda: ChainConfig(steps=10))
@@ -33,12 +33,9 @@ class CDConfig:
     penalty: Annotated[float, Ge(0)] = 0.0
     """Weight of mean f(x)^2 + mean f(z)^2, which keeps energies from drifting; it moves the minimiser."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "cd")
-
 
 @register("energy-objective", "cd", CDConfig)
-class CD(Stateless):
+class CD(Stateless[CDConfig]):
     """Contrastive divergence: -mean f(x) + mean f(x'), x' the end of chains that start at the data.
 
     The truth is stationary for every k when the kernel leaves the model invariant (MALA, not plain Langevin). Source:
@@ -46,9 +43,7 @@ class CD(Stateless):
     """
 
     name = "cd"
-
-    def __init__(self, config: CDConfig | None = None) -> None:
-        self.config = config or CDConfig()
+    options = CDConfig
 
     def loss(
         self,
@@ -70,7 +65,7 @@ class CD(Stateless):
 
 
 @dataclass(frozen=True)
-class PCDConfig:
+class PCDConfig(Options, where="pcd"):
     """Persistent contrastive divergence."""
 
     chain: ChainConfig = field(default_factory=lambda: ChainConfig(steps=10))
@@ -82,9 +77,6 @@ class PCDConfig:
     penalty: Annotated[float, Ge(0)] = 0.0
     """Weight of mean f(x)^2 + mean f(z)^2."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "pcd")
-
 
 @dataclass
 class PCDState(ObjectiveState):
@@ -95,7 +87,7 @@ class PCDState(ObjectiveState):
 
 
 @register("energy-objective", "pcd", PCDConfig)
-class PCD:
+class PCD(Configured[PCDConfig]):
     """Persistent contrastive divergence: the chains go on from where earlier steps left them.
 
     -mean f(x) + mean f(x'), x' the end of the chains.
@@ -105,9 +97,7 @@ class PCD:
     """
 
     name = "pcd"
-
-    def __init__(self, config: PCDConfig | None = None) -> None:
-        self.config = config or PCDConfig()
+    options = PCDConfig
 
     def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> PCDState:
         """No chains yet."""

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Gt, Options, require
+from rl_contrastive.config import MOST_WIDTH, Ge, Gt, In, Options, require
 from rl_contrastive.energy.base import Energy
 from rl_contrastive.energy.noise import NoiseLaw, check_points
 
@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class MLPConfig(Options, where="mlp"):
     """A multilayer perceptron for standardised inputs."""
 
-    hidden: Annotated[tuple[int, ...], Ge(1)] = (128, 128)
+    hidden: Annotated[tuple[int, ...], In(1, MOST_WIDTH)] = (128, 128)
     """Widths of the hidden layers, at least one."""
     activation: Literal["silu", "softplus", "tanh"] = "silu"
     """Smooth ones only: score matching differentiates twice, samplers once."""
@@ -137,9 +137,9 @@ class MLPEnergy(nn.Module):
 class ConvConfig(Options, where="conv"):
     """Strided convolutions, then two linear layers."""
 
-    channels: Annotated[tuple[int, ...], Ge(1)] = (32, 64)
+    channels: Annotated[tuple[int, ...], In(1, MOST_WIDTH)] = (32, 64)
     """Output channels of each 3x3 convolution of stride 2, at least one."""
-    hidden: Annotated[int, Ge(1)] = 128
+    hidden: Annotated[int, In(1, MOST_WIDTH)] = 128
     """Width of the linear layer after them."""
     zero_output: bool = False
     """Start at f = 0, so that log q + f starts at the noise law itself."""

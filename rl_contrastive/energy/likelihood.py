@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.energy.base import (
     Energy,
     EnergyLoss,
@@ -22,6 +22,7 @@ from rl_contrastive.energy.base import (
     nll_estimate,
     noise_of,
 )
+from rl_contrastive.energy.contrast import among
 from rl_contrastive.registry import register
 
 if TYPE_CHECKING:
@@ -29,18 +30,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class InfoNCEConfig:
+class InfoNCEConfig(Options, where="infonce"):
     """Pick the datum out of a set of noise samples."""
 
     noise_per_datum: Annotated[int, Ge(1)] = 1
     """Draws of q to a datum where the objective draws the noise; every datum meets all of the step's noise."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "infonce")
-
 
 @register("energy-objective", "infonce", InfoNCEConfig)
-class InfoNCE(Stateless):
+class InfoNCE(Stateless[InfoNCEConfig]):
     """InfoNCE: the datum among the noise of the batch.
 
     mean_i [-l(x_i) + log((e^{l(x_i)} + sum_j e^{l(z_j)}) / (m + 1))], l = f - log q.
@@ -50,9 +48,7 @@ class InfoNCE(Stateless):
     """
 
     name = "infonce"
-
-    def __init__(self, config: InfoNCEConfig | None = None) -> None:
-        self.config = config or InfoNCEConfig()
+    options = InfoNCEConfig
 
     def loss(
         self,
@@ -71,7 +67,7 @@ class InfoNCE(Stateless):
         f_x = energies(f, x, objective=name, step=step, what="data x")
         l_x = f_x - log_q_of_data(q, x, objective=name, step=step)
         rest = torch.logsumexp(noise.log_w, dim=-1, keepdim=True)  # (..., 1)
-        each = (torch.logaddexp(l_x, rest) - l_x).mean(-1) - math.log(noise.f_z.shape[-1] + 1.0)
+        each = among(l_x, rest).mean(-1) - math.log(noise.f_z.shape[-1] + 1.0)
         return EnergyLoss(
             surrogate=each.sum(),
             nll=nll_estimate(f_x, log_mean_exp(noise.log_w)),
@@ -82,7 +78,7 @@ class InfoNCE(Stateless):
 
 
 @dataclass(frozen=True)
-class GridLikelihoodConfig:
+class GridLikelihoodConfig(Options, where="grid likelihood"):
     """The box and the resolution of the exact partition function."""
 
     low: float = -6.0
@@ -93,12 +89,12 @@ class GridLikelihoodConfig:
     """Grid points an axis; points^D in all, at most 4 million."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "grid likelihood")
+        super().__post_init__()
         require(self.low < self.high, f"grid likelihood: low {self.low} must be < high {self.high}.")
 
 
 @register("energy-objective", "grid-likelihood", GridLikelihoodConfig)
-class GridLikelihood(Stateless):
+class GridLikelihood(Stateless[GridLikelihoodConfig]):
     """Exact maximum likelihood: -mean f(x) + log Z with Z by the trapezoid rule on a grid, for D = 1 or 2.
 
     Mass outside the box does not count, so the box must hold the model's mass, not only the data. `ess` counts the
@@ -106,9 +102,7 @@ class GridLikelihood(Stateless):
     """
 
     name = "grid-likelihood"
-
-    def __init__(self, config: GridLikelihoodConfig | None = None) -> None:
-        self.config = config or GridLikelihoodConfig()
+    options = GridLikelihoodConfig
 
     def loss(
         self,

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from rl_contrastive.config import require
 from rl_contrastive.energy.base import (
+    Configured,
     Energy,
     EnergyLoss,
     Noise,
@@ -28,6 +28,7 @@ from rl_contrastive.energy.base import (
     nll_estimate,
     noise_of,
 )
+from rl_contrastive.energy.contrast import data_term, noise_term
 from rl_contrastive.registry import register
 
 if TYPE_CHECKING:
@@ -38,11 +39,10 @@ def nce_loss(l_x: Tensor, l_z: Tensor, nu: float) -> Tensor:
     """mean softplus(-(l(x) - log nu)) + nu mean softplus(l(z) - log nu): l_x (..., n), l_z (..., m) -> (...,).
 
     Logistic regression with nu noise points to a datum; minimiser l = log p/q for every nu, and as nu grows the
-    estimate tends to maximum likelihood. Source: Gutmann & Hyvarinen 2012. Written with softplus only, which is
-    finite for scores of any size where log(sigmoid) is not.
+    estimate tends to maximum likelihood. Source: Gutmann & Hyvarinen 2012.
     """
     shift = math.log(nu)
-    return softplus(shift - l_x).mean(-1) + nu * softplus(l_z - shift).mean(-1)
+    return data_term(l_x, shift).mean(-1) + nu * noise_term(l_z, shift).mean(-1)
 
 
 def exponential_log_loss(l_x: Tensor, l_z: Tensor) -> Tensor:
@@ -76,18 +76,40 @@ class NCEConfig:
         require(self.noise_per_datum >= 1, f"nce: noise_per_datum must be >= 1, got {self.noise_per_datum}.")
 
 
+@dataclass(frozen=True)
+class ENCEConfig:
+    """Exponential-loss noise-contrastive estimation, to be descended with normalised steps."""
+
+    noise_per_datum: int = 1
+    """K >= 1: draws of q to a datum where the objective draws the noise; more only lowers the variance."""
+    learn_log_z: bool = True
+    """Learn c = log Z; without it c = 0 and the model's own constant must do this."""
+    scale: Literal["log", "exact"] = "log"
+    """log: the surrogate is log L (same direction, never overflows). exact: L itself, an error once it overflows."""
+
+    def __post_init__(self) -> None:
+        require(self.noise_per_datum >= 1, f"ence: noise_per_datum must be >= 1, got {self.noise_per_datum}.")
+
+
+C = TypeVar("C", NCEConfig, ENCEConfig)
+
+
+class Classifier(Configured[C]):
+    """Base of both: a learned log Z."""
+
+    def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> LogZState:
+        """c not yet set, 0 where it is not learned; give `state.parameters()` to the optimiser."""
+        if not self.config.learn_log_z:
+            return LogZState(c=torch.zeros(shape, dtype=torch.float64, device=device))
+        return LogZState(c=torch.nn.Parameter(torch.full(shape, math.nan, dtype=torch.float64, device=device)))
+
+
 @register("energy-objective", "nce", NCEConfig)
-class NCE:
+class NCE(Classifier[NCEConfig]):
     """Noise-contrastive estimation with K noise points to a datum; see `nce_loss` of l - c."""
 
     name = "nce"
-
-    def __init__(self, config: NCEConfig | None = None) -> None:
-        self.config = config or NCEConfig()
-
-    def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> LogZState:
-        """c not yet set; give `state.parameters()` to the optimiser."""
-        return _initial_log_z(self.config.learn_log_z, shape, device)
+    options = NCEConfig
 
     def loss(
         self,
@@ -106,33 +128,12 @@ class NCE:
         return _outcome(each.sum(), each, f_x, noise, state)
 
 
-@dataclass(frozen=True)
-class ENCEConfig:
-    """Exponential-loss noise-contrastive estimation, to be descended with normalised steps."""
-
-    noise_per_datum: int = 1
-    """K >= 1: draws of q to a datum where the objective draws the noise; more only lowers the variance."""
-    learn_log_z: bool = True
-    """Learn c = log Z; without it c = 0 and the model's own constant must do this."""
-    scale: Literal["log", "exact"] = "log"
-    """log: the surrogate is log L (same direction, never overflows). exact: L itself, an error once it overflows."""
-
-    def __post_init__(self) -> None:
-        require(self.noise_per_datum >= 1, f"ence: noise_per_datum must be >= 1, got {self.noise_per_datum}.")
-
-
 @register("energy-objective", "ence", ENCEConfig)
-class ENCE:
+class ENCE(Classifier[ENCEConfig]):
     """Exponential-loss NCE; see `exponential_log_loss` of l - c. Use with AveragedDescent(normalise=True) or Adam."""
 
     name = "ence"
-
-    def __init__(self, config: ENCEConfig | None = None) -> None:
-        self.config = config or ENCEConfig()
-
-    def initial_state(self, *, shape: tuple[int, ...] = (), device: torch.device | None = None) -> LogZState:
-        """c not yet set; give `state.parameters()` to the optimiser."""
-        return _initial_log_z(self.config.learn_log_z, shape, device)
+    options = ENCEConfig
 
     def loss(
         self,
@@ -152,12 +153,6 @@ class ENCE:
         exact = torch.exp(log_loss)
         check_finite(exact, objective=self.name, step=state.step, what="exponential losses (use scale='log')")
         return _outcome(exact.sum(), log_loss, f_x, noise, state)
-
-
-def _initial_log_z(learned: bool, shape: tuple[int, ...], device: torch.device | None) -> LogZState:
-    if not learned:
-        return LogZState(c=torch.zeros(shape, dtype=torch.float64, device=device))
-    return LogZState(c=torch.nn.Parameter(torch.full(shape, math.nan, dtype=torch.float64, device=device)))
 
 
 def _scores(

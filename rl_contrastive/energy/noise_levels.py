@@ -15,7 +15,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Options, require
+from rl_contrastive.config import MOST_WIDTH, In, Options, require
 from rl_contrastive.energy.base import Energy
 from rl_contrastive.energy.energies import linear
 from rl_contrastive.energy.noise import check_generator, check_points
@@ -39,13 +39,13 @@ def at_level(f: Energy, sigma: float) -> Energy:
 class LevelConfig(Options, where="level energy"):
     """A residual network of f(x, sigma)."""
 
-    width: Annotated[int, Ge(1)] = 256
+    width: Annotated[int, In(1, MOST_WIDTH)] = 256
     """Of its layers."""
-    blocks: Annotated[int, Ge(1)] = 3
+    blocks: Annotated[int, In(1, 1000)] = 3
     """Residual layers, each scaled and shifted by the level."""
-    frequencies: Annotated[int, Ge(1)] = 16
+    frequencies: Annotated[int, In(1, MOST_WIDTH)] = 16
     """Of the level's sines and cosines."""
-    conditions: Annotated[int, Ge(0)] = 0
+    conditions: Annotated[int, In(0, MOST_WIDTH)] = 0
     """Numbers c that say how a datum was altered; 0 is for one that was not."""
 
 

@@ -10,6 +10,10 @@
 | denoising-score, sliced-score | second derivatives | nothing (Z drops out) |
 | energy-discrepancy | a blur of the data | nothing (Z drops out) |
 | cd, pcd | chains of the model | nothing (samples stand for its gradient) |
+
+Names that `objectives/` has too (nce, infonce, meco) share the terms of their losses (`contrast.py`, `compositional.
+average_log`) and no class: a feature objective gets pairwise scores and weights, these get an energy, whose noise they
+draw and check and whose log Z they learn or average.
 """
 
 from __future__ import annotations

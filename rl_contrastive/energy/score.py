@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.energy.base import Energy, EnergyLoss, ObjectiveState, Stateless, check_finite, energies, monitor
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
@@ -36,18 +36,15 @@ def score_of(f: Energy, x: Tensor, *, objective: str, step: int, what: str) -> t
 
 
 @dataclass(frozen=True)
-class DenoisingConfig:
+class DenoisingConfig(Options, where="denoising score matching"):
     """Denoising score matching at one noise level."""
 
     sigma: Annotated[float, Gt(0)] = 0.1
     """Standard deviation of the noise added to the data; the model fitted is the data law blurred by it."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "denoising score matching")
-
 
 @register("energy-objective", "denoising-score", DenoisingConfig)
-class DenoisingScore(Stateless):
+class DenoisingScore(Stateless[DenoisingConfig]):
     """Denoising score matching.
 
     1/2 mean ||sigma s(x + sigma e) + e||^2, e ~ N(0, I); minimiser f = log(p * N(0, sigma^2)) + constant.
@@ -56,9 +53,7 @@ class DenoisingScore(Stateless):
     """
 
     name = "denoising-score"
-
-    def __init__(self, config: DenoisingConfig | None = None) -> None:
-        self.config = config or DenoisingConfig()
+    options = DenoisingConfig
 
     def loss(
         self,
@@ -101,7 +96,7 @@ class NoiseLadder:
         return torch.linspace(high, low, self.count, dtype=torch.float64, device=device)
 
 
-class MultiLevelScore(Stateless):
+class MultiLevelScore(Stateless[NoiseLadder]):
     """Denoising score matching on a ladder: f sees rows (x, log sigma), the level as one more coordinate.
 
         1/2 mean ||sigma s(x + sigma e, sigma) + e||^2,  s the gradient in x alone, sigma a level drawn for each row
@@ -145,18 +140,15 @@ class MultiLevelScore(Stateless):
 
 
 @dataclass(frozen=True)
-class SlicedConfig:
+class SlicedConfig(Options, where="sliced score matching"):
     """Sliced score matching."""
 
     slices: Annotated[int, Ge(1)] = 1
     """Random directions v to a datum."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "sliced score matching")
-
 
 @register("energy-objective", "sliced-score", SlicedConfig)
-class SlicedScore(Stateless):
+class SlicedScore(Stateless[SlicedConfig]):
     """Sliced score matching.
 
     mean [v' H v + 1/2 ||s||^2], H the Hessian of f, v random signs; E v'Hv = tr H, so this is score matching.
@@ -166,9 +158,7 @@ class SlicedScore(Stateless):
     """
 
     name = "sliced-score"
-
-    def __init__(self, config: SlicedConfig | None = None) -> None:
-        self.config = config or SlicedConfig()
+    options = SlicedConfig
 
     def loss(
         self,

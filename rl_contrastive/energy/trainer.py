@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Gt, In, Options, require, to_dict
-from rl_contrastive.device import resolve_device
+from rl_contrastive.config import Ge, Gt, In, require, to_dict
+from rl_contrastive.device import DeviceOptions, resolve_device
 from rl_contrastive.energy.base import EnergyLoss, Objective
 from rl_contrastive.energy.noise import NoiseLaw, check_points, moved, require_coverage
 from rl_contrastive.energy.steps import AveragedDescent
@@ -39,7 +39,7 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
-class TrainConfig(Options, where="train"):
+class TrainConfig(DeviceOptions, where="train"):
     """How an energy is descended."""
 
     steps: Annotated[int, Ge(1)] = 1500

@@ -1,7 +1,7 @@
 """Random low-rank zero-sum Markov games: P_h(s'|s,a,b) = psi_h(s') . phi_h(s,a,b), with exact Nash values.
 
-The dynamics are those of the random low-rank MDP over the A B joint actions (a B + b); what is new is the reward,
-which must give both players a reason to mix, and the values, which are those of a matrix game at each state:
+The dynamics are those of the random low-rank MDP over the A B joint actions (a B + b). Two parts are new: the reward
+must give both players a reason to mix, and the values are those of a matrix game at each state:
 
     Q_h = r_h + phi_h (psi_h V_{h+1}),    V_h(s) = max_mu min_nu mu' Q_h(s) nu,    Q_h(s) an A x B matrix.
 """

@@ -29,9 +29,9 @@ from rl_contrastive.spec import BoolArray, EnvSpec, ExactModel, FloatArray, IntA
 class LockConfig(Options, where="lock"):
     """The combination lock of BRIEE with its published constants."""
 
-    horizon: Annotated[int, Ge(1)] = 10
+    horizon: Annotated[int, In(1, 100_000)] = 10
     """H, steps per episode; hardness grows with it."""
-    num_actions: Annotated[int, Ge(2)] = 10
+    num_actions: Annotated[int, In(2, 1_000_000)] = 10
     """A, number of actions."""
     noise: Annotated[float, Ge(0)] = 0.1
     """Standard deviation of the Gaussian noise on each coordinate before the rotation. At .1 the latents

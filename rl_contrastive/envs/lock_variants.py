@@ -1,7 +1,7 @@
 """Three locks that change one thing each: distractors, soft latents, or a dense reward.
 
-`distractor-lock` is the one about representation learning: its extra coordinates vary more than the latents do, so
-directions of large variance (PCA) are the wrong features, and only what predicts or is predicted matters.
+`distractor-lock` tests representation learning. Its extra coordinates vary more than the latents do, so directions of
+large variance (PCA) are the wrong features. Only directions that predict or are predictable matter.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Random low-rank MDPs with simplex features: P_h(s'|s,a) = psi_h(s') . phi_h(s,a), known exactly, S to 1000.
 
 phi_h(s,a) is a distribution over d latent factors and psi_h[k] a distribution over next states, so a step draws
-k ~ phi_h(s,a), then s' ~ psi_h[k], both by alias tables: the (H,S,A,S) kernel is not needed for stepping. Where it is
-small it is tabulated whole all the same, and one draw does; the law is the same.
+k ~ phi_h(s,a), then s' ~ psi_h[k], both by alias tables. Stepping does not need the (H,S,A,S) kernel. A small kernel is
+tabulated as a whole, so that one draw is enough; the distribution is the same.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from rl_contrastive.config import Ge, Gt, Options
-from rl_contrastive.envs.alias import alias_table
+from rl_contrastive.config import Ge, Gt, Options, require
+from rl_contrastive.device import require_memory
+from rl_contrastive.envs.alias import MOST_VALUES, alias_table
 from rl_contrastive.envs.base import BatchEnv, Outcome
 from rl_contrastive.envs.streams import Words, high_half, low_half
 from rl_contrastive.registry import register
@@ -78,6 +79,14 @@ def linear_reward(phi: FloatArray, rng: np.random.Generator) -> FloatArray:
 REWARDS: dict[str, DrawReward] = {"table": table_reward, "linear": linear_reward}
 
 
+def require_tables(name: str, config: LowRankConfig) -> None:
+    """RlcError where phi, psi, rewards and values of these sizes do not fit into memory, or into an alias table."""
+    S, A, d, H = config.num_states, config.num_actions, config.rank, config.horizon
+    require(max(S, d) <= MOST_VALUES, f"{name}: num_states and rank must be at most {MOST_VALUES}, got {S} and {d}.")
+    size = 8 * H * (2 * d * S * A + 2 * d * S + 3 * S * A)
+    require_memory(size, f"{name}: {H} steps, {S} states, {A} actions and rank {d}", "make them fewer")
+
+
 def draw_mdp(config: LowRankConfig, draw_reward: DrawReward | None = None) -> LowRankMDP:
     """Draw the MDP of `config.mdp_seed` (PCG64, so the same on each machine); the reward of the config unless given."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(config.mdp_seed)))
@@ -97,12 +106,12 @@ def _dirichlet(alpha: float, shape: tuple[int, ...], *, rng: np.random.Generator
 
 @dataclass(frozen=True)
 class LowRankVariant:
-    """What a game with the same dynamics changes; the defaults are the plain MDP."""
+    """The parts that a game with the same dynamics changes; the defaults are the plain MDP."""
 
     name: str = "low-rank"
     """Registry name."""
     draw_reward: DrawReward | None = None
-    """The law of the rewards, where it is none of the config's."""
+    """The distribution of the rewards, if it is none of the config's."""
     players: tuple[int, int] | None = None
     """(A, B) of the two players whose joint actions the A of the config counts."""
     state_value: Callable[[FloatArray], FloatArray] = lambda Q: np.asarray(Q.max(axis=-1))
@@ -125,6 +134,7 @@ class LowRankEnv(BatchEnv):
 
     def __init__(self, config: LowRankConfig, num_envs: int, *, variant: LowRankVariant = PLAIN) -> None:
         self.config, self.variant = config, variant
+        require_tables(variant.name, config)
         self.mdp = draw_mdp(config, variant.draw_reward) if variant.draw is None else variant.draw(config)
         S, A, H = config.num_states, config.num_actions, config.horizon
         spec = EnvSpec(
@@ -197,7 +207,9 @@ class LowRankEnv(BatchEnv):
 
     @cached_property
     def _exact(self) -> ExactModel:
-        H = self.config.horizon
+        H, S, A = self.config.horizon, self.config.num_states, self.config.num_actions
+        what = f"{self.variant.name}: the exact model of {S} states and {A} actions at {len(self.mdp.phi)} steps"
+        require_memory(8 * len(self.mdp.phi) * S * A * S, what, "make them fewer, or take --exact never")
         psi = self.mdp.psi.transpose(0, 2, 1)  # (G, S, d)
         P = np.einsum("gsad,gdt->gsat", self.mdp.phi, self.mdp.psi, optimize=True)
         V, Q = self._values

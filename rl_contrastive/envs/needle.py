@@ -1,9 +1,9 @@
 """A family of random low-rank MDPs that only optimism solves: one path of rare states leads to the reward.
 
 Factor 0 of d leads to the few good states of the next step, the others to random mixtures of common states. A good
-state has one action, another one at each state and step, that goes on to good states with probability `success`; all
-others fall back among the common ones, for good, and pay a bait. The good action of the last step pays 1. Reaching it
-takes H right actions of A in a row. Planning without a bonus takes the bait from the first episode on, and uniform
+state has one good action, another one at each state and step, that leads to good states with probability `success`.
+All other actions lead to the common states for good and pay a bait. The good action of the last step pays 1. To reach
+it takes H right actions of A in a row. Planning without a bonus takes the bait from the first episode on, and uniform
 actions find the needle once in A^H episodes.
 """
 
@@ -28,7 +28,7 @@ class NeedleConfig(LowRankConfig, where="needle"):
     num_actions: Annotated[int, Ge(2)] = 4
     """A, number of actions."""
     horizon: int = 8
-    """H, right actions in a row."""
+    """H, number of right actions in a row."""
     rank: Annotated[int, Ge(2)] = 3
     """d, dimension of phi and psi: one factor of good states, d - 1 of common ones."""
     good_states: Annotated[int, Ge(1)] = 3

@@ -2,8 +2,8 @@
 
 Factor 0 of d leads to the few states of the maximiser's path at the next step, factor 1 to those of the minimiser's,
 the others to random mixtures of common states. An episode begins on either path with probability 1/2. On it the owner
-has one right action, another one at each state and step, which stays on the path with probability `success`; what the
-other player does makes no difference. All else falls among the common states for good and pays the owner a bait that
+has one right action, another one at each state and step, which stays on the path with probability `success`. The other
+player's action makes no difference. All other actions lead to the common states for good and pay the owner a bait. It
 is larger the sooner it is taken, so that a player without optimism takes it at once. At the last step the owner has two
 right actions and wins 1, unless the other player guesses which one it is:
 

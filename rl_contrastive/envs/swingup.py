@@ -38,7 +38,7 @@ HEIGHT, WIDTH = 120, 240
 class SwingupConfig(Options, where="swingup"):
     """Cart-pole swing-up by bsuite's rules."""
 
-    horizon: Annotated[int, Ge(1)] = 1000
+    horizon: Annotated[int, In(1, 1_000_000)] = 1000
     """H, steps of an episode. bsuite's clock of 10 s, summed in floating point, allows one more."""
     height_threshold: Annotated[float, In(-1, 1, below=True)] = 0.5
     """cos(theta) must be above this to be paid."""

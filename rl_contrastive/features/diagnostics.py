@@ -1,4 +1,7 @@
-"""How good are features? TV of P-hat, principal angles and purity need the truth; misfit, rank and spread do not."""
+"""Measures of feature quality: TV of P-hat, principal angles and purity need the truth, misfit does not.
+
+`embedding.py` has the measures that need only the vectors of an embedding (rank, uniformity, tolerance ...).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,22 @@ from scipy.linalg import subspace_angles
 
 from rl_contrastive.config import require
 from rl_contrastive.features.counts import TransitionCounts
+from rl_contrastive.features.embedding import effective_rank, tolerance, uniformity
 from rl_contrastive.planning.lsvi import expect_alive
 from rl_contrastive.planning.models import TransitionModel
 from rl_contrastive.spec import FloatArray, IntArray
+
+__all__ = [
+    "ModelError",
+    "effective_rank",
+    "misfit",
+    "model_error",
+    "phi_angles",
+    "principal_angles",
+    "purity",
+    "tolerance",
+    "uniformity",
+]
 
 
 @dataclass(frozen=True)
@@ -44,13 +60,14 @@ def model_error(model: TransitionModel, P: FloatArray, weight: FloatArray | None
 def misfit(
     counts: TransitionCounts, model: TransitionModel, V: FloatArray, alive: FloatArray | float = 1.0
 ) -> FloatArray:
-    """(H, k) root mean square over the data of (P_h - P-hat_h) V_{h+1}: what a model of too low a rank leaves out.
+    """(H, k) root mean square over the data of (P_h - P-hat_h) V_{h+1}: the error of a model whose rank is too low.
 
         m_h^2 = max(sum_sa N (e^2 - v/N) / sum_sa N, 0),  e = mean of V_{h+1}(s') over the N successors - P-hat V_{h+1}
 
-    v is the variance of V_{h+1}(s') among a pair's successors, two or more: v/N is the part of e^2 that sampling
-    explains. V (H+1, S, k); counts and model of H levels, or of one that serves all; alive as in `lsvi.plan_model`.
-    The features have seen the same data, which makes e a little small: an estimate, and no bound.
+    v is the variance of V_{h+1}(s') among the successors of a pair (two or more), and v/N is the part of e^2 that
+    sampling explains. V (H+1, S, k); counts and model of H levels, or of one that serves all; alive as in
+    `lsvi.plan_model`. The features were fitted to the same data, which makes e a little too small: this is an estimate
+    and no bound.
     """
     H, S, A = len(V) - 1, counts.num_states, counts.num_actions
     goes_on = np.broadcast_to(np.asarray(alive, dtype=np.float64), (counts.horizon, S))
@@ -71,7 +88,8 @@ def misfit(
 def principal_angles(learned: FloatArray, true: FloatArray) -> FloatArray:
     """Angles (radians, falling) between the column spaces of two feature matrices (N, d), (N, d') -> (min(d, d'),).
 
-    Invariant under phi -> A phi, the freedom in which features are identified at all. All 0: one space holds the other.
+    They are invariant under phi -> A phi, up to which features are identified. If all are 0, one space contains the
+    other.
     """
     a, b = np.asarray(learned, dtype=np.float64), np.asarray(true, dtype=np.float64)
     require(
@@ -97,7 +115,7 @@ def purity(labels: IntArray, latents: IntArray) -> float:
         labels.shape == latents.shape and labels.ndim == 1 and len(labels) > 0,
         f"diagnostics: labels and latents must be equally long and not empty, got {labels.shape} and {latents.shape}.",
     )
-    from scipy.optimize import linear_sum_assignment  # here: its import costs a quarter second of every `rlc --help`
+    from scipy.optimize import linear_sum_assignment  # here: slow, and not for `rlc --help`
 
     _, i = np.unique(labels, return_inverse=True)
     _, j = np.unique(latents, return_inverse=True)
@@ -105,47 +123,3 @@ def purity(labels: IntArray, latents: IntArray) -> float:
     np.add.at(table, (i, j), 1.0)
     rows, columns = linear_sum_assignment(-table)
     return float(table[rows, columns].sum() / len(labels))
-
-
-def effective_rank(features: FloatArray, *, centred: bool = False) -> float:
-    """exp(entropy of the normalised eigenvalues of E[x x']), in [1, d]: features (N, d). Roy & Vetterli 2007, squared.
-
-    Uncentred by default: collapsed features (all rows equal) have rank 1, while after centring only rounding is
-    left, which can look like full rank. Features that are all 0 have rank 0.
-    """
-    x = np.asarray(features, dtype=np.float64)
-    require(x.ndim == 2 and len(x) > 0, f"diagnostics: features must have shape (N, d), got {x.shape}.")
-    x = x - x.mean(axis=0) if centred else x
-    lam = np.square(np.linalg.svd(x, compute_uv=False))
-    if lam.sum() == 0:
-        return 0.0
-    p = lam / lam.sum()
-    return float(np.exp(-(p[p > 0] * np.log(p[p > 0])).sum()))
-
-
-def uniformity(features: FloatArray, t: float = 2.0) -> float:
-    """log E exp(-t |x - x'|^2) over pairs of distinct rows scaled to length 1; 0 is collapse, lower is more uniform.
-
-    Source: Wang & Isola 2020, eq. (2).
-    """
-    gram = _cosines(features)
-    squares = np.maximum(2.0 - 2.0 * gram[np.triu_indices(len(gram), 1)], 0.0)
-    require(len(squares) > 0, "diagnostics: uniformity needs at least two rows.")
-    return float(np.log(np.exp(-t * squares).mean()))
-
-
-def tolerance(features: FloatArray, latents: IntArray) -> float:
-    """Mean cosine of distinct rows with the same latent (Wang & Liu 2021); NaN if no latent has two rows."""
-    gram = _cosines(features)
-    require(latents.shape == (len(gram),), f"diagnostics: latents have shape {latents.shape}, expected {(len(gram),)}.")
-    same = (latents[:, None] == latents) & ~np.eye(len(gram), dtype=np.bool_)
-    return float(gram[same].mean()) if same.any() else float("nan")
-
-
-def _cosines(features: FloatArray) -> FloatArray:
-    x = np.asarray(features, dtype=np.float64)
-    require(x.ndim == 2, f"diagnostics: features must have shape (N, d), got {x.shape}.")
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    require(bool((norm > 0).all()), "diagnostics: a feature vector is 0 and has no direction.")
-    x = x / norm
-    return np.asarray(x @ x.T)

@@ -1,4 +1,4 @@
-"""Feature maps: what a planner may ask of learned features, whatever they were learned with."""
+"""Feature maps: the interface through which planners use learned features, however these were learned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rl_contrastive.spec import Array, FloatArray, State
 
 
 def constant_features(H: int, D: int, k: int, A: int, d: int, version: int = 0) -> LinearFeatures:
-    """phi = psi = e_1: the ratio is 1 and P-hat = P^- whatever is observed."""
+    """phi = psi = e_1: the ratio is 1 and P-hat = P^- for every observation."""
     Phi, Psi = np.zeros((H, A, k + 1, d)), np.zeros((H, k + 1, d))
     Phi[:, :, -1, 0] = Psi[:, -1, 0] = 1.0
     mean, whitening = np.zeros((H, D)), np.zeros((H, D, k))
@@ -32,7 +32,7 @@ class FeatureMap(Protocol):
 
     @property
     def version(self) -> int:
-        """Counts refits: what is stored under another version (Sigma, plans) must be rebuilt."""
+        """Number of refits. Whatever was computed under another version (Sigma, plans) must be rebuilt."""
 
     def phi(self, h: int, obs: Array) -> FloatArray:
         """(N, A, d) features of all actions at observations (N, ...)."""

@@ -1,4 +1,4 @@
-"""How many simplex factors each step gets: chosen on held-out rows, looked at again as the rows grow."""
+"""Chooses the number of simplex factors of each step on held-out rows, and again as the rows grow."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from rl_contrastive.spec import IntArray, State, StepData
 LEAST_ROWS = 20
 """A step with fewer rows has one factor."""
 GAIN = 3.0
-"""Nats that a further factor must gain on all held-out rows of its step together, beside two standard errors."""
+"""Nats that a further factor must gain over all held-out rows of its step, in addition to two standard errors."""
 
 
 class MixtureLearner:
-    """`fit(data)` -> features; keeps its choices, the rows they were made at and nothing else."""
+    """`fit(data)` -> features. It stores only its choices and the numbers of rows at which it made them."""
 
     def __init__(self, config: MixtureConfig, learner: LearnerConfig, *, horizon: int, num_actions: int) -> None:
         self.config, self.num_actions = config, num_actions

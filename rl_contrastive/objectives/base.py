@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,10 @@ class Objective(ABC):
     """The state has one entry for each anchor, so a batch must say which anchors it holds (`Contrast.ids`)."""
     shared: bool = False
     """All anchors of a batch must have the same negatives."""
+
+    def __init__(self, config: Any = None) -> None:
+        """An objective without options keeps none; the others have typed ones."""
+        del config
 
     def initial(self, sizes: Sizes) -> State:
         """The state before the first step; values that are `nn.Parameter` are trained beside phi and psi."""

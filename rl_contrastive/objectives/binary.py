@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from rl_contrastive.config import Gt, In, Options
+from rl_contrastive.energy.contrast import data_term, noise_term
 from rl_contrastive.objectives.base import NoOptions, Objective, ObjectiveResult, reduce_rows
 from rl_contrastive.registry import register
 
@@ -24,12 +24,9 @@ class NCE(Objective):
 
     recovers = "ratio"
 
-    def __init__(self, config: NoOptions | None = None) -> None:
-        del config
-
     def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
-        negatives = (neg_weight * softplus(neg)).sum(-1)  # (..., N)
-        loss, rows = reduce_rows(softplus(-pos), negatives, pos_weight)
+        negatives = (neg_weight * noise_term(neg)).sum(-1)  # (..., N)
+        loss, rows = reduce_rows(data_term(pos), negatives, pos_weight)
         return ObjectiveResult(loss, rows)
 
 
@@ -57,11 +54,7 @@ class Logistic(Objective):
     def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         nu, eps = self.config.negatives, self.config.smoothing
         shift = math.log(nu)
-        positives = _cross_entropy(pos - shift, 1.0 - eps)
-        negatives = nu * (neg_weight * _cross_entropy(neg - shift, eps)).sum(-1)
-        loss, rows = reduce_rows(positives, negatives, pos_weight)
+        positives = (1.0 - eps) * data_term(pos, shift) + eps * noise_term(pos, shift)
+        negatives = eps * data_term(neg, shift) + (1.0 - eps) * noise_term(neg, shift)  # (..., N, M)
+        loss, rows = reduce_rows(positives, nu * (neg_weight * negatives).sum(-1), pos_weight)
         return ObjectiveResult(loss, rows)
-
-
-def _cross_entropy(logit: Tensor, label: float) -> Tensor:
-    return label * softplus(-logit) + (1.0 - label) * softplus(logit)

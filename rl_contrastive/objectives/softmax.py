@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.config import Gt, Options
+from rl_contrastive.energy.contrast import among
 from rl_contrastive.objectives.base import NoOptions, Objective, ObjectiveResult, log_expectation, reduce_rows
 from rl_contrastive.registry import register
 
@@ -36,7 +37,7 @@ class InfoNCE(Objective):
     def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         s, t = pos / self.config.temperature, neg / self.config.temperature
         rest = log_expectation(t, neg_weight).unsqueeze(-1) + math.log(neg.shape[-1])  # (..., N, 1)
-        losses = torch.logaddexp(s, rest) - s  # (..., N, K)
+        losses = among(s, rest)  # (..., N, K)
         loss, rows = reduce_rows(losses, torch.zeros_like(losses[..., 0]), pos_weight)
         bound = math.log(neg.shape[-1] + 1.0) - loss  # lower bound of the mutual information, at most log(M + 1)
         return ObjectiveResult(loss, rows, {"mutual_information_bound": bound})
@@ -52,9 +53,6 @@ class MLE(Objective):
     """
 
     recovers = "ratio-up-to-row"
-
-    def __init__(self, config: NoOptions | None = None) -> None:
-        del config
 
     def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         log_partition = log_expectation(neg, neg_weight)  # (..., N)

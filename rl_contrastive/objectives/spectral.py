@@ -18,9 +18,6 @@ class Spectral(Objective):
     space = "ratio"
     recovers = "ratio"
 
-    def __init__(self, config: NoOptions | None = None) -> None:
-        del config
-
     def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         second_moment = (neg_weight * neg.square()).sum(-1)  # (..., N)
         loss, rows = reduce_rows(-2.0 * pos, second_moment, pos_weight)

@@ -1,4 +1,4 @@
-"""The run folder: what a run leaves on disk, and how it is opened again after a kill.
+"""The run folder: the files that a run writes, and how they are opened again after a kill.
 
     runs/<group>/<label or agent>--<env>/seed-<n>/
         config.json     the whole RunConfig; under "meta" command, versions, processor, git commit
@@ -6,15 +6,15 @@
         timing.jsonl    {"episodes", "env_steps", "wall_s"} of the same evaluations: wall times are kept apart
         summary.json    how the run ended
         checkpoint/     state.npz and the one before it
-        replay/         what agents with `persist_in` wrote, if any: the checkpoints name what they need of it
-        tensorboard/    the same scalars over episodes, and histograms of agents that offer them (`board.py`)
+        replay/         files of agents with `persist_in`, if any; the checkpoints name the files they need
+        tensorboard/    the same scalars over episodes; histograms and numbers of features of agents that offer them
 
-A checkpoint stores the whole configuration it is of, and the length and checksum of metrics.jsonl. Resuming cuts the
-file back to that length, and the lines behind it are made again, byte by byte. Where the newest checkpoint is damaged,
-or the lines that it counted are, the one before is tried.
+A checkpoint stores its whole configuration, and the length and checksum of metrics.jsonl. Resuming cuts the file back
+to that length, and later lines are made again, byte by byte. If the newest checkpoint or the lines that it covers are
+damaged, the previous checkpoint is tried.
 
-A run's folder may be deleted, or replaced by another run's, while the run goes on. So before each write the lock on
-the path is compared with the one that is held, and the run id of config.json with that of the start.
+A run's folder may be deleted or replaced while the run continues. So before each write the lock on the path is
+compared with the held lock, and the run id of config.json with that of the start.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class RunFolder:
                 return
 
     def require_own(self) -> None:
-        """RlcError unless the folder at the path still is the one that was locked, with this run's config."""
+        """RlcError unless the folder at the path is still the one that was locked, with this run's config."""
         gone = f"the folder {self.path} was deleted or replaced while the run went on; what it recorded there is lost"
         require(self._lock_is_here(), f"{gone}.")
         require(self._id_on_disk() == self._run_id, f"{gone}: it holds another run.")
@@ -151,7 +151,7 @@ class RunFolder:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
     def discard(self) -> None:
-        """Remove a folder that no run was started in; one that another process writes in stays as it is."""
+        """Remove a folder in which no run was started, unless another process writes there."""
         try:
             self.lock(wait=0.0)
         except RlcError:
@@ -165,11 +165,12 @@ class RunFolder:
                 folder.rmdir()
 
     def restore(self, check: Callable[[State], None], load: Callable[[State], T]) -> T | None:
-        """`load` the newest checkpoint of use, with metrics.jsonl and timing.jsonl cut back to it; None to start anew.
+        """`load` the newest usable checkpoint and cut metrics.jsonl and timing.jsonl back to it; None: start from
+        scratch.
 
-        A checkpoint is of use if it can be read, `check` does not object, metrics.jsonl still has the bytes that it
-        counted, and `load` takes it. If the newest is not, the one before is taken, which is said on stderr. RlcError,
-        and nothing is changed, if neither is.
+        A checkpoint is usable if it can be read, `check` accepts it, metrics.jsonl still has the bytes that it
+        covers, and `load` accepts it. If the newest is not, the previous one is used, with a message on stderr. If
+        neither is, RlcError is raised and nothing is changed.
         """
         if not has_state(self.checkpoint):
             self.clear()
@@ -187,7 +188,7 @@ class RunFolder:
         return loaded
 
     def _check_metrics(self, state: State) -> None:
-        """RlcError unless metrics.jsonl begins with the bytes that the checkpoint counted."""
+        """RlcError unless metrics.jsonl begins with the bytes that the checkpoint covers."""
         length, path = state.get("metrics_bytes"), self.path / METRICS
         require(isinstance(length, int), f"the checkpoint in {self.path} does not say how long {METRICS} was.")
         try:
@@ -203,8 +204,8 @@ class RunFolder:
         require(same, f"{path} was changed since its checkpoint: its first {length} bytes have another checksum.")
 
     def _cut_timing(self, episodes: int) -> None:
-        """Keep the lines up to the checkpoint. A kill may have left half a line, and a damaged one is not worth a run:
-        lines that cannot be read go."""
+        """Keep the lines up to the checkpoint. Unreadable lines are dropped: a kill may have left half a line, and a
+        damaged one should not cost the run."""
         path = self.path / TIMING
         if os.path.lexists(path):
             kept = [json_line(row) for row in self._timing() if row["episodes"] <= episodes]
@@ -248,7 +249,7 @@ class RunFolder:
 
 
 def run_id(config: dict[str, Any]) -> str | None:
-    """What tells this run from every other one, drawn when its folder was made; None for runs older than it."""
+    """A unique id, drawn when the folder was made; None for runs made before ids existed."""
     meta = config.get("meta")
     return meta.get("run_id") if isinstance(meta, dict) else None
 

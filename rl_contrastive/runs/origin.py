@@ -1,4 +1,4 @@
-"""Where a run comes from: the versions, the processor and the commit that decide its bytes."""
+"""The origin of a run: the versions, the processor and the commit that determine its bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGES = ("rl-contrastive", "numpy", "scipy", "gymnasium", "torch", "stable-ba
 
 
 def origin() -> dict[str, Any]:
-    """Versions, processor and git commit. It asks git, which takes longer than all else about a new folder."""
+    """Versions, processor and git commit. Calling git takes longer than the rest of making a folder."""
     return {"versions": versions(), "processor": processor(), "git": _git_commit()}
 
 

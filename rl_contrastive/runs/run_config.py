@@ -1,4 +1,4 @@
-"""RunConfig: one run as JSON values, checked, completed with defaults, and written to config.json with its origin."""
+"""RunConfig: one run as JSON values. They are checked, completed with defaults, and written to config.json."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from rl_contrastive import registry
-from rl_contrastive.config import Ge, Gt, Options, from_dict, require, to_dict
-from rl_contrastive.device import check_device
+from rl_contrastive.config import Ge, Gt, from_dict, require, to_dict
+from rl_contrastive.device import DeviceOptions
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.budget import Budget
 from rl_contrastive.runs.folder import CONFIG, read_json
@@ -32,8 +32,8 @@ would keep these episodes."""
 
 
 @dataclass(frozen=True)
-class RunConfig(Options):
-    """One run, as JSON values: what config.json holds and what a worker process is handed."""
+class RunConfig(DeviceOptions):
+    """One run as JSON values: the contents of config.json and the input of a worker process."""
 
     agent: str
     """Registered agent."""
@@ -46,11 +46,11 @@ class RunConfig(Options):
     seed: Annotated[int, Ge(0)] = 0
     """Seed of the run."""
     budget: Budget = DEFAULT_BUDGET
-    """How long, and when measured."""
+    """Length of the run and times of its evaluations."""
     checkpoint_seconds: Annotated[float, Ge(0)] = 30.0
     """Wall seconds between checkpoints (0 is one after each batch)."""
     group: str = "default"
-    """Name of the group of runs: the folder above."""
+    """Name of the group of runs and of its folder."""
     label: str | None = None
     """Name in folders, tables and plots; the agent's own by default."""
     env_label: str | None = None
@@ -60,7 +60,7 @@ class RunConfig(Options):
     threads: Annotated[int, Ge(1)] = 1
     """BLAS and torch threads of the worker process; another number may change the last bits of results."""
     tensorboard: bool = True
-    """Write TensorBoard scalars, and histograms of agents that offer them."""
+    """Write TensorBoard scalars, and histograms and numbers of features of agents that offer them."""
     imports: tuple[str, ...] = ()
     """User files to import first, and folders from which modules may be imported."""
     step_seconds: Annotated[float | None, Gt(0)] = None
@@ -68,7 +68,6 @@ class RunConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_device(self.device)
         for name in ("group", "label", "env_label"):
             value = getattr(self, name)
             if value is not None:
@@ -142,8 +141,8 @@ def with_local_folder(config: RunConfig) -> RunConfig:
 
 
 def completed(kind: Literal["agent", "env"], name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """A stored config in which options that are newer than it have their defaults; as it stands where the name is not
-    registered here, or an option is gone."""
+    """A stored config with defaults for the options that are newer than it. It is returned unchanged if the name is not
+    registered here or an option no longer exists."""
     try:
         entry, _ = registry.get(kind, name)
         return to_dict(from_dict(entry.config, values))
@@ -193,7 +192,7 @@ def read_config(path: Path) -> RunConfig:
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """What decides a resolved run's bytes, as JSON values: each checkpoint holds it."""
+    """The values that determine a resolved run's bytes, as JSON; each checkpoint stores them."""
     budget = config.budget
     judged = ("episodes", "steps", "eval_episodes", "solve_at", "solve_gap", "stop_when_solved", "exact")
     return {
@@ -213,8 +212,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
 def require_identity(folder: Path, found: Any, config: RunConfig) -> None:
     """RlcError unless `found`, the identity in a checkpoint of `folder`, is that of `config`.
 
-    Options that are newer than the checkpoint have their defaults, older ones hold fewer keys, and a run whose cap was
-    raised has checkpoints of the caps before.
+    Options newer than the checkpoint get their defaults, older checkpoints have fewer keys, and a run whose cap was
+    raised has checkpoints with the earlier caps.
     """
     keys = {"agent", "env", "seed"}
     good = isinstance(found, dict) and keys <= found.keys() and all(isinstance(found.get(k, {}), dict) for k in TABLES)

@@ -1,4 +1,4 @@
-"""A run's results on their way into its folder: lines as they come, wall times apart, checkpoints by the clock."""
+"""Writes a run's results to its folder: each line at once, wall times in their own file, checkpoints by the clock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rl_contrastive.spec import Array, State
 
 
 class RunSink:
-    """The loop's results into a run folder: lines as they come, a checkpoint every `checkpoint_seconds`."""
+    """Writes the loop's results to a run folder: each line at once, a checkpoint every `checkpoint_seconds`."""
 
     def __init__(
         self,
@@ -31,12 +31,14 @@ class RunSink:
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
         histograms: Callable[[], dict[str, Array]] | None = None,
+        features: Callable[[], dict[str, float]] | None = None,
         clock: str = "episodes",
     ) -> None:
         """`identity` (the configuration) is stored in each checkpoint, so that no other run can load it.
 
-        `histograms`: the agent's, asked for at each evaluation where TensorBoard is on, and never elsewhere. `clock`:
-        what TensorBoard's curves run over, episodes or env_steps.
+        `histograms` and `features`: the agent's functions for histograms and for numbers of its features, called at
+        each evaluation if TensorBoard is on. `clock`: the horizontal axis of TensorBoard's curves, episodes or
+        env_steps.
         """
         self.folder, self.identity, self.checkpoint_seconds = folder, identity, checkpoint_seconds
         self._on_progress, self._should_stop = on_progress, should_stop
@@ -47,7 +49,7 @@ class RunSink:
         self._checksum = hashlib.sha256(folder.metrics_so_far())
         self._timing = _append(folder.path / TIMING)
         self._board = Board(folder.path / TENSORBOARD, folder.lines(), clock) if tensorboard else None
-        self._histograms = histograms
+        self._histograms, self._features = histograms, features
 
     @property
     def wall(self) -> float:
@@ -71,6 +73,8 @@ class RunSink:
             self._board.scalars(line)
             if self._histograms is not None:
                 self._board.histograms(line[self._board.clock], self._histograms())
+            if self._features is not None:
+                self._board.features(line[self._board.clock], self._features())
         self._on_progress(progress)
 
     def iterated(self, progress: Progress, snapshot: Callable[[], State] | None) -> bool:
@@ -86,9 +90,9 @@ class RunSink:
             self.save(snapshot)
 
     def save(self, snapshot: Callable[[], State]) -> None:
-        """First the lines to the disk, then the checkpoint that counts them.
+        """Write first the lines, then the checkpoint that covers them.
 
-        `snapshot` is called once, and before: what an agent wrote to its own folder is durable by then.
+        `snapshot` is called once, before the checkpoint, so that files in the agent's own folder are durable by then.
         """
         self.folder.require_own()
         try:
@@ -104,7 +108,7 @@ class RunSink:
         self._saved_at = time.monotonic()
 
     def close(self) -> None:
-        """Close the files; what a full disk could not take was reported at its write."""
+        """Close the files; a full disk was reported at the write that failed."""
         for file in (self._metrics, self._timing):
             try:
                 file.close()

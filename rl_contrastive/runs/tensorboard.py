@@ -1,7 +1,7 @@
-"""TensorBoard beside a run's record: its scalars, over what the budget counts, and histograms that an agent may offer.
+"""TensorBoard files of a run: its scalars, over the count of the budget, and what an agent may offer in addition.
 
-The scalars are a copy of metrics.jsonl and are made anew when a run is resumed. Histograms are in the event files
-alone: a resumed run takes over those up to its checkpoint.
+The scalars are a copy of metrics.jsonl and are written again when a run is resumed. Histograms and numbers of features
+exist only in the event files, so that no record depends on them. A resumed run keeps those up to its checkpoint.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 
 from rl_contrastive.spec import Array
 
+OWN = ("histograms/", "features/")
+"""Beginnings of the tags that are in the event files alone."""
 BINS = 64
 """Bars of a histogram, of equal width from its smallest to its largest value."""
 
@@ -34,7 +36,7 @@ class Board:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
 
         self.clock = clock
-        kept = list(_histograms(path, until=lines[-1][clock])) if lines else []
+        kept = list(_own_events(path, until=lines[-1][clock])) if lines else []
         shutil.rmtree(path, ignore_errors=True)
         self._writer = EventFileWriter(str(path))
         for line in lines:
@@ -72,6 +74,12 @@ class Board:
                 values.append(Summary.Value(tag=tag, simple_value=float(len(x) - len(finite))))
         self._add(count, values)
 
+    def features(self, count: int, numbers: dict[str, float]) -> None:
+        """Numbers of an agent's features at a count of the clock, under "features/<name>"."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self._add(count, [Summary.Value(tag=f"features/{name}", simple_value=x) for name, x in numbers.items()])
+
     def flush(self) -> None:
         """Everything to the disk."""
         self._writer.flush()
@@ -105,8 +113,8 @@ def _bars(x: Array) -> Any:
     )
 
 
-def _histograms(path: Path, until: int) -> Iterator[Any]:
-    """The events with histograms in the files of `path`, up to `until` on the clock."""
+def _own_events(path: Path, until: int) -> Iterator[Any]:
+    """The events that no line of metrics.jsonl gives again, in the files of `path`, up to `until` on the clock."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorboard.compat.proto.event_pb2 import Event
 
@@ -116,7 +124,7 @@ def _histograms(path: Path, until: int) -> Iterator[Any]:
                 event = Event.FromString(record)
             except DecodeError:  # half a record, or a damaged file: what lies behind has no known place
                 break
-            if event.step <= until and any(value.tag.startswith("histograms/") for value in event.summary.value):
+            if event.step <= until and any(value.tag.startswith(OWN) for value in event.summary.value):
                 yield event
 
 

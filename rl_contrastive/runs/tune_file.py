@@ -1,4 +1,4 @@
-"""A TOML file -> a tuning: one run, what may vary in it, and seeds for tuning apart from those for reporting.
+"""From a TOML file to a tuning: one run, the values that may vary, and separate seeds for tuning and reporting.
 
     name = "lock-bonus"                   # the file's name by default
     [run]                                 # keys of a sweep's [[run]], one value each and no seeds
@@ -43,17 +43,17 @@ class TuneConfig(Options, where="tune."):
     """Key of the run -> { uniform = [low, high] }, { loguniform = [low, high] }, { int = [low, high] } (both ends
     included) or { choice = [...] }."""
     trials: Annotated[int, Ge(1)]
-    """Settings that are tried."""
+    """Number of settings that are tried."""
     tune_seeds: tuple[int, ...]
     """Seeds on which settings are compared."""
     report_seeds: tuple[int, ...]
-    """Seeds on which the best one is run at the end; none of them is a tuning seed."""
+    """Seeds on which the best setting is run at the end; none may be a tuning seed."""
     metric: str = "return_mean"
-    """What is compared: a name in metrics.jsonl."""
+    """The metric to compare: a name in metrics.jsonl."""
     over: Literal["last", "mean"] = "last"
     """The metric at the last evaluation, or its mean over all evaluations (how fast a setting learns)."""
     direction: Literal["maximize", "minimize"] = "maximize"
-    """Which end of the metric is the good one."""
+    """Whether large or small values of the metric are better."""
     method: Literal["random", "halving", "asha"] = "random"
     """random: every trial has the whole budget; halving: the best 1 / reduction of each rung go on; asha: Optuna's
     SuccessiveHalvingPruner, which judges each trial against the ones before it."""

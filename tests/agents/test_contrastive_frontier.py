@@ -144,7 +144,8 @@ def test_the_ring_keeps_the_newest_rows(make_agent):
 
 def test_pca_frontier_is_the_same_agent_with_other_directions(make_agent):
     pca = make_agent("pca-frontier", "combination-lock", seed=10, env=LOCK)
-    same = make_agent("contrastive-frontier", "combination-lock", seed=10, env=LOCK, decoder={"directions": "pca"})
+    decoder = {"directions": "pca", "backward": 1}  # three principal directions, the control's default
+    same = make_agent("contrastive-frontier", "combination-lock", seed=10, env=LOCK, decoder=decoder)
     other = make_agent("contrastive-frontier", "combination-lock", seed=10, env=LOCK)
     assert isinstance(pca, ContrastiveFrontier)
     assert isinstance(get("agent", "pca-frontier")[0].config(), PCAFrontierConfig)

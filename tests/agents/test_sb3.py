@@ -231,9 +231,9 @@ def test_what_is_no_picture_is_not_convolved(name, env, make_agent):
         ({"gamma": 1.5}, "gamma must lie in"),
         ({"learning_rate": 0.0}, "learning_rate must be > 0"),
         ({"batch": 0}, "batch must be >= 1"),
-        ({"net_arch": [0]}, "net_arch must be >= 1"),
-        ({"channels": [16, 0]}, "channels must be >= 1"),
-        ({"minibatch": 0}, "minibatch must be >="),
+        ({"net_arch": [0]}, "net_arch must lie in"),
+        ({"channels": [16, 0]}, "channels must lie in"),
+        ({"minibatch": 0}, "minibatch must lie in"),
         ({"clock": "sundial"}, "must be one of"),
     ],
 )

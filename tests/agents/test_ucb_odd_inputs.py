@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agents_common import batches
+from agents_common import batches, same
 
 from rl_contrastive.agents.contrastive_ucb import ContrastiveUCB
 from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
@@ -107,6 +107,23 @@ def test_a_step_with_few_of_many_rows_does_not_judge_the_whitening():
 def test_a_law_that_vectors_do_not_have_is_refused():
     with pytest.raises(RlcError, match="law of negatives 'uniform' needs a finite state space"):
         ucb(learner={"law": "uniform"})
+
+
+def test_the_law_propensity_plays_and_resumes():
+    """Stored successors weigh 1/density in the fit and in the plan; the closed form has no such law."""
+    learner = {"method": "nce", "law": "propensity", "steps": 5, "dim": 2}
+    whole, half, rest = (ucb(learner=learner) for _ in range(3))
+    batches(whole, 0, 3)
+    batches(half, 0, 2)
+    rest.load_state_dict(half.state_dict())
+    rest.env.noise = half.env.noise.copy()  # a ring starts with the noise of its last step
+    batches(rest, 2, 1)
+    assert same(whole.state_dict(), rest.state_dict())
+    marginal = ucb(learner={**learner, "law": "marginal"})
+    batches(marginal, 0, 3)
+    assert not np.array_equal(marginal.state_dict()["model"]["w"], whole.state_dict()["model"]["w"])
+    with pytest.raises(RlcError, match="'propensity' needs method nce"):
+        ucb(learner={"law": "propensity"})
 
 
 def test_a_ridge_lost_to_rounding_is_refused():

@@ -60,9 +60,9 @@ def test_each_observation_of_a_step_is_shifted_on_its_own() -> None:
     net, rng = learner(augment={"shift": 2}), np.random.default_rng(5)
     seen: list[np.ndarray] = []
 
-    def gradient(obs: torch.Tensor, numbers: torch.Tensor, sequences: None) -> Any:
+    def gradient(obs: torch.Tensor, numbers: torch.Tensor, *rest: None) -> Any:
         seen.append(obs.numpy())
-        return net._gradient(obs, numbers, sequences)
+        return net._gradient(obs, numbers, *rest)
 
     def contrast(obs: torch.Tensor, action: torch.Tensor, ahead: torch.Tensor, *rest: None) -> Any:
         seen.append(torch.cat([obs, ahead]).numpy())

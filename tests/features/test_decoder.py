@@ -307,3 +307,12 @@ def test_state_round_trip_and_refusals(lock):
 def test_bad_configs_are_refused(fields, message):
     with pytest.raises(RlcError, match=message):
         DecoderConfig(**fields)
+
+
+def test_backward_none_is_two_directions_given_and_one_full(lock):
+    data = recorded(lock)[0]
+    for whitening, directions in (("given", 2), ("full", 1)):
+        decoder = decoder_of(lock, DecoderConfig(backward=None, whitening=whitening))
+        decoder.refit(data, np.arange(H))
+        used = (decoder.backward[1:H] != 0).any(axis=1)  # (H - 1, 2)
+        np.testing.assert_array_equal(used, np.broadcast_to(np.arange(2) < directions, used.shape))

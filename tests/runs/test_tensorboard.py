@@ -212,3 +212,40 @@ def test_budgets_in_steps_are_drawn_over_steps(tmp_path, config, offering):
     board = read(folder / "tensorboard")
     assert [event.step for event in board.Scalars("run/episodes")] == steps
     assert [event.step for event in board.Histograms("histograms/q")] == steps
+
+
+FEATURES = {
+    "table": ("contrastive-ucb", "low-rank", {"num_states": 8, "horizon": 3, "rank": 2}, {}),
+    "vector": ("contrastive-ucb", "combination-lock", {"horizon": 3, "num_actions": 2}, {}),
+    "latent": ("contrastive-ucb", "combination-lock", {"horizon": 3, "num_actions": 2}, {"representation": "latent"}),
+    "ridge": ("contrastive-lsvi", "combination-lock", {"horizon": 3, "num_actions": 2}, {}),
+    "game": ("contrastive-ucb-game", "low-rank-game", {"num_states": 6, "horizon": 2, "rank": 2}, {}),
+    "deep": ("contrastive-ucb-deep", "deep-sea", {"size": 4}, {"warm_start": 40, "batch": 10}),
+}
+
+
+@pytest.mark.parametrize("case", FEATURES)
+def test_numbers_of_features_are_shown_and_change_no_record(tmp_path, case):
+    agent, env, world, options = FEATURES[case]
+    budget = Budget(episodes=120, eval_every=60, eval_episodes=10)
+    config = RunConfig(agent, env, agent_config={"batch": 20, **options}, env_config=world, seed=3, budget=budget)
+    shown = replace(config, tensorboard=True, label="shown")
+    summaries = [run(replace(config, tensorboard=False), tmp_path), run(shown, tmp_path)]
+    assert [summary["status"] for summary in summaries] == ["finished", "finished"]
+    plain, looked = (run_folder(tmp_path, c) / "metrics.jsonl" for c in (config, shown))
+    assert plain.read_bytes() == looked.read_bytes()
+    board = read(run_folder(tmp_path, shown) / "tensorboard")
+    tags = {tag.removeprefix("features/") for tag in board.Tags()["scalars"] if tag.startswith("features/")}
+    assert {"alignment", "phi_uniformity", "phi_rank", "psi_uniformity", "psi_rank"} <= tags
+    assert ({"phi_tolerance", "psi_tolerance"} <= tags) == (case in ("table", "game"))
+    for tag in tags:
+        assert all(np.isfinite(event.value) for event in board.Scalars(f"features/{tag}")), tag
+
+
+def test_numbers_of_features_survive_a_resume(tmp_path):
+    board = Board(tmp_path, [])
+    for count in (10, 20):
+        board.features(count, {"phi_rank": 0.1 * count})
+    board.close()
+    Board(tmp_path, [{"episodes": 10}]).close()
+    assert [(e.step, round(e.value, 3)) for e in read(tmp_path).Scalars("features/phi_rank")] == [(10, 1.0)]

@@ -98,7 +98,7 @@ def test_bad_files_are_one_sentence(file, tmp_path):
 def test_optuna_is_asked_for_by_its_extra(file, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["tune", str(file)]) == 2
-    assert capsys.readouterr().err == "rlc: rlc tune needs the package optuna: pip install rl-contrastive[tune].\n"
+    assert capsys.readouterr().err == "rlc: rlc tune needs the package optuna: pip install -e '.[tune]'.\n"
 
 
 def test_halving_keeps_the_best_part_and_drops_what_failed():

@@ -1,4 +1,4 @@
-"""Epsilon-greedy: the same planning without optimism; what undirected exploration is worth.
+"""Epsilon-greedy: the same planning without optimism. It measures how far undirected exploration gets.
 
 With probability epsilon_k a uniform action, else the greedy one of
   tabular:  value iteration on P-hat, r-hat from visit counts (pairs without visits are worth 0);

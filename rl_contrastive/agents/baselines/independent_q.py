@@ -1,15 +1,16 @@
-"""Independent Q-learning: each player of a game takes the other for a part of the world. What equilibria are for.
+"""Independent Q-learning: each player of a game treats the other as a part of the environment.
 
     for each transition (s, a, b, r, s') of step h, with the step size alpha_n of `q_learning`:
       1. maximiser:  Q1_h(s,a) += alpha_n (r + max_a' Q1_{h+1}(s',a') - Q1_h(s,a))
       2. minimiser:  Q2_h(s,b) += alpha_n (r + min_b' Q2_{h+1}(s',b') - Q2_h(s,b))
       3. both play epsilon-greedily, each in its own table
 
-What each player meets moves with the other's policy, so nothing need converge, and a greedy policy is pure: where an
-equilibrium has to mix it can be exploited whatever was learned (rock-paper-scissors). Source: Tan 1993.
+For each player the environment changes with the other's policy, so nothing need converge. A greedy policy is
+deterministic. Where an equilibrium must mix, as in rock-paper-scissors, it can be exploited whatever was learned. This
+baseline shows why games need equilibria. Source: Tan 1993.
 
-Rich observations are decoded into latent states first, by the decoder that contrastive-ucb-game may use: the comparison
-is of what is done with the states, not of how they are found.
+Rich observations are first decoded into latent states, by the decoder that contrastive-ucb-game may use. So the
+comparison is about the use of the states and not about how they are found.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class IndependentQConfig(Options, where="independent-q"):
     decay_episodes: Annotated[int, Ge(0)] = 0
     """epsilon_k falls linearly from 1 to `epsilon` over this many episodes (0: constant)."""
     pool: bool = False
-    """Where the environment declares one kernel for all steps and shows its states: one table for all steps, blind to
-    the clock. Right for long games (soccer), wrong where the last steps differ much from the first."""
+    """Where the environment declares one kernel for all steps and shows its states: one table for all steps,
+    independent of h. This suits long games (soccer) and fails where the last steps differ much from the first."""
     capacity: Annotated[int, Ge(10)] = 5000
     """Rows kept of each step where observations are decoded, the newest ones."""
     decoder_growth: Annotated[float, Gt(0)] = 0.1

@@ -1,4 +1,4 @@
-"""OMNI-VI (Xie, Chen, Wang, Yang 2020) on a game's true features phi_h(s,a,b): the ceiling for learned ones.
+"""OMNI-VI (Xie, Chen, Wang, Yang 2020) on a game's true features phi_h(s,a,b): an upper reference for learned ones.
 
     Lambda_h = lambda I + sum_n phi_n phi_n'
     for k = 1..K
@@ -9,8 +9,8 @@
       2. play a joint action of sigma_h; Lambda_h += phi phi' at each visited triple
 
 beta_h = c (H - h). The regression is the expectation under the signed measure mu_h(s') = phi_h Lambda_h^-1 sum_n phi_n
-[s'_n = s'], summed over counts of triples instead of visits as in `lsvi_ucb`; so the planner of models serves as it is.
-Handed out is the Nash equilibrium of the same recursion with beta = 0.
+[s'_n = s'], summed over counts of triples instead of visits as in `lsvi_ucb`. So the planner of models works unchanged.
+The policy handed out is the Nash equilibrium of the same recursion with beta = 0.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class LsviGameConfig(Options, where="lsvi-game"):
 class RidgeModel:
     """The regression as a model: expect(h, V) = phi_h(s,a,b)' Lambda_h^-1 sum_n phi_n V(s'_n), linear in V.
 
-    Its rows are no distributions: they may be negative and, shrunk by lambda, sum to less than 1.
+    Its rows are no distributions: they may be negative, and shrinkage by lambda makes them sum to less than 1.
     """
 
     phi: FloatArray

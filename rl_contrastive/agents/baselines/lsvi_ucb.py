@@ -1,4 +1,4 @@
-"""LSVI-UCB (Jin, Yang, Wang, Jordan 2020) on the environment's true features: the ceiling for learned ones.
+"""LSVI-UCB (Jin, Yang, Wang, Jordan 2020) on the environment's true features: a reference for learned ones.
 
     Lambda_h = lambda I + sum_n phi_n phi_n'
     for k = 1..K
@@ -7,7 +7,8 @@
       2. play greedily with respect to Q_h; Lambda_h += phi phi' at each visited pair        (lines 8-11)
 
 The paper sums over all episodes in each backward pass, O(N A d^2). With finitely many states the sums over visits are
-sums over pairs weighted by counts, sum_{s,a} phi(s,a) [R(s,a) + sum_s' N(s,a,s') V(s')]: O(S A d + nnz) whatever N.
+sums over pairs weighted by counts, sum_{s,a} phi(s,a) [R(s,a) + sum_s' N(s,a,s') V(s')], at a cost of O(S A d + nnz)
+for any N.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Nash-Q (Hu, Wellman 2003) for zero-sum games: Q-learning whose next value is that of the stage game's equilibrium.
+"""Nash-Q (Hu, Wellman 2003) for zero-sum games: Q-learning with the equilibrium value of the next stage game.
 
     for each transition (s, a, b, r, s') of step h, with the step size alpha_n of `q_learning`:
       1. Q_h(s,a,b) += alpha_n (r + V_{h+1}(s') - Q_h(s,a,b))
       2. (mu_h(s), nu_h(s)) = Nash equilibrium of Q_h(s,.,.),  V_h(s) its value         (only at states just visited)
       3. both play mu, nu, each uniformly with probability epsilon
 
-One learner for both players: zero-sum, so Hu and Wellman's second table is the first one's negative (Littman 1994 calls
-this minimax-Q). Rich observations are decoded into latent states first, as for independent-q.
+One learner serves both players: in a zero-sum game Hu and Wellman's second table is the first one's negative (Littman
+1994 calls this minimax-Q). Rich observations are decoded into latent states first, as for independent-q.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Optimistic Nash value iteration (Liu, Yu, Bai, Jin 2021): both players explore, from visit counts alone.
+"""Optimistic Nash value iteration (Liu, Yu, Bai, Jin 2021): both players explore by visit counts.
 
     initialise Q-bar_h = H - h, Q-under_h = 0
     for k = 1..K
@@ -9,12 +9,12 @@
          sigma_h(s) = CCE(Q-bar_h(s), Q-under_h(s)), V-bar_h = <sigma_h, Q-bar_h>, V-under_h = <sigma_h, Q-under_h>
          with b_h(s,a,b) = c (H - h) / sqrt(N_h(s,a,b)); triples without visits keep H - h and 0
 
-Handed out is the Nash equilibrium of the same recursion with b = 0, where a triple without visits is worth the middle
-of the range: at 0 the minimiser would count on whatever was never tried. c = 0 with epsilon > 0 has no optimism.
-Differences from the paper: the correction gamma_h = (c / H) P-hat (V-bar - V-under) and the second-order term of the
-bonus are left out (they serve constants of the proof), as is the choice of the plan with the smallest V-bar - V-under;
-plans are redone only when the data grew by `growth`. Where the environment declares one kernel for all steps, all steps
-are counted together.
+The policy handed out is the Nash equilibrium of the same recursion with b = 0. There a triple without visits is worth
+the middle of the range; with 0 the minimiser would rely on triples never tried. c = 0 with epsilon > 0 has no optimism.
+Differences from the paper: The correction gamma_h = (c / H) P-hat (V-bar - V-under) and the second-order term of the
+bonus are left out (they serve constants of the proof). So is the choice of the plan with the smallest V-bar - V-under.
+The agent plans again only when the data grew by `growth`. Where the environment declares one kernel for all steps, all
+steps are counted together.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the optimistic baselines share: they act by their last plan, which is kept, and plan anew when the data grew."""
+"""The base of the optimistic baselines, and their last plan, by whose policies they act until the data has grown."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class OptimisticBaseline(BaseAgent):
         return self.planned.policy(obs, h, explore=explore)
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
-        """How optimistic the plan is, in a game for either player."""
+        """Optimism of the plan, in a game for each player."""
         return self.planned.optimism(model)
 
     def _parts(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Hyperparameters of the SB3 baselines: SB3's defaults, but for the discount, which suits a finite horizon."""
+"""Hyperparameters of the SB3 baselines: SB3's defaults, except the discount, which suits a finite horizon."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from rl_contrastive.agents.baselines.sb3_view import Clock
-from rl_contrastive.config import Ge, Gt, In, Options
+from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, Options
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import EnvSpec
 
@@ -23,9 +23,9 @@ class Sb3Config(Options):
     """Step size of Adam."""
     gamma: Annotated[float | None, In(0, 1, above=True)] = None
     """Discount; default max(.99, 1 - 1/H), so that the last reward is seen from the first step."""
-    net_arch: Annotated[tuple[int, ...], Ge(1)] = (64, 64)
+    net_arch: Annotated[tuple[int, ...], In(1, MOST_WIDTH)] = (64, 64)
     """Widths of the hidden layers of policy and value networks (PPO: tanh, DQN: ReLU)."""
-    channels: Annotated[tuple[int, ...], Ge(1)] = ()
+    channels: Annotated[tuple[int, ...], In(1, MOST_WIDTH)] = ()
     """Output channels of 3 x 3 convolutions before the hidden layers, for planes (C, rows, columns); () flattens them.
     MinAtar's own DQN has (16,). Bytes are not divided by 255."""
 
@@ -42,9 +42,9 @@ class Sb3Config(Options):
 class PpoConfig(Sb3Config, where="sb3-ppo"):
     """Stable-Baselines3 PPO."""
 
-    n_steps: Annotated[int, Ge(2)] = 2048
+    n_steps: Annotated[int, In(2, 1_000_000)] = 2048
     """Steps of each environment between two updates."""
-    minibatch: Annotated[int, Ge(2)] = 64
+    minibatch: Annotated[int, In(2, MOST_DRAWN)] = 64
     """Rows of a gradient step."""
     n_epochs: Annotated[int, Ge(1)] = 10
     """Passes over the data of an update."""
@@ -81,7 +81,7 @@ class DqnConfig(Sb3Config, where="sb3-dqn"):
     """Rows of the replay buffer; never more than the run's steps are allocated."""
     learning_starts: Annotated[int, Ge(0)] = 100
     """Steps before the first gradient step."""
-    minibatch: Annotated[int, Ge(1)] = 32
+    minibatch: Annotated[int, In(1, MOST_DRAWN)] = 32
     """Rows of a gradient step."""
     train_freq: Annotated[int, Ge(1)] = 4
     """Steps of each environment between two updates."""
@@ -121,7 +121,7 @@ class QrDqnConfig(DqnConfig, where="sb3-qrdqn"):
     learning_rate: float = 5e-5
     exploration_fraction: float = 0.005
     exploration_final: float = 0.01
-    quantiles: Annotated[int, Ge(1)] = 200
+    quantiles: Annotated[int, In(1, 10_000)] = 200
     """Number of quantiles of the return."""
 
     def algorithm(self) -> Any:

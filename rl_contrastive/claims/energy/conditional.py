@@ -34,7 +34,7 @@ from rl_contrastive.device import resolve_device
 from rl_contrastive.registry import register
 
 
-@register("study", "conditional", ConditionalConfig)
+@register("claim", "energy/conditional", ConditionalConfig)
 def conditional(config: ConditionalConfig, context: Context) -> Report:
     """Low-rank conditional densities: MECO for each (s,a) and as one d-vector against likelihood, NCE, InfoNCE."""
     return report(config, measure(config, context), context)

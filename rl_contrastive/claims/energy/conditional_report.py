@@ -33,8 +33,7 @@ def report(config: ConditionalConfig, cells: Cells, context: Context) -> Report:
     if failures:
         tables.append(Table("Failed fits", ("what",), [(line,) for line in failures]))
     return Report(
-        name="conditional",
-        question="Does a moving average of the partition, one for each (s,a) or one d-vector for all, reach exact "
+        claim="Does a moving average of the partition, one for each (s,a) or one d-vector for all, reach exact "
         "likelihood on low-rank p(s'|s,a), and with how much noise?",
         answer=_answer(config, cells),
         tables=tables,
@@ -111,7 +110,7 @@ def _one_draw(config: ConditionalConfig, cells: Cells) -> Table:
         tv = _of(cells.one, config.central, variant, "tv")
         difference = "-" if variant == LIKELIHOOD else three(_against_one(config, cells, variant))
         cell = cells.one[config.central, variant]
-        shares = cell.per_seed("excess_share")
+        shares = cell.metrics["excess_share"]
         rows.append((variant, tv, difference, three(cell.interval("excess")), f"{np.nanmedian(shares):.2f}"))
     return Table(
         f"The d-vector form with ONE draw of q a step, shared by the batch ({config.central})",
@@ -168,7 +167,7 @@ def _bars(config: ConditionalConfig, cells: Cells) -> list[Bar]:
 
 def paired_columns(cell: Cell, a: str, b: str) -> Interval:
     """Mean of metric a minus metric b of one cell, seed by seed."""
-    return interval(cell.per_seed(a) - cell.per_seed(b))
+    return interval(cell.metrics[a] - cell.metrics[b])
 
 
 def _answer(config: ConditionalConfig, cells: Cells) -> str:
@@ -269,7 +268,7 @@ def _draw_one(config: ConditionalConfig, cells: Cells, context: Context) -> str:
     def excess(axis: Any) -> None:
         for i, variant in enumerate((AS_IT_IS, EXACT_U, EXACT_PSI, AVERAGED)):
             cell = cells.one[config.central, variant]
-            axis.scatter(cell.per_seed("excess_share"), cell.per_seed("excess"), color=colour(i), s=22, label=variant)
+            axis.scatter(cell.metrics["excess_share"], cell.metrics["excess"], color=colour(i), s=22, label=variant)
         axis.set(xscale="log", xlabel="S q(s') of the most over-weighted s'", ylabel="its excess mass, P-hat - P")
         counts_on(axis.xaxis)
         axis.axvline(1.0, color="0.6", lw=0.8)

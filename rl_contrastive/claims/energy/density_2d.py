@@ -41,7 +41,7 @@ BARS = {"8gaussians": 2.87, "spirals": 2.75, "pinwheel": 2.41, "checkerboard": 3
 Cells = dict[tuple[str, str], Cell]
 
 
-@register("study", "density-2d", Density2DConfig)
+@register("claim", "energy/density-2d", Density2DConfig)
 def density_2d(config: Density2DConfig, context: Context) -> Report:
     """Objectives on four densities of the plane; what narrow noise does to NCE."""
     covering = _covering(config, context)
@@ -50,8 +50,7 @@ def density_2d(config: Density2DConfig, context: Context) -> Report:
     widths = run_widths(config, context.part("widths"))
     bars = [*nll_bars(config, covering), *narrow_bars(config, narrow)]
     return Report(
-        name="density-2d",
-        question="Which objective fits a two-dimensional density best, and does MECO survive noise too narrow for NCE?",
+        claim="Which objective fits a two-dimensional density best, and does MECO survive noise too narrow for NCE?",
         answer=" ".join(
             (_covering_answer(config, covering), _narrow_answer(config, narrow), widths_answer(config, widths))
         ),

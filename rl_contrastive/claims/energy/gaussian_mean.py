@@ -26,7 +26,7 @@ from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 
 
-@register("study", "gaussian-mean", GaussianMeanConfig)
+@register("claim", "energy/gaussian-mean", GaussianMeanConfig)
 def gaussian_mean(config: GaussianMeanConfig, context: Context) -> Report:
     """Mean of N(R, 1): likelihood, NCE and eNCE with exact expectations, and seven methods with samples."""
     exact = run_grid(exact_fit, config, _exact_grid(config), context.part("exact"))

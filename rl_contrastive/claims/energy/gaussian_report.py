@@ -33,8 +33,7 @@ def report(config: GaussianMeanConfig, out: Path, exact: Cells, sampled: dict[st
         tables.append(_narrow_table(config, narrow))
     cells = {"exact": exact, **sampled}
     return Report(
-        name="gaussian-mean",
-        question="How many iterations does the mean of N(R, 1) take from N(0, 1), and what stands in the way: "
+        claim="How many iterations does the mean of N(R, 1) take from N(0, 1), and what stands in the way: "
         "the loss's landscape, the parametrisation or noise that misses the data?",
         answer=_answer(config, exact, covering, narrow),
         tables=tables,

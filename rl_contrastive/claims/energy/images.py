@@ -145,7 +145,7 @@ def measure(config: ImagesConfig, images: ImageSet, parts: Split, x: Tensor, see
     }
 
 
-@register("study", "images", ImagesConfig)
+@register("claim", "energy/images", ImagesConfig)
 def images(config: ImagesConfig, context: Context) -> Report:
     """Images made by energies and by the laws they correct, compared with real ones."""
     methods = {name: list(CANDIDATES[name][: config.candidates]) for name in config.methods}
@@ -158,11 +158,10 @@ def images(config: ImagesConfig, context: Context) -> Report:
     }  # fmt: skip
     best = {s: report.best_energy(cells, s, energies) for s in config.image_sets}
     numbers = {
-        s: {m: {k: cells[s, m].per_seed(k) for k in report.SAVED} for m in config.methods} for s in config.image_sets
+        s: {m: {k: cells[s, m].metrics[k] for k in report.SAVED} for m in config.methods} for s in config.image_sets
     }
     return Report(
-        name="images",
-        question="Does an energy make better images than the noise law it corrects, without copying?",
+        claim="Does an energy make better images than the noise law it corrects, without copying?",
         answer=" ".join(report.sentence(s, best[s], cells, gains) for s in config.image_sets),
         tables=[report.table(config, cells, s) for s in config.image_sets] + [report.gains_table(config, gains)],
         bars=[bar for s in config.image_sets for bar in report.bars(s, best[s], cells)],

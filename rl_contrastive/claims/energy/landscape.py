@@ -97,7 +97,7 @@ def nce_curvature(distance: float) -> float:
     return math.sqrt(2.0 * math.pi) / 8.0 * distance * math.exp(-(distance**2) / 8.0)
 
 
-@register("study", "landscape", LandscapeConfig)
+@register("claim", "energy/landscape", LandscapeConfig)
 def landscape(config: LandscapeConfig, context: Context) -> Report:
     """Loss and gradient between noise and data: NCE flat, eNCE exponential, the likelihood evenly curved."""
     context.out.mkdir(parents=True, exist_ok=True)
@@ -113,8 +113,7 @@ def landscape(config: LandscapeConfig, context: Context) -> Report:
         landscape_plots.slices(context.out, config.shown, config.pixels, evaluate),
     ]
     return Report(
-        name="landscape",
-        question="What do NCE, eNCE and the likelihood look like on the way from the noise law to the data?",
+        claim="What do NCE, eNCE and the likelihood look like on the way from the noise law to the data?",
         answer=_answer(config, paths),
         tables=_tables(config, paths),
         bars=_bars(config, paths),

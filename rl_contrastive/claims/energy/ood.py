@@ -112,7 +112,7 @@ def aurocs(score: Score, normal: torch.Tensor, strange: dict[str, torch.Tensor])
     return {kind: improvement(score(x).to(torch.float64).numpy(), usual) for kind, x in strange.items()}
 
 
-@register("study", "ood", OodConfig)
+@register("claim", "energy/ood", OodConfig)
 def ood(config: OodConfig, context: Context) -> Report:
     """AUROC of energies and simple detectors for a held-out class and for shifted images."""
     methods = {name: list(METHODS[name].candidates[: config.candidates]) for name in config.methods}
@@ -125,12 +125,11 @@ def ood(config: OodConfig, context: Context) -> Report:
     tables = [_table(config, cells, s) for s in config.image_sets]
     tables.append(_contests(config, contests))
     numbers = {
-        s: {m: {k: cells[s, m].per_seed(k) for k in (*KINDS, LAST, "seconds")} for m in config.methods}
+        s: {m: {k: cells[s, m].metrics[k] for k in (*KINDS, LAST, "seconds")} for m in config.methods}
         for s in config.image_sets
     }
     return Report(
-        name="ood",
-        question="Do learned energies find images of an unseen class, or altered ones, better than simple detectors?",
+        claim="Do learned energies find images of an unseen class, or altered ones, better than simple detectors?",
         answer=" ".join(_sentence(config, s, contests) for s in config.image_sets),
         tables=tables,
         bars=_bars(config, cells, contests),

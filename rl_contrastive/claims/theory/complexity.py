@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,9 +16,9 @@ import numpy as np
 from rl_contrastive.analysis.figures import colour, counts_on, draw, rng_of, ticks_at, words
 from rl_contrastive.analysis.slopes import power_fit
 from rl_contrastive.analysis.statistics import Interval
+from rl_contrastive.claims.base import Bar, Context, Report, control
 from rl_contrastive.claims.theory.training import column, known, run, settings
-from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import Ge, check_ranges, from_dict, require
+from rl_contrastive.config import Ge, Options, from_dict, require
 from rl_contrastive.registry import get, register
 from rl_contrastive.spec import FloatArray
 
@@ -31,7 +30,7 @@ NEAR = 0.02
 
 
 @dataclass(frozen=True)
-class ComplexityConfig:
+class ComplexityConfig(Options, where="sample-complexity"):
     """Sizes of the measurement."""
 
     horizons: tuple[int, ...] = (5, 10, 20, 40)
@@ -71,14 +70,14 @@ class ComplexityConfig:
         )
 
     def __post_init__(self) -> None:
-        check_ranges(self, "sample-complexity")
+        super().__post_init__()
         for name in ("horizons", "actions", "ranks", "uniform_horizons"):
             require(len(getattr(self, name)) >= 2, f"sample-complexity: {name} needs at least two sizes.")
         require(self.seeds >= 1, f"sample-complexity: seeds must be >= 1, got {self.seeds}.")
 
 
-@register("claim", "sample-complexity", ComplexityConfig)
-def sample_complexity(config: ComplexityConfig, *, out: Path) -> Verdict:
+@register("claim", "theory/sample-complexity", ComplexityConfig)
+def sample_complexity(config: ComplexityConfig, context: Context) -> Report:
     """Episodes grow polynomially in H, A and d; uniform exploration needs A^H."""
     agents, missing = known((LOCK_AGENT, *config.rank_agents))
     cells: dict[str, tuple[Sequence[int], list[FloatArray]]] = {}
@@ -99,18 +98,21 @@ def sample_complexity(config: ComplexityConfig, *, out: Path) -> Verdict:
     listed = "; ".join(f"in {name}: {words(fit)}" for name, fit in fits.items())
     note = f" (not registered: {', '.join(missing)})" if missing else ""
     A = config.uniform_actions
-    return Verdict(
-        name="sample-complexity",
+    return Report(
         claim="episodes to a near-optimal policy are polynomial in H, A and d (Qiu et al. 2022)",
-        measurement=f"exponents p of episodes ~ size^p: {listed}; {unsolved} runs unsolved at the cap{note}",
-        expected=f"each exponent <= {EXPONENT:g}, no unsolved run",
-        passed=all(fit.estimate <= EXPONENT for fit in fits.values()) and unsolved == 0,
-        control=f"uniform actions: episodes to open the lock grow {growth:.2f}x a step (must be within 15% of A = {A})",
-        control_passed=abs(growth / A - 1.0) <= 0.15,
+        bars=[
+            Bar("the claim", f"each exponent <= {EXPONENT:g}, no unsolved run",
+                f"exponents p of episodes ~ size^p: {listed}; {unsolved} runs unsolved at the cap{note}",
+                all(fit.estimate <= EXPONENT for fit in fits.values()) and unsolved == 0),
+            control(f"uniform actions: episodes to open the lock grow {growth:.2f}x a step "
+                    f"(must be within 15% of A = {A})",
+                    failed=abs(growth / A - 1.0) <= 0.15),
+        ],
+        plots=[draw(context.out, "sample-complexity", _panels(config, cells, fits, chance),
+                    f"Dots: {config.seeds} runs a cell; line: median; p with 95% CI (bootstrap); "
+                    "unsolved at the cap.")],
         numbers={"cells": {name: {"sizes": sizes, "episodes": runs} for name, (sizes, runs) in cells.items()},
                  "exponents": fits, "unsolved": unsolved, "uniform_success": chance, "missing": missing},
-        plot=draw(out, "sample-complexity", _panels(config, cells, fits, chance),
-                  f"Dots: {config.seeds} runs a cell; line: median; p with 95% CI (bootstrap); unsolved at the cap."),
     )  # fmt: skip
 
 

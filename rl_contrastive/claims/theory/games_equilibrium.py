@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of
-from rl_contrastive.claims.theory.verdict import Verdict
+from rl_contrastive.claims.base import Bar, Context, Report, control
 from rl_contrastive.config import require
 from rl_contrastive.planning.equilibrium import cce, nash, nash_gap
 from rl_contrastive.registry import register
@@ -53,8 +52,8 @@ class GamesEquilibriumConfig:
         require(min(self.widths) >= 0, "games-equilibrium: widths must be >= 0.")
 
 
-@register("claim", "games-equilibrium", GamesEquilibriumConfig)
-def games_equilibrium(config: GamesEquilibriumConfig, *, out: Path) -> Verdict:
+@register("claim", "theory/games-equilibrium", GamesEquilibriumConfig)
+def games_equilibrium(config: GamesEquilibriumConfig, context: Context) -> Report:
     """E_sigma[U - L] of a CCE bounds the duality gap of its marginals in every game between L and U."""
     rules = {"CCE": _solve, "best cell": _best_cell, "arbitrary": _arbitrary}
     excess = dict.fromkeys(rules, -np.inf)
@@ -86,20 +85,21 @@ def games_equilibrium(config: GamesEquilibriumConfig, *, out: Path) -> Verdict:
 
     shares = {rule: float(np.mean(above[rule])) for rule in rules}
     lost = {rule: shares[rule] for rule in rules if rule != "CCE"}
-    return Verdict(
-        name="games-equilibrium",
+    return Report(
         claim="L <= M <= U, sigma a CCE of (U, L): E_sigma L <= val(M) <= E_sigma U, gap_M(mu, nu) <= E_sigma[U - L]",
-        measurement=f"{solved} pairs (U, L), tied ones among them: largest gap - E[U - L] {excess['CCE']:.1e}, "
-        f"largest distance of val(M) outside [E L, E U] {max(outside['CCE'], 0.0):.1e}",
-        expected=f"both at most {TOLERANCE:.0e}",
-        passed=excess["CCE"] <= TOLERANCE and outside["CCE"] <= TOLERANCE,
-        control="the bound is broken by "
-        + " and ".join(f"{share:.0%} of the {rule} distributions" for rule, share in lost.items())
-        + " (must be > 10% each)",
-        control_passed=all(share > 0.1 for share in lost.values()),
+        bars=[
+            Bar("the claim", f"both at most {TOLERANCE:.0e}",
+                f"{solved} pairs (U, L), tied ones among them: largest gap - E[U - L] {excess['CCE']:.1e}, "
+                f"largest distance of val(M) outside [E L, E U] {max(outside['CCE'], 0.0):.1e}",
+                excess["CCE"] <= TOLERANCE and outside["CCE"] <= TOLERANCE),
+            control("the bound is broken by "
+                    + " and ".join(f"{share:.0%} of the {rule} distributions" for rule, share in lost.items())
+                    + " (must be > 10% each)",
+                    failed=all(share > 0.1 for share in lost.values())),
+        ],
+        plots=[draw(context.out, "games-equilibrium", {"Certificate and gap": paint},
+                    f"A = B = {config.actions[-1]}, U and L up to {drawn:g} from M; one mark a game.")],
         numbers={"excess": excess, "outside": outside, "share_above": shares, "pairs": solved},
-        plot=draw(out, "games-equilibrium", {"Certificate and gap": paint},
-                  f"A = B = {config.actions[-1]}, U and L up to {drawn:g} from M; one mark a game."),
     )  # fmt: skip
 
 

@@ -11,15 +11,14 @@ The control is a lock whose first key leads mostly to live 0 and whose second ke
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of
+from rl_contrastive.claims.base import Bar, Context, Report, control
 from rl_contrastive.claims.theory.sampling import draw_counts, sparse_counts
-from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import Ge, check_ranges, from_dict, require
+from rl_contrastive.config import Ge, Options, from_dict, require
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.planning.games import duality_gap, nash_values
 from rl_contrastive.registry import get, register
@@ -34,7 +33,7 @@ LEAN = 0.8
 
 
 @dataclass(frozen=True)
-class GamesLockConfig:
+class GamesLockConfig(Options, where="games-lock"):
     """Sizes of the measurement."""
 
     locks: tuple[tuple[int, int, float, float], ...] = (
@@ -61,14 +60,14 @@ class GamesLockConfig:
         return cls(locks=((3, 5, 0.1, 0.1), (6, 3, 0.25, 0.2)), num_symbols=8, repeats=4)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "games-lock")
+        super().__post_init__()
         require(len(self.locks) >= 1, "games-lock: give at least one lock.")
         require(self.num_symbols >= 3, f"games-lock: num_symbols must be >= 3, got {self.num_symbols}.")
         require(self.repeats >= 1 and self.per_pair >= 1, "games-lock: repeats and per_pair must be >= 1.")
 
 
-@register("claim", "games-lock", GamesLockConfig)
-def games_lock(config: GamesLockConfig, *, out: Path) -> Verdict:
+@register("claim", "theory/games-lock", GamesLockConfig)
+def games_lock(config: GamesLockConfig, context: Context) -> Report:
     """DuelLock: closed-form Nash value; psi is blind to the live latent, phi is not."""
     values = [_values(*lock) for lock in config.locks]
     errors, losses, uniforms = zip(*values, strict=True)
@@ -83,21 +82,24 @@ def games_lock(config: GamesLockConfig, *, out: Path) -> Verdict:
         axis.set_xticks(range(3), ["next state ψ", "forward φ", "ψ, leaning lock"])
         axis.set(ylim=(0, 1.05), ylabel="live latent guessed right")
 
-    return Verdict(
-        name="games-lock",
+    return Report(
         claim="V_h(live) = kappa + (1 - delta)^(H-h) (1 - kappa); psi_h(live 0) = psi_h(live 1), phi_h differs",
-        measurement=f"{len(config.locks)} locks: largest |closed form - backward induction| {error:.1e}, gap of half "
-        f"on each key and block {loss:.1e}; latent of a symbol guessed right from psi {psi:.0%}, from phi {phi:.0%}",
-        expected=f"both at most {TOLERANCE:.0e}; psi <= {LIKE_CHANCE:.0%} (chance 50%), phi >= {TOLD_APART:.0%}",
-        passed=error <= TOLERANCE and loss <= TOLERANCE and psi <= LIKE_CHANCE and phi >= TOLD_APART,
-        control=f"uniform play has gap {uniform:.2f} or more (must be > .1); where keys lean to one latent, psi "
-        f"guesses {leaning:.0%} (must be >= {TOLD_APART:.0%})",
-        control_passed=uniform > 0.1 and leaning >= TOLD_APART,
+        bars=[
+            Bar("the claim",
+                f"both at most {TOLERANCE:.0e}; psi <= {LIKE_CHANCE:.0%} (chance 50%), phi >= {TOLD_APART:.0%}",
+                f"{len(config.locks)} locks: largest |closed form - backward induction| {error:.1e}, gap of half "
+                f"on each key and block {loss:.1e}; latent of a symbol guessed right from psi {psi:.0%}, "
+                f"from phi {phi:.0%}",
+                error <= TOLERANCE and loss <= TOLERANCE and psi <= LIKE_CHANCE and phi >= TOLD_APART),
+            control(f"uniform play has gap {uniform:.2f} or more (must be > .1); where keys lean to one latent, psi "
+                    f"guesses {leaning:.0%} (must be >= {TOLD_APART:.0%})",
+                    failed=uniform > 0.1 and leaning >= TOLD_APART),
+        ],
+        plots=[draw(context.out, "games-lock", {"Latent of the nearest symbol": paint},
+                    f"n={config.num_actions}, delta={config.delta:g}, {config.num_symbols} symbols a latent, "
+                    f"{config.per_pair} samples a pair; one mark a lock.")],
         numbers={"value_error": error, "gap_of_halves": loss, "gap_of_uniform": uniform, "right_psi": right[:, 0],
                  "right_phi": right[:, 1], "right_psi_leaning": right[:, 2]},
-        plot=draw(out, "games-lock", {"Latent of the nearest symbol": paint},
-                  f"n={config.num_actions}, delta={config.delta:g}, {config.num_symbols} symbols a latent, "
-                  f"{config.per_pair} samples a pair; one mark a lock."),
     )  # fmt: skip
 
 

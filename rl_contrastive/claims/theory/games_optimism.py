@@ -11,15 +11,14 @@ control sets the bonus to 0: the two ends then coincide, beside V*, and cover no
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.analysis.figures import colour, counts_on, draw
+from rl_contrastive.claims.base import Bar, Context, Report, control
 from rl_contrastive.claims.theory.games_training import FIRST_GAME, columns, play
-from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 
@@ -29,7 +28,7 @@ COVERED = 0.99
 
 
 @dataclass(frozen=True)
-class GamesOptimismConfig:
+class GamesOptimismConfig(Options, where="games-optimism"):
     """Sizes of the measurement."""
 
     agents: tuple[str, ...] = ("contrastive-ucb-game", "lsvi-game")
@@ -57,7 +56,7 @@ class GamesOptimismConfig:
         return cls(num_states=10, episodes=600, games=2)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "games-optimism")
+        super().__post_init__()
         require(self.games >= 1 and self.episodes >= 200, "games-optimism: games >= 1 and episodes >= 200 are needed.")
         require(len(self.agents) >= 1, "games-optimism: give at least one agent.")
         require(self.theory > 0, f"games-optimism: theory must be > 0, got {self.theory}.")
@@ -85,13 +84,13 @@ class Measured:
         return float((np.minimum(self.optimism, self.pessimism) < -TOLERANCE).mean())
 
     def summary(self) -> dict[str, Any]:
-        """For verdict.json."""
+        """For report.json."""
         shares = {"lowest": self.lowest, "outside": self.outside, "covered": self.covered}
         return {**shares, "last_certificate": self.certificate[:, -1], "last_gap": self.gap[:, -1]}
 
 
-@register("claim", "games-optimism", GamesOptimismConfig)
-def games_optimism(config: GamesOptimismConfig, *, out: Path) -> Verdict:
+@register("claim", "theory/games-optimism", GamesOptimismConfig)
+def games_optimism(config: GamesOptimismConfig, context: Context) -> Report:
     """V-bar >= V* >= V-under with the theory's bonus; V-bar - V-under covers the true gap with the default one."""
     theory = {agent: _measure(config, agent, config.theory) for agent in config.agents}
     found = {agent: _measure(config, agent, None) for agent in config.agents}
@@ -120,19 +119,21 @@ def games_optimism(config: GamesOptimismConfig, *, out: Path) -> Verdict:
     lost = ", ".join(f"{agent} {m.outside:.0%} and {m.covered:.0%}" for agent, m in without.items())
     groups = {"theory_bonus": theory, "default_bonus": found, "without_bonus": without}
     optimistic = all(m.lowest >= -TOLERANCE for m in theory.values())
-    return Verdict(
-        name="games-optimism",
+    return Report(
         claim="V-bar_0 >= V*_0 >= V-under_0, V-bar_0 - V-under_0 >= gap(mu, nu) w.h.p. (Qiu et al. 2022, Algorithm 2)",
-        measurement=f"{config.games} games: smallest of rho.(V-bar - V*) and rho.(V* - V-under) with bonus "
-        f"{config.theory:g}: {ends}; plans covered with the default bonus: {shares}",
-        expected=f"no end on the wrong side with bonus {config.theory:g}; at least {COVERED:.0%} of plans covered",
-        passed=optimistic and all(m.covered >= COVERED for m in found.values()),
-        control=f"with bonus 0: V* outside [V-under, V-bar] and plans covered: {lost} (must be > 0% and < 50%)",
-        control_passed=all(m.outside > 0 and m.covered < 0.5 for m in without.values()),
+        bars=[
+            Bar("the claim",
+                f"no end on the wrong side with bonus {config.theory:g}; at least {COVERED:.0%} of plans covered",
+                f"{config.games} games: smallest of rho.(V-bar - V*) and rho.(V* - V-under) with bonus "
+                f"{config.theory:g}: {ends}; plans covered with the default bonus: {shares}",
+                optimistic and all(m.covered >= COVERED for m in found.values())),
+            control(f"with bonus 0: V* outside [V-under, V-bar] and plans covered: {lost} (must be > 0% and < 50%)",
+                    failed=all(m.outside > 0 and m.covered < 0.5 for m in without.values())),
+        ],
+        plots=[draw(context.out, "games-optimism", {"Certificate and true gap": paint, "Both ends around V*": sides},
+                    f"Random low-rank games, S={config.num_states}, A=B={config.num_actions}, H={config.horizon}, "
+                    f"d={config.rank}; {config.games} games.")],
         numbers={key: {agent: m.summary() for agent, m in group.items()} for key, group in groups.items()},
-        plot=draw(out, "games-optimism", {"Certificate and true gap": paint, "Both ends around V*": sides},
-                  f"Random low-rank games, S={config.num_states}, A=B={config.num_actions}, H={config.horizon}, "
-                  f"d={config.rank}; {config.games} games."),
     )  # fmt: skip
 
 

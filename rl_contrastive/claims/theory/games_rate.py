@@ -11,14 +11,13 @@ learns nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from rl_contrastive.analysis.figures import colour, counts_on, draw, words
 from rl_contrastive.analysis.slopes import slope_interval
+from rl_contrastive.claims.base import Bar, Context, Report, control
 from rl_contrastive.claims.theory.games_training import FIRST_GAME, columns, play
-from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.registry import register
 
 SLOPE = -0.45
@@ -29,7 +28,7 @@ START = 0.03
 
 
 @dataclass(frozen=True)
-class GamesRateConfig:
+class GamesRateConfig(Options, where="games-rate"):
     """Sizes of the measurement."""
 
     agent: str = "lsvi-game"
@@ -57,13 +56,13 @@ class GamesRateConfig:
         return cls(num_states=10, episodes=3000, games=3)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "games-rate")
+        super().__post_init__()
         require(self.games >= 1 and self.episodes >= 1000, "games-rate: games >= 1 and episodes >= 1000 are needed.")
         require(len(self.controls) >= 1, "games-rate: give at least one control.")
 
 
-@register("claim", "games-rate", GamesRateConfig)
-def games_rate(config: GamesRateConfig, *, out: Path) -> Verdict:
+@register("claim", "theory/games-rate", GamesRateConfig)
+def games_rate(config: GamesRateConfig, context: Context) -> Report:
     """Duality gap ~ n^-1/2 on the true features; independent Q-learning and uniform play stay exploitable."""
     sizes = {name: getattr(config, name) for name in ("num_states", "num_actions", "horizon", "rank")}
     sizes["num_opponent_actions"] = config.num_actions
@@ -90,18 +89,19 @@ def games_rate(config: GamesRateConfig, *, out: Path) -> Verdict:
     claimed = slopes[config.agent]
     listed = "; ".join(f"{agent} {words(slopes[agent])}, last gap {last[agent]:.3f}" for agent in config.controls)
     beside = "" if final_policy is None else f"; of the policy handed out {words(final_policy)}"
-    return Verdict(
-        name="games-rate",
+    return Report(
         claim="gap(n) = O(n^-1/2) on the true features (Xie et al. 2020; Qiu et al. 2022)",
-        measurement=f"{config.agent}: log-log slope from {START:.0%} of K={config.episodes} on {words(claimed)}, "
-        f"last gap {last[config.agent]:.4f}{beside}",
-        expected=f"slope <= {SLOPE}",
-        passed=claimed.estimate <= SLOPE,
-        control=f"{listed} (slopes must stay > {FLAT})",
-        control_passed=all(slopes[agent].estimate > FLAT for agent in config.controls),
+        bars=[
+            Bar("the claim", f"slope <= {SLOPE}",
+                f"{config.agent}: log-log slope from {START:.0%} of K={config.episodes} on {words(claimed)}, "
+                f"last gap {last[config.agent]:.4f}{beside}",
+                claimed.estimate <= SLOPE),
+            control(f"{listed} (slopes must stay > {FLAT})",
+                    failed=all(slopes[agent].estimate > FLAT for agent in config.controls)),
+        ],
+        plots=[draw(context.out, "games-rate", {"Duality gap and its log-log slope": paint},
+                    f"Random low-rank games, S={config.num_states}, A=B={config.num_actions}, H={config.horizon}, "
+                    f"d={config.rank}; thin: {config.games} games, thick: mean.")],
         numbers={"slopes": slopes, "slope_handed_out": final_policy, "last_gap": last,
                  "final": {agent: gap[:, -1] for agent, (_, gap) in curves.items()}},
-        plot=draw(out, "games-rate", {"Duality gap and its log-log slope": paint},
-                  f"Random low-rank games, S={config.num_states}, A=B={config.num_actions}, H={config.horizon}, "
-                  f"d={config.rank}; thin: {config.games} games, thick: mean."),
     )  # fmt: skip

@@ -8,14 +8,13 @@ the one the ratio is read with.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of
-from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import Ge, check_ranges, from_dict, require
+from rl_contrastive.claims.base import Bar, Context, Report, control
+from rl_contrastive.config import Ge, Options, from_dict, require
 from rl_contrastive.objectives import make
 from rl_contrastive.registry import get, register
 from rl_contrastive.spec import FloatArray
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NceRatioConfig:
+class NceRatioConfig(Options, where="nce-ratio"):
     """A random low-rank kernel of one step, and a descent on its population loss."""
 
     num_states: int = 30
@@ -47,13 +46,13 @@ class NceRatioConfig:
         return cls(num_states=12, num_actions=2, perturbations=50)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "nce-ratio")
+        super().__post_init__()
         require(self.iterations >= 1, f"nce-ratio: iterations must be >= 1, got {self.iterations}.")
         require(self.perturbations >= 1, f"nce-ratio: perturbations must be >= 1, got {self.perturbations}.")
 
 
-@register("claim", "nce-ratio", NceRatioConfig)
-def nce_ratio(config: NceRatioConfig, *, out: Path) -> Verdict:
+@register("claim", "theory/nce-ratio", NceRatioConfig)
+def nce_ratio(config: NceRatioConfig, context: Context) -> Report:
     """The NCE minimiser is the density ratio P / P^-."""
     entry, _ = get("env", "low-rank")
     sizes = {name: getattr(config, name) for name in ("num_states", "num_actions", "rank")}
@@ -78,20 +77,21 @@ def nce_ratio(config: NceRatioConfig, *, out: Path) -> Verdict:
         axis.semilogy(np.maximum(wrong, 1e-12), color=colour(1), label="control: another law")
         axis.set(xlabel="descent step", ylabel="mean TV of P-hat against P")
 
-    return Verdict(
-        name="nce-ratio",
+    return Report(
         claim="argmin_f E_P[log(1+1/f)] + E_{P^-}[log(1+f)] = P / P^- (Qiu et al. 2022, the contrastive loss)",
-        measurement=f"largest gradient entry at the truth {gradient:.1e}; {sum(raised)}/{len(raised)} perturbations "
-        f"raise the loss; mean TV after descent {errors[-1]:.1e}",
-        expected="gradient <= 1e-12, all perturbations raise the loss, TV <= 1e-9",
-        passed=gradient <= 1e-12 and all(raised) and errors[-1] <= 1e-9,
-        control=f"negatives from another law than the ratio is read with: TV stays at {wrong[-1]:.2f} (must be > 0.05)",
-        control_passed=wrong[-1] > 0.05,
+        bars=[
+            Bar("the claim", "gradient <= 1e-12, all perturbations raise the loss, TV <= 1e-9",
+                f"largest gradient entry at the truth {gradient:.1e}; {sum(raised)}/{len(raised)} perturbations "
+                f"raise the loss; mean TV after descent {errors[-1]:.1e}",
+                gradient <= 1e-12 and all(raised) and errors[-1] <= 1e-9),
+            control(f"negatives from another law than the ratio is read with: TV stays at {wrong[-1]:.2f} "
+                    "(must be > 0.05)",
+                    failed=wrong[-1] > 0.05),
+        ],
+        plots=[draw(context.out, "nce-ratio", {"Descent on the population loss": paint},
+                    f"S={config.num_states}, A={config.num_actions}, d={config.rank}; exact expectations, tables of "
+                    "log f.")],
         numbers={"gradient": gradient, "raised": sum(raised), "tv": errors, "tv_control": wrong},
-        plot=draw(
-            out, "nce-ratio", {"Descent on the population loss": paint},
-            f"S={config.num_states}, A={config.num_actions}, d={config.rank}; exact expectations, tables of log f.",
-        ),
     )  # fmt: skip
 
 

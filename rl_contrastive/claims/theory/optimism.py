@@ -7,15 +7,14 @@ err on both sides, and planning with them falls below V*.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.analysis.figures import colour, draw
+from rl_contrastive.claims.base import Bar, Context, Report, control
 from rl_contrastive.claims.theory.training import column, known, run, settings
-from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 
@@ -24,7 +23,7 @@ TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
-class OptimismConfig:
+class OptimismConfig(Options, where="optimism"):
     """Sizes of the measurement."""
 
     agents: tuple[str, ...] = ("contrastive-ucb", "lsvi-ucb", "ucbvi")
@@ -52,12 +51,12 @@ class OptimismConfig:
         return cls(episodes=300, mdps=2)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "optimism")
+        super().__post_init__()
         require(self.c > 0 and self.mdps >= 1, "optimism: c > 0 and mdps >= 1 are needed.")
 
 
-@register("claim", "optimism", OptimismConfig)
-def optimism(config: OptimismConfig, *, out: Path) -> Verdict:
+@register("claim", "theory/optimism", OptimismConfig)
+def optimism(config: OptimismConfig, context: Context) -> Report:
     """V^UCB_1 >= V*_1 along training with a theory-size bonus, and not without a bonus."""
     agents, missing = known(config.agents)
     require(len(agents) > 0, f"optimism: none of the agents {', '.join(config.agents)} is registered.")
@@ -80,18 +79,19 @@ def optimism(config: OptimismConfig, *, out: Path) -> Verdict:
     listed = ", ".join(f"{agent} {value:.3g}" for agent, value in lowest.items())
     shares = ", ".join(f"{agent} {share:.0%}" for agent, share in below.items())
     note = f" (not registered: {', '.join(missing)})" if missing else ""
-    return Verdict(
-        name="optimism",
+    return Report(
         claim="V^UCB_1 >= V*_1 with high probability (Qiu et al. 2022; Jin et al. 2020, Lemma B.5)",
-        measurement=f"smallest rho.(V^UCB - V*) over {config.mdps} MDPs and all evaluations: {listed}{note}",
-        expected="no value below 0 at any evaluation",
-        passed=all(value >= -TOLERANCE for value in lowest.values()),
-        control=f"with bonus 0 the plan is below V* at {shares} of the evaluations (must be > 0 for each)",
-        control_passed=all(share > 0 for share in below.values()),
+        bars=[
+            Bar("the claim", "no value below 0 at any evaluation",
+                f"smallest rho.(V^UCB - V*) over {config.mdps} MDPs and all evaluations: {listed}{note}",
+                all(value >= -TOLERANCE for value in lowest.values())),
+            control(f"with bonus 0 the plan is below V* at {shares} of the evaluations (must be > 0 for each)",
+                    failed=all(share > 0 for share in below.values())),
+        ],
+        plots=[draw(context.out, "optimism", {"Optimism along training": paint},
+                    f"Random low-rank MDPs, S={config.num_states}, A={config.num_actions}, H={config.horizon}, "
+                    f"d={config.rank}; one line a run; c={config.c:g}.")],
         numbers={"lowest": lowest, "below_without_bonus": below, "missing": missing},
-        plot=draw(out, "optimism", {"Optimism along training": paint},
-                  f"Random low-rank MDPs, S={config.num_states}, A={config.num_actions}, H={config.horizon}, "
-                  f"d={config.rank}; one line a run; c={config.c:g}."),
     )  # fmt: skip
 
 

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of
-from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import Ge, check_ranges, from_dict, require
+from rl_contrastive.claims.base import Bar, Context, Report, control
+from rl_contrastive.config import Ge, Options, from_dict, require
 from rl_contrastive.planning.bonus import EllipticalBonus, potential_bound
 from rl_contrastive.registry import get, register
 from rl_contrastive.spec import FloatArray
 
 
 @dataclass(frozen=True)
-class PotentialConfig:
+class PotentialConfig(Options, where="elliptical-potential"):
     """Sequences of features and the ridge."""
 
     dim: int = 8
@@ -40,13 +39,13 @@ class PotentialConfig:
         return cls(count=1000)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "elliptical-potential")
+        super().__post_init__()
         require(self.dim >= 1 and self.count >= 2, "elliptical-potential: dim >= 1 and count >= 2 are needed.")
         require(self.lam >= 1.0, f"elliptical-potential: lam must be >= 1, got {self.lam}.")
 
 
-@register("claim", "elliptical-potential", PotentialConfig)
-def elliptical_potential(config: PotentialConfig, *, out: Path) -> Verdict:
+@register("claim", "theory/elliptical-potential", PotentialConfig)
+def elliptical_potential(config: PotentialConfig, context: Context) -> Report:
     """The elliptical potential lemma for random, on-policy and adversarial features."""
     d = config.dim
     sequences: dict[str, Callable[[int, EllipticalBonus], FloatArray]] = {
@@ -68,22 +67,24 @@ def elliptical_potential(config: PotentialConfig, *, out: Path) -> Verdict:
         axis.set(xscale="log", yscale="log", xlabel="features n", ylabel="sum of min(1, squared norm)")
 
     listed = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
-    return Verdict(
-        name="elliptical-potential",
+    return Report(
         claim="sum_n min(1, ||phi_n||^2) <= 2 d log(1 + n/(d lambda)) (Abbasi-Yadkori et al. 2011, Lemma 11)",
-        measurement=f"largest ratio of sum to bound over all n <= {config.count}: {listed}",
-        expected="every ratio <= 1",
-        passed=all(share <= 1.0 for share in shares.values()),
-        control=f"a bonus that is never updated reaches {frozen[-1] / bound[-1]:.1f} times the bound (must be > 1)",
-        control_passed=bool(frozen[-1] > bound[-1]),
+        bars=[
+            Bar("the claim", "every ratio <= 1",
+                f"largest ratio of sum to bound over all n <= {config.count}: {listed}",
+                all(share <= 1.0 for share in shares.values())),
+            control(f"a bonus that is never updated reaches {frozen[-1] / bound[-1]:.1f} times the bound (must be > 1)",
+                    failed=bool(frozen[-1] > bound[-1])),
+        ],
+        plots=[draw(context.out, "elliptical-potential", {"Sum of squared bonuses": paint},
+                    f"d={d}, lambda={config.lam:g}.")],
         numbers={
             "ratios": shares,
             "final": {k: v[-1] for k, v in sums.items()},
             "bound": bound[-1],
             "frozen": frozen[-1],
         },
-        plot=draw(out, "elliptical-potential", {"Sum of squared bonuses": paint}, f"d={d}, lambda={config.lam:g}."),
-    )
+    )  # fmt: skip
 
 
 def _potential(

@@ -7,16 +7,15 @@ has to fall with the number of samples. Random features and shuffled successors 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.analysis.figures import colour, counts_on, draw, rng_of, ticks_at, words
 from rl_contrastive.analysis.slopes import slope_interval
+from rl_contrastive.claims.base import Bar, Context, Report, control
 from rl_contrastive.claims.theory.sampling import draw_counts, largest_angle, one_step_model, shuffled, sparse_counts
-from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.registry import register
 
@@ -24,7 +23,7 @@ SLOPES = (-0.6, -0.35)
 
 
 @dataclass(frozen=True)
-class RecoveryConfig:
+class RecoveryConfig(Options, where="feature-recovery"):
     """Sizes of the measurement."""
 
     num_states: int = 50
@@ -46,13 +45,13 @@ class RecoveryConfig:
         return cls(num_states=30, num_actions=3, per_pair=(64, 512, 4096), mdps=3)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "feature-recovery")
+        super().__post_init__()
         require(len(self.per_pair) >= 2, "feature-recovery: give at least two n.")
         require(self.mdps >= 1, f"feature-recovery: mdps must be >= 1, got {self.mdps}.")
 
 
-@register("claim", "feature-recovery", RecoveryConfig)
-def feature_recovery(config: RecoveryConfig, *, out: Path) -> Verdict:
+@register("claim", "theory/feature-recovery", RecoveryConfig)
+def feature_recovery(config: RecoveryConfig, context: Context) -> Report:
     """Features are recovered up to rotation: principal angles shrink with n."""
     n = np.array(config.per_pair, dtype=np.float64)
     sine, random, lost = (np.empty((config.mdps, len(n))) for _ in range(3))
@@ -83,16 +82,18 @@ def feature_recovery(config: RecoveryConfig, *, out: Path) -> Verdict:
         counts_on(axis.yaxis)
 
     worst = float(min(lost.min(), random.min()))
-    return Verdict(
-        name="feature-recovery",
+    return Report(
         claim="span(phi-hat) -> span(phi*): features are identified up to an invertible linear map",
-        measurement=f"slope of sin(largest angle) in n: {words(slope)}; at n={config.per_pair[-1]} it is "
-        f"{sine[:, -1].mean():.3f} (largest of {config.mdps} MDPs {sine[:, -1].max():.3f})",
-        expected=f"slope in [{SLOPES[0]}, {SLOPES[1]}], last sine <= 0.1 on each MDP",
-        passed=SLOPES[0] <= slope.estimate <= SLOPES[1] and bool(sine[:, -1].max() <= 0.1),
-        control=f"random features and shuffled successors: sine never below {worst:.2f} (must stay > 0.5)",
-        control_passed=worst > 0.5,
+        bars=[
+            Bar("the claim", f"slope in [{SLOPES[0]}, {SLOPES[1]}], last sine <= 0.1 on each MDP",
+                f"slope of sin(largest angle) in n: {words(slope)}; at n={config.per_pair[-1]} it is "
+                f"{sine[:, -1].mean():.3f} (largest of {config.mdps} MDPs {sine[:, -1].max():.3f})",
+                SLOPES[0] <= slope.estimate <= SLOPES[1] and bool(sine[:, -1].max() <= 0.1)),
+            control(f"random features and shuffled successors: sine never below {worst:.2f} (must stay > 0.5)",
+                    failed=worst > 0.5),
+        ],
+        plots=[draw(context.out, "feature-recovery", {"Angle to the true features": paint},
+                    f"S={config.num_states}, A={config.num_actions}, d={config.rank}, {config.mdps} MDPs "
+                    "(thin lines).")],
         numbers={"n": n, "sine": sine, "sine_shuffled": lost, "sine_random": random, "slope": slope},
-        plot=draw(out, "feature-recovery", {"Angle to the true features": paint},
-                  f"S={config.num_states}, A={config.num_actions}, d={config.rank}, {config.mdps} MDPs (thin lines)."),
     )  # fmt: skip

@@ -10,7 +10,6 @@ the features' sake: under the paper's own roll-in, whose uniform actions cost a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,9 +17,9 @@ import numpy as np
 from rl_contrastive.analysis.figures import colour, draw, words
 from rl_contrastive.analysis.slopes import slope_interval
 from rl_contrastive.analysis.statistics import Interval
+from rl_contrastive.claims.base import Bar, Context, Report, control
 from rl_contrastive.claims.theory.training import column, known, run, settings
-from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 
@@ -30,7 +29,7 @@ ON_POLICY, PAPER = "contrastive-ucb, on-policy", "contrastive-ucb, paper's roll-
 
 
 @dataclass(frozen=True)
-class RegretConfig:
+class RegretConfig(Options, where="regret-slope"):
     """Sizes of the measurement."""
 
     agents: tuple[str, ...] = ("contrastive-ucb", "lsvi-ucb", "ucbvi")
@@ -58,7 +57,7 @@ class RegretConfig:
         return cls(num_states=20, num_actions=4, episodes=3000, mdps=2)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "regret-slope")
+        super().__post_init__()
         require(self.mdps >= 1 and self.episodes >= 100, "regret-slope: mdps >= 1 and episodes >= 100 are needed.")
 
 
@@ -77,8 +76,8 @@ class Curves:
         return slope_interval(self.episodes[tail], of[:, tail])
 
 
-@register("claim", "regret-slope", RegretConfig)
-def regret_slope(config: RegretConfig, *, out: Path) -> Verdict:
+@register("claim", "theory/regret-slope", RegretConfig)
+def regret_slope(config: RegretConfig, context: Context) -> Report:
     """Log-log slopes of optimistic learners: played regret <= .55, average sub-optimality <= -.45 under any roll-in."""
     agents, missing = known(config.agents)
     judged = [agent for agent in config.judged if agent in agents]
@@ -111,24 +110,26 @@ def regret_slope(config: RegretConfig, *, out: Path) -> Verdict:
         "Regret of the episodes played": paint("regret", "exact regret", regrets),
         "Average sub-optimality of π_k": paint("suboptimality", "mean of V* − V of π_k", averages),
     }
-    return Verdict(
-        name="regret-slope",
+    return Report(
         claim="Regret(K) = O(sqrt(K)) up to logarithms (Jin et al. 2020, Theorem 3.1); the average sub-optimality of "
-              "pi_k is O(1/sqrt(K)) (Qiu et al. 2022)",
-        measurement=f"log-log slopes over the last 90% of K={config.episodes}, of the regret as played: {listed}; of "
-                    f"the average sub-optimality of pi_k: {means}{note}",
-        expected=f"regret <= {SLOPE} for {' and '.join(judged)}; average sub-optimality <= {SLOPE - 1:.2f} for each "
-                 "roll-in of contrastive-ucb",
-        passed=all(regrets[agent].estimate <= SLOPE for agent in judged)
-        and all(averages[name].estimate <= SLOPE - 1 for name in learned),
-        control=f"uniform exploration: slope of the regret {words(uniform)} (must be in [.95, 1.05])",
-        control_passed=0.95 <= uniform.estimate <= 1.05,
+        "pi_k is O(1/sqrt(K)) (Qiu et al. 2022)",
+        bars=[
+            Bar("the claim",
+                f"regret <= {SLOPE} for {' and '.join(judged)}; average sub-optimality <= {SLOPE - 1:.2f} for "
+                "each roll-in of contrastive-ucb",
+                f"log-log slopes over the last 90% of K={config.episodes}, of the regret as played: {listed}; of "
+                f"the average sub-optimality of pi_k: {means}{note}",
+                all(regrets[agent].estimate <= SLOPE for agent in judged)
+                and all(averages[name].estimate <= SLOPE - 1 for name in learned)),
+            control(f"uniform exploration: slope of the regret {words(uniform)} (must be in [.95, 1.05])",
+                    failed=0.95 <= uniform.estimate <= 1.05),
+        ],
+        plots=[draw(context.out, "regret-slope", panels,
+                    f"Random low-rank MDPs, S={config.num_states}, A={config.num_actions}, H={config.horizon}, "
+                    f"d={config.rank}; thin: {config.mdps} MDPs, thick: mean.")],
         numbers={"slopes": regrets, "suboptimality_slopes": averages, "last_gap": gaps, "missing": missing,
                  "final_regret": {name: c.regret[:, -1] for name, c in curves.items()},
                  "final_suboptimality": {name: c.suboptimality[:, -1] for name, c in curves.items()}},
-        plot=draw(out, "regret-slope", panels,
-                  f"Random low-rank MDPs, S={config.num_states}, A={config.num_actions}, H={config.horizon}, "
-                  f"d={config.rank}; thin: {config.mdps} MDPs, thick: mean."),
     )  # fmt: skip
 
 

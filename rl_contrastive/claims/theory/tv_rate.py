@@ -7,13 +7,13 @@ S free numbers a pair: their error grows with S. Shuffled successors leave nothi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.analysis.figures import colour, counts_on, draw, rng_of, ticks_at, words
 from rl_contrastive.analysis.slopes import slope_interval
+from rl_contrastive.claims.base import Bar, Context, Report, control
 from rl_contrastive.claims.theory.sampling import (
     draw_counts,
     mean_tv,
@@ -22,8 +22,7 @@ from rl_contrastive.claims.theory.sampling import (
     shuffled,
     sparse_counts,
 )
-from rl_contrastive.claims.theory.verdict import Verdict
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.registry import register
 
@@ -33,7 +32,7 @@ GROWTH = 1.5
 
 
 @dataclass(frozen=True)
-class TvRateConfig:
+class TvRateConfig(Options, where="tv-rate"):
     """Sizes of the measurement."""
 
     num_states: tuple[int, ...] = (50, 200, 1000)
@@ -55,13 +54,13 @@ class TvRateConfig:
         return cls(num_states=(40, 160), per_pair=(32, 128, 512), num_actions=3, mdps=3)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "tv-rate")
+        super().__post_init__()
         require(len(self.num_states) >= 2 and len(self.per_pair) >= 2, "tv-rate: give at least two S and two n.")
         require(self.mdps >= 1, f"tv-rate: mdps must be >= 1, got {self.mdps}.")
 
 
-@register("claim", "tv-rate", TvRateConfig)
-def tv_rate(config: TvRateConfig, *, out: Path) -> Verdict:
+@register("claim", "theory/tv-rate", TvRateConfig)
+def tv_rate(config: TvRateConfig, context: Context) -> Report:
     """TV of P-hat falls as n^-1/2 and not with S."""
     n = np.array(config.per_pair, dtype=np.float64)
     shape = (len(config.num_states), config.mdps, len(n))
@@ -93,18 +92,19 @@ def tv_rate(config: TvRateConfig, *, out: Path) -> Verdict:
         ticks_at(axis.xaxis, config.per_pair)
         counts_on(axis.yaxis)
 
-    return Verdict(
-        name="tv-rate",
+    return Report(
         claim="TV(P-hat, P) = O(sqrt(1/n)) with a constant of d, not of S (Qiu et al. 2022)",
-        measurement=f"{per_size}; TV at S={config.num_states[-1]} over S={config.num_states[0]} at the same n: "
-        f"{growth.min():.2f} to {growth.max():.2f}",
-        expected=f"slopes in [{SLOPES[0]}, {SLOPES[1]}]; ratio <= {GROWTH} at each n",
-        passed=inside and bool(growth.max() <= GROWTH),
-        control=f"raw frequencies grow {raw_growth:.1f}x with S (must be > {GROWTH}); shuffled successors have slope "
-        f"{words(lost_slope)} (must be > -0.2)",
-        control_passed=raw_growth > GROWTH and lost_slope.estimate > -0.2,
+        bars=[
+            Bar("the claim", f"slopes in [{SLOPES[0]}, {SLOPES[1]}]; ratio <= {GROWTH} at each n",
+                f"{per_size}; TV at S={config.num_states[-1]} over S={config.num_states[0]} at the same n: "
+                f"{growth.min():.2f} to {growth.max():.2f}",
+                inside and bool(growth.max() <= GROWTH)),
+            control(f"raw frequencies grow {raw_growth:.1f}x with S (must be > {GROWTH}); shuffled successors have "
+                    f"slope {words(lost_slope)} (must be > -0.2)",
+                    failed=raw_growth > GROWTH and lost_slope.estimate > -0.2),
+        ],
+        plots=[draw(context.out, "tv-rate", {"Error of the learned model": paint},
+                    f"A={config.num_actions}, d={config.rank}; mean over {config.mdps} MDPs; CI: 95%, Student's t.",
+                    aside=True)],
         numbers={"n": n, "tv": tv, "tv_raw": raw, "tv_shuffled": lost, "slopes": slopes, "growth": growth},
-        plot=draw(out, "tv-rate", {"Error of the learned model": paint},
-                  f"A={config.num_actions}, d={config.rank}; mean over {config.mdps} MDPs; CI: 95%, Student's t.",
-                  aside=True),
     )  # fmt: skip

@@ -19,9 +19,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rl_contrastive.config import Ge, Gt, Options, require
+from rl_contrastive.config import MOST_COPIES, Ge, Gt, Options, require, require_rows
 from rl_contrastive.envs.adapters.gym_actions import action_map
-from rl_contrastive.envs.adapters.gym_features import FeatureKind, OutsideError, feature_map
+from rl_contrastive.envs.adapters.gym_features import FeatureKind, OutsideError, check_space, feature_map
 from rl_contrastive.envs.adapters.gym_table import exact_table
 from rl_contrastive.envs.base import default_observation_space
 from rl_contrastive.errors import RlcError
@@ -71,7 +71,7 @@ class GymConfig(Options, where="gym"):
 @register("env", "gym:", GymConfig)
 def make_gym(config: GymConfig, num_envs: int) -> GymEnv:
     """Any gymnasium id: gym:CartPole-v1, gym:FrozenLake-v1, gym:Pendulum-v1 (actions in bins), ..."""
-    require(num_envs >= 1, f"gym:{config.id}: num_envs must be >= 1, got {num_envs}.")
+    require_rows(f"gym:{config.id}: num_envs", num_envs, MOST_COPIES)
     arguments = config.make_arguments()
     try:
         asked = arguments.pop("max_episode_steps", None) or config.horizon
@@ -92,6 +92,7 @@ def adapt_gym(source: Any, config: GymConfig, num_envs: int) -> GymEnv:
 
     Episodes end after `config.horizon` steps, by default the environment's own limit, or 200 without one.
     """
+    require_rows("make_env: num_envs", num_envs, MOST_COPIES)
     if isinstance(source, gym.Env):
         require(num_envs == 1, "make_env: one environment is one row; for more give a function that makes one.")
         first, rest = source, []
@@ -102,6 +103,11 @@ def adapt_gym(source: Any, config: GymConfig, num_envs: int) -> GymEnv:
     horizon = config.horizon or _time_limit(first) or DEFAULT_HORIZON
     rows = [partial(gym.wrappers.TimeLimit, env, horizon) for env in (first, *rest)]
     name = first.spec.id if first.spec is not None else type(first.unwrapped).__name__
+    for what, field in (("actions", "action_space"), ("observations", "observation_space")):
+        space = getattr(first, field, None)
+        if not isinstance(space, gym.Space):
+            raise RlcError(f"make_env: the {field} of {name} must be a gymnasium space, got {space!r}.")
+        check_space(name, what, space)  # before the batch, which fails on them with words of its own
     return GymEnv(SyncVectorEnv(rows), replace(config, id=name), horizon)
 
 
@@ -117,7 +123,12 @@ def _time_limit(env: Any) -> int | None:
 
 
 def _made(source: Callable[[], Any]) -> gym.Env[Any, Any]:
-    env = source()
+    try:
+        env = source()
+    except RlcError:
+        raise
+    except Exception as error:
+        raise RlcError(f"make_env: the function that makes the environment raised {one_line(error)}.") from error
     require(isinstance(env, gym.Env), f"make_env: the function made a {type(env).__name__}, no gymnasium environment.")
     found: gym.Env[Any, Any] = env
     return found
@@ -137,6 +148,8 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
 
     def __init__(self, envs: VectorEnv[Any, Any, Any], config: GymConfig, horizon: int) -> None:
         self.name = f"gym:{config.id}"
+        check_space(self.name, "actions", envs.single_action_space)
+        check_space(self.name, "observations", envs.single_observation_space)
         self._actions = action_map(self.name, envs.single_action_space, config.bins)
         if self._actions.note:
             _say_once(self._actions.note)
@@ -275,8 +288,15 @@ def _say_once(note: str) -> None:
 
 def json_object(adapter: str, text: str) -> dict[str, Any]:
     """The option `kwargs` of an adapter as a dict; RlcError unless it is a JSON object."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        require(not twice, f"{adapter}: kwargs names {', '.join(twice)} twice: give it once.")
+        return dict(pairs)
+
     try:
-        arguments = json.loads(text)
+        arguments = json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise RlcError(f"{adapter}: kwargs must be a JSON object, got {text!r} ({error.msg}).") from error
     require(isinstance(arguments, dict), f"{adapter}: kwargs must be a JSON object, got {text!r}.")

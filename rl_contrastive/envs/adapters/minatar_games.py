@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import gymnasium as gym
 import numpy as np
 
-from rl_contrastive.config import Ge, In, Options, require
+from rl_contrastive.config import MOST_COPIES, Ge, In, Options, require_rows
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.streams import Words, integers
 from rl_contrastive.errors import RlcError, unknown_name
@@ -61,7 +61,7 @@ def make_minatar(config: MinAtarConfig, num_envs: int) -> MinAtarEnv:
         from minatar import Environment  # here, because it brings matplotlib and seaborn with it
     except ImportError as error:
         raise RlcError(f"minatar:{config.id} needs MinAtar: pip install -e '.[bench]'.") from error
-    require(num_envs >= 1, f"minatar:{config.id}: num_envs must be >= 1, got {num_envs}.")
+    require_rows(f"minatar:{config.id}: num_envs", num_envs, MOST_COPIES)
     games = [Environment(GAMES[config.id], config.sticky, config.ramping) for _ in range(num_envs)]
     return MinAtarEnv(config, games)
 

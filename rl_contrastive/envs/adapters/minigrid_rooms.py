@@ -26,7 +26,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import Ge, Options, require
+from rl_contrastive.config import MOST_COPIES, Ge, In, Options, require, require_rows
 from rl_contrastive.envs.adapters.gym_adapter import one_line
 from rl_contrastive.envs.adapters.minigrid_view import Image, PartialView
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
@@ -56,7 +56,7 @@ class MiniGridConfig(Options, where="minigrid"):
     horizon: Annotated[int | None, Ge(1)] = None
     """H, cap on the steps of an episode; the world's own max_steps by default. A larger one becomes the world's
     max_steps, which its rewards depend on."""
-    stack: Annotated[int, Ge(1)] = 1
+    stack: Annotated[int, In(1, 100)] = 1
     """Views shown at once: `EnvSpec.frame_stack` of them, which agents stack themselves if they can."""
     observation: Literal["image", "onehot"] = "image"
     """"image": the codes as numbers; "onehot": a plane for each value of each code."""
@@ -72,7 +72,7 @@ def make_minigrid(config: MiniGridConfig, num_envs: int) -> MiniGridEnv:
         import_module("minigrid")  # registers its worlds with gymnasium
     except ImportError as error:
         raise RlcError(f"minigrid:{config.id} needs minigrid: pip install -e '.[bench]'.") from error
-    require(num_envs >= 1, f"minigrid:{config.id}: num_envs must be >= 1, got {num_envs}.")
+    require_rows(f"minigrid:{config.id}: num_envs", num_envs, MOST_COPIES)
     known = [name for name in gym.registry if name.startswith("MiniGrid-")]
     if config.id not in known:
         raise unknown_name("MiniGrid world", config.id, known)

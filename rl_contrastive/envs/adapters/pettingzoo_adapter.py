@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rl_contrastive.config import Ge, Gt, Options, require
+from rl_contrastive.config import MOST_COPIES, Ge, Gt, Options, require, require_rows
 from rl_contrastive.envs.adapters.gym_adapter import json_object, one_line
 from rl_contrastive.envs.adapters.gym_features import FeatureKind
 from rl_contrastive.envs.adapters.pettingzoo_find import find
@@ -68,7 +68,7 @@ class PettingZooConfig(Options, where="pettingzoo"):
 def make_pettingzoo(config: PettingZooConfig, num_envs: int) -> PettingZooEnv:
     """Any two-player zero-sum PettingZoo parallel environment: pettingzoo:rps_v2, or pettingzoo:my_module:make."""
     name = f"pettingzoo:{config.id}"
-    require(num_envs >= 1, f"{name}: num_envs must be >= 1, got {num_envs}.")
+    require_rows(f"{name}: num_envs", num_envs, MOST_COPIES)
     make, arguments = find(config.id), config.make_arguments()
     try:
         envs = [make(**arguments) for _ in range(num_envs)]

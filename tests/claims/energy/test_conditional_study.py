@@ -79,7 +79,7 @@ def test_methods_are_tuned_equally():
     config = ConditionalConfig()
     assert {len(candidates(learner, config)) for learner in LEARNERS.values()} == {3}
     assert not set(config.seeds) & set(config.tune_seeds)
-    entry, _ = get("study", "conditional")
+    entry, _ = get("claim", "energy/conditional")
     assert entry.config is ConditionalConfig
 
 

@@ -29,7 +29,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
 @pytest.mark.long
 def test_quick_study(study: tuple[Report, Path]) -> None:
     report, out = study
-    assert get("study", "gaussian-mean")[0].factory is gaussian_mean
+    assert get("claim", "energy/gaussian-mean")[0].factory is gaussian_mean
     json.dumps(report.numbers, allow_nan=False)
     assert {bar.what for bar in report.bars} >= {"exact, likelihood-GD, R = 2"}
     assert all(len(row) == len(table.columns) for table in report.tables for row in table.rows)

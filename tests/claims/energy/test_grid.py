@@ -29,7 +29,7 @@ def test_the_best_candidate_of_the_tuning_seeds_is_reported_on_other_seeds(tmp_p
     assert cell.seeds == (10, 11, 12)
     assert [options for options, _ in cell.tuning] == METHODS["a"]
     expected = [2.0 + np.random.default_rng(seed).normal(scale=0.01) for seed in (10, 11, 12)]
-    np.testing.assert_array_equal(cell.per_seed("score"), expected)
+    np.testing.assert_array_equal(cell.metrics["score"], expected)
     assert cells["s", "fixed"].options == {"x": 1.0}
     assert cells["s", "fixed"].tuning == []
     difference = paired(cell, cells["s", "fixed"], "score")  # seeds share their noise: it cancels

@@ -71,7 +71,7 @@ def test_directions() -> None:
 
 @pytest.mark.long
 def test_quick_study(tmp_path: Path) -> None:
-    assert get("study", "landscape")[0].factory is landscape
+    assert get("claim", "energy/landscape")[0].factory is landscape
     report = landscape(LandscapeConfig.quick(), Context(tmp_path / "new"))
     json.dumps(report.numbers, allow_nan=False)
     assert all(bar.met for bar in report.bars)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from rl_contrastive import registry
+from rl_contrastive.claims.base import Context
+from rl_contrastive.claims.runner import run_claims, selected
 from rl_contrastive.claims.theory import games_equilibrium, games_lock
 from rl_contrastive.claims.theory.games_equilibrium import GamesEquilibriumConfig
 from rl_contrastive.claims.theory.games_lock import GamesLockConfig
 from rl_contrastive.claims.theory.games_optimism import GamesOptimismConfig, games_optimism
 from rl_contrastive.claims.theory.games_rate import GamesRateConfig, games_rate
-from rl_contrastive.claims.theory.runner import run_theory, selected
 from rl_contrastive.errors import RlcError
 from rl_contrastive.planning.equilibrium import Correlated, cce
 from rl_contrastive.spec import optimal_values
@@ -23,11 +24,10 @@ NAMES = ["games-equilibrium", "games-lock", "games-optimism", "games-rate"]
 
 
 def test_the_first_word_of_names_selects_all_of_them():
-    assert selected(["games"]) == NAMES
-    assert selected(["games-lock", "games"]) == ["games-lock", *[name for name in NAMES if name != "games-lock"]]
-    assert selected(["games-lock"]) == ["games-lock"]
-    assert set(NAMES) < set(selected(None))
-    assert "regret-slope" in selected(None)
+    assert selected(["games"], "theory") == [f"theory/{name}" for name in NAMES]
+    first = ["games-lock", *[name for name in NAMES if name != "games-lock"]]
+    assert selected(["games-lock", "games"]) == [f"theory/{name}" for name in first]
+    assert "theory/regret-slope" in selected()
     for wrong in ("game", "games-", "games-loc"):
         with pytest.raises(RlcError, match="unknown claim"):
             selected([wrong])
@@ -38,13 +38,12 @@ LONG = {"games-optimism", "games-rate"}
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n in LONG else n for n in NAMES])
 def test_a_claim_holds_and_its_control_fails(name, tmp_path):
-    (verdict,) = run_theory([name], out=tmp_path, quick=True)
-    assert verdict.passed, verdict.measurement
-    assert verdict.control_passed, verdict.control
-    record = json.loads((tmp_path / name / "verdict.json").read_text())
-    quick = registry.get("claim", name)[0].config.quick()
+    (report,) = run_claims([name], group="theory", out=tmp_path, quick=True)
+    assert report.holds, report.bars
+    record = json.loads((tmp_path / name / "report.json").read_text())
+    quick = registry.get("claim", f"theory/{name}")[0].config.quick()
     assert record["config"] == json.loads(json.dumps(dataclasses.asdict(quick)))
-    assert (tmp_path / name / verdict.plot).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / name / report.plots[0]).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("sabotage", ["uniform", "swapped", "nearly"])
@@ -58,20 +57,20 @@ def test_what_is_no_cce_fails_the_certificate(sabotage, tmp_path, monkeypatch):
         return Correlated((1 - weight) * right.sigma + weight * uniform, right.gap, 0)
 
     monkeypatch.setattr(games_equilibrium, "cce", wrong)
-    assert not games_equilibrium.games_equilibrium(GamesEquilibriumConfig.quick(), out=tmp_path).passed
+    assert not games_equilibrium.games_equilibrium(GamesEquilibriumConfig.quick(), Context(tmp_path)).bars[0].met
 
 
 def test_a_planner_without_an_opponent_fails_the_closed_form(tmp_path, monkeypatch):
     monkeypatch.setattr(games_lock, "nash_values", lambda P, r, players: optimal_values(P, r))
-    assert not games_lock.games_lock(GamesLockConfig.quick(), out=tmp_path).passed
+    assert not games_lock.games_lock(GamesLockConfig.quick(), Context(tmp_path)).bars[0].met
 
 
 def test_features_of_too_low_rank_tell_nothing_apart(tmp_path, monkeypatch):
     from rl_contrastive.features.spectral import fit_tabular
 
     monkeypatch.setattr(games_lock, "fit_tabular", lambda counts, rank: fit_tabular(counts, 1))
-    verdict = games_lock.games_lock(GamesLockConfig.quick(), out=tmp_path)
-    assert not verdict.ok
+    report = games_lock.games_lock(GamesLockConfig.quick(), Context(tmp_path))
+    assert not report.holds
 
 
 def test_the_leaning_lock_differs_only_in_where_a_passed_key_leads():
@@ -100,17 +99,17 @@ def test_a_bonus_of_the_wrong_sign_fails_optimism(tmp_path, monkeypatch):
     plan = lsvi_game.plan_game
     monkeypatch.setattr(lsvi_game, "plan_game", lambda model, r, bonus, *a, **k: plan(model, r, -bonus, *a, **k))
     config = dataclasses.replace(GamesOptimismConfig.quick(), agents=("lsvi-game",), games=1, episodes=300)
-    assert not games_optimism(config, out=tmp_path).passed
+    assert not games_optimism(config, Context(tmp_path)).bars[0].met
 
 
 @pytest.mark.long
 def test_the_rate_is_not_for_everyone(tmp_path):
     quick = dataclasses.replace(GamesRateConfig.quick(), episodes=1000, games=1)
-    assert not games_rate(dataclasses.replace(quick, agent="independent-q", controls=("uniform",)), out=tmp_path).passed
+    config = dataclasses.replace(quick, agent="independent-q", controls=("uniform",))
+    assert not games_rate(config, Context(tmp_path)).bars[0].met
     swapped = dataclasses.replace(quick, agent="uniform", controls=("lsvi-game",))
-    verdict = games_rate(dataclasses.replace(swapped, episodes=2000), out=tmp_path)
-    assert not verdict.passed
-    assert not verdict.control_passed
+    report = games_rate(dataclasses.replace(swapped, episodes=2000), Context(tmp_path))
+    assert [bar.ok for bar in report.bars] == [False, False]
 
 
 def test_bad_sizes_are_one_sentence():
