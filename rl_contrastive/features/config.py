@@ -51,7 +51,7 @@ class LearnerConfig(DeviceOptions, where="learner"):
     """Decoupled weight decay."""
     hold_out: Annotated[float | None, In(0, 0.8)] = None
     """Share of the transitions held out, half for stopping and half for the verdict. None: .25 with spectral+nce,
-    which needs it > 0, and 0 with nce. With 0, nce takes all `steps` on all data and starts from the features of the
+    which needs some, and 0 with nce. With 0, nce takes all `steps` on all data and starts from the features of the
     last fit."""
     check_every: Annotated[int, Ge(1)] = 10
     """Iterations between two evaluations of the stopping loss."""
