@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rl_contrastive import registry
-from rl_contrastive.config import from_dict, require
+from rl_contrastive.config import from_dict, require, require_rows, to_dict
+from rl_contrastive.device import enough_memory, require_devices
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.load import load_trained as load
 from rl_contrastive.runs.loop import train
@@ -36,11 +37,12 @@ def make_env(source: str | gymnasium.Env[Any, Any] | Callable[[], Any], num_envs
     >>> make_env("combination-lock", num_envs=4, horizon=3).env_spec.horizon
     3
     """
-    whole = isinstance(num_envs, int) and not isinstance(num_envs, bool)
-    require(whole and num_envs >= 1, f"make_env: num_envs must be >= 1 and whole, got {num_envs!r}.")
+    require_rows("make_env: num_envs", num_envs)
     if isinstance(source, str):
         entry, fixed = registry.get("env", source)
-        env: Env = entry.factory(from_dict(entry.config, {**fields, **fixed}, "env."), num_envs)
+        config: Any = from_dict(entry.config, {**fields, **fixed}, "env.")
+        with enough_memory(source):
+            env: Env = entry.factory(config, num_envs)
         return env
     from rl_contrastive.envs.adapters.gym_adapter import GymConfig, adapt_gym
 
@@ -62,7 +64,9 @@ def make_agent(name: str, env: Env, *, seed: int = 0, **fields: Any) -> Agent:
         raise RlcError(f"make_agent: the environment must come from make_env, got {type(env).__name__}.")
     config: Any = from_dict(entry.config, {"batch": rows, **fields, **fixed}, "agent.")
     require(config.batch == rows, f"make_agent: batch is {config.batch}, but the environment has {rows} rows.")
-    agent: Agent = entry.factory(env, config, seed=seed)
+    require_devices(to_dict(config))
+    with enough_memory(name):
+        agent: Agent = entry.factory(env, config, seed=seed)
     return agent
 
 

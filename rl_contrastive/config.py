@@ -1,7 +1,7 @@
 """Frozen dataclasses <-> plain dicts (JSON, TOML): strict on unknown keys, types and ranges, with plain sentences.
 
 A config is a frozen dataclass with a docstring under each field; the command line, the run record and the tables
-of the documentation derive from it. Ranges are checked in `__post_init__` with `require`.
+of the documentation derive from it. Its base `Options` checks the ranges and choices that the field types state.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ import dataclasses
 import functools
 import inspect
 import math
+import numbers
 import textwrap
 import tomllib
 import types
 import typing
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from rl_contrastive.errors import RlcError, unknown_name
 
@@ -27,6 +31,56 @@ def require(condition: bool, sentence: str) -> None:
     """Raise RlcError(sentence) unless the condition holds; the sentence says what, where and what is allowed."""
     if not condition:
         raise RlcError(sentence)
+
+
+def require_number(where: str, value: Any, *, whole: bool = False) -> None:
+    """RlcError unless `value` is a number, numpy's too: of code that hands over what nobody has checked."""
+    kind, words = (numbers.Integral, "a whole number") if whole else (numbers.Real, "a number")
+    good = isinstance(value, kind) and not isinstance(value, bool)
+    require(good, f"{where} must be {words}, got {value!r}.")
+
+
+MOST_WIDTH = 1 << 14
+"""Units of a layer, channels, features: a square layer of so many takes 1 GiB in float32."""
+MOST_DRAWN = 1 << 16
+"""Rows of a gradient step."""
+MOST_ROWS = 1 << 20
+"""Rows of an environment side by side: far more than any run uses, few enough for a machine's memory."""
+MOST_COPIES = 1 << 14
+"""The same where each row is an environment object of another library."""
+
+
+def require_rows(where: str, rows: Any, most: int = MOST_ROWS) -> None:
+    """RlcError unless `rows` is a whole number in [1, most]."""
+    whole = isinstance(rows, numbers.Integral) and not isinstance(rows, bool)
+    good = whole and 1 <= rows <= most
+    require(good, f"{where} must be >= 1 and whole, and at most {most}, got {rows!r}.")
+
+
+def require_keys(state: Mapping[str, Any], keys: Iterable[str], who: str) -> None:
+    """RlcError at the first key that a saved state lacks."""
+    for key in keys:
+        require(key in state, f"{who}: the saved state lacks '{key}'.")
+
+
+def load_arrays(owner: Any, state: Mapping[str, Any], names: Iterable[str], who: str) -> None:
+    """Set the arrays `names` of `owner` to those of a saved state; RlcError unless all have the shapes of its own."""
+    saved = {name: np.array(state[name], dtype=np.float64) for name in names}
+    for name, array in saved.items():
+        shape = getattr(owner, name).shape
+        require(array.shape == shape, f"{who}: the saved {name} has shape {array.shape}, not {shape}.")
+    for name, array in saved.items():
+        setattr(owner, name, array)
+
+
+def fill_arrays(arrays: Mapping[str, Any], state: Mapping[str, Any], who: str) -> None:
+    """Fill the arrays with those of a saved state; RlcError, and nothing filled, on missing keys or wrong shapes."""
+    require_keys(state, arrays, who)
+    for name, array in arrays.items():
+        shape = np.shape(state[name])
+        require(shape == array.shape, f"{who}: the saved {name} has shape {shape}, not {array.shape}.")
+    for name, array in arrays.items():
+        array[...] = state[name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +101,14 @@ class Range:
         """Whether the value is allowed; NaN never is."""
         over = value > self.low if self.above else value >= self.low
         under = value < self.high if self.below else value <= self.high
-        return over and under and math.isfinite(value)
+        return over and under and abs(value) < math.inf
 
     def __str__(self) -> str:
+        # 16384, where %g would write 1.638e+04 of larger ones.
+        low, high = (str(int(end)) if float(end).is_integer() else f"{end:.10g}" for end in (self.low, self.high))
         if self.high == math.inf:
-            return f"{'>' if self.above else '>='} {self.low:g}"
-        return f"in {'(' if self.above else '['}{self.low:g}, {self.high:g}{')' if self.below else ']'}"
+            return f"{'>' if self.above else '>='} {low}"
+        return f"in {'(' if self.above else '['}{low}, {high}{')' if self.below else ']'}"
 
 
 def Ge(low: float) -> Range:
@@ -83,14 +139,42 @@ def ranges_of(cls: type) -> dict[str, Range]:
     return found
 
 
+@functools.cache
+def choices_of(cls: type) -> dict[str, tuple[Any, ...]]:
+    """Field -> its allowed values, of the fields with a Literal type."""
+    hints = typing.get_type_hints(cls)
+    return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is typing.Literal}
+
+
 def check_ranges(config: Any, where: str) -> None:
-    """RlcError at the first number beyond the range of its field, in tuples too; None is always allowed."""
+    """RlcError at the first field beyond its range or its choices, in tuples too; None is always in range."""
+    start = f"{where}: " if where[-1:].isalnum() else where
     for name, allowed in ranges_of(config.__class__).items():
         value = getattr(config, name)
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and not allowed.holds(number):
-                verb = "lie" if allowed.high < math.inf else "be"
-                raise RlcError(f"{where}: {name} must {verb} {allowed}, got {value}.")
+                verb, finite = "lie" if allowed.high < math.inf else "be", " and finite" if number == math.inf else ""
+                raise RlcError(f"{start}{name} must {verb} {allowed}{finite}, got {value}.")
+    for name, choices in choices_of(config.__class__).items():
+        value = getattr(config, name)
+        require(value in choices, f"{start}{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+class Options:
+    """Base of a config whose ranges and choices are checked when it is made: `class LockConfig(Options, where="lock")`.
+
+    A class with relations between its fields to check calls `super().__post_init__()` first.
+    """
+
+    where: typing.ClassVar[str] = ""
+    """Start of the sentences: "lock" gives "lock: horizon must ...", "tune." gives "tune.trials must ..."."""
+
+    def __init_subclass__(cls, where: str | None = None) -> None:
+        if where is not None:
+            cls.where = where
+
+    def __post_init__(self) -> None:
+        check_ranges(self, self.where)
 
 
 def require_finite(config: Any, where: str = "") -> None:

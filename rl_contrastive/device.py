@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Options, require
+from rl_contrastive.errors import RlcError
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +23,34 @@ ASKED = 1 << 28
 def check_device(name: str) -> None:
     """RlcError for a name that is none."""
     kind, _, number = name.partition(":")
-    known = name in ("auto", "cpu", "cuda") or (kind == "cuda" and number.isdigit())
+    known = name in ("auto", "cpu", "cuda") or (kind == "cuda" and number.isascii() and number.isdigit())
     require(known, f"device must be auto, cpu, cuda or cuda:N, got {name!r}.")
+
+
+class DeviceOptions(Options):
+    """Base of a config with a field `device`, whose name is checked like the ranges."""
+
+    device: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_device(self.device)
+
+
+def require_device(name: str) -> None:
+    """RlcError unless this machine has the device; `auto` and `cpu` are always there, and torch is not asked."""
+    check_device(name)
+    if name not in ("auto", "cpu"):
+        resolve_device(name)
+
+
+def require_devices(values: dict[str, Any]) -> None:
+    """`require_device` of every option `device` in the table of a config: also where no network may ever be opened."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            require_devices(value)
+        elif name == "device" and isinstance(value, str):
+            require_device(value)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -33,6 +61,10 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     require(name == "cpu" or torch.cuda.is_available(), f"device {name} was asked for, but torch sees no GPU.")
+    count = torch.cuda.device_count() if name.startswith("cuda:") else 1
+    seen = "one GPU, cuda:0" if count == 1 else f"{count} GPUs, cuda:0 to cuda:{count - 1}"
+    inside = not name.startswith("cuda:") or int(name[5:]) < count
+    require(inside, f"device {name} was asked for, but torch sees {seen}.")
     return torch.device(name)
 
 
@@ -61,6 +93,21 @@ def require_memory(needed: int, what: str, hint: str) -> None:
     free = free_memory()
     have = "" if free is None else f", but {free / GIB:.1f} GiB are free"
     require(free is None or needed <= free, f"{what} needs {needed / GIB:.1f} GiB{have}: {hint}.")
+
+
+@contextlib.contextmanager
+def enough_memory(what: str) -> Iterator[None]:
+    """An allocation that fails within, numpy's or torch's, as one RlcError."""
+    hint = f"{what} needs more memory than there is: lower the sizes among its options"
+    try:
+        yield
+    except MemoryError as error:
+        text = " ".join(str(error).split()).rstrip(".")
+        raise RlcError(f"{hint}{' (' + text + ')' if text else ''}.") from error
+    except RuntimeError as error:  # what torch raises, on the CPU and on a GPU
+        if "allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        raise RlcError(f"{hint}.") from error
 
 
 def trim_heap() -> bool:

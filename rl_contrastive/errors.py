@@ -13,10 +13,11 @@ class RlcError(ValueError):
     """Bad input of a user: the command line prints the sentence alone and exits with code 2."""
 
 
-def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> RlcError:
-    """`unknown agent 'contrastive-ubc'; did you mean 'contrastive-ucb'? Allowed: ...`."""
+def unknown_name(kind: str, name: str, allowed: Iterable[str], *, first: str = "") -> RlcError:
+    """`unknown agent 'contrastive-ubc'; did you mean 'contrastive-ucb'? Allowed: ...`. first: what is suggested where
+    it is allowed, however close others are."""
     names = sorted(allowed)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = [first] if first in names else difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{close[0]}'?" if close else "."
     if len(names) > MOST_NAMES:
         near = difflib.get_close_matches(name, names, n=5, cutoff=0.0)

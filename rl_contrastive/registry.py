@@ -72,6 +72,7 @@ def register(kind: Kind, name: str, config: type) -> Callable[[F], F]:
 
 def get(kind: Kind, name: str) -> tuple[Entry, dict[str, Any]]:
     """Entry of `name` and the config values that the name itself fixes (`gym:CartPole-v1` fixes `id`)."""
+    require(isinstance(name, str), f"{kind}: the name must be a text, got {name!r}.")
     group, slash, _ = name.partition("/")
     _discover(kind, group if slash else "")
     prefix, colon, rest = name.partition(":")
@@ -116,7 +117,7 @@ def import_file(path: Path) -> None:
     if path.is_dir():
         return
     if not path.is_file():
-        raise RlcError(f"--import: there is no file {path}.")
+        raise RlcError(f"there is no file {path}.")
     # The library's own names come first: a file that takes one of them is the one to blame.
     _discover("agent")
     _discover("env")
@@ -124,7 +125,7 @@ def import_file(path: Path) -> None:
         return
     spec = _spec_of(path)
     if spec is None or spec.loader is None:
-        raise RlcError(f"--import: {path} is no Python file; its name must end in .py.")
+        raise RlcError(f"{path} is no Python file; its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
@@ -132,7 +133,7 @@ def import_file(path: Path) -> None:
     except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
         text = " ".join(str(error).split())
-        raise RlcError(f"--import: {path} raised {type(error).__name__}: {text}.") from error
+        raise RlcError(f"{path} raised {type(error).__name__}: {text}.") from error
     _IMPORTED[path.resolve()] = path.stat().st_mtime_ns
 
 
@@ -174,6 +175,7 @@ def _spec_of(path: Path) -> ModuleSpec | None:
 
 def _discover(kind: Kind, group: str = "") -> None:
     """Import the modules of a kind; of a group of claims alone where it is known, as the others may load torch."""
+    require(isinstance(kind, str) and kind in PACKAGES, f"unknown kind {kind!r}; allowed: {', '.join(PACKAGES)}.")
     package = PACKAGES[kind]
     if kind == "claim" and group and importlib.util.find_spec(f"{package}.{group}"):
         package = f"{package}.{group}"

@@ -1,4 +1,4 @@
-"""What every agent shares: its environment's spec, its seed tree, and `learn(episodes)` for use from Python."""
+"""The base of every agent: its environment's spec, its seed tree, and `learn(episodes)` for use from Python."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def grew_by(seen: float, planned_at: float, growth: float) -> bool:
-    """Lazy planning: only when the data grew by the fraction `growth` since the last plan (0: whenever it grew)."""
+    """Whether to plan again: only if the data grew by the fraction `growth` since the last plan (0: by any amount)."""
     return seen > planned_at and seen >= (1.0 + growth) * planned_at
 
 
@@ -29,13 +29,13 @@ def true_reward(env: Env) -> FloatArray:
 class BaseAgent:
     """Base of the agents (one level deep): subclasses implement the `rl_contrastive.spec.Agent` protocol.
 
-    `BaseAgent(env, config, seed=0)`: `env` is read for its `env_spec` (and, by the ceilings, its exact model).
+    `BaseAgent(env, config, seed=0)` reads the `env_spec` of `env`; agents on true features also read its exact model.
     Every config has a field `batch`.
     """
 
     version: int = 0
     plays: Literal["mdp", "game", "any"] = "mdp"
-    """What the agent is made for: one agent's problems, two-player zero-sum games, or both."""
+    """The problems that the agent can handle: one agent, two-player zero-sum games, or both."""
 
     def __init__(self, env: Env, config: Any, *, seed: int = 0) -> None:
         if not isinstance(getattr(env, "env_spec", None), EnvSpec):
@@ -79,7 +79,7 @@ class BaseAgent:
         raise NotImplementedError
 
     def behaviour(self, pi: FloatArray) -> Behaviour | None:
-        """The law of the next episodes, given the table pi (H, S, A) of `policy(explore=True)`; here pi itself."""
+        """Distribution of the next episodes, given the table pi (H, S, A) of `policy(explore=True)`; here pi itself."""
         return Behaviour.memoryless(pi)
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Contrastive features, latent states, and a walk to the most uncertain place that can be reached.
 
-Not the paper's Algorithm 1 (that is `contrastive-ucb`): counts of decoded latents take the place of the elliptical
-bonus, the largest reachable uncertainty that of the sum r + b. With one-hot features both bonuses agree.
+This is not the paper's Algorithm 1 (that is `contrastive-ucb`). Counts of decoded latents replace the elliptical bonus,
+and the largest reachable uncertainty replaces the sum r + b. With one-hot features both bonuses agree.
 
     warm start: n0 uniform episodes
     repeat
@@ -9,7 +9,7 @@ bonus, the largest reachable uncertainty that of the sum r + b. With one-hot fea
       2. N_h(z,a), P-hat, r-hat from the labelled rows
       3. backward: b = 1/sqrt(1+N), E = max(b, P-hat max_a E_{h+1}); greedy Q from r-hat, P-hat
       4. roll in by argmax P-hat E; from the first state where max_a b >= max_a P-hat E on, act uniformly
-      5. store the switch step and the next one (uniform actions, so that P-hat is unbiased given the state)
+      5. store the switch step and the next one (their actions are uniform, so P-hat is unbiased given the state)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.config import Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require_keys
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.tables import make_table
 from rl_contrastive.planning.frontier import FrontierPlan, plan_frontier
@@ -30,28 +30,23 @@ from rl_contrastive.spec import Behaviour, BoolArray, Env, FloatArray, IntArray,
 
 
 @dataclass(frozen=True)
-class FrontierConfig:
+class FrontierConfig(Options, where="frontier"):
     """Contrastive-frontier; the defaults suit the combination lock at every horizon."""
 
-    batch: int = 50
-    """B, episodes between two updates (>= 1)."""
-    warm_start: int = 100
-    """n0, uniform episodes before the first plan (>= 1); they count as episodes."""
-    capacity: int = 2000
-    """Rows kept of each step, the newest ones (>= 10): a fresher mix and a cheaper refit. Tables of states keep all."""
-    tail: int = 100
+    batch: Annotated[int, Ge(1)] = 50
+    """B, episodes between two updates."""
+    warm_start: Annotated[int, Ge(1)] = 100
+    """n0, uniform episodes before the first plan; they count as episodes."""
+    capacity: Annotated[int, Ge(10)] = 2000
+    """Newest rows kept of each step, which keeps data recent and refits cheap. Tables of states keep all."""
+    tail: Annotated[int, Ge(0)] = 100
     """While a step has fewer rows than this, all its uniform actions are stored, not only those near the switch."""
     growth: Annotated[float, Gt(0)] = 0.1
     """Refit a step when its data grew by this fraction."""
-    uniform_steps: int = 2
-    """Stored steps of each episode from the switch on (>= 1)."""
+    uniform_steps: Annotated[int, Ge(1)] = 2
+    """Number of stored steps of each episode from the switch on."""
     decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(arrivals=False, backward=None))
     """Observations -> latent states; unused where observations are states."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "frontier")
-        for name, least in (("batch", 1), ("warm_start", 1), ("capacity", 10), ("tail", 0), ("uniform_steps", 1)):
-            require(getattr(self, name) >= least, f"frontier: {name} must be >= {least}, got {getattr(self, name)}.")
 
 
 @register("agent", "contrastive-frontier", FrontierConfig)
@@ -69,7 +64,7 @@ class ContrastiveFrontier(BaseAgent):
         self._switch: IntArray = np.zeros(0, dtype=np.int64)
 
     def begin(self, num_envs: int) -> None:
-        """No row has reached its frontier yet; in the warm start every row acts uniformly from the first step on."""
+        """No row has reached its frontier yet. In the warm start every row acts uniformly from the first step on."""
         warm = self.episodes < self.config.warm_start
         self._switch = np.full(num_envs, 0 if warm else self.env_spec.horizon, dtype=np.int64)
 
@@ -130,8 +125,7 @@ class ContrastiveFrontier(BaseAgent):
         return {**numbers, "table": self.table.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("episodes", "version", "rng", "table"):
-            require(key in state, f"frontier: the saved state lacks '{key}'.")
+        require_keys(state, ("episodes", "version", "rng", "table"), "frontier")
         self.episodes, self.version = int(state["episodes"]), int(state["version"])
         restore_generator(self.rng, state["rng"])
         self.table.load_state_dict(state["table"])

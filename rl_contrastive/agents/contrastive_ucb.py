@@ -8,7 +8,7 @@
       4. for h = H-1..0: Q_h = min(r_h + b_h + P-hat_h V_{h+1}, H - h), V_h = max_a Q_h, P-hat = P^- psi'phi
       5. pi_{k+1} = argmax_a Q_h;  the policy handed out is greedy in the same recursion with b = 0
 
-The episodes of a batch draw their t uniformly, which is step 1 in expectation, batched.
+The episodes of a batch draw their t uniformly. In expectation this is step 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rl_contrastive.agents.ridge_decoder_model import RidgeDecoderModel
 from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
 from rl_contrastive.agents.ucb_models import Model, TableModel
 from rl_contrastive.agents.vector_model import VectorModel
-from rl_contrastive.config import require
+from rl_contrastive.config import require_keys
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.planning.behaviour import uniform_around
 from rl_contrastive.registry import register
@@ -71,7 +71,7 @@ class ContrastiveUCB(BaseAgent):
         return 1.0
 
     def behaviour(self, pi: FloatArray) -> Behaviour:
-        """1. as an exact law."""
+        """1. as an exact distribution."""
         share = self._share()
         return Behaviour.memoryless(pi) if self.version == 0 or share == 0.0 else uniform_around(pi, share)
 
@@ -89,7 +89,7 @@ class ContrastiveUCB(BaseAgent):
         return (h == self._t) | (h == self._t - 1)
 
     def observe(self, transition: Transition) -> None:
-        """1. D and D~; given (s,a) the next state has the same law whoever chose a, so other steps may be kept too."""
+        """1. D and D~; given (s,a) the next state has one law, however a was chosen, so other steps may be kept."""
         self.model.bounds.note(transition.reward[transition.alive])
         keep_all = self.version == 0 or self.roll_in != "paper"
         self.model.add(transition, transition.alive if keep_all else self._uniform(transition.h))
@@ -128,8 +128,7 @@ class ContrastiveUCB(BaseAgent):
         return {**numbers, **streams, "model": self.model.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("episodes", "version", "fitted_rows", "report", "rng", "fit_rng", "model"):
-            require(key in state, f"ucb: the saved state lacks '{key}'.")
+        require_keys(state, ("episodes", "version", "fitted_rows", "report", "rng", "fit_rng", "model"), "ucb")
         self.episodes, self.version, self.fitted_rows = (int(state[k]) for k in ("episodes", "version", "fitted_rows"))
         self.report = {str(k): float(v) for k, v in state["report"].items()}
         restore_generator(self.rng, state["rng"])
@@ -142,9 +141,9 @@ class ContrastiveLSVIConfig(ContrastiveUCBConfig):
     """Contrastive-UCB's roll-in and features, with ridge LSVI and a decoder's policy in the place of P-hat."""
 
     growth: float = 0.0
-    """Plan again when the stored transitions grew by this fraction (>= 0; 0: after every batch)."""
+    """Plan again when the stored transitions grew by this fraction (0: after every batch)."""
     representation: Literal["vector", "latent", "ridge"] = "ridge"
-    """Rich observations only (states are tables always): ridge LSVI on phi, and a decoder's policy to hand out."""
+    """For rich observations only (states are always tables): ridge LSVI on phi, and a decoder's policy to hand out."""
 
 
 @register("agent", "contrastive-lsvi", ContrastiveLSVIConfig)
@@ -158,7 +157,7 @@ class RepUCBConfig(ContrastiveUCBConfig):
     """Rep-UCB (Uehara et al. 2022): the same planner on features of maximum likelihood."""
 
     growth: float = 0.1
-    """Refit and replan when the stored transitions grew by this fraction (>= 0): each fit descends a loss."""
+    """Refit and replan when the stored transitions grew by this fraction: each fit descends a loss."""
     learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(method="spectral+nce", objective="mle"))
     """The fit: maximum likelihood from the spectral start."""
 

@@ -1,18 +1,19 @@
 """Hash counts of cells of learned contrastive features as a bonus, with two heads of values: Q, and an optimistic G.
 
 Deep Contrastive-UCB follows Algorithm 1 of Qiu et al. 2022 with networks, for any environment with discrete actions.
-Its bonus is not the elliptical one on last-layer features of SPR, which the authors' Atari agent has.
+Its bonus is not that of the authors' Atari agent, which is elliptical on last-layer features of SPR.
 
     at each step of B episodes side by side:
-      1. act by argmax_a b(s,a) + G(s,a): today's bonus of phi(s,a) (`deep/bonus.py`) and the optimistic rest
+      1. act by argmax_a b(s,a) + G(s,a): the current bonus of phi(s,a) (`deep/bonus.py`) and the optimistic rest
       2. store the step and count the visit, once                             (never at a gradient step)
       3. every `train_every` steps one gradient step on
              Q(s,a) <- n-step rewards + Q',   G(s,a) <- n-step rewards and bonuses + (b + G')      (`deep/value.py`)
              contrastive loss of f(s,a,s') = psi(s')'phi(s,a) with the batch's successors as negatives
-      4. when the visits grew by `growth`: freeze phi anew and count all visits again, those that left the replay too
-    what is evaluated is argmax_a Q(s,a) of the target network: no bonus, no noise
+      4. when the visits grew by `growth`: freeze the current phi and count all visits again, also those no longer in
+         the replay
+    evaluations use argmax_a Q(s,a) of the target network, without bonus and noise
 
-The official code (Atari, SPR-UCB) differs in what it calls a bonus: see docs/agents/contrastive-ucb-deep.md.
+The official code (Atari, SPR-UCB) has another bonus: see docs/agents/contrastive-ucb-deep.md.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ import numpy as np
 
 from rl_contrastive.acting import choose, greedy
 from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
-from rl_contrastive.deep.bonus import Bonus, NoBonus, evenly, make_bonus
+from rl_contrastive.deep.bonus import make_bonus
+from rl_contrastive.deep.bonus_contract import Bonus, NoBonus, evenly
 from rl_contrastive.deep.episodic import EpisodicBonus, LeastTried
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     BonusMaker = Callable[[EnvSpec, Replay, SeedTree], Bonus]
 
 LARGEST_REWARD = 1e30
-"""Of what the networks learn: float32 ends at 3e38, and returns and losses are sums of many."""
+"""Limit for the networks' targets: float32 ends at 3e38, and returns and losses are sums of many terms."""
 
 
 @register("agent", "contrastive-ucb-deep", ContrastiveUCBDeepConfig)
@@ -52,7 +54,7 @@ class ContrastiveUCBDeep(BaseAgent):
     def __init__(
         self, env: Env, config: ContrastiveUCBDeepConfig, *, seed: int = 0, bonus: BonusMaker | None = None
     ) -> None:
-        """bonus: makes another bonus in the place of counted features (`baselines/rnd_dqn.py`)."""
+        """bonus: makes another bonus, which replaces counted features (`baselines/rnd_dqn.py`)."""
         from rl_contrastive.deep.clock import Clock
         from rl_contrastive.deep.learner import DeepLearner
         from rl_contrastive.deep.past import Past
@@ -106,13 +108,13 @@ class ContrastiveUCBDeep(BaseAgent):
         return make_bonus(config.bonus, config.capacity, A, of.dim, beta=config.beta, rng=rng, of_states=of.of_states)
 
     def _phi(self, stacked: Array) -> FloatArray:
-        """What the bonus counts: (N, ...) -> (N, A, d), (N, 1, d) of states, or d = 0 if it counts no features."""
+        """Features for the bonus: (N, ...) -> (N, A, d), (N, 1, d) of states, or d = 0 if it counts no features."""
         if not self.bonus.uses_features:
             return np.zeros((len(stacked), self.env_spec.num_actions, 0))
         return self.learner.features.phi(stacked)
 
     def _seen(self, obs: Array, h: int) -> Array:
-        """What the networks are shown at step h."""
+        """The observations that the networks get at step h."""
         self._tables.check(obs, h)
         return obs if self.clock is None else self.clock.show(obs, h)
 
@@ -150,7 +152,7 @@ class ContrastiveUCBDeep(BaseAgent):
         return done
 
     def behaviour(self, pi: FloatArray) -> None:
-        """No exact law: epsilon, noise and the bonus, which moves with every step, are no table of states."""
+        """None: epsilon, noise and a bonus that changes with every step give no table of action probabilities."""
 
     def observe(self, transition: Transition) -> None:
         """2.-4."""
@@ -210,12 +212,12 @@ class ContrastiveUCBDeep(BaseAgent):
         self.bonus.start(some)
 
     def _rebuild(self) -> None:
-        """4. Features of this moment for all that is kept."""
+        """4. Compute the current features of all stored data."""
         self.rebuilt_at = self.bonus.visits
         if not self.bonus.uses_features:
             return
         self.learner.features.freeze()
-        left = round(4096 * self.past.visits / self.bonus.visits)  # each visit counts, wherever it is kept
+        left = round(4096 * self.past.visits / self.bonus.visits)  # each visit counts, in the replay or outside
         some, phi = self._some(4096 - left), self.learner.features.phi
         sample = phi(self.replay.observations(some), self.replay.actions(some))
         if left:
@@ -224,7 +226,7 @@ class ContrastiveUCBDeep(BaseAgent):
         self.bonus.rebuild(sample, self.learner.entries(self.replay), gone)
 
     def _taken(self, obs: Array, action: IntArray) -> Array:
-        """What the bonus counts of observations (n, ...) and actions (n,) today."""
+        """The current keys of observations (n, ...) and actions (n,) in the bonus."""
         return self.bonus.key_taken(self._phi(obs), action)
 
     def _some(self, most: int) -> IntArray:
@@ -269,8 +271,9 @@ class ContrastiveUCBDeep(BaseAgent):
     def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
         """argmax_a Q(s,a) of the target network, or argmax_a b + G with explore; uniform over exact ties.
 
-        With `episodic` the former chooses among the actions tried least often at this observation of the episode, and b
-        is that of an observation new to its episode. Steps must come in order then, and where frames are stacked.
+        With `episodic` the former chooses among the actions tried least often at this observation in the episode, and b
+        is the bonus of an observation that is new in its episode. Then, and with stacked frames, steps must come in
+        order.
         """
         obs = self._seen(obs, h)
         stacked = self._shown.push(obs, h)
@@ -285,8 +288,8 @@ class ContrastiveUCBDeep(BaseAgent):
     def state_dict(self) -> State:
         """Networks, replay, counts, generators; the state between two batches of episodes.
 
-        After `persist_in` the replay and the keys of its entries go to that folder, as far as they are new; the state
-        says what to find there.
+        After `persist_in` the new parts of the replay and of its keys go to that folder, and the state says what to
+        find there.
         """
         self._require_replay()
         folder, beside = self._folder, {**self.bonus.patches, **self.past.patches}
@@ -305,11 +308,10 @@ class ContrastiveUCBDeep(BaseAgent):
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Inverse of `state_dict`, of either form. A state whose replay lies in a folder that was not given leaves an
-        agent that can only play."""
+        """Inverse of `state_dict`, of either form. If the folder of the state's replay was not given, the
+        agent can only play."""
         keys = ("learner", "replay", "bonus", "past", "steps", "rebuilt_at", "first", "version", "report")
-        for key in (*keys, "rng", "fit_rng"):
-            require(key in state, f"deep: the saved state lacks '{key}'.")
+        require_keys(state, (*keys, "rng", "fit_rng"), "deep")
         self.learner.load_state_dict(state["learner"])
         whole = "check" not in state["replay"]
         self.bonus.load_state_dict(state["bonus"], whole=whole)

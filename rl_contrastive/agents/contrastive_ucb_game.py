@@ -9,11 +9,11 @@
          sigma_h(s) = iota-CCE(Q-bar_h(s), Q-under_h(s)), V-bar_h = <sigma_h, Q-bar_h>, V-under_h = <sigma_h, Q-under_h>
       5. pi_{k+1}, nu_{k+1} = marginals of sigma; certificate V-bar_0 - V-under_0 + misfit >= their duality gap
 
-The misfit is what P-hat errs by where d is too small, estimated from the residuals of both ends' values
-(`features/diagnostics.py:misfit`): no bonus covers that. The certificate says nothing of the pair that is handed out.
-What is handed out is a Nash equilibrium of the same recursion with b = 0. The equilibria are exact (iota ~ 1e-15).
-The episodes of a batch draw their t uniformly, which is step 1 in expectation, batched.
-With an opponent that is not controlled the agent plays the maximiser alone: Q-bar only, and a Nash equilibrium of it.
+The misfit is the error of P-hat where d is too small, which no bonus covers. It is estimated from the residuals of both
+values (`features/diagnostics.py:misfit`). The pair handed out is a Nash equilibrium of the same recursion with b = 0;
+the certificate says nothing about it. The equilibria are exact (iota ~ 1e-15). The episodes of a batch draw their t
+uniformly; in expectation this is step 1. With an opponent that is not controlled the agent plays the maximiser alone:
+it uses only Q-bar and its Nash equilibrium.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rl_contrastive.agents.base import BaseAgent, grew_by
 from rl_contrastive.agents.game_config import ContrastiveUCBGameConfig
 from rl_contrastive.agents.game_model import GameModel
 from rl_contrastive.agents.opponents import make_opponent
-from rl_contrastive.config import require
+from rl_contrastive.config import require_keys
 from rl_contrastive.planning.behaviour import uniform_around
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -88,7 +88,7 @@ class ContrastiveUCBGame(BaseAgent):
         return np.asarray((h == self._t) | (h == self._t - 1))
 
     def behaviour(self, pi: FloatArray) -> Behaviour | None:
-        """1. as an exact law; none with an opponent that is not controlled."""
+        """1. as an exact distribution; None with an opponent that is not controlled."""
         if self.opponent is not None:
             return None
         if self.config.roll_in == "uniform":
@@ -98,7 +98,7 @@ class ContrastiveUCBGame(BaseAgent):
         return uniform_around(pi)
 
     def observe(self, transition: Transition) -> None:
-        """1. D and D~; mixed and on-policy keep every step: given (s,a,b) the next state has the same law."""
+        """1. D and D~; mixed and on-policy keep every step, as the next state depends on (s,a,b) alone."""
         if self.opponent is not None:
             self.opponent.observe(transition)
             self._earned += float(transition.reward[transition.alive].sum())
@@ -145,8 +145,9 @@ class ContrastiveUCBGame(BaseAgent):
         return {**numbers, **streams, "model": self.model.state_dict(), "opponent": opponent}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("episodes", "version", "fitted_rows", "report", "rng", "fit_rng", "model", "opponent"):
-            require(key in state, f"ucb-game: the saved state lacks '{key}'.")
+        require_keys(
+            state, ("episodes", "version", "fitted_rows", "report", "rng", "fit_rng", "model", "opponent"), "ucb-game"
+        )
         self.episodes, self.version, self.fitted_rows = (int(state[k]) for k in ("episodes", "version", "fitted_rows"))
         self.report = {str(k): float(v) for k, v in state["report"].items()}
         restore_generator(self.rng, state["rng"])

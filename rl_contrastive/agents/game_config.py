@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-import numpy as np
-
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.decoder import DecoderConfig
 
 
 @dataclass(frozen=True)
-class ContrastiveUCBGameConfig:
+class ContrastiveUCBGameConfig(Options, where="ucb-game"):
     """Contrastive-UCB for games; learner.method chooses spectral | nce | spectral+nce features of (s, a, b)."""
 
     batch: Annotated[int, Ge(1)] = 50
@@ -23,13 +21,13 @@ class ContrastiveUCBGameConfig:
     roll_in: Literal["paper", "mixed", "on-policy", "uniform"] = "mixed"
     """paper: uniform actions at t - 1 and t, only these steps are kept; mixed: the same actions, all steps are kept;
     on-policy: sigma_k to the end, all are kept; uniform: no optimism in acting, for games that uniform play covers."""
-    gamma: float = 0.1
-    """gamma: the bonus is min(gamma sqrt(A B) ||phi||, 1) times the range of the return to go (>= 0; 0: no bonus)."""
+    gamma: Annotated[float, Ge(0)] = 0.1
+    """gamma: the bonus is min(gamma sqrt(A B) ||phi||, 1) times the range of the return to go (0: no bonus)."""
     lam: Annotated[float, Gt(0)] = 1.0
     """lambda, ridge of Sigma."""
-    growth: float = 0.02
-    """Refit and replan when the stored transitions grew by this fraction (>= 0; 0: after every batch, three times the
-    time for fewer episodes on long locks)."""
+    growth: Annotated[float, Ge(0)] = 0.02
+    """Refit and replan when the stored transitions grew by this fraction (0: after every batch, which takes three
+    times as long and needs fewer episodes on long locks)."""
     decoder_growth: Annotated[float, Gt(0)] = 0.1
     """Refit a step's decoder when its rows grew by this fraction."""
     known_reward: bool = False
@@ -41,14 +39,10 @@ class ContrastiveUCBGameConfig:
     capacity: Annotated[int, Ge(10)] = 20000
     """Rows kept of each step where observations are stored, the newest ones. Tables of states keep all."""
     opponent: str = "none"
-    """Who plays the minimiser: none (the agent controls both players) or a registered opponent (`rlc list opponents`),
-    whose actions the agent only sees. The scalar `earned` counts uniform actions too, unless roll_in is on-policy."""
+    """The player of the minimiser: none (the agent controls both players) or a registered opponent (`rlc list
+    opponents`), whose actions the agent only observes. The scalar `earned` includes uniform actions, unless roll_in is
+    on-policy."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """The contrastive fit."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Rich observations -> latent states."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "ucb-game")
-        require(0 <= self.gamma < np.inf, f"ucb-game: gamma must be >= 0, got {self.gamma}.")
-        require(0 <= self.growth < np.inf, f"ucb-game: growth must be >= 0, got {self.growth}.")

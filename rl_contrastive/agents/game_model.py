@@ -1,6 +1,6 @@
 """The learned model behind Contrastive-UCB for games: features of (s, a, b), bonus, two-sided optimistic plan.
 
-Joint actions are actions: counts, decoder, features and P-hat = P^- psi'phi are those of one agent with A B actions.
+Joint actions are treated as the A B actions of one agent: so are counts, decoder, features and P-hat = P^- psi'phi.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 from rl_contrastive.agents.base import true_reward
 from rl_contrastive.agents.table_features import TableFeatures, fit_scalars
-from rl_contrastive.config import require
+from rl_contrastive.config import load_arrays, require_keys
 from rl_contrastive.features.diagnostics import misfit
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.optimistic_games import plan_game, plan_nash
@@ -39,7 +39,7 @@ class GameModel:
         self.V_upper: FloatArray = np.tile(self.cap[0], S)  # of the first step
         self.V_lower: FloatArray = np.tile(self.floor[0], S)
         self.misfit = 0.0
-        """What the certificate adds for the error of P-hat that no bonus covers, both ends and all steps."""
+        """The certificate's term for the error of P-hat that no bonus covers, over both ends and all steps."""
 
     def fit(self, version: int, *, rng: np.random.Generator) -> dict[str, float]:
         """Features, bonus, plans from all stored rows; scalars to record."""
@@ -70,8 +70,8 @@ class GameModel:
     def bonus(self) -> FloatArray:
         """b_h(s,a,b) = min(gamma sqrt(A B) ||phi||, 1) (cap_h - floor_h) (H, S, AB), the 1 for what was never tried.
 
-        sqrt(A B): phi-hat is right on average over uniform actions, hence at one of the A B pairs up to that factor.
-        Pairs without data have the features of P^-, which look familiar: nothing is known of them all the same.
+        sqrt(A B): phi-hat is right on average over uniform actions, and so at one of the A B pairs up to that factor.
+        Pairs without data have the features of P^-, which look familiar although nothing is known about them.
         """
         scale = self.config.gamma * np.sqrt(self.players[0] * self.players[1])
         unknown = 1.0 if scale > 0 else 0.0
@@ -86,14 +86,14 @@ class GameModel:
     def width(self, obs: Array) -> FloatArray:
         """V-bar_0 - V-under_0 + sum_h (m_h(V-bar) + m_h(V-under)) (N,) at observations of the first step.
 
-        m_h (`diagnostics.misfit`) is the same for all (s,a,b): added to every bonus it would change neither sigma nor,
-        but for the bounds of the return, anything else than the two ends, by its sum. About 0 where d is large enough.
+        m_h (`diagnostics.misfit`) is the same for all (s,a,b) and about 0 where d is large enough. Added to every bonus
+        it would not change sigma. Except for the bounds of the return, it would only move the two ends by its sum.
         """
         width = (self.V_upper - self.V_lower)[self.learned.label(0, obs, explore=True)]
         return np.asarray(np.minimum(width + self.misfit, self.cap[0] - self.floor[0]))
 
     def exact_metrics(self, model: ExactModel) -> dict[str, float]:
-        """How far V-bar and V-under are on the safe side of V*, and what `TableFeatures` misses."""
+        """The margins of V-bar and V-under over V*, and the errors of `TableFeatures`."""
         value = model.optimal_return
         sides = {
             "optimism": float(model.rho @ self.V_upper) - value,
@@ -110,12 +110,8 @@ class GameModel:
         }
 
     def load_state_dict(self, state: State) -> None:
-        for key in (*PLANS, "misfit", "learned", "bounds"):
-            require(key in state, f"ucb-game: the saved state lacks '{key}'.")
-        for name in PLANS:
-            saved, shape = np.array(state[name], dtype=np.float64), getattr(self, name).shape
-            require(saved.shape == shape, f"ucb-game: the saved {name} has shape {saved.shape}, not {shape}.")
-            setattr(self, name, saved)
+        require_keys(state, (*PLANS, "misfit", "learned", "bounds"), "ucb-game")
+        load_arrays(self, state, PLANS, "ucb-game")
         self.misfit = float(state["misfit"])
         self.learned.load_state_dict(state["learned"])
         self.bounds.load_state_dict(state["bounds"])

@@ -1,9 +1,9 @@
-"""Opponents that the agent does not control: who plays the minimiser in the asymmetric setting, and how to add one.
+"""Opponents that the agent does not control: players of the minimiser in the asymmetric setting, and how to add one.
 
 An opponent sees what the minimiser sees: the observation before each step, and the step afterwards. It is registered
 with `@register("opponent", NAME, Config)`; its factory is called with (env_spec, config, *, rng) and returns an object
 of the protocol below. A user's file is named by `--import FILE`. Agents ask `make_opponent(name, spec, seed=...)`,
-which checks every answer: an illegal action or an exception ends the run with one sentence that says whose fault it is.
+which checks every answer: an illegal action or an exception ends the run with one sentence that names the opponent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rl_contrastive import registry
 from rl_contrastive.acting import greedy, sample
 from rl_contrastive.agents.baselines.independent_q import mixed
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, StepSize
-from rl_contrastive.config import Ge, Gt, In, check_ranges, from_dict, require
+from rl_contrastive.config import Ge, Gt, In, Options, from_dict, require, require_keys
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.registry import register
@@ -36,7 +36,7 @@ class Opponent(Protocol):
         """The step that was played; `transition.action` is joint, a B + b, and the reward goes to the maximiser."""
 
     def state_dict(self) -> State:
-        """Everything that a resumed run needs to give the same bytes."""
+        """The state that a resumed run needs to give the same bytes."""
 
     def load_state_dict(self, state: State) -> None:
         """Inverse of `state_dict`."""
@@ -64,7 +64,7 @@ class UniformOpponent:
         return {"rng": generator_state(self.rng)}
 
     def load_state_dict(self, state: State) -> None:
-        require("rng" in state, "opponent uniform: the saved state lacks 'rng'.")
+        require_keys(state, ("rng",), "opponent uniform")
         restore_generator(self.rng, state["rng"])
 
 
@@ -91,7 +91,7 @@ class FixedRandomOpponent:
         return {"scores": self.scores.copy()}
 
     def load_state_dict(self, state: State) -> None:
-        require("scores" in state, "opponent fixed-random: the saved state lacks 'scores'.")
+        require_keys(state, ("scores",), "opponent fixed-random")
         shape = np.shape(state["scores"])
         require(
             shape == self.scores.shape,
@@ -101,11 +101,11 @@ class FixedRandomOpponent:
 
 
 @dataclass(frozen=True)
-class QOpponentConfig:
-    """An epsilon-greedy Q-learner that adapts to whoever it meets."""
+class QOpponentConfig(Options, where="q-learner"):
+    """An epsilon-greedy Q-learner that adapts to the other player."""
 
     alpha: Annotated[float, In(0, 1, above=True)] = 0.1
-    """Constant step size: what it meets moves, so old targets have to fade."""
+    """Step size, constant because the other player changes and old targets must fade."""
     epsilon: Annotated[float, In(0, 1)] = 0.1
     """Probability of a uniform action."""
     capacity: Annotated[int, Ge(10)] = 5000
@@ -114,9 +114,6 @@ class QOpponentConfig:
     """Refit a step's decoder when its rows grew by this fraction."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Rich observations -> latent states."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "q-learner")
 
 
 @register("opponent", "q-learner", QOpponentConfig)
@@ -152,8 +149,7 @@ class QOpponent:
         return {**parts, "rng": generator_state(self.rng)}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("table", "data", "rng"):
-            require(key in state, f"opponent q-learner: the saved state lacks '{key}'.")
+        require_keys(state, ("table", "data", "rng"), "opponent q-learner")
         self.table.load_state_dict(state["table"])
         self.data.load_state_dict(state["data"])
         restore_generator(self.rng, state["rng"])
@@ -194,7 +190,7 @@ class RunOpponent:
         return {"rng": generator_state(self.rng)}
 
     def load_state_dict(self, state: State) -> None:
-        require("rng" in state, "opponent run: the saved state lacks 'rng'.")
+        require_keys(state, ("rng",), "opponent run")
         restore_generator(self.rng, state["rng"])
 
 
@@ -225,7 +221,7 @@ class CheckedOpponent:
 
     def load_state_dict(self, state: State) -> None:
         """Inverse of `state_dict`; RlcError if the state is of another opponent."""
-        require("state" in state, f"opponent '{self.name}': the saved state lacks 'state'.")
+        require_keys(state, ("state",), f"opponent '{self.name}'")
         found = state.get("name")
         require(found == self.name, f"the saved opponent is '{found}', not '{self.name}'.")
         self.opponent.load_state_dict(state["state"])
@@ -261,7 +257,7 @@ def checked_actions(name: str, actions: Any, h: int, rows: int, num_actions: int
 
 
 def _blamed(name: str, where: str, error: Exception) -> RlcError:
-    """One sentence for what an opponent raised; a sentence of this library stays as it is."""
+    """One sentence for an opponent's exception; an RlcError stays unchanged."""
     if isinstance(error, RlcError):
         return error
     text = " ".join(str(error).split()).rstrip(".")

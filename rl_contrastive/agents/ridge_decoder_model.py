@@ -1,7 +1,7 @@
 """The variant of Contrastive-UCB that is not Algorithm 1: it acts by ridge LSVI and hands out a decoder's policy.
 
-What it acts by is least-squares value iteration on phi: psi, P^- and P-hat enter no plan. What it hands out is planned
-on latent states decoded from the same rows, by their frequencies, and never uses phi.
+It acts by least-squares value iteration on phi; no plan uses psi, P^- or P-hat. The policy handed out is planned on
+latent states decoded from the same rows, with their frequencies, and never uses phi.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rl_contrastive.agents.table_features import fit_scalars
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.features.embedded import at_step, of_rows
 from rl_contrastive.features.learner import FeatureLearner
 from rl_contrastive.features.maps import FeatureMap
@@ -31,9 +31,9 @@ PLANS = ("w", "Q_greedy", "floor", "cap")
 class RidgeDecoderModel:
     """phi(o,a) in R^d of the observation; Q_h = clip(phi'w_h + b_h) with w_h by ridge regression on the rows.
 
-    The bonus-free values of this regression do not last: the maximum over A noisy phi'w is biased upwards at each step,
-    worst where nothing pays, and on the lock of 20 steps it hides the path that the optimistic policy already walks to
-    the end. So the policy handed out is a decoder's.
+    The bonus-free values of this regression fail over long horizons. The maximum over A noisy phi'w is biased upwards
+    at each step, most where nothing pays. On the lock of 20 steps this hides the path that the optimistic policy
+    already walks to the end. So the policy handed out is a decoder's.
     """
 
     def __init__(self, env: Env, config: ContrastiveUCBConfig) -> None:
@@ -108,8 +108,7 @@ class RidgeDecoderModel:
         return {**plans, "table": self.table.state_dict(), "features": features, "bonus": self.bonus.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in (*PLANS, "unit", "bounds", "table", "features", "bonus"):
-            require(key in state, f"model: the saved state lacks '{key}'.")
+        require_keys(state, (*PLANS, "unit", "bounds", "table", "features", "bonus"), "model")
         for name in PLANS:
             setattr(self, name, np.array(state[name], dtype=np.float64))
         self.unit = float(state["unit"])

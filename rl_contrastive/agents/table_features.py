@@ -1,4 +1,4 @@
-"""Contrastive features of finite states and the confidence they give: what the agents' table models are built on.
+"""Contrastive features of finite states and their confidence, on which the agents' table models are built.
 
 Counts N_h(s,a,s') of states or decoded latents -> phi (G, S, A, d), psi (G, S, d) with P-hat = P^- psi'phi, and the
 elliptical norms of all pairs. G = H levels, or G = 1 where every step has the same kernel and all data are pooled.
@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.features.diagnostics import model_error, phi_angles
@@ -34,7 +34,7 @@ from rl_contrastive.spec import (
 )
 
 WHOLE_TABLE = 3e7
-"""Entries of P-hat that are formed for a planner that reads them at every step (240 MB of float64)."""
+"""Largest number of entries of P-hat that are stored for a planner (240 MB of float64)."""
 
 
 class TableConfig(Protocol):
@@ -89,7 +89,7 @@ class TableFeatures:
         return self.table.label(self.level(h), obs, explore=explore)
 
     def refit(self, version: int, *, rng: np.random.Generator) -> Fit:
-        """Decode and count what is new, fit (phi, psi), rebuild Sigma = lambda I + sum N(s,a) phi phi'."""
+        """Decode and count new rows, fit (phi, psi), rebuild Sigma = lambda I + sum N(s,a) phi phi'."""
         self.table.refresh(rng=rng)
         counts = self.table.counts
         fit = self.learner.fit_table(counts, rng=rng, start=self.features, version=version)
@@ -111,7 +111,7 @@ class TableFeatures:
         return self.features.model()
 
     def planner(self) -> TransitionModel:
-        """The same model as a planner reads it: pooled over the steps and of moderate size, as one table for all."""
+        """The same model for a planner: one table for all steps if it is pooled and of moderate size."""
         model = self.model()
         G, S, A = model.shape
         return DenseModel(model.rows(0)[None]) if G == 1 and S * S * A <= WHOLE_TABLE else model
@@ -152,8 +152,7 @@ class TableFeatures:
         return {**parts, "visits": self.visits.copy()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("table", "features", "bonus", "visits"):
-            require(key in state, f"model: the saved state lacks '{key}'.")
+        require_keys(state, ("table", "features", "bonus", "visits"), "model")
         shape = np.shape(state["visits"])
         require(shape == self.visits.shape, f"model: the saved visits have shape {shape}, not {self.visits.shape}.")
         self.table.load_state_dict(state["table"])

@@ -1,6 +1,6 @@
 """The learned model behind Contrastive-UCB on finite states: P-hat = P^- psi'phi is a table of rank d, planned exactly.
 
-The states are observed, or decoded latents (`representation latent`). `vector_model.py` is the same on observations.
+The states are observed, or decoded latents (`representation latent`). `vector_model.py` does the same on observations.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 from rl_contrastive.agents.base import true_reward
 from rl_contrastive.agents.table_features import TableFeatures, fit_scalars
-from rl_contrastive.config import require
+from rl_contrastive.config import require_keys
 from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.lsvi import plan_model
 from rl_contrastive.spec import Array, BoolArray, Embedded, Env, ExactModel, FloatArray, IntArray, State, Transition
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Model(Protocol):
-    """What the agent asks of its model."""
+    """The interface of the agent's model."""
 
     def add(self, transition: Transition, rows: BoolArray) -> None:
         """Store the masked rows."""
@@ -75,7 +75,7 @@ class TableModel:
         table, N, H = self.learned.table, self.learned.visits, len(self.Q)  # N (G, S, A), G = 1 where pooled
         b = np.minimum(config.gamma * self.learned.norms(), H)
         if config.roll_in in ("on-policy", "thinned"):
-            # A pair without data has the features of P^-, which look familiar: it gets the norm of a new direction.
+            # A pair without data has the features of P^-, which look familiar, so it gets the norm of a new direction.
             # Where actions are uniform (paper) it is tried soon anyway, and chasing each one takes twice the episodes.
             b = np.where(N > 0, b, min(config.gamma / np.sqrt(config.lam), H))
         b, r = np.broadcast_to(self.bounds.unit * b, self.Q.shape), np.broadcast_to(table.reward, self.Q.shape)
@@ -107,8 +107,7 @@ class TableModel:
         return {**plans, **self.learned.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("Q", "Q_greedy", "bounds"):
-            require(key in state, f"model: the saved state lacks '{key}'.")
+        require_keys(state, ("Q", "Q_greedy", "bounds"), "model")
         self.bounds.load_state_dict(state["bounds"])
         self.Q, self.Q_greedy = (np.array(state[k], dtype=np.float64) for k in ("Q", "Q_greedy"))
         self.learned.load_state_dict(state)

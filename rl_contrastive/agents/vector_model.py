@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.features.embedded import at_step, of_rows
 from rl_contrastive.features.learner import FeatureLearner
 from rl_contrastive.features.maps import FeatureMap
@@ -58,7 +58,7 @@ class VectorModel:
         enough = not simplex or config.capacity >= LEAST_ROWS
         require(enough, f"ucb: capacity must be >= {LEAST_ROWS} for simplex features, got {config.capacity}.")
         self.learner = MixtureLearner(config.mixture, config.learner, **sizes) if simplex else None
-        other = FeatureLearner(config.learner, **sizes)  # made in any case: it refuses what vectors do not have
+        other = FeatureLearner(config.learner, **sizes)  # always made: it refuses options that vectors do not have
         self.other = None if simplex else other
         self.features: FeatureMap | None = None
         self.fitted = 0
@@ -66,7 +66,7 @@ class VectorModel:
         self.bounds = ReturnBounds(spec, config.reward_max)
         self.bonus = EllipticalBonus(spec.horizon, 1, config.lam)
         self.unit = self.bounds.unit
-        self.floor, self.cap = self.bounds.returns()  # as of the last plan, as all that follows
+        self.floor, self.cap = self.bounds.returns()  # of the last plan, as all attributes below
         self.theta: FloatArray = np.zeros((spec.horizon, 1))
         self.w: FloatArray = np.zeros((spec.horizon, 1))
         self.w_greedy: FloatArray = np.zeros((spec.horizon, 1))
@@ -78,7 +78,7 @@ class VectorModel:
         return self.store.total
 
     def fit(self, version: int, *, rng: np.random.Generator) -> dict[str, float]:
-        """2.-4. The features where the rows grew by `feature_growth`, the rest each time."""
+        """2.-4. Fit the features if the rows grew by `feature_growth`; do the rest each time."""
         total = int(self.store.total.sum())
         if self.features is None or total >= (1.0 + self.config.feature_growth) * self.fitted:
             self._learn(version, rng)
@@ -152,8 +152,7 @@ class VectorModel:
         return {**plans, **parts, "features": features, "learner": learner, "fitted": self.fitted, "unit": self.unit}
 
     def load_state_dict(self, state: State) -> None:
-        for key in (*PLANS, "store", "bounds", "bonus", "features", "learner", "fitted", "unit"):
-            require(key in state, f"model: the saved state lacks '{key}'.")
+        require_keys(state, (*PLANS, "store", "bounds", "bonus", "features", "learner", "fitted", "unit"), "model")
         for name in PLANS:
             setattr(self, name, np.array(state[name], dtype=np.float64))
         self.store.load_state_dict(state["store"])

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_number
 from rl_contrastive.errors import RlcError
 from rl_contrastive.files import write_text
 
@@ -25,7 +26,7 @@ INTERVALS = "expanded percentile bootstrap; slopes: Student's t; improvement: Ne
 
 
 def load(
-    folders: list[Path],
+    folders: Sequence[Path | str] | Path | str,
     *,
     bar: float = 0.9,
     solve_gap: float = 0.05,
@@ -34,16 +35,24 @@ def load(
     metric: str | None = None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> list[Task]:
-    """Read the run folders at or below `folders` and compute every number; writes nothing. `say` is told how far it
-    is."""
+    """Read the run folders at or below `folders` and compute every number; it writes nothing. `say` receives the
+    progress."""
     from rl_contrastive.analysis import comparison
     from rl_contrastive.analysis.runs import Run, find_runs, read_run
 
+    several = [folders] if isinstance(folders, str | os.PathLike) else folders
+    listed = isinstance(several, list | tuple) and all(isinstance(folder, str | os.PathLike) for folder in several)
+    require(listed, f"compare: folders must be paths, got {folders!r}.")
+    for name, value in (("bar", bar), ("solve_gap", solve_gap)):
+        require_number(f"compare: {name}", value)
+    for name, value in (("reps", reps), ("seed", seed)):
+        require_number(f"compare: {name}", value, whole=True)
+    require(metric is None or isinstance(metric, str), f"compare: metric must be a name, got {metric!r}.")
     require(0.0 < bar <= 1.0, f"compare: bar must lie in (0, 1], got {bar}.")
     require(solve_gap > 0.0, f"compare: solve_gap must be > 0, got {solve_gap}.")
     require(reps >= 1, f"compare: reps must be >= 1, got {reps}.")
     require(seed >= 0, f"compare: seed must be >= 0, got {seed}.")
-    paths = find_runs(folders)
+    paths = find_runs([Path(folder) for folder in several])
     runs: list[Run] = []
     for path in paths:
         say(f"reading the runs: {len(runs)} of {len(paths)}")
@@ -53,8 +62,8 @@ def load(
 
 
 def compare(
-    folders: list[Path],
-    out: Path,
+    folders: Sequence[Path | str] | Path | str,
+    out: Path | str,
     *,
     bar: float = 0.9,
     solve_gap: float = 0.05,
@@ -67,15 +76,17 @@ def compare(
 ) -> dict[str, Any]:
     """Compare the runs at or below `folders`; write compare.json, table.md, plots (PNG, SVG) and index.html to `out`.
 
-    bar: fraction of the optimal return that counts as solved, twice in a row; solve_gap: the exact duality gap that
-    does in a two-player game. reps, seed: of the bootstrap. metric: any scalar of metrics.jsonl, which gets a column
-    and a figure. paper: the figures as a paper wants them, too. A damaged run folder is a failed run with its sentence;
-    RlcError only where there is no run at all or `out` cannot be written.
+    bar: fraction of the optimal return that counts as solved, twice in a row; solve_gap: the same for the exact duality
+    gap of a two-player game. reps, seed: of the bootstrap. metric: any scalar of metrics.jsonl, which gets a column and
+    a figure. paper: also make figures for papers. A damaged run folder counts as a failed run, with a sentence;
+    RlcError is raised only if there is no run at all or `out` cannot be written.
     """
     from rl_contrastive.analysis import comparison_tables as tables
     from rl_contrastive.analysis import drawing, page
     from rl_contrastive.analysis.notes import notes as notes_of
 
+    require(isinstance(out, str | os.PathLike), f"compare: out must be the path of a folder, got {out!r}.")
+    out = Path(out)
     tasks = load(folders, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed, metric=metric, say=say)
     notes = notes_of(tasks, bar=bar, solve_gap=solve_gap, reps=reps, seed=seed)
     result = {

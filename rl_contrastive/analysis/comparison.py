@@ -2,12 +2,12 @@
 
 Rules, the same for every group:
 - A group is one agent (its label) on one task (environment name and settings, apart from seeds of the task itself).
-- What is compared is the headline: the mean return, or in two-player games the exact duality gap, where lower is
-  better. Games without an exact model have none: returns of a policy against itself rank nothing.
+- Agents are compared by the headline: the mean return, or in two-player games the exact duality gap, where lower is
+  better. Games without an exact model have no headline, because returns of self-play rank nothing.
 - Solved means: two evaluations in a row at bar * optimal (games: with a gap of at most `solve_gap`). Unsolved runs
   count at their cap, failed ones too.
-- Curves run over what the budgets of all runs of the task count, episodes or environment steps.
-`curves` says what a curve is of, `groups` what an agent's numbers are.
+- The axis of curves is the unit of all budgets of the task, episodes or environment steps.
+`curves` defines the curves, `groups` the numbers of an agent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rl_contrastive.errors import unknown_name
 from rl_contrastive.spec import FloatArray
 
 MOST_COMPARED = 20
-"""Agents of a task, the best ones, between which probabilities of improvement are computed."""
+"""Number of best agents of a task for which probabilities of improvement are computed."""
 
 
 SOONER = "fewer episodes to solve"
@@ -46,10 +46,10 @@ class Task:
     game: bool
     headline: Headline
     clock: str
-    """What curves run over: episodes, or env_steps where all budgets are in steps."""
+    """The axis of curves: episodes, or env_steps where all budgets are in steps."""
     groups: tuple[Group, ...]
     measure: str
-    """What "better" means in `improvement`."""
+    """The meaning of "better" in `improvement`."""
     improvement: dict[tuple[str, str], st.Interval]
     tests: dict[tuple[str, str], Comparison]
     """Of the same pairs, by the same numbers."""
@@ -85,7 +85,7 @@ def build(
     for done, name in enumerate(sorted(groups, key=natural)):
         say(f"computing the tasks: {done} of {len(groups)}")
         members = groups[name]
-        # One generator a task: adding a task leaves the others' intervals as they are.
+        # One generator for each task, so that adding a task does not change the intervals of the others.
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *name.encode()])))
         tasks.append(_task(name, members, reps=reps, rng=rng))
     return tasks
@@ -95,7 +95,7 @@ def with_metric(tasks: Sequence[Task], key: str, *, reps: int, seed: int) -> lis
     """The tasks with the numbers of any recorded scalar beside their own; RlcError where no run recorded it."""
     names = {name for task in tasks for group in task.groups for run in group.runs for name in run.series}
     if key not in names - {"episodes", "env_steps"}:
-        raise unknown_name("metric", key, names - {"episodes", "env_steps"})
+        raise unknown_name("metric", key, names - {"episodes", "env_steps"}, first=f"{key}_mean")
     out = []
     for task in tasks:
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *task.name.encode(), *key.encode()])))
@@ -107,7 +107,7 @@ def with_metric(tasks: Sequence[Task], key: str, *, reps: int, seed: int) -> lis
 def task_names(runs: Sequence[Run]) -> list[str]:
     """Name of each run's task: the environment, and those settings in which runs of the same environment differ."""
     settings = [{k: v for k, v in run.env_config.items() if not k.endswith("_seed")} for run in runs]
-    # A run whose config is lost has no settings to differ in; it stays under the plain name if that is ambiguous.
+    # A run whose config is lost has no settings; it keeps the plain name if that is ambiguous.
     same: dict[str, list[dict[str, Any]]] = {run.env: [] for run in runs}
     for run, own in zip(runs, settings, strict=True):
         if run.env_config:
@@ -192,7 +192,7 @@ def _clock(runs: list[Run]) -> str:
 
 
 def _measure(groups: list[Group], headline: Headline, game: bool) -> tuple[str, list[FloatArray]]:
-    """What "better" means on a task, and each group's runs as numbers of which higher ones are better."""
+    """The meaning of "better" on a task, and the runs of each group as numbers; higher ones are better."""
     if headline is GAP:
         return "lower final gap", [-group.finals for group in groups]
     if game:

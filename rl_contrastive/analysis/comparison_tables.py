@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 LAST = "Last "
-"""How the head of the column of a metric that was asked for begins."""
+"""Prefix of the column head of a requested metric."""
 SLOPE = "Log-log slope of the gap: mean [95% CI]"
 
 
@@ -38,7 +38,7 @@ def columns(tasks: list[Task]) -> tuple[str, ...]:
 
 
 def metrics(tasks: list[Task]) -> list[str]:
-    """The metric that was asked for, as a list of one; empty if there is none."""
+    """The requested metric, as a list of one; empty if there is none."""
     return sorted({group.metric.key for task in tasks for group in task.groups if group.metric is not None})
 
 
@@ -72,7 +72,7 @@ def table(task: Task) -> Table:
 
 
 def markdown(tasks: list[Task], notes: list[str]) -> str:
-    """table.md: one table a task, then the failed runs and how the numbers were made."""
+    """table.md: one table for each task, then the failed runs, then how the numbers were made."""
     lines: list[str] = []
     for task in tasks:
         optimal = "" if task.optimal is None else f" ({optimum(task)})"
@@ -99,7 +99,7 @@ def tests(task: Task) -> list[tuple[str, ...]]:
 
 
 def optimum(task: Task) -> str:
-    """The best that can be had, in words; empty where it is not known."""
+    """The best possible value, in words; empty where it is not known."""
     if task.optimal is None:
         return ""
     values = [run.number("optimal_return") for group in task.groups for run in group.runs]
@@ -131,7 +131,7 @@ def terminal(tasks: list[Task]) -> RichTable:
 
 
 def as_json(tasks: list[Task]) -> list[dict[str, Any]]:
-    """JSON values: every number of the tables and plots' ends, NaN as null."""
+    """JSON values: every number of the tables and the ends of the plots, NaN as null."""
     return [
         {
             "task": task.name,

@@ -1,4 +1,4 @@
-"""In which options the compared runs differ, as a table: one column an agent."""
+"""A table of the options in which the compared runs differ, with one column for each agent."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def learning_curves(
 ) -> Figure | None:
     """Return over the task's clock, one panel a task: IQM over runs with its bootstrap band; None if nothing has one.
 
-    Two-player games are left out: what a policy earns against itself does not tell how well either side plays.
+    Two-player games are left out, because returns of self-play do not tell how well either side plays.
     """
     tasks = [task for task in tasks if not task.game and any(group.curve for group in task.groups)]
     if not tasks:
@@ -99,7 +99,7 @@ def exact_curves(
 
 
 def metric_curves(tasks: Sequence[Task], agents: Sequence[str], *, paper: float | None = None) -> Figure | None:
-    """The metric that was asked for, over the task's clock; None where no run recorded it twice."""
+    """The requested metric over the task's clock; None where no run recorded it twice."""
     having = [task for task in tasks if any(group.metric and group.metric.curve for group in task.groups)]
     if not having:
         return None
@@ -134,7 +134,7 @@ def _bar(axis: Axes, height: float, words: str) -> None:
 
 
 def _positive(curve: Curve) -> Curve:
-    """What a logarithmic axis can show: points where the centre is positive, bands cut at half the lowest of them."""
+    """The part of a curve for a logarithmic axis: points with a positive centre, bands cut at half the lowest one."""
     keep = curve.centre > 0
     floor = curve.centre[keep].min(initial=1.0) * 0.5
     low, high = np.maximum(curve.low[keep], floor), np.maximum(curve.high[keep], floor)

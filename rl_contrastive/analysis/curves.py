@@ -1,8 +1,8 @@
-"""Curves of many runs as one: on a common grid, with a bootstrap band.
+"""Combines the curves of many runs: on a common grid, with a bootstrap band.
 
-A curve at x takes each run's newest evaluation at or before x, at counts x by which each was evaluated anew. A run that
-stopped because it was solved keeps its last value. A run that did not finish counts, after its last evaluation, with
-the worst value that any run of the task recorded, so failing never flatters.
+At a count x a curve takes each run's newest evaluation at or before x. Counts are chosen so that each run has a new
+evaluation at each of them. A run that stopped because it was solved keeps its last value. After its last evaluation an
+unfinished run counts with the worst value that any run of the task recorded, so that failures never look good.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ EXACT = ("gap", "regret", "suboptimality")
 """Columns of metrics.jsonl drawn on logarithmic axes where they occur."""
 LEVEL = 0.95
 FEWEST = 5
-"""Runs of an agent below which there is no interval: resampling three runs says little of the next ones."""
+"""Agents with fewer runs get no interval, because resampling three runs says little about new runs."""
 MOST_LINES = 2000
-"""Evaluations of a run that its curves, areas and slopes are made of, at most: those of a longer record are thinned."""
+"""Largest number of evaluations of a run in curves, areas and slopes; longer records are thinned."""
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The number that agents are compared by."""
+    """The number by which agents are compared."""
 
     key: str
     """Column of metrics.jsonl."""
     sign: float
     """+1: higher is better, -1: lower is."""
     final: str
-    """What the last value is called in tables."""
+    """Name of the last value in tables."""
     curve: str
     """Label of the axis it is drawn along."""
 
@@ -87,7 +87,7 @@ def headline_curve(runs: list[Run], frame: Frame, *, reps: int, rng: np.random.G
     if worst is None or not recorded:
         return None
     first = max(float(run.series[clock][0]) for run in recorded)
-    # Where a finished run used up its budget unsolved, nothing is known behind it: the curve ends there.
+    # Nothing is known after the end of a finished, unsolved run, so the curve ends there.
     last = max(common_end([run.series[clock] for run in recorded if run.finished and not run.solved], frame.end), first)
     x = np.unique(np.append(common_grid([run.series[clock] for run in recorded], first, last), last))
     values = np.stack([values_at(run, headline.key, x, worst, clock) for run in runs])
@@ -122,9 +122,9 @@ def band(values: FloatArray, *, reps: int, rng: np.random.Generator) -> tuple[Fl
 def common_end(counts: list[FloatArray], end: float) -> float:
     """The count up to which all these runs went, at most `end`.
 
-    Budgets in steps end with an episode: the last evaluations of equal budgets come at slightly different counts, and a
-    curve up to the first of them would leave out the others. So a run stands for less than half of an evaluation
-    interval more than it has.
+    Budgets in steps end with an episode. So the last evaluations of equal budgets come at slightly different counts,
+    and a curve up to the first of them would leave out the others. Each run is therefore extended by less than half of
+    an evaluation interval.
     """
     if not counts:
         return end
@@ -134,8 +134,8 @@ def common_end(counts: list[FloatArray], end: float) -> float:
 
 
 def common_grid(counts: list[FloatArray], first: float, last: float) -> FloatArray:
-    """Counts in [first, last] at which each run was evaluated anew since the one before, or has ended: evaluations that
-    are due at the same count come at slightly different ones, and a point at each would show means half renewed."""
+    """Counts in [first, last] between which each run was evaluated again or has ended. Evaluations due at one count
+    come at slightly different ones, and a point at each of them would mix new and old values."""
     union = np.unique(np.concatenate(counts))
     union = union[(union >= first) & (union <= last)]
     done = np.stack([np.searchsorted(each, union, side="right") for each in counts])  # (R, n) evaluations so far
@@ -196,8 +196,8 @@ def finite_part(run: Run, key: str, clock: str) -> tuple[FloatArray, FloatArray]
 
 
 def scalar(runs: list[Run], key: str, clock: str, *, reps: int, rng: np.random.Generator) -> Scalar | None:
-    """Any recorded column, up to where the first run ends. Which values of it are bad is not known, so a run that did
-    not finish counts with what it recorded."""
+    """Any recorded column, up to the end of the first run. It is not known which of its values are bad, so a run that
+    did not finish counts with its recorded values."""
     parts = [part for run in runs if len((part := finite_part(run, key, clock))[0])]
     if not parts:
         return None

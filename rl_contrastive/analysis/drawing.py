@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST_PANELS, MOST_AGENTS = 16, 20
 """Tasks and agents that a figure shows at most."""
 WIDTHS = {"column": 3.25, "text": 6.75}
-"""Inches of a column and of a whole page of text, of papers in two columns."""
+"""Width in inches of a column and of the text, in papers with two columns."""
 FIGURES = {
     "sample-efficiency": "Sample efficiency",
     "episodes-to-solve": "Episodes to solve",
@@ -35,7 +35,7 @@ PAPER_DPI = 300
 
 @dataclass(frozen=True)
 class Paper:
-    """Figures as a paper wants them, beside those of the page."""
+    """Figures for a paper, in addition to those of the page."""
 
     format: plots.Format = "pdf"
     width: float | None = None
@@ -67,7 +67,7 @@ def agents_of(tasks: list[Task]) -> list[str]:
 
 
 def trimmed(tasks: list[Task]) -> list[Task]:
-    """What a figure can show: the first MOST_PANELS tasks with the groups of the best MOST_AGENTS agents."""
+    """The content that fits a figure: the first MOST_PANELS tasks, with the best MOST_AGENTS agents."""
     tasks = tasks[:MOST_PANELS]
     agents = agents_of(tasks)
     if len(agents) <= MOST_AGENTS:
@@ -127,7 +127,7 @@ def draw(
 def draw_for_paper(
     tasks: list[Task], folder: Path, paper: Paper, *, bar: float, solve_gap: float, say: Callable[[str], None]
 ) -> None:
-    """All figures in folder/NAME.FORMAT at the paper's width, and captions.md with the words for under them."""
+    """Write all figures to folder/NAME.FORMAT at the paper's width, and their captions to captions.md."""
     folder.mkdir(parents=True, exist_ok=True)
     captions = []
     with plots.style(paper=paper.width is not None, text=paper.svg_text):

@@ -1,4 +1,4 @@
-"""What claims show their numbers with: panels of one figure, intervals in words, JSON values."""
+"""Output of claims: panels of one figure, intervals in words, JSON values."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """A trained policy as moving pictures: whole episodes as an animated GIF or an MP4, or a PNG strip of the first one.
 
-Frames come from the environment's own `render()`: (height, width, 3) uint8 of row 0. Under each stands a caption with
-the step, the actions that were chosen in the state shown, and what they paid. The first frame of an episode is its
-first state and the last one its final state, so an episode of T steps has T + 1 frames; with `every` = k only each k-th
-state is shown, with what the steps up to the next one paid.
+Frames come from the environment's own `render()`: (height, width, 3) uint8 of row 0. The caption under each frame shows
+the step, the actions chosen in this state, and their reward. The first frame of an episode is its first state and the
+last one its final state, so an episode of T steps has T + 1 frames. With `every` = k only each k-th state is shown,
+with the reward of the steps up to the next one.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 WIDTH = 300
-"""Pixels a frame is enlarged to at least, by whole factors so that it stays sharp."""
+"""Least size in pixels to which a frame is enlarged, by whole factors so that it stays sharp."""
 TALLEST = 480
 """Pixels of height that larger frames are reduced to."""
 STRIP_WIDTH, GAP = 1640, 10
 """A strip wider than this is broken into rows; pixels between its frames."""
 LAST = 3
-"""An episode's last frame stays this many times as long as the others."""
+"""The last frame of an episode is shown this many times as long as the others."""
 FONT, INK, PAPER, FAINT = 15, (34, 34, 34), (255, 255, 255), (110, 110, 110)
 
 
@@ -79,7 +79,7 @@ def replay(
         known = file is None or file.suffix.lower() in endings
         require(known, f"replay: {file} must end in {' or '.join(endings)}.")
     if out is not None and out.suffix.lower() == ".mp4":
-        ffmpeg()  # a missing encoder is known before anything is played
+        ffmpeg()  # reports a missing encoder before anything is played
     run = load_trained(path, trust_imports=trust_imports, previous=previous)
     policy: Any = run.agent
     names = [run.label]

@@ -1,4 +1,4 @@
-"""One agent on one task: episodes to solve, last values, curves; failed runs count and never flatter."""
+"""One agent on one task: episodes to solve, last values, curves; failed runs count and never look good."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from rl_contrastive.spec import FloatArray
 SLOPE_FROM = 0.03
 """Log-log slopes are fitted from this fraction of a run's episodes on: 300 of 10 000."""
 ZERO = 1e-9
-"""A gap below this is one of rounding: it has no meaningful logarithm."""
+"""A gap below this is rounding and has no meaningful logarithm."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Group:
     """Games: log-log slope of the gap against episodes."""
     exact: dict[str, Curve]
     metric: Scalar | None = None
-    """Of a metric that was asked for."""
+    """The numbers of a requested metric."""
 
     @property
     def failed(self) -> tuple[Run, ...]:
@@ -139,8 +139,8 @@ def _steps(runs: list[Run]) -> st.SolveSummary | None:
 
 
 def _last_if_cut(counts: Sequence[float | None], runs: list[Run], clock: str) -> FloatArray:
-    """The counts, where a run that did not finish and whose budget is in the other unit has the largest of all: how far
-    it would have come is not known, and the little that it played must not make it look fast."""
+    """The counts. An unfinished run with a budget in the other unit gets the largest count of all, because its final
+    count is not known and its few episodes must not make it look fast."""
     known = np.array([0.0 if count is None else count for count in counts])
     cut = np.array([not run.finished and run.clock != clock for run in runs])
     return np.where(cut, known.max(initial=0.0), known)
@@ -152,5 +152,5 @@ def solve_keys(group: Group) -> FloatArray:
 
 
 def twin(run: Run) -> str:
-    """What runs of different agents share: their seed, and the seeds that make their problem."""
+    """The key that runs of different agents share: their seed, and the seeds of their problem."""
     return json.dumps([run.seed, {k: v for k, v in run.env_config.items() if k.endswith("_seed")}], sort_keys=True)

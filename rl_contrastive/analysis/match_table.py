@@ -18,7 +18,7 @@ from rl_contrastive.runs.load import (
 from rl_contrastive.spec import FloatArray
 
 OUTCOMES = ("win", "draw", "loss")
-"""Of max: return above, at or below 0."""
+"""Outcomes for max: return above, at or below 0."""
 
 
 LEVEL = 0.95
@@ -55,7 +55,7 @@ class Matches:
 
     @property
     def signed(self) -> bool:
-        """Whether wins can be told from losses."""
+        """Whether wins and losses are defined."""
         return any(cell.shares for cell in self.cells.values())
 
 

@@ -1,4 +1,4 @@
-"""Who beats whom: every trained maximiser against every trained minimiser of one zero-sum game, on common seeds.
+"""Matches of every trained maximiser against every trained minimiser of one zero-sum game, on common seeds.
 
     R_ij = mean return of max over the episodes of (mu of run i, nu of run j),   i of agent X, j of agent Y
     X against Y: mean of R over all pairs of their runs, with an interval over runs and over episodes
@@ -91,8 +91,8 @@ def _match(x: str, y: str, returns: FloatArray, *, signed: bool, seed: int, reps
 def _mean(returns: FloatArray, *, rng: np.random.Generator, reps: int) -> st.Interval:
     """Mean of returns (n, m, episodes) with the wider of the intervals over runs and over episodes.
 
-    All pairs share their episodes' seeds, so an episode counts once, as the mean over pairs. Runs alone would not do:
-    five seeds of one and the same policy differ by nothing.
+    All pairs share their episodes' seeds, so an episode counts once, as the mean over pairs. An interval over runs
+    alone is not enough: five seeds of the same policy do not differ at all.
     """
     by_episode = returns.mean(axis=(0, 1))
     n = len(by_episode)
@@ -126,7 +126,7 @@ def matches(
 ) -> dict[str, Any]:
     """Play the runs at or below `folders`; write matches.json, table.md and matches.png/.svg to `out`.
 
-    Runs that cannot play (not finished, no checkpoint) are named in the result; RlcError if one was asked for itself.
+    Runs that cannot play (not finished, no checkpoint) are named in the result; RlcError if one was given directly.
     trust_imports, previous: as of `load_agent`.
     """
     from rl_contrastive.analysis import match_table

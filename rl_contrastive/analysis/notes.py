@@ -1,4 +1,4 @@
-"""How each number of a comparison was made, one sentence each: what stands under its tables."""
+"""The notes under the tables of a comparison: one sentence about how each number was made."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _solved(tasks: list[Task], bar: float, solve_gap: float) -> list[str]:
 
 
 def _always(reps: int, seed: int) -> list[str]:
-    """Of all comparisons: unsolved runs, finals, intervals, tests, curves, improvement."""
+    """Notes of all comparisons: unsolved runs, finals, intervals, tests, curves, improvement."""
     return [
         "Unsolved and failed runs count at the cap and are never dropped; ≥ marks a median or range end that they "
         "make a lower bound.",
@@ -59,7 +59,7 @@ def _always(reps: int, seed: int) -> list[str]:
 
 
 def _cut(tasks: list[Task]) -> list[str]:
-    """What figures and matrices leave out."""
+    """The parts that figures and matrices leave out."""
     sentences = []
     shown = drawing.trimmed(tasks)
     if [len(task.groups) for task in shown] != [len(task.groups) for task in tasks]:
@@ -73,7 +73,7 @@ def _cut(tasks: list[Task]) -> list[str]:
 
 
 def _games(tasks: list[Task]) -> list[str]:
-    """What a gap is, and games without one."""
+    """The definition of the gap, and games without one."""
     sentences = []
     if any(task.headline is GAP for task in tasks):
         sentences.append(
@@ -90,7 +90,7 @@ def _games(tasks: list[Task]) -> list[str]:
 
 
 def _asked(tasks: list[Task]) -> list[str]:
-    """What the numbers of a metric that was asked for are."""
+    """The meaning of the numbers of a requested metric."""
     keys = {group.metric.key for task in tasks for group in task.groups if group.metric is not None}
     return [
         f"{key}: of the runs that recorded it, IQM of each run's last value; nothing says which values are bad, so a "

@@ -1,9 +1,9 @@
-"""A game in which one side is played by a frozen policy: an ordinary environment for whoever plays the other side.
+"""A game in which a frozen policy plays one side, as an ordinary environment for a learner of the other side.
 
     responder max:  actions a,  b ~ nu(.|x, h) of the frozen agent,  reward  r(s, a, b)
     responder min:  actions b,  a ~ mu(.|x, h) of the frozen agent,  reward -r(s, a, b)
 
-Against a fixed opponent a Markov game is an MDP (of the latent states; with rich observations a block MDP still), so a
+Against a fixed opponent a Markov game is an MDP of the latent states (with rich observations still a block MDP), so a
 learner for one agent finds the best response.
 """
 
@@ -28,14 +28,14 @@ from rl_contrastive.spec import Agent, Array, BoolArray, Env, ExactModel, FloatA
 
 Side = Literal["max", "min"]
 STREAM = zlib.crc32(b"frozen opponent")
-"""Sets the opponent's random numbers apart from whatever else the environment derives from the same seed."""
+"""Separates the opponent's random numbers from others that the environment derives from the same seed."""
 
 
 class OnePlayer(VectorEnv[Array, IntArray, Array]):
     """`game` seen by the responder who plays `side` against the other marginal of `opponent`.
 
-    Row i is a function of its seed and of its own actions: the opponent's draws come from generators of the seeds.
-    The autoreset mode is the game's. `exact()` is None: the responder is to learn.
+    Row i is a function of its seed and of its own actions, because the opponent draws from generators of the seeds.
+    The autoreset mode is the game's. `exact()` is None, because the responder must learn.
     """
 
     def __init__(self, game: Env, opponent: Agent, side: Side) -> None:

@@ -25,7 +25,7 @@ HELP = {
     "Last": "Interquartile mean of the last value that each run recorded.",
     "Seconds": "Wall-clock time of a run.",
 }
-"""How the head of a column begins -> what the page says of it."""
+"""Prefix of a column head -> its explanation on the page."""
 
 
 def html(
@@ -85,7 +85,7 @@ def _template(name: str) -> Any:
 
 
 def explained(head: str) -> str:
-    """What the page says of a column."""
+    """The explanation of a column."""
     return next((words for start, words in HELP.items() if head.startswith(start)), "")
 
 
@@ -96,7 +96,7 @@ def script_json(data: dict[str, Any]) -> str:
 
 
 def seeds_of(group: Group) -> str:
-    """The group's seeds in order, ? where a folder does not tell."""
+    """The group's seeds in order, ? where a folder does not name its seed."""
     return ", ".join("?" if run.seed is None else str(run.seed) for run in group.runs)
 
 

@@ -1,7 +1,7 @@
-"""The numbers inside the comparison page: curves of every recorded scalar, thinned to what a browser holds with ease.
+"""The numbers in the comparison page: curves of every recorded scalar, thinned so that a browser can show them.
 
-Of each agent on each task there is one curve a metric, and the curves of some of its runs. Where the comparison is
-large, both have fewer points, fewer runs are there one by one, and at last fewer metrics; `note` says which.
+Each agent on each task has one curve for each metric, and curves of some of its single runs. In a large comparison both
+have fewer points, then there are fewer single runs, and last fewer metrics; `note` says which.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from rl_contrastive.spec import FloatArray
 NUMBERS = 900_000
 """Numbers in the page, at most: some six million characters."""
 MOST_POINTS, FEWEST_POINTS, FEW_OF_A_RUN = 200, 16, 30
-"""Points of a curve; below the last one rather fewer runs are there one by one."""
+"""Points of a curve; below the last number single runs are left out instead."""
 AXES = ("episodes", "env_steps", "wall_s")
-"""What curves can be drawn over."""
+"""The possible axes of curves."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of a comparison the page holds."""
+    """The sizes of the parts of a comparison that the page includes."""
 
     metrics: tuple[str, ...]
     left_out: int
     """Metrics that the menu has no room for."""
     points: int
-    """Of an agent's curve."""
+    """Points of an agent's curve."""
     runs: int
-    """Of an agent on a task, one by one."""
+    """Number of single runs of an agent on a task."""
     run_metrics: tuple[str, ...]
-    """Metrics that runs have one by one."""
+    """Number of metrics of single runs."""
     run_points: int
 
 
@@ -65,7 +65,7 @@ def recorded(tasks: list[Task]) -> list[str]:
 
 
 def plan(tasks: list[Task]) -> Plan:
-    """The most that fits into NUMBERS: half of them for agents' curves, half for those of single runs."""
+    """The largest sizes that fit into NUMBERS: half for agents' curves, half for those of single runs."""
     groups = [group for task in tasks for group in task.groups]
     names, half = recorded(tasks), NUMBERS // 2
     weight = sum(3 if len(group.runs) >= FEWEST else 1 for group in groups)
@@ -83,7 +83,7 @@ def plan(tasks: list[Task]) -> Plan:
 
 
 def note(tasks: list[Task], used: Plan) -> str:
-    """What the page leaves out of the curves, in a sentence; empty where nothing is."""
+    """A sentence about the curves that the page leaves out; empty if there are none."""
     groups = [group for task in tasks for group in task.groups]
     longest = max((len(run.series.get("episodes", ())) for group in groups for run in group.runs), default=0)
     cuts = []

@@ -1,4 +1,4 @@
-"""How figures look and are written: the style, colours, fonts for pages and papers, PNG, SVG and PDF.
+"""Style and output of figures: colours, fonts for pages and papers, PNG, SVG and PDF.
 
 Headless (Agg canvas, no pyplot state), a colour-blind-safe palette (Okabe & Ito), and the same bytes for the same
 numbers: SVG ids are salted, dates left out, text kept as text.
@@ -58,7 +58,7 @@ UNDATED: dict[str, dict[str, None]] = {
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-"""What is left out of a file so that it depends on the figure alone."""
+"""Metadata left out of a file so that it depends on the figure alone."""
 LABEL = 24
 """Characters of an agent's name in one line beside a panel."""
 
@@ -100,7 +100,7 @@ def new_figure(width: float, height: float) -> Figure:
 def save(figure: Figure, stem: Path) -> str:
     """Write stem.png and stem.svg, without dates or versions; returns the SVG text."""
     write(figure, stem, "png")
-    # Everything has its place now, and to compute it again would take as long as to draw.
+    # The layout is done; to compute it again would take as long as drawing.
     figure.set_layout_engine(None)
     return write(figure, stem, "svg").decode()
 
@@ -154,5 +154,5 @@ def wrap(name: str, width: int = 14) -> str:
 
 
 def verbatim(text: str) -> str:
-    """A user's words as they are written: matplotlib reads what stands between two dollar signs as mathematics."""
+    """A user's text, escaped, because matplotlib reads text between two dollar signs as mathematics."""
     return text.replace("$", r"\$")

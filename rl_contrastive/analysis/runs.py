@@ -25,12 +25,12 @@ from rl_contrastive.spec import FloatArray
 
 FILES = ("config.json", "metrics.jsonl", "summary.json")
 NAMES = ("meta", "label", "env", "env_label", "group", "imports", "seed")
-"""What a config.json says of the run that is no option of it."""
+"""Keys of a config.json that are no options of the run."""
 HUGE = 1e300
-"""Numbers beyond this, which JSON can hold as integers, are none of ours."""
+"""Larger numbers, which JSON can hold as integers, are refused."""
 SEED_FOLDER = re.compile(r"seed-(\d+)$")
 WORLD = re.compile(r",\w*_seed=\d+(?=,|$)")
-"""Which world of a family, in the name that a sweep gives to a task: worlds of a family are pooled."""
+"""Settings of a task name that choose the world of a family; worlds of a family are pooled."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Run:
 
     @property
     def solved(self) -> bool:
-        """A failed run counts as unsolved whatever it reached before."""
+        """A failed run counts as unsolved, whatever it reached earlier."""
         return self.solved_at is not None and self.status != "failed"
 
     def wall_at(self, episodes: float) -> float | None:
@@ -81,7 +81,7 @@ class Run:
 
     @property
     def game(self) -> bool:
-        """Of a two-player game: the summary says so, or, where a kill left none, the evaluations of both players."""
+        """Whether it is a two-player game, from the summary, or without one from the evaluations of both players."""
         return bool(self.summary.get("players")) or "loss_max" in self.series
 
     @property
@@ -120,7 +120,7 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def read_run(folder: Path) -> Run:
-    """Read one run; whatever is wrong with it becomes status "failed" and a sentence, a lack of the summary alone
+    """Read one run. Any fault becomes status "failed" with a sentence; if only the summary is missing, the status is
     "aborted"."""
     problems: list[str] = []
     config = _guarded(problems, _read_json, folder / "config.json")
@@ -242,7 +242,7 @@ def _read_series(path: Path) -> dict[str, FloatArray]:
 
 
 def _todays_names(series: dict[str, FloatArray]) -> dict[str, FloatArray]:
-    """Old records call the sum over the episodes of pi_k's loss "regret", whatever was played: it becomes the mean,
+    """Old records call the sum of pi_k's loss over the episodes "regret", whatever was played. It becomes the mean
     `suboptimality`, and their regret is unknown."""
     if "regret" not in series or "suboptimality" in series:
         return series

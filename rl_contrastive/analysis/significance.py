@@ -1,4 +1,4 @@
-"""Do two agents differ? A named test with its p for runs that share seeds and problems, and for runs that do not."""
+"""Tests whether two agents differ, with named tests for paired runs (same seeds and problems) and unpaired ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Comparison:
 
 
 MOST_SPLITS = 20_000
-"""Splits of two small samples that are all tried: up to 8 against 8."""
+"""Largest number of splits of two samples that are enumerated: up to 8 against 8."""
 
 
 def difference_test(x: FloatArray, y: FloatArray) -> Comparison:
@@ -35,7 +35,7 @@ def difference_test(x: FloatArray, y: FloatArray) -> Comparison:
     """
     x, y = checked(x), checked(y)
     n, m = len(x), len(y)
-    from scipy.stats import mannwhitneyu, rankdata  # here: its import costs a second of every `rlc`
+    from scipy.stats import mannwhitneyu, rankdata  # here, because it would slow every `rlc` by a second
 
     ranks = rankdata(np.concatenate([x, y]))
     if comb(n + m, n) > MOST_SPLITS:

@@ -34,7 +34,7 @@ def loglog_slope(x: FloatArray, y: FloatArray) -> FloatArray:
 def slope_interval(x: FloatArray, curves: FloatArray, level: float = 0.95) -> Interval:
     """Mean log-log slope of n curves (n, T) measured at the same x, with Student's interval over curves.
 
-    Points of one curve depend on each other (a regret is a running sum), whole curves do not: they are the sample.
+    The points of one curve depend on each other (a regret is a running sum), so whole curves are the sample.
     """
     return mean_interval(np.atleast_1d(loglog_slope(x, curves)), level)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 MOST_IN_MATRIX = 10
-"""Agents of a task in the matrix of improvement: more cells are too small to read."""
+"""Largest number of agents in the matrix of improvement; with more, cells are too small to read."""
 NAMES, LEAST_CELL, WITH_INTERVAL = 1.2, 0.4, 0.75
 """Inches, in a paper: of the names beside a matrix, of its smallest cell, and of one with room for its interval."""
 

@@ -1,7 +1,7 @@
-"""The page of a folder of runs over HTTP, on the loopback address alone, made anew when the runs have gone on.
+"""Serves the page of a folder of runs over HTTP on the loopback address, and updates it while runs continue.
 
-Two addresses exist, `/` and `/version`. No file is served, so no path leads out of the folder; of a run folder only its
-JSON files are read, and nothing in it is executed.
+There are two addresses, `/` and `/version`. No file is served, so no path leads out of the folder. Only the JSON files
+of run folders are read, and nothing in them is executed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GOING = (
 
 
 class Live:
-    """What a folder of runs holds now, as a page; runs whose files did not change are read once."""
+    """The current page of a folder of runs; runs whose files did not change are read once."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The page or its version; anything else is not found."""
-        # A page of another site whose name was made to point here must not read what is shown.
+        # A page of another site whose name points here (DNS rebinding) must not read this page.
         if self.headers.get("Host", "").rpartition(":")[0] not in (ADDRESS, "localhost"):
             self._answer(403, "text/plain", "Ask for 127.0.0.1 or localhost.\n")
         elif self.path == "/":
@@ -151,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing: a line for each look would bury the address."""
+        """Logs nothing, because a line for each request would hide the address."""
 
 
 class Server(ThreadingHTTPServer):

@@ -22,7 +22,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require, require_keys
 from rl_contrastive.deep.bonus import make_bonus
 from rl_contrastive.deep.config import BonusConfig, RepresentationConfig, check_counts
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureLearner, ObsLayout, TransitionFeatures
@@ -101,7 +101,7 @@ def extractor_kwargs(
 
 
 @dataclass(frozen=True)
-class EllipticalBonusConfig:
+class EllipticalBonusConfig(Options, where="sb3 bonus"):
     """The bonus and the learning of its features."""
 
     beta: Annotated[float, Ge(0)] = 0.05
@@ -118,13 +118,12 @@ class EllipticalBonusConfig:
         default_factory=lambda: FeatureConfig(representation=RepresentationConfig(features="unit"))
     )
     """Networks, memory and descent."""
-    codes: tuple[int, ...] = ()
-    """How many values each of the C planes of an observation has (each >= 1), where they are codes and no brightness:
+    codes: Annotated[tuple[int, ...], Ge(1)] = ()
+    """How many values each of the C planes of an observation has, where they are codes and no brightness:
     (11, 6, 3) for MiniGrid's images, channels first. They are read one-hot."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "sb3 bonus")
-        require(all(n >= 1 for n in self.codes), f"sb3 bonus: codes must be numbers >= 1, got {self.codes}.")
+        super().__post_init__()
         check_counts(self.counts, self.features.representation)
 
 
@@ -239,8 +238,7 @@ class EllipticalBonusVecEnv(VecEnvWrapper):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes. `reset` must follow."""
-        for key in ("learner", "counts", "past", "rebuilt_at", "rng"):
-            require(key in state, f"sb3 bonus: the saved state lacks '{key}'.")
+        require_keys(state, ("learner", "counts", "past", "rebuilt_at", "rng"), "sb3 bonus")
         self.learner.load_state_dict(state["learner"])
         self.counts.load_state_dict(state["counts"])
         self.past.load_state_dict(state["past"])

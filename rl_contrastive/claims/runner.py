@@ -21,6 +21,7 @@ from rl_contrastive.claims.base import Context, Report, silent
 from rl_contrastive.claims.page import page, summary
 from rl_contrastive.claims.processes import measured
 from rl_contrastive.config import require, to_dict
+from rl_contrastive.device import require_device
 from rl_contrastive.errors import RlcError, unknown_name
 from rl_contrastive.files import write_text
 from rl_contrastive.runs.folder import write_json
@@ -50,6 +51,7 @@ def run_claims(
     that decide numbers, for the page. say: takes lines of progress, a function of a module.
     """
     require(seed is None or seed >= 0, f"claims: seed must be >= 0, got {seed}.")
+    require_device(device)
     require(workers >= 1, f"claims: workers must be >= 1, got {workers}.")
     chosen = selected(names, group)
     require(config is None or len(chosen) == 1, "claims: a config is for a single claim.")

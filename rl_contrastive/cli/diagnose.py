@@ -17,18 +17,18 @@ from rl_contrastive.config import Ge, Gt, In
 class DiagnoseCommand:
     """Measure and draw the features of a run: uniformity, tolerance, alignment, isotropy, ranks, hard negatives."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """A run's folder with a checkpoint."""
     out: Path | None = None
     """Folder for table.md, diagnose.json and embedding.png; default: RUN/diagnose."""
     episodes: Annotated[int, Ge(1)] = 100
-    """Episodes played (>= 1)."""
+    """Episodes played."""
     epsilon: Annotated[float, In(0, 1)] = 0.1
-    """Share of uniform actions in [0, 1]; 0: the policy alone, which may show one path only."""
+    """Share of uniform actions; 0: the policy alone, which may show one path only."""
     seed: Annotated[int, Ge(0)] = 0
-    """Seed of the episodes (>= 0)."""
+    """Seed of the episodes."""
     temperature: Annotated[float, Gt(0)] = 0.1
-    """tau of the hardness share (> 0)."""
+    """tau of the hardness share."""
     json: bool = False
     """Print the result as JSON."""
     trust_imports: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -20,7 +20,7 @@ LOADING = ("trust_imports", "previous")
 class MatchesCommand:
     """Play every trained maximiser against every trained minimiser of one game, seeds of an agent pooled."""
 
-    dirs: tyro.conf.Positional[tuple[Path, ...]]
+    dirs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR [DIR ...]")]
     """Finished runs, or folders that hold them."""
     episodes: int = 1000
     """Episodes of each run against each other one (>= 1)."""
@@ -57,7 +57,7 @@ def matches(args: list[str]) -> int:
 class ExploitCommand:
     """Train a best response to each side of a game's run: a lower bound of how far it can be exploited."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """A finished run's folder."""
     agent: tuple[str, ...] = ()
     """Responders, of which the best counts: any agents for environments of one agent. Default: epsilon-greedy, and
@@ -97,7 +97,7 @@ def exploit(args: list[str]) -> int:
 class ReplayCommand:
     """Draw episodes of a run's bonus-free policy as a GIF or MP4, or as a strip of pictures."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """A finished run's folder."""
     out: Path | None = None
     """The film, .gif or (extra `video`) .mp4; default: RUN/replay.gif unless --strip is given."""

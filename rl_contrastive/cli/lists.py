@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 import tyro
 
 from rl_contrastive import registry
-from rl_contrastive.cli.parse import Done, flags_of, parse
+from rl_contrastive.cli.parse import Done, flags_of, parse, python_files
 from rl_contrastive.config import field_docs
 from rl_contrastive.errors import unknown_name
 
@@ -22,7 +22,7 @@ OLD_NAMES = {"experiments": "claims", "studies": "claims"}
 class ListCommand:
     """Print the registered names, all of them or those of one kind. A name that ends in ':' is a prefix."""
 
-    kind: tyro.conf.Positional[str | None] = None
+    kind: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="KIND")] = None
     """agents | envs | objectives | view-objectives | energy-objectives | claims | opponents; default: all."""
     json: bool = False
     """Print names, summaries and config fields as JSON."""
@@ -41,7 +41,7 @@ def list_names(args: list[str]) -> int:
     for name in chosen:
         if name not in KINDS:
             raise unknown_name("kind", name, KINDS)
-    for file in parsed.imports:
+    for file in python_files(parsed.imports):
         registry.import_file(Path(file))
     if parsed.json:
         rows = {name: [_row(entry) for entry in registry.entries(KINDS[name])] for name in chosen}

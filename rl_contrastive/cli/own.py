@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -30,7 +30,7 @@ CHECKED: tuple[registry.Kind, ...] = ("agent", "env", "objective", "opponent")
 class CheckCommand:
     """Hold what a Python file registers, or what has the given name, to the contracts of the library."""
 
-    target: tyro.conf.Positional[str]
+    target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE|NAME")]
     """A Python file, or a registered name such as combination-lock."""
     seconds: float = 10.0
     """The longest that one step of an environment may take (> 0)."""
@@ -59,6 +59,7 @@ def _entries(target: str) -> list[tuple[registry.Entry, dict[str, Any]]]:
     """What the file registered, or every entry of that name, with the options that the name fixes."""
     path = Path(target)
     if path.suffix == ".py" or path.exists():
+        require(not path.is_dir(), f"rlc check takes a Python file or a registered name, got the folder {target!r}.")
         registry.import_file(path)
         everything = [entry for kind in CHECKED for entry in registry.entries(kind)]
         found = [entry for entry in everything if Path(inspect.getfile(entry.factory)).resolve() == path.resolve()]
@@ -147,9 +148,9 @@ CHECKS: dict[str, Callable[[registry.Entry, dict[str, Any], float], list[str]]] 
 class NewCommand:
     """Write a small working file to start from; `rlc check` on it passes."""
 
-    kind: tyro.conf.Positional[str]
+    kind: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="KIND")]
     """agent | env | objective"""
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """Its name on the command line, such as my-agent."""
     out: Path | None = None
     """File to write; default: the name with underscores, here."""
@@ -166,7 +167,7 @@ def new(args: list[str]) -> int:
         raise unknown_name("kind", parsed.kind, kinds)
     words = parsed.name.replace("_", "-").split("-")
     plain = all(word.isascii() and word.isalnum() for word in words) and not words[0][0].isdigit()
-    require(plain, f"rlc new: a name is made of letters, digits and hyphens, got {parsed.name!r}.")
+    require(plain, f"rlc new: a name begins with a letter and has letters, digits and hyphens, got {parsed.name!r}.")
     taken = [entry.name for entry in registry.entries(parsed.kind)]
     require(parsed.name not in taken, f"rlc new: the {parsed.kind} name '{parsed.name}' is already taken.")
     out = parsed.out or Path("_".join(words) + ".py")

@@ -9,11 +9,13 @@ import io
 import os
 import re
 import typing
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import tyro
 
-from rl_contrastive.config import require_finite
+from rl_contrastive.config import require, require_finite
 from rl_contrastive.errors import RlcError
 
 BORDER = "╭╮╰╯│─ "
@@ -21,6 +23,8 @@ UNREADABLE = re.compile(
     r"Error parsing (--\S+): (?:(?:(invalid literal for int)|could not convert string to float).*?: (['\"].*)"
     r"|no type matching (.+) could be instantiated from \[(.+)\])"
 )
+MISSING = re.compile(r"Missing from (rlc [a-z]+): (.+ \(required\))")
+WANTED = re.compile(r"(\S+) (.+?) \(required\)")
 TYPES = {
     "{[INT [INT ...]]}": "whole numbers",
     "{[FLOAT [FLOAT ...]]}": "numbers",
@@ -41,11 +45,22 @@ class Nothing:
     """Options that appear once every name is given."""
 
 
+def python_files(files: Iterable[str]) -> tuple[str, ...]:
+    """The whole paths of the files that `--import` names; RlcError for a folder, and where there is no such file."""
+    takes = "--import takes a Python file such as my_agent.py"
+    for file in files:
+        require(not os.path.isdir(file or "."), f"{takes}, got the folder {file!r}.")
+        require(os.path.isfile(file), f"{takes}; there is no file {file}.")
+        require(file.endswith(".py"), f"{takes}; {file} does not end in .py.")
+    return tuple(str(Path(file).resolve()) for file in files)
+
+
 def parse(command: Any, args: list[str], *, prog: str, flags: set[str], default: Any = None) -> Any:
     """Parse `args` into the dataclass `command`; RlcError on bad input, Done after --help.
 
     `flags` are the options that exist, for the near-miss suggestion of an unknown one.
     """
+    _require_once(args, flags)
     complaint = io.StringIO()
     keywords = {} if default is None else {"default": default}
     # tyro wraps its boxes to the terminal's width; a sentence must not be cut in the middle of a word.
@@ -72,6 +87,28 @@ def parse(command: Any, args: list[str], *, prog: str, flags: set[str], default:
     return parsed
 
 
+REPEATED = {"--import"}
+"""Options that may be given several times: each adds to the ones before."""
+
+
+def _require_once(args: list[str], flags: set[str]) -> None:
+    """RlcError where an option is given twice, `--x` and `--no-x` too: the last one would win without a word."""
+    seen: dict[str, str] = {}
+    for word in args:
+        if not word.startswith("--"):
+            continue
+        flag = word.partition("=")[0].replace("_", "-")
+        before, dot, name = flag.removeprefix("--").rpartition(".")
+        name = name.removeprefix("no-") if f"--{before}{dot}{name.removeprefix('no-')}" in flags else name
+        option = f"--{before}{dot}{name}"
+        if option not in flags or option in REPEATED:
+            continue
+        if option in seen:
+            what = f"{flag} is given twice" if seen[option] == flag else f"{seen[option]} and {flag} exclude each other"
+            raise RlcError(f"{what}: give it once.")
+        seen[option] = flag
+
+
 def _sentence(box: str) -> str:
     """The first paragraph of a tyro error box or ruled text, as one line."""
     words: list[str] = []
@@ -89,6 +126,11 @@ def _sentence(box: str) -> str:
 
 def _readable(sentence: str) -> str:
     """tyro's complaint of a value that Python cannot read, as what, where and what is allowed; others as they are."""
+    if missing := MISSING.fullmatch(sentence):
+        prog, words = missing.groups()
+        wanted = WANTED.findall(words)
+        what = " and ".join(name for name, _ in wanted)
+        return f"{prog} needs {what}{': ' + wanted[0][1].rstrip('.') if len(wanted) == 1 else ''}; see {prog} --help"
     found = UNREADABLE.fullmatch(sentence)
     if not found:
         return sentence

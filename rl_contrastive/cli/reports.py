@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class CompareCommand:
     """Compare runs: IQM with bootstrap intervals, episodes to solve, probability of improvement, plots and a page."""
 
-    dirs: tyro.conf.Positional[tuple[Path, ...]]
+    dirs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR [DIR ...]")]
     """Run folders, or folders that hold them."""
     out: Path = Path("runs/compare")
     """Folder for table, plots and page."""
@@ -77,7 +77,7 @@ def _paper(parsed: CompareCommand) -> Paper | None:
 class ReportCommand:
     """Make the page of a folder of runs again, from its files alone."""
 
-    dir: tyro.conf.Positional[Path]
+    dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """Folder that holds runs."""
     out: Path | None = None
     """Folder for the page; default: DIR/compare."""

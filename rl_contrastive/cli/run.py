@@ -15,9 +15,10 @@ import tyro
 
 from rl_contrastive import registry
 from rl_contrastive.cli.options import in_new_form, with_options
-from rl_contrastive.cli.parse import Done, Nothing, flags_of, parse
+from rl_contrastive.cli.parse import Done, Nothing, flags_of, parse, python_files
 from rl_contrastive.cli.short_help import long_help, short_help
 from rl_contrastive.config import require, to_dict
+from rl_contrastive.device import require_devices
 from rl_contrastive.runs.budget import Budget, Limits
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def run(args: list[str]) -> int:
     names, options = _leading_words(renamed(args), 2)
     options = in_new_form(options)
     imports = _imports(options)
-    for file in imports:
+    for file in python_files(imports):
         registry.import_file(Path(file))
     wants_help = not {"-h", "--help", "--help-all"}.isdisjoint(options)
     require(len(names) == 2 or wants_help, "rlc run needs two names first: rlc run AGENT ENV (see `rlc list agents`).")
@@ -164,6 +165,7 @@ def start(agent: str, env: str, parsed: Any, command: str) -> int:
             imports=tuple(str(Path(file).resolve()) for file in flags.imports),
         )
     )
+    require_devices(config.agent_config)
     config = with_local_folder(config)
     out = flags.out / flags.group
     configs = [replace(config, seed=flags.seed + i) for i in range(flags.seeds)]
@@ -250,7 +252,7 @@ def _estimates(found: dict[str, float]) -> list[str]:
 class ResumeCommand:
     """Go on with every unfinished run at or below DIR. Agents with a loop of their own (SB3) start again."""
 
-    dir: tyro.conf.Positional[Path]
+    dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """A seed's folder, or one that holds many."""
     episodes: int | None = None
     """Raise the cap of each run to this, and let finished ones go on too (for runs with a cap in episodes)."""

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import tyro
 
-from rl_contrastive.cli.parse import Done, flags_of, parse
+from rl_contrastive.cli.parse import Done, flags_of, parse, python_files
 from rl_contrastive.cli.run import work
+from rl_contrastive.device import require_devices
 from rl_contrastive.runs.engine_options import EngineOptions
 
 
@@ -19,9 +20,9 @@ from rl_contrastive.runs.engine_options import EngineOptions
 class SweepCommand:
     """Run everything in a TOML file: finished runs with the same config are skipped, unfinished ones resumed."""
 
-    file: tyro.conf.Positional[Path]
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """TOML file with [[run]] tables."""
-    on: tyro.conf.OmitArgPrefixes[EngineOptions] = field(default_factory=EngineOptions)
+    engine: tyro.conf.OmitArgPrefixes[EngineOptions] = field(default_factory=EngineOptions)
     out: Path | None = None
     """Folder of the runs; default: runs/NAME."""
     quick: bool = False
@@ -44,12 +45,15 @@ def sweep(args: list[str]) -> int:
         parsed = parse(SweepCommand, args, prog="rlc sweep", flags=flags)
     except Done:
         return 0
-    imports = tuple(str(Path(file).resolve()) for file in parsed.imports)
+    imports = python_files(parsed.imports)
     plan = load_sweep(parsed.file, quick=parsed.quick, imports=imports)
+    if parsed.engine.engine == "local":  # a cluster's nodes have other devices
+        for config in plan.runs:
+            require_devices(config.agent_config)
     out = parsed.out or Path("runs") / plan.name
     command = "rlc sweep " + shlex.join(args)
     jobs, done = plan_jobs(plan.runs, out, needs=plan.needs, overwrite=parsed.overwrite, command=command)
-    code = work(jobs, parsed.on, as_json=parsed.json, done=done)
+    code = work(jobs, parsed.engine, as_json=parsed.json, done=done)
     if code == 2:  # bad input: those runs have no folders any more
         return code
     unfinished = sum((read_summary(job.folder) or {"status": "aborted"})["status"] == "aborted" for job in jobs)

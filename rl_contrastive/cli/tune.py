@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from rl_contrastive.cli.parse import Done, flags_of, parse
+from rl_contrastive.cli.parse import Done, flags_of, parse, python_files
 from rl_contrastive.runs.engine_options import EngineOptions
 from rl_contrastive.runs.engines import start_engine
 
@@ -25,9 +25,9 @@ SHOWN = 10
 class TuneCommand:
     """Try settings of one run on tuning seeds and report the best one on other seeds; the same command goes on."""
 
-    file: tyro.conf.Positional[Path]
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """TOML file with a [run] and a [tune] table."""
-    on: tyro.conf.OmitArgPrefixes[EngineOptions] = field(default_factory=EngineOptions)
+    engine: tyro.conf.OmitArgPrefixes[EngineOptions] = field(default_factory=EngineOptions)
     out: Path | None = None
     """Folder of the trials; default: runs/NAME."""
     overwrite: bool = False
@@ -49,12 +49,12 @@ def tune(args: list[str]) -> int:
         parsed = parse(TuneCommand, args, prog="rlc tune", flags=flags)
     except Done:
         return 0
+    tuning = load_tuning(parsed.file, python_files(parsed.imports))
     require_optuna()
-    tuning = load_tuning(parsed.file, tuple(str(Path(file).resolve()) for file in parsed.imports))
     out = parsed.out or Path("runs") / tuning.name
     again = {"overwrite": parsed.overwrite, "command": "rlc tune " + shlex.join(args)}
     try:
-        with ProgressLines(quiet=parsed.json) as lines, closing(start_engine(parsed.on, lines.report)) as engine:
+        with ProgressLines(quiet=parsed.json) as lines, closing(start_engine(parsed.engine, lines.report)) as engine:
             found = search(tuning, out, engine, **again)
             values = report(tuning, found, out, engine, **again)
     except Stopped as stop:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -15,7 +16,7 @@ from rl_contrastive.config import require
 class ViewCommand:
     """Show a folder of runs as a page, on this machine alone (127.0.0.1), refreshed as they go on. Ctrl-C ends it."""
 
-    dir: tyro.conf.Positional[Path]
+    dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """Folder that holds runs, or will."""
     port: int = 8417
     """Port on 127.0.0.1; 0: any free one."""

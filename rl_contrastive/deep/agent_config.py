@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-import numpy as np
-
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, check_counts
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(Options, where="search"):
     """Contrastive search in acting (`deep/search.py`): off by default; evaluation is not touched."""
 
     alpha: Annotated[float, In(0, 1)] = 0.0
@@ -22,15 +20,12 @@ class SearchConfig:
     """The most probable actions alone are chosen from."""
     temperature: Annotated[float, Gt(0)] = 0.1
     """Probabilities are the softmax of the values, bonus included, divided by this (in units of reward)."""
-    memory: Annotated[int, Ge(1)] = 100
+    memory: Annotated[int, In(1, 100_000)] = 100
     """Last steps of the episode that count."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "search")
 
 
 @dataclass(frozen=True)
-class ContrastiveUCBDeepConfig:
+class ContrastiveUCBDeepConfig(Options, where="deep"):
     """Deep Contrastive-UCB."""
 
     batch: Annotated[int, Ge(1)] = 1
@@ -41,44 +36,41 @@ class ContrastiveUCBDeepConfig:
     """Steps between two gradient steps."""
     gamma: Annotated[float, In(0, 1)] = 0.99
     """Discount per step."""
-    n_step: Annotated[int, Ge(1)] = 3
+    n_step: Annotated[int, In(1, 100_000)] = 3
     """n of the n-step returns."""
-    beta: float = 0.1
-    """Scale of the bonus (>= 0), in units of reward: of n visits it is about beta / sqrt(n). 0 is the control without
-    optimism, which learns no features and counts nothing."""
+    beta: Annotated[float, Ge(0)] = 0.1
+    """Scale of the bonus, in units of reward: after n visits the bonus is about beta / sqrt(n). 0 is the control
+    without optimism, which learns no features and counts nothing."""
     bonus: BonusConfig = field(default_factory=BonusConfig)
     """How visits are counted."""
     clock: bool = False
-    """Show the networks the step h beside the observation, where laws, rewards or the end depend on it: state indices
+    """Add the step h to the observation, for environments whose transitions, rewards or end depend on it; state indices
     and vectors only (`deep/clock.py`)."""
     episodic: bool = False
     """Memory of the episode, for places that look alike (`deep/episodic.py`): the bonus fades where the same was seen
-    or done before, and what is evaluated takes the best of the actions tried least often there."""
+    or done before, and the evaluated policy takes the best of the actions tried least often there."""
     search: SearchConfig = field(default_factory=SearchConfig)
     """Away from what this episode has seen, by features of the actions."""
     growth: Annotated[float, Gt(0)] = 0.2
-    """Freeze the features anew and count again when the visits grew by this fraction."""
+    """Freeze the current features and count again when the visits have grown by this fraction."""
     epsilon: Annotated[float, In(0, 1)] = 0.01
-    """Share of uniform actions beside optimism."""
+    """Share of uniform actions, in addition to optimism."""
     capacity: Annotated[int, Ge(100)] = 100_000
-    """Entries of the replay: an observation each, final ones included."""
+    """Entries of the replay, one for each observation, final ones included."""
     storage: Literal["memory", "mapped"] = "memory"
-    """Where the observations of the replay lie. mapped: in a file without a name on the run folder's disk, for replays
-    larger than memory; it is reserved at the first episode, and goes with the process."""
-    alpha: float = 0.0
-    """Exponent of prioritised replay (>= 0); 0: uniform. Data-efficient Rainbow has .5."""
+    """Where the replay stores its observations. mapped: in a nameless file on the run folder's disk, for replays larger
+    than memory. It is reserved at the first episode and disappears with the process."""
+    alpha: Annotated[float, Ge(0)] = 0.0
+    """Exponent of prioritised replay; 0: uniform. Data-efficient Rainbow has .5."""
     priority_beta: Annotated[float, In(0, 1)] = 0.4
     """Exponent of the importance weights under priorities; rises to 1 over `priority_steps`."""
     priority_steps: Annotated[int, Ge(1)] = 100_000
-    """Steps until the importance weights correct in full."""
+    """Steps until the importance weights correct fully."""
     learner: DeepLearnerConfig = field(default_factory=DeepLearnerConfig)
     """Networks, losses, optimiser."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "deep")
-        for name in ("beta", "alpha"):
-            value = getattr(self, name)
-            require(0.0 <= value < np.inf, f"deep: {name} must be >= 0 and finite, got {value}.")
+        super().__post_init__()
         both = "deep: clock and episodic exclude each other: with its step, no observation comes again in an episode."
         require(not (self.clock and self.episodic), both)
         check_counts(self.bonus, self.learner.representation)

@@ -2,9 +2,9 @@
 
     x'(i, j) = (1 + scale * clip(e, -2, 2)) x(clip(i + u), clip(j + v)),   u, v uniform on {-shift..shift}, e ~ N(0, 1)
 
-one (u, v, e) for all planes of an observation: its stacked frames stay in register. Places beyond the edge repeat it.
+One (u, v, e) serves all planes of an observation, so its stacked frames stay aligned. Beyond the edge, pixels repeat.
 Sources: the shift of Kostrikov et al. 2021 (DrQ), the intensity of Schwarzer et al. 2021 (SPR), whose agent has shift 4
-and scale .05. What is drawn, on the CPU, is kept apart from what is done with it, so that each device gets the same.
+and scale .05. The random numbers are drawn on the CPU and applied separately, so that each device gets the same.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from rl_contrastive.config import require
 from rl_contrastive.deep.config import AugmentConfig
 
 KINDS = ("nature", "impala")
-"""Encoders of frames: in all other ones, a shift by a pixel is another state."""
+"""Encoders of frames. For all other encoders a shift by a pixel is another state."""
 INTENSITY_CLIP = 2.0
 """Largest |e|."""
 
 
 class Distortion(NamedTuple):
-    """What happens to each of N observations."""
+    """The distortions of N observations."""
 
     offset: Tensor
     """(N, 2) int64, u and v: rows and columns, in [-shift, shift]."""
@@ -34,7 +34,7 @@ class Distortion(NamedTuple):
 
 
 def check_augment(config: AugmentConfig, kind: str) -> None:
-    """RlcError if this kind of encoder sees no frames whose pixels could be shifted."""
+    """RlcError if this kind of encoder takes no frames, whose pixels could be shifted."""
     off = config.shift == 0 and config.intensity == 0
     require(off or kind in KINDS, f"augment: only for the encoders {' and '.join(KINDS)}, not for {kind}.")
 

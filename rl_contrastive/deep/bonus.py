@@ -2,80 +2,39 @@
 
     elliptical  b(s,a) = beta ||phi(s,a)||_{Sigma^-1},   Sigma = lambda I + sum over visits phi phi'
     tiles       b(s,a) = beta sqrt(mean over tilings of 1 / (lambda + visits of the cell)): hash counts of the cells
-                that phi falls into (`tiles.py`)
+                that phi falls into (`cells.py`)
 
-With one tiling, tiles is the same norm of one-hot vectors of cells, whose Sigma is diagonal. With T > 1 it is no such
-norm: the joint vector e / sqrt(T) of all tilings has a Sigma that is not diagonal, and a norm of at least b.
+With one tiling, `tiles` is the elliptical norm of the cells' one-hot vectors, whose Sigma is diagonal. With T > 1 it is
+no such norm: the joint vector e / sqrt(T) of all tilings has a Sigma that is not diagonal, and its norm is at least b.
 
-phi comes from a copy of the feature network that does not move between two rebuilds, so a count never mixes features of
-two networks; a rebuild takes the network of the moment and counts every visit again, those that left the replay by what
-stands for them (`past.py`). Gradient steps change nothing here. What the bonus needs of a pair, its key, is kept beside
-the replay for each entry and action, so that the bonuses of sampled entries are those of today's counts and cost no
-pass of a network.
+phi comes from a copy of the feature network that is frozen between two rebuilds, so a count never mixes features of two
+networks. A rebuild copies the current network and counts every visit again. Visits that left the replay are counted by
+their representatives (`past.py`). Gradient steps change nothing here. The key of a pair is the data from which its
+bonus is computed. Keys are stored beside the replay for each entry and action, so that the bonuses of sampled entries
+use the current counts and need no forward pass.
 
-Why tiles: once more distinct pairs were visited than phi has coordinates, they span R^d, and a pair never seen is no
-longer told from one seen often. Cells have no such limit.
+Why tiles: once more distinct pairs were visited than phi has coordinates, they span R^d. Then the norm no longer tells
+a pair never seen from one seen often. Cells have no such limit.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
+from rl_contrastive.deep.bonus_contract import Chunk, Gone
 from rl_contrastive.deep.cells import Tiles
 from rl_contrastive.deep.config import BonusConfig
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.planning.bonus import EllipticalBonus
 from rl_contrastive.spec import Array, FloatArray, IntArray, State, Transition
 
-Chunk = tuple[IntArray, IntArray, FloatArray]
-"""Entries (n,), their actions (n,) with -1 for none, and their features (n, A, d), or (n, 1, d) of states."""
-Gone = tuple[FloatArray, IntArray, FloatArray]
-"""Of places that left the replay (`past.py`): features as above, actions (n,), and how many visits each stands for."""
 Counted = tuple[Array, FloatArray]
-"""Keys (n, w), and how many visits each has (n,)."""
-
-
-class Bonus(Protocol):
-    """What the agent and its learner ask; `VisitBonus` says more, `rnd.py` has another one."""
-
-    before_step: bool
-    """b(s,a) is known before the step: it is added in acting and at the end of a path, and G(s,a) leaves it out."""
-    uses_features: bool
-    """It is made of phi(s,a); else no features are learned or asked for."""
-    patches: dict[str, Patches]
-    """Arrays beside the replay, by the names that their files have."""
-
-    @property
-    def visits(self) -> int: ...
-
-    def value(self, phi: FloatArray) -> FloatArray: ...
-
-    def at(self, index: IntArray) -> FloatArray: ...
-
-    def taken(self, index: IntArray, action: IntArray) -> FloatArray: ...
-
-    def store(self, index: IntArray, phi: FloatArray) -> None: ...
-
-    def visit(self, index: IntArray, action: IntArray) -> None: ...
-
-    def watch(self, transition: Transition, index: IntArray, newest: IntArray) -> None:
-        """One step of the rows alive: they acted at entries index (k,), and newest (k,) hold what they saw then."""
-
-    def start(self, obs: Array) -> None:
-        """The warm start is over: observations (n, ...) that a bonus with networks is standardised by."""
-
-    def key_taken(self, phi: FloatArray, action: IntArray) -> Array: ...
-
-    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk], gone: Iterable[Gone] = ()) -> None: ...
-
-    def state_dict(self, *, whole: bool = True) -> State: ...
-
-    def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None: ...
+"""Keys (n, w) and their numbers of visits (n,)."""
 
 
 class VisitBonus(ABC):
@@ -93,11 +52,11 @@ class VisitBonus(ABC):
 
     @abstractmethod
     def key(self, phi: FloatArray) -> Array:
-        """What is kept of features (..., d)."""
+        """The keys of features (..., d)."""
 
     @abstractmethod
     def of_keys(self, keys: Array) -> FloatArray:
-        """b >= 0 of keys (..., w) under today's counts -> (...,)."""
+        """b >= 0 of keys (..., w) under the current counts -> (...,)."""
 
     @abstractmethod
     def _count(self, keys: Array) -> None:
@@ -105,11 +64,11 @@ class VisitBonus(ABC):
 
     @abstractmethod
     def _adapt(self, phi: FloatArray) -> None:
-        """Before a rebuild: fit what keys depend on to features of stored visits (n, d)."""
+        """Before a rebuild, adapt the keys to features of stored visits (n, d)."""
 
     @abstractmethod
     def _recount(self, counted: list[Counted]) -> None:
-        """Counts afresh from all visits."""
+        """Count all visits again."""
 
     def value(self, phi: FloatArray) -> FloatArray:
         """b of features (..., d) -> (...,)."""
@@ -124,30 +83,30 @@ class VisitBonus(ABC):
         return self.of_keys(self.keys[index, action])
 
     def store(self, index: IntArray, phi: FloatArray) -> None:
-        """Keep the keys of new entries index (k,) with features (k, A, d): before they are sampled or visited."""
+        """Store the keys of new entries index (k,) with features (k, A, d), before they are sampled or visited."""
         self.keys[index] = self.key(phi)
         self.patches["keys"].touch(index)
 
     def watch(self, transition: Transition, index: IntArray, newest: IntArray) -> None:
-        """Nothing: a visit is counted by `visit`."""
+        """It does nothing, because `visit` counts visits."""
         del transition, index, newest
 
     def start(self, obs: Array) -> None:
-        """Nothing: features have their own scale."""
+        """It does nothing, because features have their own scale."""
         del obs
 
     def visit(self, index: IntArray, action: IntArray) -> None:
         """Count the actions (k,) taken at entries index (k,) that were stored."""
         self.visits += len(index)
-        # What is kept is what is counted: a rebuild from the same network gives the same counts.
+        # Count the stored keys, so that a rebuild from the same network gives the same counts.
         self._count(self.keys[index, action])
 
     def key_taken(self, phi: FloatArray, action: IntArray) -> Array:
-        """What is counted of the actions (n,) under features (n, A, d), or (n, 1, d) of states: (n, w)."""
+        """The keys to count for the actions (n,) under features (n, A, d), or (n, 1, d) of states: (n, w)."""
         return self.key(phi)[np.arange(len(action)), action]
 
     def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk], gone: Iterable[Gone] = ()) -> None:
-        """Counts afresh from all entries of the replay, and from all visits that left it.
+        """Count again, from all entries of the replay and all visits that left it.
 
         sample (n, d): features of some visits, to adapt to.
         """
@@ -161,7 +120,7 @@ class VisitBonus(ABC):
         stored = sum(len(keys) for keys, _ in counted)
         counted += [(self.key_taken(phi, action), weight) for phi, action, weight in gone]
         total = float(sum(weight.sum() for _, weight in counted))
-        # Weights of a sample are fractions.
+        # The weights of a sample are fractions.
         fits = abs(total - self.visits) <= 1e-6 * self.visits
         require(
             fits, f"bonus: {stored} stored visits and {total - stored:g} that left, but {self.visits} were counted."
@@ -172,7 +131,8 @@ class VisitBonus(ABC):
     def state_dict(self, *, whole: bool = True) -> State:
         """Counts and, where `whole`, the keys of the entries used so far; else those are saved by `patches`.
 
-        Features could be computed again from the frozen network, but in batches of another size, and so not to the bit.
+        Features could be computed again from the frozen network, but in batches of another size they differ in the last
+        bits.
         """
 
     @abstractmethod
@@ -187,8 +147,7 @@ class VisitBonus(ABC):
         return {"visits": self.visits, "keys": self.keys[:last].copy()}
 
     def _load_own(self, state: dict[str, Any], whole: bool, names: tuple[str, ...]) -> None:
-        for name in ("visits", *names, *(("keys",) if whole else ())):
-            require(name in state, f"bonus: the saved state lacks '{name}'.")
+        require_keys(state, ("visits", *names, *(("keys",) if whole else ())), "bonus")
         self.visits = int(state["visits"])
         if not whole:
             return
@@ -218,7 +177,7 @@ class EllipticalVisits(VisitBonus):
         self.confidence.update(0, keys.astype(np.float64))
 
     def _adapt(self, phi: FloatArray) -> None:
-        """Nothing: Sigma has no origin and no unit of its own."""
+        """It does nothing, because Sigma has no origin and no unit of its own."""
 
     def _recount(self, counted: list[Counted]) -> None:
         total = np.zeros((self.confidence.dim, self.confidence.dim))
@@ -242,7 +201,7 @@ class TileVisits(VisitBonus):
         self, capacity: int, num_actions: int, tiles: Tiles, *, lam: float, beta: float, of_states: bool = False
     ) -> None:
         """capacity: entries of the replay, whose indices are used here too; lam > 0; beta >= 0. of_states: features are
-        (..., 1, d), of states, and each action has its own cells."""
+        (..., 1, d), for states, and each action has its own cells."""
         super().__init__(np.zeros((capacity, num_actions, tiles.tilings), dtype=np.int32), beta=beta)
         self.of_states = of_states
         require(0.0 < lam < np.inf, f"bonus: lambda must be finite and > 0, got {lam}.")
@@ -291,62 +250,6 @@ class TileVisits(VisitBonus):
         self.counts[cells] = counts
 
 
-class NoBonus:
-    """b = 0 for all: the control without optimism, at the cost of plain Q-learning."""
-
-    before_step, uses_features = True, False
-
-    def __init__(self, num_actions: int) -> None:
-        self.num_actions, self.visits = num_actions, 0
-        self.patches: dict[str, Patches] = {}
-
-    def value(self, phi: FloatArray) -> FloatArray:
-        """(..., d) -> (...,)."""
-        return np.zeros(phi.shape[:-1])
-
-    def at(self, index: IntArray) -> FloatArray:
-        """(N,) -> (N, A)."""
-        return np.zeros((len(index), self.num_actions))
-
-    def taken(self, index: IntArray, action: IntArray) -> FloatArray:
-        """(...,) -> (...,)."""
-        return np.zeros(index.shape)
-
-    def store(self, index: IntArray, phi: FloatArray) -> None:
-        """Nothing is kept."""
-
-    def watch(self, transition: Transition, index: IntArray, newest: IntArray) -> None:
-        """Nothing."""
-
-    def start(self, obs: Array) -> None:
-        """Nothing."""
-
-    def visit(self, index: IntArray, action: IntArray) -> None:
-        """Only their number."""
-        self.visits += len(index)
-
-    def key_taken(self, phi: FloatArray, action: IntArray) -> Array:
-        """Nothing."""
-        return np.zeros((len(action), 0))
-
-    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk], gone: Iterable[Gone] = ()) -> None:
-        """Nothing depends on features."""
-
-    def state_dict(self, *, whole: bool = True) -> State:
-        """The number of visits."""
-        return {"visits": self.visits}
-
-    def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
-        """Inverse of `state_dict`; raises RlcError on missing keys."""
-        require("visits" in state, "bonus: the saved state lacks 'visits'.")
-        self.visits = int(state["visits"])
-
-
-def evenly(count: int, most: int) -> IntArray:
-    """At most `most` places of 0 .. count - 1, evenly spread: what `rebuild` adapts to."""
-    return np.linspace(0, count - 1, min(most, count)).astype(np.int64)
-
-
 def make_bonus(
     config: BonusConfig,
     capacity: int,
@@ -359,7 +262,7 @@ def make_bonus(
 ) -> VisitBonus:
     """The bonus of this kind for features in R^dim; rng: the tilings' directions are drawn from it.
 
-    of_states: of states, each action apart (`RepresentationConfig.of_states`), which tiles alone can count.
+    of_states: features of states, each action counted separately (`RepresentationConfig.of_states`); tiles only.
     """
     if config.kind == "elliptical":
         return EllipticalVisits(capacity, num_actions, dim, lam=config.lam, beta=beta)

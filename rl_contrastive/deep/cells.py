@@ -6,8 +6,8 @@ Each of T tilings looks along K random directions w_k ~ N(0, I) and cuts each in
 
 with mean and spread = sqrt(tr cov) of the visits at the last rebuild, and shifts c_k uniform in [0, 1). Close features
 mostly share a cell, far ones rarely do, and features beyond all seen ones get cells of their own. Source: p-stable
-hashing (Datar et al. 2004) as tile coding (Sutton and Barto 2018, 9.5.4) of learned features, in the place of SimHash
-in Tang et al. 2017, whose cells are cones: there, whatever lies further out in a known direction counts as known.
+hashing (Datar et al. 2004) as tile coding (Sutton and Barto 2018, 9.5.4) of learned features. It replaces SimHash
+(Tang et al. 2017), whose cells are cones: there, anything further out in a known direction counts as known.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import fill_arrays, require, require_keys
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, FloatArray, State
 
 MIX = np.uint64(0x9E3779B97F4A7C15)
 """Odd multiplier of 64 bits (2^64 over the golden ratio) for hashing by multiplication."""
 STEP = 40503
-"""From one action's cell to the next one's: odd, so that cells of all actions differ."""
+"""Offset between the cells of two actions; it is odd, so that the cells of all actions differ."""
 
 
 class Tiles:
@@ -54,11 +54,11 @@ class Tiles:
 
     @property
     def cells(self) -> int:
-        """Numbers of all tilings together."""
+        """Number of cells of all tilings together."""
         return self.tilings * self.per_tiling
 
     def adapt(self, phi: FloatArray) -> None:
-        """Origin and unit of length from features (n, d) of visits; the cells of all features change."""
+        """Set origin and unit of length from features (n, d) of visits; the cells of all features change."""
         require(phi.ndim == 2 and phi.shape[1] == self.dim and len(phi) > 0, f"tiles: features of shape {phi.shape}.")
         if not np.isfinite(phi).all():
             raise RlcError("tiles: features hold NaN or infinite values; the feature fit diverged or an input is bad.")
@@ -78,7 +78,7 @@ class Tiles:
         strip = phi.reshape(-1, self.dim) @ self._matrix
         strip += self._offset
         np.floor(strip, out=strip)
-        if not math.isfinite(np.add.reduce(strip, axis=None)):  # one NaN or infinity makes the sum one
+        if not math.isfinite(np.add.reduce(strip, axis=None)):  # one NaN or infinity makes the sum NaN or infinite
             raise RlcError("tiles: features hold NaN or infinite values; the feature fit diverged or an input is bad.")
         strips = strip.astype(np.int64).view(np.uint64).reshape(-1, *self.shift.shape)
         strips *= self._odd
@@ -105,11 +105,7 @@ class Tiles:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("W", "shift", "odd", "mean", "spread"):
-            require(key in state, f"tiles: the saved state lacks '{key}'.")
-        for key, own in (("W", self.W), ("shift", self.shift), ("odd", self._odd), ("mean", self.mean)):
-            saved = np.asarray(state[key], dtype=own.dtype)
-            require(saved.shape == own.shape, f"tiles: the saved {key} has shape {saved.shape}, not {own.shape}.")
-            own[...] = saved
+        require_keys(state, ("spread",), "tiles")
+        fill_arrays({"W": self.W, "shift": self.shift, "odd": self._odd, "mean": self.mean}, state, "tiles")
         self.spread = float(state["spread"])
         self._fold()

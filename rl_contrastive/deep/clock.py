@@ -1,11 +1,12 @@
 """The step h as a part of the observation, for agents whose values are of observations alone.
 
-Where laws, rewards or the end depend on h, values do: Q_h(s,a). `Clock` makes the pair (h, o) the observation:
+Where transitions, rewards or the end depend on h, values do too: Q_h(s,a). `Clock` makes the pair (h, o) the
+observation:
 
     state indices s of S   ->  h S + s, one of (H + 1) S: each step has states of its own
     vectors of floats      ->  one more number, h / H
 
-h = H is the step behind the last one, where final observations are.
+h = H is the step after the last one; final observations belong to it.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from rl_contrastive.spec import Array, EnvSpec, Transition
 
 
 class Clock:
-    """Maps observations of one environment; `spec` describes what it hands out."""
+    """Maps observations of one environment; `spec` describes the mapped observations."""
 
     def __init__(self, spec: EnvSpec) -> None:
-        """RlcError for pictures and vectors of integers, which have no place for it."""
+        """RlcError for images and vectors of integers, which have no place for the step."""
         self.horizon, self.num_states = spec.horizon, spec.num_states
         if spec.num_states is not None:
             self.spec = replace(spec, num_states=(spec.horizon + 1) * spec.num_states)
@@ -33,7 +34,7 @@ class Clock:
         self.spec = replace(spec, obs_shape=(spec.obs_shape[0] + 1,))
 
     def show(self, obs: Array, h: int) -> Array:
-        """Observations (N, ...) of step h, with it."""
+        """Observations (N, ...) of step h, with h added."""
         obs = np.asarray(obs)
         if self.num_states is not None:
             return h * self.num_states + obs

@@ -2,15 +2,16 @@
 
     w(o_t, a) b(o_t, a),   w = 1[a was not taken at o_t earlier in this episode] / (1 + earlier visits of o_t in it)
 
-Counts of a lifetime tell rooms apart by how often they were seen; where rooms look alike, as through MiniGrid's partial
-view, walking on is worth no more than turning on the spot. What was not seen yet THIS time is what leads on, and what
-was not tried there is what ends a loop. Source: the episodic counts of RIDE (Raileanu and Rocktaeschel 2020) and NovelD
-(Zhang et al. 2021), there of observations alone. The same observation means the same bytes: ones with noise are never
-the same, and then nothing changes. Where frames are stacked it is the newest one that counts: the others tell how one
-came here, not where here is. Values stay functions of the stack, though the bonus now depends on the episode.
+Counts over all episodes tell places apart only by how often they were seen. Where rooms look alike, as through
+MiniGrid's partial view, walking on is then worth no more than turning on the spot. Places not yet seen in THIS episode
+lead on, and actions not yet tried there end a loop. Source: the episodic counts of RIDE (Raileanu and Rocktaeschel
+2020) and NovelD (Zhang et al. 2021), there of observations alone. The same observation means the same bytes:
+observations with noise are never the same, and then nothing changes. Of stacked frames the newest one counts, because
+the others tell how the agent came here and not where it is. Values stay functions of the stack, although the bonus now
+depends on the episode.
 
-`LeastTried` is the same memory for what is evaluated. A deterministic policy of views alone, once it goes in a circle,
-goes in it for ever; learning and chance break circles in training, and nothing does in evaluation.
+`LeastTried` is the same memory for the evaluated policy. A deterministic policy of views alone never leaves a circle
+once it is in one. Learning and chance break circles in training, but nothing does in evaluation.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import require
-from rl_contrastive.deep.bonus import Bonus, Chunk, Gone
+from rl_contrastive.config import require, require_keys
+from rl_contrastive.deep.bonus_contract import Bonus, Chunk, Gone
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.spec import Array, FloatArray, IntArray, State, Transition
 
@@ -39,7 +40,7 @@ class Seen:
 
 
 class EpisodicBonus:
-    """Another bonus, with the weights w of each stored entry."""
+    """Wraps a bonus and multiplies it by the episodic weight w of each stored entry."""
 
     def __init__(self, inner: Bonus, capacity: int, num_actions: int) -> None:
         """capacity: entries of the replay, whose indices are used here too."""
@@ -52,11 +53,11 @@ class EpisodicBonus:
 
     @property
     def visits(self) -> int:
-        """Visits so far, repeated ones included: they are all counted."""
+        """Visits so far, repeated ones included, because all of them are counted."""
         return self.inner.visits
 
     def value(self, phi: FloatArray) -> FloatArray:
-        """b of features (..., d) -> (...,), as of an observation that is new to its episode."""
+        """b of features (..., d) -> (...,), for an observation that is new in its episode."""
         return self.inner.value(phi)
 
     def at(self, index: IntArray) -> FloatArray:
@@ -71,29 +72,29 @@ class EpisodicBonus:
         return out
 
     def store(self, index: IntArray, phi: FloatArray) -> None:
-        """As the other bonus does."""
+        """Passed on to the wrapped bonus."""
         self.inner.store(index, phi)
 
     def visit(self, index: IntArray, action: IntArray) -> None:
-        """As the other bonus does."""
+        """Passed on to the wrapped bonus."""
         self.inner.visit(index, action)
 
     def key_taken(self, phi: FloatArray, action: IntArray) -> Array:
-        """As the other bonus does."""
+        """Passed on to the wrapped bonus."""
         return self.inner.key_taken(phi, action)
 
     def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk], gone: Iterable[Gone] = ()) -> None:
-        """As the other bonus does: w does not depend on features."""
+        """Passed on to the wrapped bonus, because w does not depend on features."""
         self.inner.rebuild(sample, chunks, gone)
 
     def start(self, obs: Array) -> None:
-        """As the other bonus does."""
+        """Passed on to the wrapped bonus."""
         self.inner.start(obs)
 
     def watch(self, transition: Transition, index: IntArray, newest: IntArray) -> None:
-        """Note one step of the rows alive: they acted at entries index (k,), and newest (k,) hold what they saw then.
+        """Note one step of the rows alive: they acted at entries index (k,), and newest (k,) hold what they saw next.
 
-        Within an episode only: it begins at h = 0, and the steps must come in order.
+        An episode begins at h = 0, and its steps must come in order.
         """
         if transition.h == 0:
             self._episodes = [{} for _ in transition.alive]
@@ -117,13 +118,12 @@ class EpisodicBonus:
         self.patches["lost"].touch(index)
 
     def state_dict(self, *, whole: bool = True) -> State:
-        """The other bonus, and 1 - w as far as it is not saved by `patches`."""
+        """The state of the wrapped bonus, and 1 - w unless `patches` saves it."""
         return {"inner": self.inner.state_dict(whole=whole), **({"lost": self.lost.copy()} if whole else {})}
 
     def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("inner", *(("lost",) if whole else ())):
-            require(key in state, f"bonus: the saved state lacks '{key}'.")
+        require_keys(state, ("inner", *(("lost",) if whole else ())), "bonus")
         self.inner.load_state_dict(state["inner"], whole=whole)
         if not whole:
             return
@@ -136,14 +136,14 @@ class EpisodicBonus:
 class LeastTried:
     """Greedy by Q, uniform over ties, among the actions taken least often at an equal observation of the episode.
 
-    For B rows whose steps come in order; h = 0 begins an episode.
+    It serves B rows whose steps come in order; h = 0 begins an episode.
     """
 
     def __init__(self) -> None:
         self._episodes: list[dict[bytes, list[float]]] = []
 
     def __call__(self, obs: Array, h: int, q: FloatArray) -> FloatArray:
-        """Observations (B, ...) and Q (B, A) -> probabilities (B, A); what they say is taken as taken."""
+        """Observations (B, ...) and Q (B, A) -> probabilities (B, A); their actions are noted as taken."""
         if h == 0:
             self._episodes = [{} for _ in q]
         require(len(self._episodes) == len(q), f"least tried: {len(q)} rows at step {h}, {len(self._episodes)} before.")

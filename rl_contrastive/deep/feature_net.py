@@ -1,8 +1,8 @@
-"""Contrastive features of raw observations: the network, its descent, and the frozen copy that others see.
+"""Contrastive features of raw observations: the network, its training, and the frozen copy that others use.
 
-`FeatureNet` is what the deep agent trains beside its values (`learner.py`). `FeatureLearner` adds a memory of
-transitions, for code that brings its own agent, as Stable-Baselines3 does (`sb3.py`). The frozen copy moves only at
-`freeze`.
+The deep agent trains `FeatureNet` beside its values (`learner.py`). `FeatureLearner` adds a memory of transitions, for
+code that has its own agent, such as Stable-Baselines3 (`rl_contrastive/bridges/sb3.py`). The frozen copy changes only
+at `freeze`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
-from rl_contrastive.deep.bonus import Chunk, evenly
+from rl_contrastive.config import MOST_DRAWN, Ge, Gt, In, require, require_keys
+from rl_contrastive.deep.bonus_contract import Chunk, evenly
 from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
 from rl_contrastive.deep.networks import Encoder, encoder
 from rl_contrastive.deep.representation import Representation, identical
@@ -30,34 +30,31 @@ from rl_contrastive.deep.weights import (
     load_weights,
     weights,
 )
-from rl_contrastive.device import require_memory, resolve_device
+from rl_contrastive.device import DeviceOptions, require_memory, resolve_device
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 
 @dataclass(frozen=True)
-class FeatureConfig:
-    """Networks, memory and descent of the features."""
+class FeatureConfig(DeviceOptions, where="features"):
+    """Networks, memory and training of the features."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """Observations -> vectors."""
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
     """phi(s,a) and psi(s')."""
     capacity: Annotated[int, Ge(2)] = 100_000
-    """Newest transitions that are kept, with two observations each."""
-    batch_size: Annotated[int, Ge(2)] = 64
-    """Transitions of a gradient step: each has the others' successors as negatives."""
+    """Number of newest transitions that are kept, with two observations each."""
+    batch_size: Annotated[int, In(2, MOST_DRAWN)] = 64
+    """Transitions of a gradient step; each has the successors of the others as negatives."""
     lr: Annotated[float, Gt(0)] = 3e-4
     """Adam's step size."""
     device: str = "auto"
     """auto (cuda if there is one, else cpu), cpu, cuda or cuda:N."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "features")
-
 
 @dataclass(frozen=True)
 class ObsLayout:
-    """What an observation is: shape and dtype, for state indices their number, and codes as in `EnvSpec`."""
+    """The format of an observation: shape and dtype, the number of states of state indices, codes as in `EnvSpec`."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -85,11 +82,11 @@ class TransitionFeatures(nn.Module):
 
     @property
     def width(self) -> int:
-        """Coordinates of what `forward` gives of one state: A d, or d of psi."""
+        """Number of features per state that `forward` returns: A d, or d for psi."""
         return self.dim if self.heads.config.of_states else self.num_actions * self.dim
 
     def forward(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
-        """What the bonus counts: (N, ...) -> (N, A, d) or (N, 1, d), or (N, d) of the actions (N,); no gradients."""
+        """Features for the bonus: (N, ...) -> (N, A, d) or (N, 1, d), or (N, d) of the actions (N,); no gradients."""
         return self.heads.features(self.encoder.forward(obs), action)
 
     def contrast(
@@ -107,7 +104,7 @@ class TransitionFeatures(nn.Module):
 
 
 class FeatureNet:
-    """The network that learns and its frozen copy, whose features are counted."""
+    """The network that learns, and its frozen copy, whose features the bonus counts."""
 
     def __init__(
         self,
@@ -161,11 +158,11 @@ class FeatureNet:
         return np.asarray(phi), np.asarray(psi)
 
     def freeze(self) -> None:
-        """The frozen copy becomes the network of this moment: what was computed with it before is out of date."""
+        """Copy the current network to the frozen one; everything computed with the old copy is out of date."""
         follow(self.frozen, self.online, 1.0)
 
     def standardise(self, obs: Array) -> None:
-        """Centre and scale vector observations by these: once, before the first step and the first `freeze`."""
+        """Centre and scale vector observations by these; once, before the first step and the first `freeze`."""
         self.online.encoder.inputs.standardise(obs)
 
     @torch.no_grad()
@@ -184,14 +181,13 @@ class FeatureNet:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("online", "frozen", "optimiser"):
-            require(key in state, f"features: the saved state lacks '{key}'.")
+        require_keys(state, ("online", "frozen", "optimiser"), "features")
         for name in ("online", "frozen"):
             load_weights(getattr(self, name), self._renamed(state[name]), "features")
         self._optimiser.load_state_dict(state["optimiser"], "features")
 
     def _renamed(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """Weights of older versions, in which every objective had a vector `log_state`."""
+        """Convert weights of older versions, in which every objective had a vector `log_state`."""
         saved = dict(saved)
         before = saved.pop("heads.log_state", None)
         return saved if before is None or not self.online.heads.remembered else {**saved, "heads.state_log_u": before}
@@ -204,12 +200,12 @@ def put(array: Array, device: torch.device) -> Tensor:
 
 
 def torch_generator(rng: np.random.Generator) -> torch.Generator:
-    """One on the CPU, seeded by the next integer of `rng`, whose state is the only one to be saved."""
+    """A generator on the CPU, seeded by the next integer of `rng`; only the state of `rng` must be saved."""
     return torch.Generator().manual_seed(int(rng.integers(2**62)))
 
 
 class FeatureLearner:
-    """The newest transitions, and a network that learns from them."""
+    """Stores the newest transitions and a network that learns from them."""
 
     def __init__(self, layout: ObsLayout, num_actions: int, config: FeatureConfig, *, rng: np.random.Generator) -> None:
         """rng: initial weights and batches are drawn from it."""
@@ -227,7 +223,7 @@ class FeatureLearner:
         return min(self.stored, self.config.capacity)
 
     def store(self, obs: Array, action: IntArray, next_obs: Array) -> IntArray:
-        """Keep B transitions; returns their places (B,), where the oldest ones lay before."""
+        """Store B transitions over the oldest ones and return their places (B,)."""
         obs, next_obs = np.asarray(obs), np.asarray(next_obs)
         shape = (len(action), *self.layout.shape)
         require(obs.shape == shape == next_obs.shape, f"features: expected {shape}, got {obs.shape}, {next_obs.shape}.")
@@ -238,7 +234,7 @@ class FeatureLearner:
         return place
 
     def leaving(self, count: int) -> tuple[Array, IntArray]:
-        """Observations and actions of the transitions that the next `count` ones take the place of."""
+        """Observations and actions of the transitions that the next `count` ones will replace."""
         place = np.arange(max(self.stored, self.config.capacity), self.stored + count) % self.config.capacity
         return self._obs[place], self._action[place]
 
@@ -274,7 +270,7 @@ class FeatureLearner:
         return self.net.diagnose(self._obs[:n], self._action[:n], self._next[:n])
 
     def state_dict(self) -> State:
-        """Networks, optimiser and transitions; the generator belongs to whoever handed it in."""
+        """Networks, optimiser and transitions; the caller saves the generator."""
         n = len(self)
         return {
             "net": self.net.state_dict(),
@@ -287,8 +283,7 @@ class FeatureLearner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("net", "stored", "steps", "obs", "action", "next_obs"):
-            require(key in state, f"features: the saved state lacks '{key}'.")
+        require_keys(state, ("net", "stored", "steps", "obs", "action", "next_obs"), "features")
         stored = int(state["stored"])
         n = min(stored, self.config.capacity)
         for key, own in (("obs", self._obs), ("action", self._action), ("next_obs", self._next)):

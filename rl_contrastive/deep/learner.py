@@ -1,9 +1,9 @@
 """The networks of deep Contrastive-UCB and one gradient step of all of them.
 
-Q and G share one encoder (`value.py`), which self-prediction or another loss (`auxiliary.py`) may help to shape;
-the contrastive features have another (`transitions.py`): bonuses are small numbers, and a contrastive loss on a shared
-encoder would move it more than they do, so that values lag and wander. Features are frozen between rebuilds of the
-counts, so they descend less often.
+Q and G share one encoder (`value.py`), which self-prediction or another loss (`auxiliary.py`) may help to train. The
+contrastive features have another one (`feature_net.py`). Bonuses are small numbers, and a contrastive loss on a shared
+encoder would change it more than they do, so that values lag and fluctuate. Features are frozen between rebuilds of the
+counts, so they take fewer gradient steps.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require_keys
 from rl_contrastive.deep.augment import check_augment, distort, draw
 from rl_contrastive.deep.auxiliary import Auxiliary
-from rl_contrastive.deep.bonus import Bonus, Chunk
+from rl_contrastive.deep.bonus_contract import Bonus, Chunk
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, put, torch_generator
 from rl_contrastive.deep.noisy import mean_noise, resample
@@ -42,11 +42,11 @@ from rl_contrastive.spec import Array, EnvSpec, FloatArray, State
 
 Sequences = tuple[Tensor, Tensor, Tensor, Tensor]
 REPORTED = ("loss_q", "loss_g", "spr_cosine", "spr_spread")
-"""Of a gradient step; the last two (`SelfPrediction`) only where there is self-prediction."""
+"""Diagnostics of a gradient step; the last two (`SelfPrediction`) exist only with self-prediction."""
 HUGE = 1e30
-"""Of returns: float32 ends at 3e38."""
+"""Largest size of returns; float32 ends at 3e38."""
 TRIM_EVERY = 500
-"""Gradient steps after which the heap is trimmed: what a run holds then no longer grows with its length."""
+"""Gradient steps between two trims of the heap, so that the memory of a run does not grow with its length."""
 
 
 class DeepLearner:
@@ -81,7 +81,7 @@ class DeepLearner:
         )
         check_augment(config.augment, self.features.online.encoder.kind)
         self.target = frozen_copy(self.values)
-        # The values come first in the vector of all, so that their target follows a part of it.
+        # The values come first in the vector of all parameters, so that their target follows a part of it.
         self._trained = FlatParameters(p for module in self._modules().values() for p in module.parameters())
         self._followers = FlatParameters(self.target.parameters())
         self._optimiser = FlatAdam(self._trained, lr=config.lr, eps=config.adam_eps)
@@ -107,7 +107,7 @@ class DeepLearner:
 
     @torch.inference_mode()
     def q(self, obs: Array, *, rng: np.random.Generator | None = None) -> tuple[FloatArray, FloatArray]:
-        """Q and G (N, A) of stacked observations; rng: of noise for acting, if the heads are noisy."""
+        """Q and G (N, A) of stacked observations; rng draws the noise for acting if the heads are noisy."""
         self._resample(rng)
         out = (
             self.values.means(self._encoded(self.values.encoder, put(obs, self.device)))
@@ -120,7 +120,7 @@ class DeepLearner:
 
     @torch.inference_mode()
     def target_q(self, obs: Array) -> FloatArray:
-        """Q (N, A) of the target network, for evaluation: the online one of the last steps, averaged, wanders less."""
+        """Q (N, A) of the target network, for evaluation: it is a moving average and fluctuates less."""
         mean_noise(self.target)
         out = self.target.means(self._encoded(self.target.encoder, put(obs, self.device)))
         return np.asarray(out[:, 0].double().cpu().numpy()) / self.config.reward_scale
@@ -151,7 +151,7 @@ class DeepLearner:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         views = None if self.auxiliary is None else self.auxiliary.views(batch, replay, self._augment, rng)
         gradient, errors, losses = self._gradient_of(obs, numbers, ahead, views)
-        losses = losses.clone()  # outputs of a CUDA graph are overwritten by its next run
+        losses = losses.clone()  # the next run of a CUDA graph overwrites its outputs
         norm = clip(gradient, self.config.clip)
         self._optimiser.lr = self.lr
         self._optimiser.step(gradient)
@@ -170,30 +170,30 @@ class DeepLearner:
         return report
 
     def _contrast(self, batch: ReplayBatch, replay: Replay, rng: np.random.Generator) -> Tensor:
-        """One step of the features on the batch's own successors: one step on, whatever n the returns have."""
+        """One gradient step of the features, on the next observations of the batch, whatever n the returns have."""
         successors = batch.next_obs
         if replay.ring.n_step > 1:
             successors = replay.observations(replay.ring.next[batch.index])
         masked = self.config.representation.mask_identical
         same = put(identical(successors), self.device) if masked else None
-        # Drawn by priorities, rows are weighted back: the law to be learned is that of the data.
+        # Rows drawn by priorities get importance weights, so that the distribution of the data is learned.
         weighted = self.config.representation.weighted and replay.tree is not None
         weight = put(batch.weight, self.device) if weighted else None
         obs, ahead = (self._augment(put(frames, self.device), rng) for frames in (batch.obs, successors))
         return self.features.descend(obs, put(batch.action, self.device), ahead, weight=weight, same=same)
 
     def _inputs(self, batch: ReplayBatch, replay: Replay, bonus: Bonus) -> tuple[Tensor, Tensor]:
-        """What `_gradient` takes, in two copies to the device."""
+        """The inputs of `_gradient`, in two copies to the device."""
         N, A = len(batch.index), self.num_actions
         reward = batch.reward
         if self.config.clip_rewards:
             reward = replay.discounted(np.sign(replay.ring.reward[batch.steps]), batch.mask)
-        # Returns beyond float32 are scaled before they are rounded to it.
+        # Returns beyond float32 are scaled before they are rounded to float32.
         huge = np.abs(reward).max() > HUGE
         numbers = np.zeros((N, 5 + 2 * A), dtype=np.float64 if huge else np.float32)
         numbers[:, 0] = numbers[:, 1] = reward
         counted = batch.mask
-        if bonus.before_step:  # then the bonus at (s,a) itself is no part of G
+        if bonus.before_step:  # then G leaves out the bonus at (s,a) itself
             counted = batch.mask.copy()
             counted[:, 0] = False
         if counted.any():
@@ -215,9 +215,9 @@ class DeepLearner:
     def _gradient(
         self, obs: Tensor, numbers: Tensor, ahead: Sequences | None, views: dict[str, Any] | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient of all losses by all that is trained, |TD errors| (N,) for priorities, and what is reported.
+        """The gradient of all losses, |TD errors| (N,) for priorities, and the reported numbers.
 
-        obs: o_t and o_{t+m}, one below the other, (2N, ...). numbers (N, 5 + 2A): returns of rewards, and of rewards
+        obs: o_t and o_{t+m}, concatenated, (2N, ...). numbers (N, 5 + 2A): returns of rewards, and of rewards
         and bonuses, discount, weight, action; what is added to Q (0) and G (bonuses) of all actions at o_{t+m}.
         """
         losses, errors = self._losses(obs, numbers)
@@ -238,7 +238,7 @@ class DeepLearner:
             return network.head.forward(self._encoded(network.encoder.body, inputs))
 
         with torch.no_grad():
-            x = values.encoder.inputs(obs)  # target networks take them alike
+            x = values.encoder.inputs(obs)  # the target networks take the same inputs
             target_next = out(target, x[N:])
             online_next = out(values, x[N:]) if self.config.value.double else None
         return td_losses(
@@ -253,7 +253,7 @@ class DeepLearner:
         )
 
     def _sequences(self, batch: ReplayBatch, replay: Replay, rng: np.random.Generator) -> Sequences:
-        """What `_predict` takes: o_t, a_t .. a_{t+K-1} (N, K), o_{t+1} .. o_{t+K} as (N K, ...), real steps (N, K)."""
+        """Inputs of `_predict`: o_t, a_t .. a_{t+K-1} (N, K), o_{t+1} .. o_{t+K} as (N K, ...), real steps (N, K)."""
         obs, actions, mask = replay.sequences(batch.index, self.config.self_prediction.steps)
         N, K = actions.shape
         ahead = self._augment(put(obs[:, 1:].reshape(N * K, *obs.shape[2:]), self.device), rng)
@@ -276,14 +276,14 @@ class DeepLearner:
         return self.auxiliary.loss(z, other, **known)
 
     def _augment(self, obs: Tensor, rng: np.random.Generator) -> Tensor:
-        """Observations (N, ...), distorted if the config asks for it: still in the unit that they are stored in."""
+        """Observations (N, ...), distorted if the config asks for it, in the units in which they are stored."""
         if self.config.augment.shift == self.config.augment.intensity == 0:
             return obs
         draws = draw(self.config.augment, len(obs), rng=torch_generator(rng))
         return distort(obs.float(), *(x.to(self.device) for x in draws))
 
     def _resample(self, rng: np.random.Generator | None) -> None:
-        """New noise for noisy heads, or none without rng."""
+        """Draw new noise for noisy heads; without rng, switch it off."""
         if self.config.value.noisy == 0:
             return
         if rng is None:
@@ -320,8 +320,7 @@ class DeepLearner:
             if name not in state:
                 raise RlcError(f"deep: the saved state lacks '{name}'.")
             load_weights(module, state[name], f"deep: {name}")
-        for key in ("features", "optimiser", "steps"):
-            require(key in state, f"deep: the saved state lacks '{key}'.")
+        require_keys(state, ("features", "optimiser", "steps"), "deep")
         self.features.load_state_dict(state["features"])
         self._optimiser.load_state_dict(state["optimiser"], "deep")
         self.steps = int(state["steps"])

@@ -9,7 +9,7 @@ An encoder takes raw observations (N, *obs_shape) as the replay stores them and 
     nature    84 x 84 frames: the convolutions 8/4, 4/2, 3/1 of Mnih et al. 2015
     impala    frames: the residual towers of Espeholt et al. 2018 (Figure 3, right)
 
-Layers are made empty and filled from the given generator on its device: torch's global one is never used.
+Layers are made empty and filled from the given generator on its device. torch's global generator is never used.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def choose_kind(obs_shape: tuple[int, ...], obs_dtype: str, codes: tuple[int, ..
 
 
 class Layers(nn.Sequential):
-    """One layer after another, without the hooks that a call of a module looks for: for rows of a few environments
-    they take longer than the layers."""
+    """Runs one layer after another without the hooks of a module call, which take longer than the layers themselves for
+    rows of a few environments."""
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self._modules.values():
@@ -150,11 +150,11 @@ class Inputs(nn.Module):
     def standardise(self, obs: np.ndarray | Tensor) -> None:
         """Centre and spread from observations (N, *obs_shape).
 
-        A coordinate that did not vary gets the median factor of those that did (1 if none did): it may vary later, as
-        those of one-hot grids do, and must not be a whisper then.
+        A coordinate that did not vary gets the median factor of those that did (1 if none did). It may vary later, as
+        in one-hot grids, and must not be tiny then.
 
-        For floats only, nothing happens to other kinds. It changes the function at once, so call it before training
-        (after the first random steps, say) and keep targets and features of before out of use.
+        It affects floats only. It changes the function at once, so call it before training (after the first random
+        steps, say), and do not use targets and features computed before.
         """
         if self.rule != "floats":
             return
@@ -179,7 +179,7 @@ class Inputs(nn.Module):
         x = obs.to(dtype)
         if self.rule == "floats":
             x = (x - self.centre) * self.factor
-            # Random play reaches little of what skilled play does: ten spreads out, a plain line would swamp the rest.
+            # Skilled play reaches far beyond random play. Ten spreads out, a linear scale would swamp the other inputs.
             x = x.sign() * x.abs().log1p()
         elif self.rule == "bytes":
             x = x * self.factor
@@ -201,7 +201,7 @@ class QHead(nn.Module):
     """V value functions of all actions: (N, width) -> (N, V, A), or logits (N, V, A, atoms) of return distributions.
 
     dueling: Q = V + Adv - mean_a Adv (Wang et al. 2016, eq. (9)), for logits atom by atom. The output layer starts
-    small: all values begin near 0, so that differences come from rewards and bonuses alone. All streams of all value
+    small: all values start near 0, so that differences come from rewards and bonuses alone. All streams of all value
     functions are one matrix, behind one shared ReLU layer if `hidden` > 0.
     """
 
@@ -260,7 +260,7 @@ class Residual(nn.Module):
 
 def linear(inputs: int, outputs: int, *, gain: float, init: Init, rng: torch.Generator) -> nn.Linear:
     """A linear layer: orthogonal times `gain`, or N(0, gain^2 / inputs); bias 0."""
-    # Made without values: a constructor that fills a layer draws from the global generator.
+    # Made without values, because a constructor that fills a layer draws from the global generator.
     layer = nn.Linear(inputs, outputs, device="meta").to_empty(device=rng.device)
     _fill(layer, inputs, gain, init, rng)
     return layer
@@ -288,7 +288,7 @@ def _fill(layer: nn.Linear | nn.Conv2d, fan_in: int, gain: float, init: Init, rn
 def _convolutions(
     kind: str, shape: tuple[int, ...], channels: tuple[int, ...], init: Init, rng: torch.Generator
 ) -> tuple[list[nn.Module], tuple[int, ...]]:
-    """The kind's convolutional part for images (C, H, W), and the shape of what it gives."""
+    """The convolutional part of this kind for images (C, H, W), and the shape of its output."""
     planes, rows, columns = shape
     layers: list[nn.Module] = []
     if kind == "impala":

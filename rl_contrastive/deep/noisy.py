@@ -1,12 +1,12 @@
-"""Noisy linear layers: exploration by learned noise on the weights of the value heads, an option beside the bonus.
+"""Noisy linear layers: exploration by learned noise on the weights of the value heads, in addition to the bonus.
 
     y = (W + S * E) x + b + s * e,   E = e c',   e = f(N(0, I_q)),   c = f(N(0, I_p)),   f(x) = sgn(x) sqrt|x|
 
 for p inputs and q outputs: factorised Gaussian noise of Fortunato et al. 2018, Section 3, one draw for a whole batch.
 S and s are learned and begin at sigma_0 / sqrt(p). E is never formed: (S * E) x = e * S (c * x).
 
-A layer has the noise that `resample` drew last from the generator given; after `mean_noise`, and at first, it is its
-mean y = W x + b, to the bit. Noise is no part of the saved state: whoever wants a noisy output draws first.
+A layer uses the noise that `resample` drew last from the given generator. Initially, and after `mean_noise`, its output
+is the mean y = W x + b, to the bit. Noise is not part of the saved state, so draw before you use a noisy output.
 """
 
 from __future__ import annotations

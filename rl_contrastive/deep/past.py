@@ -1,16 +1,16 @@
-"""Visits that left the replay: places that stand for them, each with its number of visits.
+"""Visits that left the replay: they are stored as places, each with its number of visits.
 
-Counts belong to one frozen network and cannot be carried over to the next one. So of each visit that the replay is
-about to drop, observation and action are kept here, and every rebuild encodes them anew, beside what is stored:
+Counts belong to one frozen network and cannot be carried over to the next one. So the observation and the action of
+each visit that the replay is about to drop are kept here, and every rebuild encodes them again:
 
     exact     the same observation (its bytes) and action is one place, whose weight is the number of its visits
-    bounded   when all rows are taken, half of them are freed: the lightest places become one with the heaviest that the
-              bonus cannot tell from them today, and if too many are left, a sample stands for all
+    bounded   when all rows are taken, half of them are freed: the lightest places are merged into the heaviest one that
+              the current bonus cannot tell from them; if too many are left, a sample represents all
 
 The sample is that of Duffield et al. 2007 (Section 2), drawn systematically in the order of the cells: with the least t
 for which sum_i min(1, w_i / t) is the number of rows to keep, a place of weight w_i >= t stays as it is, and another
 stays with probability w_i / t and has weight t from then on. The sum of all weights stays the same, and the expected
-weight of any set of places too, under whatever network.
+weight of any set of places too, under any network.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.errors import RlcError
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 Keys = Callable[[Array, IntArray], Array]
-"""Observations (n, ...) and actions (n,) -> what the bonus counts of them today, (n, w)."""
+"""Observations (n, ...) and actions (n,) -> their current keys in the bonus, (n, w)."""
 Rows = Iterator[tuple[Array, IntArray, FloatArray]]
 """Observations (n, ...), actions (n,), weights (n,)."""
 CHUNK = 1024
@@ -38,10 +38,10 @@ class Past:
     """At most `room` places (observation, action) with weights > 0; a row without a weight is free."""
 
     def __init__(self, room: int, obs_shape: tuple[int, ...], obs_dtype: str, *, rng: np.random.Generator) -> None:
-        """room >= 2; obs_shape: of a stacked observation; rng: which light places stay when there are too many."""
+        """room >= 2; obs_shape: of a stacked observation; rng chooses which light places stay when full."""
         require(room >= 2, f"past: room must be >= 2 places, got {room}.")
         try:
-            self.obs: Array = np.zeros((room, *obs_shape), dtype=obs_dtype)  # pages that nothing fills cost nothing
+            self.obs: Array = np.zeros((room, *obs_shape), dtype=obs_dtype)  # unused pages take no memory
         except MemoryError as error:
             size = room * int(np.prod(obs_shape)) * np.dtype(obs_dtype).itemsize / 2**30
             raise RlcError(f"past: {room} observations take {size:.1f} GiB; lower bonus.past.") from error
@@ -61,7 +61,7 @@ class Past:
         return float(self.weight.sum())
 
     def add(self, obs: Array, action: IntArray, keys: Keys) -> None:
-        """One visit each of observations (k, ...) with actions (k,); keys: for the case that there is no room left."""
+        """Add one visit each of observations (k, ...) with actions (k,); keys: needed if there is no room left."""
         for one, a in zip(obs, action.tolist(), strict=True):
             name = _name(one, a)
             row = self._row.get(name)
@@ -92,14 +92,14 @@ class Past:
         most, w = len(self.weight) // 2, self.weight
         each = np.concatenate([keys(obs, action) for obs, action, _ in self.chunks()])  # (room, w)
         cell = np.unique(each, axis=0, return_inverse=True)[1].reshape(-1)
-        # 1. Light places become one with the heaviest of their cell. Heavy ones stay: another network may part them.
+        # 1. Merge light places into the heaviest of their cell. Heavy ones stay: another network may tell them apart.
         rows = np.lexsort((-w, cell))
         heaviest = rows[np.flatnonzero(np.diff(cell[rows], prepend=-1))][cell]
         light = np.flatnonzero((w < threshold(w, most)) & (heaviest != np.arange(len(w))))
         light = light[np.argsort(w[light], kind="stable")][: len(w) - most]  # the lightest, as many as must go
         np.add.at(w, heaviest[light], w[light])
         w[light] = 0.0
-        # 2. A sample of what is left.
+        # 2. Sample from the remaining places.
         rows = np.flatnonzero(w)
         if len(rows) > most:
             rows = rows[np.lexsort((rows, cell[rows]))]
@@ -122,8 +122,7 @@ class Past:
 
     def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
         """Inverse of `state_dict`, after `patches` if not `whole`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("row", "action", "weight", "rng", *(("obs",) if whole else ())):
-            require(key in state, f"past: the saved state lacks '{key}'.")
+        require_keys(state, ("row", "action", "weight", "rng", *(("obs",) if whole else ())), "past")
         rows = np.asarray(state["row"], dtype=np.int64)
         fits = len(rows) == len(state["action"]) == len(state["weight"]) and bool((rows < len(self.weight)).all())
         require(fits, f"past: {len(rows)} saved places do not fit the room for {len(self.weight)}.")
@@ -146,16 +145,16 @@ def threshold(weight: FloatArray, most: int) -> float:
         return 0.0
     w = np.sort(weight)[::-1]
     rest = np.cumsum(w[::-1])[::-1]  # of all from here on
-    t = rest[:most] / (most - np.arange(most))  # if the h heaviest are kept as they are
+    t = rest[:most] / (most - np.arange(most))  # if the h heaviest are kept unchanged
     return float(t[np.argmax(w[:most] <= t)])
 
 
 def sampled(weight: FloatArray, most: int, *, rng: np.random.Generator) -> FloatArray:
-    """Weights (n,) of which `most` are > 0, unbiased and with the same sum; neighbours stand for each other."""
+    """Weights (n,) of which `most` are > 0, unbiased and with the same sum; neighbours represent each other."""
     t = threshold(weight, most)
     light = weight < t
     places = np.cumsum(weight[light]) / t
-    places[-1:] = most - np.count_nonzero(~light)  # a whole number but for rounding
+    places[-1:] = most - np.count_nonzero(~light)  # a whole number up to rounding
     kept = np.diff(np.floor(places + rng.random()), prepend=0.0) > 0
     out = weight.copy()
     out[light] = np.where(kept, t, 0.0)

@@ -4,8 +4,9 @@ On the encoder's vectors z, two heads u_phi(z, a) and u_psi(z') give phi, psi = 
 
     f(s,a,s') = psi(s')'phi(s,a) -> P(s'|s,a) / P^-(s')        (`nce`: Qiu et al. 2022, eq. (3); others up to c(s,a))
 
-Row i's negatives are the successors of the other rows, N - 1 draws of the batch's law P^- of s' that do not depend on
-row i: no second batch and no further pass through the encoder. Every registered objective runs on these scores.
+The negatives of row i are the successors of the other rows. They are N - 1 samples of the batch's distribution P^- of
+s' that do not depend on row i, so they need no second batch and no further pass through the encoder. Every registered
+objective runs on these scores.
 
 With u_k = E_{P^-} psi_k the fitted model is a mixture, P-hat(s'|s,a) = sum_k w_k(s,a) p_k(s') with p_k = P^- psi_k/u_k:
 
@@ -13,8 +14,8 @@ With u_k = E_{P^-} psi_k the fitted model is a mixture, P-hat(s'|s,a) = sum_k w_
 
 The bonus counts u_phi ("logits", the default), phi / |phi| ("unit"), w ("simplex") or phi ("raw"). w does not depend
 on how phi and psi share their scale, coordinate by coordinate; |phi| <= 1, which the theory asks for, holds for unit
-and simplex. All of them take an action that was never tried here for one that looks alike elsewhere. "psi" counts
-u_psi(s) and the action apart, as a decoder of latent states does: what of s cannot be foretold is not in psi.
+and simplex. With all of them, an action never tried here looks like a similar one elsewhere. "psi" counts u_psi(s)
+separately for each action, as a decoder of latent states does. Unpredictable parts of s are not in psi.
 """
 
 from __future__ import annotations
@@ -39,16 +40,16 @@ from rl_contrastive.objectives.scores import log_softplus
 from rl_contrastive.spec import Array, BoolArray
 
 LEAST = 1e-30
-"""The smallest f that is told from 0 in single precision."""
+"""The smallest f that single precision distinguishes from 0."""
 STATE = "state_"
-"""In front of the names of what the objective remembers."""
+"""Prefix of the buffers that hold the objective's state."""
 
 
 class Representation(nn.Module):
     """The two heads, for vectors of an encoder of this width.
 
-    Buffers: `log_u` (d,) the moving average log u, which simplex features need, NaN at first; `state_*` what the
-    objective remembers.
+    Buffers: `log_u` (d,) the moving average log u, which simplex features need, NaN at first; `state_*` the state of
+    the objective.
     """
 
     log_u: Tensor
@@ -57,7 +58,7 @@ class Representation(nn.Module):
         super().__init__()
         self.config, self.num_actions = config, num_actions
         self.objective = make(config.objective, config.objective_options)
-        # Numbers for each stored row, as in `meco-keyed` and `isogclr`, have no place in a replay that forgets.
+        # Numbers for each stored row, as in `meco-keyed` and `isogclr`, do not work with a replay that drops rows.
         hint = "but rows of a replay come and go; use meco or infonce"
         keyed = self.objective.keyed
         require(not keyed, f"representation: {config.objective} keeps a table of all anchors, {hint}.")
@@ -99,9 +100,9 @@ class Representation(nn.Module):
 
     @torch.no_grad()
     def features(self, z: Tensor, action: Tensor | None = None) -> Tensor:
-        """What the bonus counts (`config.features`): z (N, width) -> (N, A, d), or (N, d) of the given actions (N,).
+        """Features for the bonus (`config.features`): z (N, width) -> (N, A, d), or (N, d) of the given actions (N,).
 
-        psi is the same for all actions, so there (N, 1, d).
+        With psi they are the same for all actions: (N, 1, d).
         """
         if self.config.of_states:
             v = self.successors(z)
@@ -131,7 +132,7 @@ class Representation(nn.Module):
         """The loss of a batch of N >= 2 transitions; in training it moves the objective's state, and `log_u` of simplex
         features.
 
-        Of `meco` the loss is its surrogate: the gradient counts, the value says little.
+        For `meco` this is the surrogate loss: its gradient is right, but its value says little.
 
         z, z' (N, width) of s and of the next observation (one step on, whatever n the returns have), action (N,).
         weight (N,) > 0: importance weights, of rows and of their successors as negatives. same (N, N): pairs of
@@ -140,7 +141,7 @@ class Representation(nn.Module):
         N = len(z)
         require(N >= 2, f"representation: a batch needs two rows or more for negatives, got {N}.")
         require((same is not None) or not self.config.mask_identical, "representation: mask_identical needs `same`.")
-        # Scores are sums of exponentials: in bfloat16 the logarithm of a rare f would be noise.
+        # Scores are sums of exponentials; in bfloat16 the logarithm of a rare f would be noise.
         with torch.autocast(z.device.type, enabled=False):
             dtype = next(self.parameters()).dtype
             u = self.anchors(z.to(dtype))[torch.arange(N, device=z.device), action]  # (N, d)
@@ -176,7 +177,7 @@ class Representation(nn.Module):
         law = off_diagonal(w.expand(len(w), -1))
         if same is not None:
             law = torch.where(off_diagonal(same), 0.0, law)
-            # A row all of whose negatives are masked teaches nothing: its weight is 0, its law any.
+            # A row whose negatives are all masked teaches nothing: its weight is 0 and its distribution arbitrary.
             lone = law.sum(-1) == 0
             w = torch.where(lone, 0.0, w)
             w = w / torch.where(w.sum() > 0, w.sum(), 1.0)
@@ -191,7 +192,7 @@ class Representation(nn.Module):
         )
 
     def _halves(self, u: Tensor, v: Tensor, w: Tensor) -> list[Contrast]:
-        """Each half of the rows with the successors of the other half: a row's own is no draw of P^-."""
+        """Each half of the rows with the successors of the other half, because a row's own one is no sample of P^-."""
         log_phi, log_psi = log_softplus(u, self.config.beta), log_softplus(v, self.config.beta)
         own = torch.logsumexp(log_phi + log_psi, dim=-1)  # (N,) log f of each row and its successor
         first, second = slice(0, len(w) // 2), slice(len(w) // 2, None)
@@ -216,7 +217,7 @@ class Representation(nn.Module):
 
     @torch.no_grad()
     def diagnose(self, z: Tensor, action: Tensor, z_next: Tensor) -> dict[str, float]:
-        """Numbers to log now and then, on a batch: what collapse and a missed normaliser look like.
+        """Diagnostics of a batch, to be logged now and then: they show collapse and a wrong normaliser.
 
         top1        share of rows whose own successor has the highest score in the batch, ties not counted
         binary      mean of the shares of own successors with f > 1 and of negatives with f < 1; .5 by chance
@@ -237,7 +238,7 @@ class Representation(nn.Module):
             "top1": float((own > others.amax(-1)).double().mean()),
             "binary": 0.5 * float((own > 0).double().mean() + (others < 0).double().mean()),
             "normaliser": float(torch.logsumexp(log_phi.double() + log_u, dim=-1).exp().mean()),
-            # Centring leaves rounding of equal rows, which can look like full rank: that is collapse.
+            # Centring equal rows leaves only rounding, which can look like full rank; this is collapse.
             "rank": effective_rank(x, centred=True) if spread > 1e-10 else 0.0,
             "spread": spread,
         }
@@ -246,7 +247,7 @@ class Representation(nn.Module):
 def off_diagonal(square: Tensor) -> Tensor:
     """(N, N) -> (N, N-1): row i without its column i, in order."""
     N = len(square)
-    # Behind the first entry, each N + 1 entries end with one of the diagonal.
+    # After the first entry, every block of N + 1 entries ends with one of the diagonal.
     return square.reshape(-1)[1:].reshape(N - 1, N + 1)[:, :-1].reshape(N, N - 1)
 
 

@@ -1,16 +1,17 @@
-"""Random network distillation (Burda et al. 2018), the bonus that the deep agent's is compared with.
+"""Random network distillation (Burda et al. 2018), a control for the deep agent's bonus.
 
-    error(s) = ||f_hat(s) - f(s)||^2      (Section 2.2) f: a random network that stays as it was drawn; f_hat: trained
-    bonus(s) = error(s) / spread          towards it by the mean of the errors of the observations that were visited
+    error(s) = ||f_hat(s) - f(s)||^2      (Section 2.2) f: a random network that is never trained; f_hat: trained
+    bonus(s) = error(s) / spread          towards f on the mean error of the visited observations
 
-The error falls where f_hat was trained and stays large elsewhere. The spread makes its unit the same everywhere: it is
-the standard deviation of the ERRORS so far, each taken when its observation came in and before f_hat learned from it.
-The paper divides by that of their discounted sums instead (Section 2.4), a number that depends on the discount.
+The error falls where f_hat was trained and stays large elsewhere. Dividing by the spread gives it the same unit
+everywhere. The spread is the standard deviation of the ERRORS so far, each measured before f_hat learned from its
+observation. The paper divides by the standard deviation of their discounted sums (Section 2.4), which depends on the
+discount.
 
-f_hat takes each visited observation once, in the order of arrival, in batches of `batch_size`. Learning from the
-replay's minibatches instead would let the error fall with gradient steps rather than with visits, and most for the
-oldest observations. Vector observations are standardised once, before the first visit, as those of the other networks;
-the paper keeps running moments, under which errors of the past and of today are not of the same functions.
+f_hat learns from each visited observation once, in the order of arrival, in batches of `batch_size`. With the replay's
+minibatches the error would fall with gradient steps and not with visits, and most for the oldest observations. Vector
+observations are standardised once, before the first visit, like those of the other networks. The paper keeps running
+moments, so that its past and present errors belong to different functions.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import require
-from rl_contrastive.deep.bonus import NoBonus
+from rl_contrastive.config import require, require_keys
+from rl_contrastive.deep.bonus_contract import NoBonus
 from rl_contrastive.deep.config import EncoderConfig, RNDConfig
 from rl_contrastive.deep.feature_net import ObsLayout, put
 from rl_contrastive.deep.networks import RELU_GAIN, Encoder, linear
@@ -57,7 +58,7 @@ class Spread:
     @property
     def value(self) -> float:
         """The deviation; 1 before there is any."""
-        # Errors that hardly differ differ by rounding, which is no unit: a tenth of their mean is the least.
+        # Errors that are almost equal differ only by rounding, so the spread is at least a tenth of their mean.
         spread = max(math.sqrt(self.m2 / self.count), 0.1 * abs(self.mean)) if self.count else 0.0
         return spread if spread > 0 else 1.0
 
@@ -84,7 +85,7 @@ class RandomDistillation:
     ) -> None:
         """layout: of a stacked observation. encoders: of both networks, each with a linear output layer."""
         self.config, self.device = config, resolve_device(device)
-        rng = torch.Generator().manual_seed(seed)  # on the CPU: the same weights whatever the device
+        rng = torch.Generator().manual_seed(seed)  # on the CPU, so that weights do not depend on the device
 
         def network(hidden: int) -> nn.Sequential:
             body = layout.encoder(encoders, rng=rng)
@@ -140,8 +141,7 @@ class RandomDistillation:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("target", "predictor", "optimiser", "spread"):
-            require(key in state, f"rnd: the saved state lacks '{key}'.")
+        require_keys(state, ("target", "predictor", "optimiser", "spread"), "rnd")
         load_weights(self.target, state["target"], "rnd: target")
         load_weights(self.predictor, state["predictor"], "rnd: predictor")
         self._optimiser.load_state_dict(state["optimiser"], "rnd")
@@ -149,10 +149,10 @@ class RandomDistillation:
 
 
 class NextErrors(NoBonus):
-    """beta * bonus(s') of a step (s,a,s'), for an agent and its learner: `deep/bonus.py`'s `Bonus`.
+    """beta * bonus(s') of a step (s,a,s'), for an agent and its learner: `deep/bonus_contract.py`'s `Bonus`.
 
-    s' is not known before the step, so nothing is added in acting or at the end of a path, and the bonuses of ALL its
-    steps are part of G. They are today's: errors are computed anew whenever a step is sampled.
+    s' is not known before the step, so acting and the end of a path add no bonus, and G includes the bonuses of ALL
+    steps. The bonuses are current: errors are computed again whenever a step is sampled.
     """
 
     before_step = False
@@ -162,7 +162,7 @@ class NextErrors(NoBonus):
         super().__init__(num_actions)
         self.rnd, self.replay, self.beta = rnd, replay, float(beta)
         self.waiting, self.started = 0, False
-        """The newest visits, that the predictor has not yet learned from; whether it may."""
+        """The number of newest visits that the predictor has not yet learned from, and whether it may learn."""
 
     def taken(self, index: IntArray, action: IntArray) -> FloatArray:
         """beta * bonus(s') of stored steps (...,) -> (...,)."""
@@ -177,13 +177,13 @@ class NextErrors(NoBonus):
             self._learn()
 
     def start(self, obs: Array) -> None:
-        """Standardise vector observations by these, and learn from the visits that wait."""
+        """Standardise vector observations by these, and learn from the waiting visits."""
         self.rnd.standardise(obs)
         self.started = True
         self._learn()
 
     def _learn(self) -> None:
-        """Whole batches of what waits and is still in the replay, oldest first."""
+        """Learn from whole batches of waiting visits that are still in the replay, oldest first."""
         size = self.rnd.config.batch_size
         if self.waiting < size:
             return
@@ -199,7 +199,6 @@ class NextErrors(NoBonus):
 
     def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("rnd", "visits", "waiting", "started"):
-            require(key in state, f"rnd: the saved state lacks '{key}'.")
+        require_keys(state, ("rnd", "visits", "waiting", "started"), "rnd")
         self.rnd.load_state_dict(state["rnd"])
         self.visits, self.waiting, self.started = int(state["visits"]), int(state["waiting"]), bool(state["started"])

@@ -3,8 +3,8 @@
     zhat_0 = enc(o_t),  zhat_k = T(zhat_{k-1}, a_{t+k-1}),
     loss = mean over the real steps of 1 - cos(q(p(zhat_k)), p'(z'_k)),
 
-with z'_k = enc'(o_{t+k}); enc' and p' follow enc and p as moving averages and get no gradient, and q predicts on the
-online side only, which is what keeps the vectors from collapsing. Source: Schwarzer et al. 2021, Section 2, with
+with z'_k = enc'(o_{t+k}). enc' and p' follow enc and p as moving averages and get no gradient. q predicts on the
+online side only, and this keeps the vectors from collapsing. Source: Schwarzer et al. 2021, Section 2, with
 vectors in place of convolutional maps. There are no negatives here: the contrastive loss is `representation.py`.
 """
 
@@ -34,7 +34,7 @@ class SelfPrediction(nn.Module):
         self.state = layer(width, config.hidden, RELU_GAIN)
         self.action = nn.Parameter(torch.zeros(num_actions, config.hidden, device=rng.device))
         with torch.no_grad():
-            # A unit vector e_a weighs what a unit vector z does: the columns of W_z have length sqrt 2, too.
+            # A unit vector e_a has the same weight as a unit vector z, as the columns of W_z have length sqrt 2, too.
             self.action.normal_(0.0, RELU_GAIN / config.hidden**0.5, generator=rng)
         self.out = layer(config.hidden, width, RELU_GAIN)
         self.project = layer(width, config.dim, 1.0)
@@ -47,7 +47,7 @@ class SelfPrediction(nn.Module):
         return torch.relu(self.out(hidden))
 
     def follow(self) -> None:
-        """p' <- (1 - tau) p' + tau p; the encoder's target is its owner's to move."""
+        """p' <- (1 - tau) p' + tau p; the owner of the encoder updates its target."""
         follow(self.target, self.project, self.config.tau)
 
     def forward(self, z: Tensor, actions: Tensor, targets: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -64,7 +64,7 @@ class SelfPrediction(nn.Module):
             y = self.target(targets.to(z.dtype))  # (N, K, dim)
         cosine = cosine_similarity(torch.stack(predicted, dim=1).float(), y.float(), dim=-1)  # (N, K)
         real = mask.to(cosine.dtype)
-        # Steps behind an episode's end repeat its last observation: they are not predicted.
+        # Steps after an episode's end repeat its last observation and are not predicted.
         mean = (real * cosine).sum() / real.sum().clamp_min(1.0)
         with torch.no_grad():
             directions = normalize(y[:, 0].float(), dim=-1)

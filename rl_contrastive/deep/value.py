@@ -1,11 +1,11 @@
 """Two value functions on one encoder, and their targets: Q of rewards (judged), G of rewards and bonuses (explores).
 
-    Q(s,a)  of rewards alone; its greedy policy is what is evaluated.
-    G(s,a)  of everything but the bonus at (s,a) itself, which is known exactly from today's counts:
+    Q(s,a)  of rewards alone; its greedy policy is evaluated.
+    G(s,a)  of everything except the bonus at (s,a) itself, which the current counts give exactly:
             optimistic value = b(s,a) + G(s,a),   r + b + P V as in the backward pass of Algorithm 1
 
 n-step targets, m <= n real steps, both by double Q-learning (van Hasselt et al. 2016: the online network chooses, the
-target network rates):
+target network evaluates):
     y_Q = sum_{k<m} gamma^k r_k + discount Q'(s_m, argmax_a Q(s_m, a))
     y_G = sum_{k<m} gamma^k r_k + sum_{1<=k<m} gamma^k b_k + discount [b + G'](s_m, argmax_a [b + G](s_m, a))
 Optimism thus enters the targets and, through b + G, acting. Returns may be distributions over fixed atoms (Bellemare et
@@ -74,8 +74,8 @@ def td_losses(
 ) -> tuple[Tensor, Tensor]:
     """Losses (N, V) and absolute errors (N, V) of V value functions.
 
-    out: the heads at s (N, V, A[, K]), with gradient; action (N,). reward (N, V): what is collected on the way.
-    online_next, target_next: the heads' outputs at s_m; without online_next the target network chooses, too.
+    out: the heads at s (N, V, A[, K]), with gradient; action (N,). reward (N, V): the n-step returns without the value
+    at s_m. online_next, target_next: the heads' outputs at s_m; without online_next the target network chooses, too.
     extra_next (N, V, A): known values there (bonuses), added to both.
     """
     with torch.no_grad():
@@ -95,7 +95,7 @@ def td_losses(
 
 
 def project(p: Tensor, reward: Tensor, discount: Tensor, atoms: Tensor) -> Tensor:
-    """The law of reward + discount X, X ~ p (..., K) on `atoms` (K,), put back on the atoms (Bellemare et al. 2017).
+    """Distribution of reward + discount X, X ~ p (..., K) on `atoms` (K,), projected onto them (Bellemare et al. 2017).
 
     Mass between two atoms is shared linearly, which keeps the mean; mass beyond an end goes to the end.
     """

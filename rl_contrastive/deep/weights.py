@@ -1,4 +1,4 @@
-"""Target networks, all parameters as one vector and Adam on it, and networks as plain arrays for checkpoints.
+"""Target networks, one vector of all parameters with Adam on it, and networks as plain arrays for checkpoints.
 
 A target follows its online network, theta' <- (1 - tau) theta' + tau theta; tau = 1 is a copy, to the last bit.
 """
@@ -29,8 +29,8 @@ Net = TypeVar("Net", bound=nn.Module)
 class FlatParameters:
     """Parameters as views of one vector, and their gradients as another one.
 
-    An optimiser step, a clipped norm and a target that follows are then one call each, whatever the number of layers:
-    small networks spend most of a step on calls.
+    An optimiser step, a clipped norm and an update of the target are then one call each, whatever the number of
+    layers. Small networks spend most of a step on calls.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -54,7 +54,7 @@ class FlatParameters:
 
 
 def clip(gradient: Tensor, limit: float) -> Tensor:
-    """Scale a gradient in place to a norm of at most `limit`; returns the norm before. Nothing waits for the device."""
+    """Scale a gradient in place to a norm of at most `limit`; returns the norm before. No wait for the device."""
     norm: Tensor = torch.linalg.vector_norm(gradient)
     gradient.mul_((limit / (norm + 1e-6)).clamp_(max=1.0))
     return norm
@@ -63,7 +63,7 @@ def clip(gradient: Tensor, limit: float) -> Tensor:
 def compile_gradient(function: Any, device: torch.device) -> Any:
     """`torch.compile` of a function that calls `FlatParameters.gradient`: forward and backward pass as one graph."""
     torch._dynamo.config.trace_autograd_ops = True
-    # CUDA graphs where there is CUDA. Sizes are constants: else a second agent with others, in the same process, would
+    # CUDA graphs where there is CUDA. Sizes are constants: otherwise a second agent with others in this process would
     # get a slower graph for all sizes.
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     return torch.compile(function, mode=mode, dynamic=False)

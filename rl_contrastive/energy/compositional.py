@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.energy.base import (
     Configured,
     Energy,
@@ -38,11 +38,6 @@ if TYPE_CHECKING:
     from rl_contrastive.energy.noise import NoiseLaw
 
 Correction = Literal["none", "storm", "ratio"]
-
-
-def require_gamma(name: str, gamma: float) -> None:
-    """Every moving average here needs its newest term: 0 < gamma <= 1."""
-    require(0.0 < gamma <= 1.0, f"{name}: gamma must lie in (0, 1], got {gamma}.")
 
 
 def average_log(log_u: Tensor, lm: Tensor, gamma: float) -> Tensor:
@@ -76,23 +71,17 @@ def ratio_log(log_u: Tensor, lm: Tensor, lm_before: Tensor, gamma: float, max_dr
 
 
 @dataclass(frozen=True)
-class MECOConfig:
+class MECOConfig(Options, where="meco"):
     """Compositional maximum likelihood with one moving average of log Z."""
 
-    gamma: float = 0.9
-    """Weight in (0, 1] of the newest batch in u; 1 is SNIS. Small batches want less, fast drift of f wants more."""
+    gamma: Annotated[float, In(0, 1, above=True)] = 0.9
+    """Weight of the newest batch in u; 1 is SNIS. Small batches want less, fast drift of f wants more."""
     correction: Correction = "none"
     """none: moving average. storm: additive variance reduction with a floor. ratio: u moves along with the model."""
-    max_drift: float = 5.0
-    """ratio only: largest change of log u (nats, > 0) that one step's two models may cause."""
+    max_drift: Annotated[float, Gt(0)] = 5.0
+    """ratio only: largest change of log u (nats) that one step's two models may cause."""
     noise_per_datum: Annotated[int, Ge(1)] = 1
     """Draws of q to a datum where the objective draws the noise."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "meco")
-        require_gamma("meco", self.gamma)
-        require(self.correction in ("none", "storm", "ratio"), f"meco: unknown correction {self.correction!r}.")
-        require(self.max_drift > 0, f"meco: max_drift must be > 0, got {self.max_drift}.")
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, In, check_ranges, require
+from rl_contrastive.config import Ge, In, Options, require
 from rl_contrastive.energy.base import Configured, Energy, EnergyLoss, ObjectiveState, Stateless, energies, monitor
 from rl_contrastive.energy.samplers import ChainConfig, Chains, run_chains
 from rl_contrastive.errors import RlcError
@@ -25,16 +25,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CDConfig:
+class CDConfig(Options, where="cd"):
     """Contrastive divergence from the data."""
 
     chain: ChainConfig = field(default_factory=lambda: ChainConfig(steps=10))
     """Kernel, steps and step size of the model's chains; their number of steps is the k of CD-k."""
     penalty: Annotated[float, Ge(0)] = 0.0
     """Weight of mean f(x)^2 + mean f(z)^2, which keeps energies from drifting; it moves the minimiser."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "cd")
 
 
 @register("energy-objective", "cd", CDConfig)
@@ -68,7 +65,7 @@ class CD(Stateless[CDConfig]):
 
 
 @dataclass(frozen=True)
-class PCDConfig:
+class PCDConfig(Options, where="pcd"):
     """Persistent contrastive divergence."""
 
     chain: ChainConfig = field(default_factory=lambda: ChainConfig(steps=10))
@@ -79,9 +76,6 @@ class PCDConfig:
     """Probability that a chain taken from the buffer starts anew from q."""
     penalty: Annotated[float, Ge(0)] = 0.0
     """Weight of mean f(x)^2 + mean f(z)^2."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "pcd")
 
 
 @dataclass

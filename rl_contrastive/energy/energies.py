@@ -10,12 +10,12 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import require
+from rl_contrastive.config import MOST_WIDTH, Ge, Gt, In, Options, require
 from rl_contrastive.energy.base import Energy
 from rl_contrastive.energy.noise import NoiseLaw, check_points
 
@@ -27,34 +27,28 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class MLPConfig:
+class MLPConfig(Options, where="mlp"):
     """A multilayer perceptron for standardised inputs."""
 
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: Annotated[tuple[int, ...], In(1, MOST_WIDTH)] = (128, 128)
     """Widths of the hidden layers, at least one."""
     activation: Literal["silu", "softplus", "tanh"] = "silu"
     """Smooth ones only: score matching differentiates twice, samplers once."""
     first: Literal["features", "default"] = "features"
     """Initial first layer. features: weights N(0, first_scale^2), biases U(-first_bias, first_bias), ridges of all
     positions and some sharpness as in random features; default: U(-1/sqrt(D), 1/sqrt(D)), nearly linear at first."""
-    first_scale: float = 2.0
-    """> 0. Measured on 8 Gaussians: 1.5 to 3 with two layers leaves the ring-shaped plateau on which default sits for
+    first_scale: Annotated[float, Gt(0)] = 2.0
+    """Measured on 8 Gaussians: 1.5 to 3 with two layers leaves the ring-shaped plateau on which default sits for
     hundreds of steps whatever the objective (its features lack the 8th harmonic). Not universal: a checkerboard did
     better with three default layers."""
-    first_bias: float = 3.0
-    """>= 0: the ridges lie within about this many standard deviations / first_scale."""
+    first_bias: Annotated[float, Ge(0)] = 3.0
+    """The ridges lie within about this many standard deviations / first_scale."""
     zero_output: bool = False
     """Start at f = 0, so that log q + f starts at the noise law itself."""
 
     def __post_init__(self) -> None:
-        require(len(self.hidden) >= 1 and min(self.hidden) >= 1, f"mlp: hidden must be widths >= 1, got {self.hidden}.")
-        require(
-            self.activation in ACTIVATIONS,
-            f"mlp: activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation}.",
-        )
-        require(self.first in ("features", "default"), f"mlp: first must be features or default, not {self.first}.")
-        require(self.first_scale > 0.0, f"mlp: first_scale must be > 0, got {self.first_scale}.")
-        require(self.first_bias >= 0.0, f"mlp: first_bias must be >= 0, got {self.first_bias}.")
+        super().__post_init__()
+        require(bool(self.hidden), "mlp: hidden must hold at least one width.")
 
 
 class MLP(nn.Module):
@@ -140,19 +134,19 @@ class MLPEnergy(nn.Module):
 
 
 @dataclass(frozen=True)
-class ConvConfig:
+class ConvConfig(Options, where="conv"):
     """Strided convolutions, then two linear layers."""
 
-    channels: tuple[int, ...] = (32, 64)
+    channels: Annotated[tuple[int, ...], In(1, MOST_WIDTH)] = (32, 64)
     """Output channels of each 3x3 convolution of stride 2, at least one."""
-    hidden: int = 128
-    """Width of the linear layer after them, >= 1."""
+    hidden: Annotated[int, In(1, MOST_WIDTH)] = 128
+    """Width of the linear layer after them."""
     zero_output: bool = False
     """Start at f = 0, so that log q + f starts at the noise law itself."""
 
     def __post_init__(self) -> None:
-        require(len(self.channels) >= 1 and min(self.channels) >= 1, f"conv: channels must be >= 1: {self.channels}.")
-        require(self.hidden >= 1, f"conv: hidden must be >= 1, got {self.hidden}.")
+        super().__post_init__()
+        require(bool(self.channels), "conv: channels must hold at least one number.")
 
 
 class ConvEnergy(nn.Module):

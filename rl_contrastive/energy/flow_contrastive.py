@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import require
+from rl_contrastive.config import MOST_WIDTH, Ge, Gt, In, Options, require
 from rl_contrastive.energy.base import (
     Configured,
     Energy,
@@ -46,25 +46,20 @@ def _unset() -> Tensor:
 
 
 @dataclass(frozen=True)
-class FCEConfig:
+class FCEConfig(Options, where="fce"):
     """Flow contrastive estimation."""
 
-    dim: int = 2
-    """D >= 1, dimension of the data."""
-    layers: int = 4
-    """Coupling layers of the flow (>= 0), each with a network of two hidden layers; none in one dimension."""
-    hidden: int = 32
-    """Units of a hidden layer (>= 1)."""
-    pace: float = 1.0
-    """Steps of the flow's weights over those of the energy, > 0: under Adam the gradient's size says nothing, so the
+    dim: Annotated[int, In(1, MOST_WIDTH)] = 2
+    """D, dimension of the data."""
+    layers: Annotated[int, In(0, 1000)] = 4
+    """Coupling layers of the flow, each with a network of two hidden layers; none in one dimension."""
+    hidden: Annotated[int, In(1, MOST_WIDTH)] = 32
+    """Units of a hidden layer."""
+    pace: Annotated[float, Gt(0)] = 1.0
+    """Steps of the flow's weights over those of the energy. Under Adam the gradient's size says nothing, so the
     weights are `pace` times what is descended."""
-    seed: int = 0
-    """Of the flow's fixed initial weights (>= 0)."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("dim", 1), ("layers", 0), ("hidden", 1), ("seed", 0)):
-            require(getattr(self, name) >= least, f"fce: {name} must be >= {least}, got {getattr(self, name)}.")
-        require(0.0 < self.pace < math.inf, f"fce: pace must be > 0 and finite, got {self.pace}.")
+    seed: Annotated[int, Ge(0)] = 0
+    """Of the flow's fixed initial weights."""
 
 
 @dataclass

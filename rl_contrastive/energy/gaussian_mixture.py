@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.energy.noise import (
     LOG_2PI,
     Gaussian,
@@ -95,32 +95,21 @@ def log_normals(rows: Tensor, means: Tensor, tril: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MixtureFitConfig:
+class MixtureFitConfig(Options, where="mixture fit"):
     """Expectation-maximisation of a Gaussian mixture."""
 
-    components: int = 10
-    """K >= 1; 10 to 20 make a good noise law."""
+    components: Annotated[int, Ge(1)] = 10
+    """K; 10 to 20 make a good noise law."""
     covariance: Literal["full", "diagonal"] = "full"
     """diagonal: D numbers a component in place of D(D+1)/2, for high dimensions or few points."""
-    iterations: int = 200
-    """Most iterations of a start, >= 1."""
+    iterations: Annotated[int, Ge(1)] = 200
+    """Most iterations of a start."""
     tolerance: Annotated[float, Ge(0)] = 1e-6
     """A start ends when the objective per point rises by less than this."""
-    ridge: float = 1e-3
-    """>= 0: an average component (N/K points) gets this times the data's mean variance added to its variances."""
-    restarts: int = 1
-    """Starts (k-means++ seeds), >= 1; the one with the highest objective is taken."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "mixture fit")
-        require(self.components >= 1, f"mixture fit: components must be >= 1, got {self.components}.")
-        require(
-            self.covariance in ("full", "diagonal"),
-            f"mixture fit: covariance must be full or diagonal, not {self.covariance}.",
-        )
-        require(self.iterations >= 1, f"mixture fit: iterations must be >= 1, got {self.iterations}.")
-        require(self.ridge >= 0.0, f"mixture fit: ridge must be >= 0, got {self.ridge}.")
-        require(self.restarts >= 1, f"mixture fit: restarts must be >= 1, got {self.restarts}.")
+    ridge: Annotated[float, Ge(0)] = 1e-3
+    """An average component (N/K points) gets this times the data's mean variance added to its variances."""
+    restarts: Annotated[int, Ge(1)] = 1
+    """Starts (k-means++ seeds); the one with the highest objective is taken."""
 
 
 @dataclass(frozen=True)

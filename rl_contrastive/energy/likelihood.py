@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.energy.base import (
     Energy,
     EnergyLoss,
@@ -30,14 +30,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class InfoNCEConfig:
+class InfoNCEConfig(Options, where="infonce"):
     """Pick the datum out of a set of noise samples."""
 
     noise_per_datum: Annotated[int, Ge(1)] = 1
     """Draws of q to a datum where the objective draws the noise; every datum meets all of the step's noise."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "infonce")
 
 
 @register("energy-objective", "infonce", InfoNCEConfig)
@@ -81,7 +78,7 @@ class InfoNCE(Stateless[InfoNCEConfig]):
 
 
 @dataclass(frozen=True)
-class GridLikelihoodConfig:
+class GridLikelihoodConfig(Options, where="grid likelihood"):
     """The box and the resolution of the exact partition function."""
 
     low: float = -6.0
@@ -92,7 +89,7 @@ class GridLikelihoodConfig:
     """Grid points an axis; points^D in all, at most 4 million."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "grid likelihood")
+        super().__post_init__()
         require(self.low < self.high, f"grid likelihood: low {self.low} must be < high {self.high}.")
 
 

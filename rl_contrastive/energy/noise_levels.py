@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import require
+from rl_contrastive.config import MOST_WIDTH, In, Options, require
 from rl_contrastive.energy.base import Energy
 from rl_contrastive.energy.energies import linear
 from rl_contrastive.energy.noise import check_generator, check_points
@@ -35,22 +36,17 @@ def at_level(f: Energy, sigma: float) -> Energy:
 
 
 @dataclass(frozen=True)
-class LevelConfig:
+class LevelConfig(Options, where="level energy"):
     """A residual network of f(x, sigma)."""
 
-    width: int = 256
-    """Of its layers, >= 1."""
-    blocks: int = 3
-    """Residual layers, each scaled and shifted by the level, >= 1."""
-    frequencies: int = 16
-    """Of the level's sines and cosines, >= 1."""
-    conditions: int = 0
-    """Numbers c that say how a datum was altered, >= 0; 0 is for one that was not."""
-
-    def __post_init__(self) -> None:
-        for name in ("width", "blocks", "frequencies"):
-            require(getattr(self, name) >= 1, f"level energy: {name} must be >= 1, got {getattr(self, name)}.")
-        require(self.conditions >= 0, f"level energy: conditions must be >= 0, got {self.conditions}.")
+    width: Annotated[int, In(1, MOST_WIDTH)] = 256
+    """Of its layers."""
+    blocks: Annotated[int, In(1, 1000)] = 3
+    """Residual layers, each scaled and shifted by the level."""
+    frequencies: Annotated[int, In(1, MOST_WIDTH)] = 16
+    """Of the level's sines and cosines."""
+    conditions: Annotated[int, In(0, MOST_WIDTH)] = 0
+    """Numbers c that say how a datum was altered; 0 is for one that was not."""
 
 
 class LevelEnergy(nn.Module):

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.energy.base import Energy, effective_sample_size, log_mean_exp
 from rl_contrastive.energy.noise import NoiseLaw
 from rl_contrastive.energy.samplers import ChainConfig, anneal
@@ -52,38 +52,29 @@ class Quadrature:
 
 
 @dataclass(frozen=True)
-class Importance:
+class Importance(Options, where="importance"):
     """Importance sampling from a noise law."""
 
-    draws: int = 10_000
-    """Draws of q, >= 2."""
-
-    def __post_init__(self) -> None:
-        require(self.draws >= 2, f"importance: draws must be >= 2, got {self.draws}.")
+    draws: Annotated[int, Ge(2)] = 10_000
+    """Draws of q."""
 
 
 @dataclass(frozen=True)
-class AnnealedImportance:
+class AnnealedImportance(Options, where="annealed"):
     """Annealed importance sampling from a noise law to the target."""
 
-    chains: int = 500
-    """Independent chains, >= 2."""
-    temperatures: int = 100
-    """Rungs b_t = (t/T)^power of the ladder from q to exp(f), T >= 1."""
-    power: float = 1.0
-    """> 0; above 1 the rungs are denser near q, which suits a law far wider than the target."""
+    chains: Annotated[int, Ge(2)] = 500
+    """Independent chains."""
+    temperatures: Annotated[int, Ge(1)] = 100
+    """Rungs b_t = (t/T)^power of the ladder from q to exp(f)."""
+    power: Annotated[float, Gt(0)] = 1.0
+    """Above 1 the rungs are denser near q, which suits a law far wider than the target."""
     kernel: Literal["mala", "langevin"] = "mala"
     """mala is exact; unadjusted langevin may be off by more than a nat (step_size 1, D = 10) at a high ESS."""
-    steps: int = 1
-    """Transitions at each rung, >= 1."""
-    step_size: float = 0.1
-    """h > 0 of a transition, see `ChainConfig`."""
-
-    def __post_init__(self) -> None:
-        require(self.chains >= 2, f"annealed: chains must be >= 2, got {self.chains}.")
-        require(self.temperatures >= 1, f"annealed: temperatures must be >= 1, got {self.temperatures}.")
-        require(self.power > 0.0, f"annealed: power must be > 0, got {self.power}.")
-        ChainConfig(kernel=self.kernel, steps=self.steps, step_size=self.step_size)
+    steps: Annotated[int, Ge(1)] = 1
+    """Transitions at each rung."""
+    step_size: Annotated[float, Gt(0)] = 0.1
+    """h of a transition, see `ChainConfig`."""
 
     @property
     def ladder(self) -> tuple[float, ...]:

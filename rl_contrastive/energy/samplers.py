@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import In, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.energy.base import Energy, effective_sample_size
 from rl_contrastive.energy.noise import NoiseLaw, check_generator
 from rl_contrastive.errors import RlcError
@@ -29,33 +29,29 @@ OPTIMAL_ACCEPTANCE = 0.574
 
 
 @dataclass(frozen=True)
-class ChainConfig:
+class ChainConfig(Options, where="chain"):
     """Langevin or MALA steps with one step size."""
 
     kernel: Literal["langevin", "mala"] = "mala"
     """langevin: unadjusted, each step moves; mala: with the Metropolis decision."""
-    steps: int = 100
-    """Steps of each chain, >= 1; those of the adaptation are among them."""
-    step_size: float = 0.1
-    """h > 0, in squared units of x: the noise of a step has variance h."""
+    steps: Annotated[int, Ge(1)] = 100
+    """Steps of each chain; those of the adaptation are among them."""
+    step_size: Annotated[float, Gt(0)] = 0.1
+    """h, in squared units of x: the noise of a step has variance h."""
     adapt: int = 0
     """First steps of MALA in which log h follows the acceptance; h is fixed afterwards, so the law stays exact."""
     target: Annotated[float, In(0, 1, above=True, below=True)] = OPTIMAL_ACCEPTANCE
     """Acceptance that the adaptation aims at."""
-    max_grad: float = 0.0
+    max_grad: Annotated[float, Ge(0)] = 0.0
     """Longest gradient of a step (0: no limit). MALA stays exact with it; unadjusted steps sample another law then."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "chain")
-        require(self.kernel in ("langevin", "mala"), f"chain: kernel must be langevin or mala, not {self.kernel}.")
-        require(self.steps >= 1, f"chain: steps must be >= 1, got {self.steps}.")
-        require(self.step_size > 0.0, f"chain: step_size must be > 0, got {self.step_size}.")
+        super().__post_init__()
         require(0 <= self.adapt <= self.steps, f"chain: adapt must lie in [0, steps], got {self.adapt}.")
         require(
             self.adapt == 0 or self.kernel == "mala",
             "chain: only mala can adapt: langevin has no acceptance to follow.",
         )
-        require(self.max_grad >= 0.0, f"chain: max_grad must be >= 0, got {self.max_grad}.")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.energy.base import Energy, EnergyLoss, ObjectiveState, Stateless, check_finite, energies, monitor
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
@@ -36,14 +36,11 @@ def score_of(f: Energy, x: Tensor, *, objective: str, step: int, what: str) -> t
 
 
 @dataclass(frozen=True)
-class DenoisingConfig:
+class DenoisingConfig(Options, where="denoising score matching"):
     """Denoising score matching at one noise level."""
 
     sigma: Annotated[float, Gt(0)] = 0.1
     """Standard deviation of the noise added to the data; the model fitted is the data law blurred by it."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "denoising score matching")
 
 
 @register("energy-objective", "denoising-score", DenoisingConfig)
@@ -143,14 +140,11 @@ class MultiLevelScore(Stateless[NoiseLadder]):
 
 
 @dataclass(frozen=True)
-class SlicedConfig:
+class SlicedConfig(Options, where="sliced score matching"):
     """Sliced score matching."""
 
     slices: Annotated[int, Ge(1)] = 1
     """Random directions v to a datum."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "sliced score matching")
 
 
 @register("energy-objective", "sliced-score", SlicedConfig)

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, In, check_ranges, require, to_dict
-from rl_contrastive.device import resolve_device
+from rl_contrastive.config import Ge, Gt, In, require, to_dict
+from rl_contrastive.device import DeviceOptions, resolve_device
 from rl_contrastive.energy.base import EnergyLoss, Objective
 from rl_contrastive.energy.noise import NoiseLaw, check_points, moved, require_coverage
 from rl_contrastive.energy.steps import AveragedDescent
@@ -39,27 +39,27 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(DeviceOptions, where="train"):
     """How an energy is descended."""
 
     steps: Annotated[int, Ge(1)] = 1500
     """Optimiser steps of the whole run; the cosine schedule ends there."""
     batch_size: Annotated[int, Ge(1)] = 256
     """Rows of data in a step, drawn with replacement."""
-    noise_batch: int = 0
-    """Draws of q in a step (>= 0). 0: the objective draws as many as its own noise_per_datum says."""
+    noise_batch: Annotated[int, Ge(0)] = 0
+    """Draws of q in a step. 0: the objective draws as many as its own noise_per_datum says."""
     optimiser: Literal["adam", "adamw", "sgd", "normalised"] = "adam"
     """sgd and normalised are averaged descent (see `beta`), the latter with steps of length lr."""
-    lr: float = 2e-3
-    """Learning rate (> 0) at the start."""
+    lr: Annotated[float, Gt(0)] = 2e-3
+    """Learning rate at the start."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """cosine: lr (1 + cos(pi t / steps)) / 2."""
     beta: Annotated[float, In(0, 1, above=True)] = 1.0
     """Weight of the newest gradient in the moving average that sgd and normalised follow; 1 is plain."""
-    weight_decay: float = 0.0
-    """>= 0, adamw only, on the model's parameters and not on a learned log Z."""
-    clip: float = 0.0
-    """Largest norm of the gradient of all parameters together (>= 0); 0 does not clip."""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """adamw only, on the model's parameters and not on a learned log Z."""
+    clip: Annotated[float, Ge(0)] = 0.0
+    """Largest norm of the gradient of all parameters together; 0 does not clip."""
     average: Annotated[float, In(0, 1, below=True)] = 0.0
     """Decay of the moving average of the parameters that `Trainer.model` shows; 0: no average."""
     precision: Literal["float32", "bf16"] = "float32"
@@ -72,23 +72,11 @@ class TrainConfig:
     """Steps between lines of the history."""
     validate_every: Annotated[int, Ge(1)] = 100
     """Steps between calls of the validation, if one is given."""
-    patience: int = 0
-    """Stop after this many validations in a row without a new best (>= 0); 0 never stops early."""
+    patience: Annotated[int, Ge(0)] = 0
+    """Stop after this many validations in a row without a new best; 0 never stops early."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "train")
-        for name in ("noise_batch", "weight_decay", "clip", "patience"):
-            require(getattr(self, name) >= 0, f"train: {name} must be >= 0, got {getattr(self, name)}.")
-        require(math.isfinite(self.lr) and self.lr > 0, f"train: lr must be > 0, got {self.lr}.")
-        kinds = ("adam", "adamw", "sgd", "normalised")
-        require(self.optimiser in kinds, f"train: optimiser must be one of {', '.join(kinds)}, not {self.optimiser}.")
-        require(
-            self.schedule in ("constant", "cosine"),
-            f"train: schedule must be constant or cosine, not {self.schedule}.",
-        )
-        require(
-            self.precision in ("float32", "bf16"), f"train: precision must be float32 or bf16, not {self.precision}."
-        )
+        super().__post_init__()
         require(
             self.weight_decay == 0.0 or self.optimiser == "adamw",
             f"train: weight_decay works with adamw only, not with {self.optimiser}.",

@@ -15,6 +15,9 @@ import numpy as np
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import FloatArray, IntArray
 
+MOST_VALUES = 1 << 15
+"""Values of a distribution that fit into packed entries."""
+
 
 @dataclass(frozen=True)
 class AliasTable:

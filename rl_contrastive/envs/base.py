@@ -1,7 +1,7 @@
 """The batch base of every native environment: seeds, block-wise random words, next-step autoreset, action checks.
 
-A native environment is a `gymnasium.vector.VectorEnv` whose sub-environments are columns of numpy arrays. What a
-subclass adds is only its law: how episodes start, how one step changes the state, and what is observed.
+A native environment is a `gymnasium.vector.VectorEnv` whose sub-environments are columns of numpy arrays. A subclass
+adds only its dynamics: how episodes start, how one step changes the state, and what is observed.
 
 Autoreset is NEXT_STEP (gymnasium's default): the step that ends an episode returns its true final observation, and
 the following `step` ignores that row's action, pays 0 and returns the first observation of a new episode.
@@ -9,6 +9,7 @@ the following `step` ignores that row's action, pays 0 and returns the first obs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,13 +19,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_rows
+from rl_contrastive.device import require_memory
 from rl_contrastive.envs.streams import Streams, Words
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, BoolArray, EnvSpec, ExactModel, FloatArray, IntArray
 
 BLOCK_WORDS = 1 << 15
-"""Random words computed ahead at most (256 KiB: they stay in the second-level cache)."""
+"""Largest number of random words computed ahead (256 KiB, which stay in the second-level cache)."""
 
 _UNSIGNED = np.dtype(np.uint64)
 
@@ -47,8 +49,11 @@ class BatchEnv(VectorEnv[Array, IntArray, Array]):
     def __init__(
         self, env_spec: EnvSpec, num_envs: int, words_per_step: int, observation_space: gym.Space[Any] | None = None
     ) -> None:
-        require(num_envs >= 1, f"{env_spec.name}: num_envs must be >= 1, got {num_envs}.")
+        require_rows(f"{env_spec.name}: num_envs", num_envs)
         require(words_per_step >= 0, f"{env_spec.name}: words_per_step must be >= 0, got {words_per_step}.")
+        # The observations of a step and of the one before, and the random words of a call, raw and read.
+        size = 2 * math.prod(env_spec.obs_shape) * np.dtype(env_spec.obs_dtype).itemsize + 24 * words_per_step
+        require_memory(num_envs * size, f"{env_spec.name}: {num_envs} rows", "make fewer")
         self.env_spec = env_spec
         self.num_envs = num_envs
         drawn = type(self)._draw is not BatchEnv._draw
@@ -102,7 +107,7 @@ class BatchEnv(VectorEnv[Array, IntArray, Array]):
     ) -> tuple[Array, dict[str, Any]]:
         """Begin an episode in every row.
 
-        seed: one seed per row; or an integer s for s, s+1, ...; or None to go on with the current streams (fresh
+        seed: one seed per row; or an integer s for s, s+1, ...; or None to continue the current streams (fresh
         entropy on the first call). `options` must be empty: these environments have none.
         """
         if options:

@@ -1,4 +1,4 @@
-"""Deep Sea (Osband et al., bsuite): one path of N moves right pays, each move costs, dithering needs 2^N episodes.
+"""Deep Sea (Osband et al., bsuite): one path of N moves right pays, each move costs, random play needs 2^N episodes.
 
 A diver starts at the top left of an N x N grid and sinks one row a step; one action moves right, the other left,
 and which is which differs from cell to cell. A move right costs move_cost / N; moving right in the last column
@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 import gymnasium as gym
 import numpy as np
 
-from rl_contrastive.config import Ge, In, check_ranges, require
+from rl_contrastive.config import In, Options
+from rl_contrastive.device import require_memory
 from rl_contrastive.envs.base import BatchEnv, Outcome
 from rl_contrastive.envs.streams import Words, normals, uniforms
 from rl_contrastive.registry import register
@@ -22,13 +23,13 @@ from rl_contrastive.spec import Array, BoolArray, EnvSpec, ExactModel, IntArray,
 
 
 @dataclass(frozen=True)
-class DeepSeaConfig:
+class DeepSeaConfig(Options, where="deep-sea"):
     """Deep Sea by bsuite's rules."""
 
-    size: Annotated[int, Ge(2)] = 10
+    size: Annotated[int, In(2, 500)] = 10
     """N: grid size and horizon. bsuite's sweep is 10, 12, ..., 50."""
-    mapping_seed: int = 42
-    """Which action means "right" in which cell (0..2^32-1); bsuite's default, and its very mapping."""
+    mapping_seed: Annotated[int, In(0, 2**32, below=True)] = 42
+    """Which action means "right" in which cell; bsuite's default, and its very mapping."""
     move_cost: Annotated[float, In(0, 1)] = 0.01
     """Cost of N moves right together; one costs move_cost / N."""
     deterministic: bool = True
@@ -36,10 +37,6 @@ class DeepSeaConfig:
     observation: Literal["tabular", "onehot"] = "tabular"
     """"tabular": the column 0..N-1 (the row is the step h, which an agent knows); "onehot": the N x N grid,
     flattened float32, all zeros after the last step, as in bsuite."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "deep-sea")
-        require(0 <= self.mapping_seed < 2**32, f"deep-sea: mapping_seed must be 0..2^32-1, got {self.mapping_seed}.")
 
 
 def action_mapping(size: int, seed: int) -> IntArray:
@@ -55,6 +52,7 @@ class DeepSeaEnv(BatchEnv):
     def __init__(self, config: DeepSeaConfig, num_envs: int) -> None:
         self.config = config
         N = config.size
+        require_memory(32 * N**3, f"deep-sea: the exact model of size {N}", "lower size")
         self.mapping = action_mapping(N, config.mapping_seed)
         tabular = config.observation == "tabular"
         spec = EnvSpec(

@@ -13,8 +13,8 @@ probability 1/2, so val(p) = 1 - delta and
 
     V_h(live) = kappa + (1 - delta)^(H-h) (1 - kappa),  h = 0..H-1,  V_H = 0 (the prize is paid on the way).
 
-The two live latents have the same law *of being reached*: psi_h(s') is the same for both, the kernel has rank 2, and
-only what follows, phi_h(s, a, b), tells them apart. Observations are those of the combination lock.
+The two live latents are *reached* with the same probabilities: psi_h(s') is the same for both, and the kernel has rank
+2. Only their successors, phi_h(s, a, b), tell them apart. Observations are those of the combination lock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import Ge, In, check_ranges, require
+from rl_contrastive.config import Ge, In, Options, require
+from rl_contrastive.device import require_memory
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.lock import coordinates, hadamard_transform
 from rl_contrastive.envs.streams import NORMAL_BOUND, Words, high_half, integers, low_half, normals
@@ -41,15 +42,15 @@ LATENTS, DEAD = 3, 2
 
 
 @dataclass(frozen=True)
-class DuelLockConfig:
-    """The two-player lock; delta and kappa set its Nash value, horizon and num_actions how hard it is to find."""
+class DuelLockConfig(Options, where="duel-lock"):
+    """The two-player lock; delta and kappa set its Nash value, horizon and num_actions its difficulty."""
 
-    horizon: Annotated[int, Ge(1)] = 8
+    horizon: Annotated[int, In(1, 100_000)] = 8
     """H, number of levels."""
-    num_actions: int = 5
-    """n, number of actions of each player (>= 3: two are keys, two are blocks)."""
-    delta: float = 0.05
-    """What blocking earns: a blocked key fails with probability 2 delta, in [0, 1/2]. At 0 the minimiser is idle."""
+    num_actions: Annotated[int, Ge(3)] = 5
+    """n, number of actions of each player (two are keys, two are blocks)."""
+    delta: Annotated[float, In(0, 0.5)] = 0.05
+    """What blocking earns: a blocked key fails with probability 2 delta. At 0 the minimiser is idle."""
     kappa: Annotated[float, In(0, 1, below=True)] = 0.1
     """Decoy paid at the step that dies."""
     noise: Annotated[float, Ge(0)] = 0.1
@@ -57,15 +58,10 @@ class DuelLockConfig:
     observation: Literal["rich", "symbols", "state"] = "rich"
     """"rich": the rotated noisy one-hots of the combination lock; "state": the latent itself (tabular, 3 states);
     "symbols": one of the latent's m symbols, drawn anew at each observation (tabular, 3 m states)."""
-    num_symbols: Annotated[int, Ge(1)] = 10
+    num_symbols: Annotated[int, In(1, 10_000)] = 10
     """m, number of symbols of each latent, in a hidden order; for observation "symbols" only."""
     lock_seed: Annotated[int, Ge(0)] = 0
     """Which keys and blocks; not the seed of the run. Vary it to average over locks."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "duel-lock")
-        require(self.num_actions >= 3, f"duel-lock: num_actions must be >= 3, got {self.num_actions}.")
-        require(0.0 <= self.delta <= 0.5, f"duel-lock: delta must be in [0, 1/2], got {self.delta}.")
 
 
 @register("env", "duel-lock", DuelLockConfig)
@@ -75,6 +71,7 @@ class DuelLockEnv(BatchEnv):
     def __init__(self, config: DuelLockConfig, num_envs: int) -> None:
         self.config = config
         H, n = config.horizon, config.num_actions
+        require_memory(96 * H * n * n, f"duel-lock: {H} levels of {n} x {n} actions", "make them fewer")
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(config.lock_seed)))
         # (H, 2, 2) each: the first two of a random order of the actions, for every level and live latent.
         self.keys: IntArray = np.argsort(rng.random((H, DEAD, n)), axis=-1)[..., :2]
@@ -154,7 +151,7 @@ class DuelLockEnv(BatchEnv):
 
     @property
     def nash_return(self) -> float:
-        """Nash value of the game on observations: the closed form, less what noise takes from both players.
+        """Nash value of the game on observations: the closed form, corrected for the noise of the observations.
 
         Both see the same x, and the past says nothing about which live latent it shows. So a level is played at the
         posterior q(x) of live 0: V_h = kappa + w_h (V_{h+1} - kappa), w_h = E_x val(q p_0 + (1 - q) p_1).

@@ -1,7 +1,7 @@
 """Random low-rank zero-sum Markov games: P_h(s'|s,a,b) = psi_h(s') . phi_h(s,a,b), with exact Nash values.
 
-The dynamics are those of the random low-rank MDP over the A B joint actions (a B + b); what is new is the reward,
-which must give both players a reason to mix, and the values, which are those of a matrix game at each state:
+The dynamics are those of the random low-rank MDP over the A B joint actions (a B + b). Two parts are new: the reward
+must give both players a reason to mix, and the values are those of a matrix game at each state:
 
     Q_h = r_h + phi_h (psi_h V_{h+1}),    V_h(s) = max_mu min_nu mu' Q_h(s) nu,    Q_h(s) an A x B matrix.
 """
@@ -14,7 +14,7 @@ from typing import Annotated
 
 import numpy as np
 
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options
 from rl_contrastive.envs.low_rank import LowRankConfig, LowRankEnv, LowRankVariant
 from rl_contrastive.planning.equilibrium import nash
 from rl_contrastive.registry import register
@@ -22,7 +22,7 @@ from rl_contrastive.spec import FloatArray
 
 
 @dataclass(frozen=True)
-class LowRankGameConfig:
+class LowRankGameConfig(Options, where="low-rank-game"):
     """A random low-rank zero-sum game; everything about it is a function of `game_seed` and the sizes."""
 
     num_states: Annotated[int, Ge(1)] = 20
@@ -37,18 +37,12 @@ class LowRankGameConfig:
     """d, dimension of phi and psi."""
     game_seed: Annotated[int, Ge(0)] = 0
     """Which game of the family; not the seed of the run."""
-    alpha_phi: float = 0.3
-    """Concentration of phi_h(s,a,b) ~ Dirichlet(alpha_phi) over the d factors (> 0); small is nearly one-hot."""
-    alpha_psi: float = 0.2
-    """Concentration of psi_h[k] ~ Dirichlet(alpha_psi) over the S states, and of the start distribution (> 0)."""
+    alpha_phi: Annotated[float, Gt(0)] = 0.3
+    """Concentration of phi_h(s,a,b) ~ Dirichlet(alpha_phi) over the d factors; small is nearly one-hot."""
+    alpha_psi: Annotated[float, Gt(0)] = 0.2
+    """Concentration of psi_h[k] ~ Dirichlet(alpha_psi) over the S states, and of the start distribution."""
     stationary: bool = False
     """One kernel and reward for all steps instead of one per step."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "low-rank-game")
-        for name in ("alpha_phi", "alpha_psi"):
-            alpha = getattr(self, name)
-            require(0.0 < alpha < np.inf, f"low-rank-game: {name} must be > 0, got {alpha}.")
 
 
 def game_reward(phi: FloatArray, rng: np.random.Generator) -> FloatArray:

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from rl_contrastive.config import require
+from rl_contrastive.config import In, Options
 from rl_contrastive.envs.game_table import GameTable, Outcomes, TableGameEnv, build_table
 from rl_contrastive.registry import register
 
@@ -24,19 +24,16 @@ Prizes = Literal["descending", "random"]
 
 
 @dataclass(frozen=True)
-class GoofspielConfig:
+class GoofspielConfig(Options, where="goofspiel"):
     """Size of the game, order of the prizes, and what the maximiser receives."""
 
-    cards: int = 4
-    """K, number of cards of each player and of prizes 1..K; horizon H = K, A = B = K (2..6)."""
+    cards: Annotated[int, In(2, 6)] = 4
+    """K, number of cards of each player and of prizes 1..K; horizon H = K, A = B = K."""
     prizes: Prizes = "descending"
     """"descending": K, K-1, ..., 1; "random": each order is equally likely, the prize at stake is seen."""
     pay: PayBy = "win"
     """"win": +1, 0 or -1 at the end by the sum of won prizes; "points": the prize at once, + or -, divided by
     K (K + 1) / 2, so that returns are in [-1, 1] too."""
-
-    def __post_init__(self) -> None:
-        require(2 <= self.cards <= 6, f"goofspiel: cards must be in 2..6, got {self.cards}.")
 
 
 class Round(NamedTuple):

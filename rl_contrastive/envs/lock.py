@@ -18,7 +18,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import Ge, In, check_ranges, require
+from rl_contrastive.config import Ge, In, Options, require
 from rl_contrastive.envs.base import BatchEnv, Outcome
 from rl_contrastive.envs.streams import NORMAL_BOUND, Words, high_half, integers, low_half, normals
 from rl_contrastive.registry import register
@@ -26,12 +26,12 @@ from rl_contrastive.spec import BoolArray, EnvSpec, ExactModel, FloatArray, IntA
 
 
 @dataclass(frozen=True)
-class LockConfig:
+class LockConfig(Options, where="lock"):
     """The combination lock of BRIEE with its published constants."""
 
-    horizon: Annotated[int, Ge(1)] = 10
+    horizon: Annotated[int, In(1, 100_000)] = 10
     """H, steps per episode; hardness grows with it."""
-    num_actions: Annotated[int, Ge(2)] = 10
+    num_actions: Annotated[int, In(2, 1_000_000)] = 10
     """A, number of actions."""
     noise: Annotated[float, Ge(0)] = 0.1
     """Standard deviation of the Gaussian noise on each coordinate before the rotation. At .1 the latents
@@ -42,9 +42,6 @@ class LockConfig:
     """Bait paid with probability 1/2 for the first wrong action."""
     lock_seed: Annotated[int, Ge(0)] = 0
     """Which combination of good actions; not the seed of the run. Vary it to average over locks."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "lock")
 
 
 @dataclass(frozen=True)

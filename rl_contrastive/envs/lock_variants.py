@@ -1,7 +1,7 @@
 """Three locks that change one thing each: distractors, soft latents, or a dense reward.
 
-`distractor-lock` is the one about representation learning: its extra coordinates vary more than the latents do, so
-directions of large variance (PCA) are the wrong features, and only what predicts or is predicted matters.
+`distractor-lock` tests representation learning. Its extra coordinates vary more than the latents do, so directions of
+large variance (PCA) are the wrong features. Only directions that predict or are predictable matter.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import numpy as np
 
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In
 from rl_contrastive.envs.lock import LockConfig, LockEnv, LockVariant
 from rl_contrastive.registry import register
 
@@ -20,16 +20,11 @@ from rl_contrastive.registry import register
 class DistractorLockConfig(LockConfig):
     """The combination lock with coordinates of pure noise, larger than the signal."""
 
-    num_distractors: int = 4
-    """Number of extra coordinates, each +-distractor_scale by a fair coin at each observation (0..64). They come
+    num_distractors: Annotated[int, In(0, 64)] = 4
+    """Number of extra coordinates, each +-distractor_scale by a fair coin at each observation. They come
     after the one-hots and before the rotation, which mixes them into all observed coordinates."""
     distractor_scale: Annotated[float, Ge(0)] = 1.0
     """Standard deviation of a distractor; a latent's coordinate has .5 at most."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "lock")
-        super().__post_init__()
-        require(0 <= self.num_distractors <= 64, f"lock: num_distractors must be 0..64, got {self.num_distractors}.")
 
 
 @register("env", "distractor-lock", DistractorLockConfig)
@@ -44,13 +39,9 @@ class DenseLockConfig(LockConfig):
     """The combination lock without bait and with a reward for each good action."""
 
     anti_reward: float = 0.0
-    """Bait paid with probability 1/2 for the first wrong action, in [0, 1]."""
+    """Bait paid with probability 1/2 for the first wrong action."""
     step_reward: Annotated[float, In(0, 1)] = 0.1
     """Paid for each good action before the last one; the last pays 1. Optimal: 1 + step_reward (H-1)."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "lock")
-        super().__post_init__()
 
 
 @register("env", "dense-lock", DenseLockConfig)
@@ -63,16 +54,11 @@ def dense_lock(config: DenseLockConfig, num_envs: int) -> LockEnv:
 class VariableLockConfig(LockConfig):
     """The combination lock whose latent state is drawn anew from each observation (a simplex, not a block)."""
 
-    num_latents: int = 3
-    """m + 1: m = num_latents - 1 good latents and the bad one, in 3..6."""
+    num_latents: Annotated[int, In(3, 6)] = 3
+    """m + 1: m = num_latents - 1 good latents and the bad one."""
     temperature: Annotated[float, Gt(0)] = 1.0
     """tau: the state is drawn from softmax(latent coordinates / tau). At 1 a good latent stays what it was
     drawn as with probability .576 (three latents, no noise); towards 0 the plain lock returns."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "lock")
-        super().__post_init__()
-        require(3 <= self.num_latents <= 6, f"lock: num_latents must be 3..6, got {self.num_latents}.")
 
 
 @register("env", "variable-lock", VariableLockConfig)

@@ -1,8 +1,8 @@
 """Random low-rank MDPs with simplex features: P_h(s'|s,a) = psi_h(s') . phi_h(s,a), known exactly, S to 1000.
 
 phi_h(s,a) is a distribution over d latent factors and psi_h[k] a distribution over next states, so a step draws
-k ~ phi_h(s,a), then s' ~ psi_h[k], both by alias tables: the (H,S,A,S) kernel is not needed for stepping. Where it is
-small it is tabulated whole all the same, and one draw does; the law is the same.
+k ~ phi_h(s,a), then s' ~ psi_h[k], both by alias tables. Stepping does not need the (H,S,A,S) kernel. A small kernel is
+tabulated as a whole, so that one draw is enough; the distribution is the same.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from rl_contrastive.config import require
-from rl_contrastive.envs.alias import alias_table
+from rl_contrastive.config import Ge, Gt, Options, require
+from rl_contrastive.device import require_memory
+from rl_contrastive.envs.alias import MOST_VALUES, alias_table
 from rl_contrastive.envs.base import BatchEnv, Outcome
 from rl_contrastive.envs.streams import Words, high_half, low_half
 from rl_contrastive.registry import register
@@ -26,39 +27,28 @@ WHOLE_KERNEL = 1 << 19
 
 
 @dataclass(frozen=True)
-class LowRankConfig:
+class LowRankConfig(Options, where="low-rank"):
     """A random low-rank MDP; everything about it is a function of `mdp_seed` and the sizes."""
 
-    NAME: ClassVar[str] = "low-rank"
-    """Registry name, which messages begin with."""
-
-    num_states: int = 50
-    """S, number of states (>= 1)."""
-    num_actions: int = 5
-    """A, number of actions (>= 1)."""
-    horizon: int = 5
-    """H, steps per episode (>= 1)."""
-    rank: int = 3
-    """d, dimension of phi and psi (>= 1)."""
-    mdp_seed: int = 0
-    """Which MDP of the family (>= 0); not the seed of the run."""
-    alpha_phi: float = 0.3
-    """Concentration of phi_h(s,a) ~ Dirichlet(alpha_phi) over the d factors (> 0); small is nearly one-hot."""
-    alpha_psi: float = 0.5
-    """Concentration of psi_h[k] ~ Dirichlet(alpha_psi) over the S states, and of the start distribution (> 0)."""
+    num_states: Annotated[int, Ge(1)] = 50
+    """S, number of states."""
+    num_actions: Annotated[int, Ge(1)] = 5
+    """A, number of actions."""
+    horizon: Annotated[int, Ge(1)] = 5
+    """H, steps per episode."""
+    rank: Annotated[int, Ge(1)] = 3
+    """d, dimension of phi and psi."""
+    mdp_seed: Annotated[int, Ge(0)] = 0
+    """Which MDP of the family; not the seed of the run."""
+    alpha_phi: Annotated[float, Gt(0)] = 0.3
+    """Concentration of phi_h(s,a) ~ Dirichlet(alpha_phi) over the d factors; small is nearly one-hot."""
+    alpha_psi: Annotated[float, Gt(0)] = 0.5
+    """Concentration of psi_h[k] ~ Dirichlet(alpha_psi) over the S states, and of the start distribution."""
     reward: Literal["table", "linear"] = "table"
     """"table": r_h(s,a) ~ Beta(.3, .9), mean 1/4, most pairs pay almost nothing and one in nine more than .75;
     "linear": r_h(s,a) = phi_h(s,a) . theta_h with theta_h uniform on [0,1]^d (a linear MDP)."""
     stationary: bool = False
     """One kernel and reward for all steps instead of one per step."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_states", "num_actions", "horizon", "rank"):
-            require(getattr(self, name) >= 1, f"{self.NAME}: {name} must be >= 1, got {getattr(self, name)}.")
-        require(self.mdp_seed >= 0, f"{self.NAME}: mdp_seed must be >= 0, got {self.mdp_seed}.")
-        for name in ("alpha_phi", "alpha_psi"):
-            alpha = getattr(self, name)
-            require(0.0 < alpha < np.inf, f"{self.NAME}: {name} must be > 0, got {alpha}.")
 
 
 @dataclass(frozen=True)
@@ -89,6 +79,14 @@ def linear_reward(phi: FloatArray, rng: np.random.Generator) -> FloatArray:
 REWARDS: dict[str, DrawReward] = {"table": table_reward, "linear": linear_reward}
 
 
+def require_tables(name: str, config: LowRankConfig) -> None:
+    """RlcError where phi, psi, rewards and values of these sizes do not fit into memory, or into an alias table."""
+    S, A, d, H = config.num_states, config.num_actions, config.rank, config.horizon
+    require(max(S, d) <= MOST_VALUES, f"{name}: num_states and rank must be at most {MOST_VALUES}, got {S} and {d}.")
+    size = 8 * H * (2 * d * S * A + 2 * d * S + 3 * S * A)
+    require_memory(size, f"{name}: {H} steps, {S} states, {A} actions and rank {d}", "make them fewer")
+
+
 def draw_mdp(config: LowRankConfig, draw_reward: DrawReward | None = None) -> LowRankMDP:
     """Draw the MDP of `config.mdp_seed` (PCG64, so the same on each machine); the reward of the config unless given."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(config.mdp_seed)))
@@ -108,12 +106,12 @@ def _dirichlet(alpha: float, shape: tuple[int, ...], *, rng: np.random.Generator
 
 @dataclass(frozen=True)
 class LowRankVariant:
-    """What a game with the same dynamics changes; the defaults are the plain MDP."""
+    """The parts that a game with the same dynamics changes; the defaults are the plain MDP."""
 
     name: str = "low-rank"
     """Registry name."""
     draw_reward: DrawReward | None = None
-    """The law of the rewards, where it is none of the config's."""
+    """The distribution of the rewards, if it is none of the config's."""
     players: tuple[int, int] | None = None
     """(A, B) of the two players whose joint actions the A of the config counts."""
     state_value: Callable[[FloatArray], FloatArray] = lambda Q: np.asarray(Q.max(axis=-1))
@@ -136,6 +134,7 @@ class LowRankEnv(BatchEnv):
 
     def __init__(self, config: LowRankConfig, num_envs: int, *, variant: LowRankVariant = PLAIN) -> None:
         self.config, self.variant = config, variant
+        require_tables(variant.name, config)
         self.mdp = draw_mdp(config, variant.draw_reward) if variant.draw is None else variant.draw(config)
         S, A, H = config.num_states, config.num_actions, config.horizon
         spec = EnvSpec(
@@ -208,7 +207,9 @@ class LowRankEnv(BatchEnv):
 
     @cached_property
     def _exact(self) -> ExactModel:
-        H = self.config.horizon
+        H, S, A = self.config.horizon, self.config.num_states, self.config.num_actions
+        what = f"{self.variant.name}: the exact model of {S} states and {A} actions at {len(self.mdp.phi)} steps"
+        require_memory(8 * len(self.mdp.phi) * S * A * S, what, "make them fewer, or take --exact never")
         psi = self.mdp.psi.transpose(0, 2, 1)  # (G, S, d)
         P = np.einsum("gsad,gdt->gsat", self.mdp.phi, self.mdp.psi, optimize=True)
         V, Q = self._values

@@ -1,40 +1,38 @@
 """A family of random low-rank MDPs that only optimism solves: one path of rare states leads to the reward.
 
 Factor 0 of d leads to the few good states of the next step, the others to random mixtures of common states. A good
-state has one action, another one at each state and step, that goes on to good states with probability `success`; all
-others fall back among the common ones, for good, and pay a bait. The good action of the last step pays 1. Reaching it
-takes H right actions of A in a row. Planning without a bonus takes the bait from the first episode on, and uniform
+state has one good action, another one at each state and step, that leads to good states with probability `success`.
+All other actions lead to the common states for good and pay a bait. The good action of the last step pays 1. To reach
+it takes H right actions of A in a row. Planning without a bonus takes the bait from the first episode on, and uniform
 actions find the needle once in A^H episodes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 
-from rl_contrastive.config import Ge, In, check_ranges, require
+from rl_contrastive.config import Ge, In, require
 from rl_contrastive.envs.low_rank import LowRankConfig, LowRankEnv, LowRankMDP, LowRankVariant
 from rl_contrastive.registry import register
 
 
 @dataclass(frozen=True)
-class NeedleConfig(LowRankConfig):
+class NeedleConfig(LowRankConfig, where="needle"):
     """A random low-rank MDP with a needle; everything about it is a function of `mdp_seed` and the sizes."""
-
-    NAME: ClassVar[str] = "needle"
 
     num_states: int = 30
     """S, number of states (> good_states)."""
     num_actions: Annotated[int, Ge(2)] = 4
     """A, number of actions."""
     horizon: int = 8
-    """H, right actions in a row (>= 1)."""
+    """H, number of right actions in a row."""
     rank: Annotated[int, Ge(2)] = 3
     """d, dimension of phi and psi: one factor of good states, d - 1 of common ones."""
-    good_states: int = 3
-    """Good states of each step (>= 1)."""
+    good_states: Annotated[int, Ge(1)] = 3
+    """Good states of each step."""
     success: Annotated[float, In(0, 1, above=True)] = 0.97
     """Probability that a good action leads on to a good state."""
     bait: Annotated[float, In(0, 1)] = 0.02
@@ -42,10 +40,9 @@ class NeedleConfig(LowRankConfig):
     Above success^H / H the baits of an episode may pay more than the needle."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "needle")
         super().__post_init__()
-        fewer = 1 <= self.good_states < self.num_states
-        require(fewer, f"needle: num_states must be > good_states >= 1, got {self.num_states} and {self.good_states}.")
+        fewer = self.good_states < self.num_states
+        require(fewer, f"needle: num_states must be > good_states, got {self.num_states} and {self.good_states}.")
         require(not self.stationary, "needle: each step has its own good states; stationary must be false.")
 
 

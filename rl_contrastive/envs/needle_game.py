@@ -2,8 +2,8 @@
 
 Factor 0 of d leads to the few states of the maximiser's path at the next step, factor 1 to those of the minimiser's,
 the others to random mixtures of common states. An episode begins on either path with probability 1/2. On it the owner
-has one right action, another one at each state and step, which stays on the path with probability `success`; what the
-other player does makes no difference. All else falls among the common states for good and pays the owner a bait that
+has one right action, another one at each state and step, which stays on the path with probability `success`. The other
+player's action makes no difference. All other actions lead to the common states for good and pay the owner a bait. It
 is larger the sooner it is taken, so that a player without optimism takes it at once. At the last step the owner has two
 right actions and wins 1, unless the other player guesses which one it is:
 
@@ -21,7 +21,7 @@ from typing import Annotated
 
 import numpy as np
 
-from rl_contrastive.config import Ge, In, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.envs.game_low_rank import matrix_value
 from rl_contrastive.envs.low_rank import LowRankConfig, LowRankEnv, LowRankMDP, LowRankVariant
 from rl_contrastive.registry import register
@@ -29,7 +29,7 @@ from rl_contrastive.spec import BoolArray, FloatArray
 
 
 @dataclass(frozen=True)
-class NeedleGameConfig:
+class NeedleGameConfig(Options, where="needle-game"):
     """A random low-rank game with a needle for each player; all of it is a function of `game_seed` and the sizes."""
 
     num_states: int = 30
@@ -48,20 +48,17 @@ class NeedleGameConfig:
     """Probability that a right action stays on the path."""
     bait: float = 0.02
     """Most that the owner of a path is paid for leaving it, in [0, success^(H-1) / 2): staying is worth more."""
-    alpha_phi: float = 0.3
-    """Concentration of phi_h(s,a,b) ~ Dirichlet(alpha_phi) over the factors of common states (> 0)."""
-    alpha_psi: float = 0.5
-    """Concentration of psi_h[k] ~ Dirichlet(alpha_psi) over the common states (> 0)."""
+    alpha_phi: Annotated[float, Gt(0)] = 0.3
+    """Concentration of phi_h(s,a,b) ~ Dirichlet(alpha_phi) over the factors of common states."""
+    alpha_psi: Annotated[float, Gt(0)] = 0.5
+    """Concentration of psi_h[k] ~ Dirichlet(alpha_psi) over the common states."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "needle-game")
+        super().__post_init__()
         room = self.num_states > 2 * self.path_states
         require(room, f"needle-game: num_states must be > 2 path_states, got {self.num_states} and {self.path_states}.")
         most = self.success ** (self.horizon - 1) / 2
         require(0.0 <= self.bait < most, f"needle-game: bait must be in [0, {most:.3g}), got {self.bait}.")
-        for name in ("alpha_phi", "alpha_psi"):
-            alpha = getattr(self, name)
-            require(0.0 < alpha < np.inf, f"needle-game: {name} must be > 0, got {alpha}.")
 
 
 def draw_needle_game(c: NeedleGameConfig) -> LowRankMDP:

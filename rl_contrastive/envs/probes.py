@@ -1,4 +1,4 @@
-"""Probe environments: the smallest problems whose values are known by hand, one per way of getting it wrong.
+"""Probe environments: the smallest problems with values known by hand, one for each typical defect of an agent.
 
 Each is a tiny tabular MDP written out as arrays; an agent that fails one of them has a named defect: the value of a
 constant, of an observation, over time, of an action, of both together, at a terminal, or at a truncation.

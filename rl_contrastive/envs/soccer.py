@@ -1,4 +1,4 @@
-"""Grid soccer (Littman 1994): a Markov game whose good policies are random, because any fixed way past is blocked.
+"""Grid soccer (Littman 1994): a Markov game whose good policies are random, because any fixed path can be blocked.
 
 Two players on a 4 x 5 grid, one of them with the ball. Both choose a move at once; the two moves are then made one
 after the other, in random order:
@@ -21,7 +21,7 @@ from typing import Annotated
 
 import numpy as np
 
-from rl_contrastive.config import Ge, In, check_ranges
+from rl_contrastive.config import In, Options
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.soccer_picture import draw_pitch
 from rl_contrastive.envs.streams import Words, high_half, low_half
@@ -44,21 +44,18 @@ START = (1 * WIDTH + 3, 2 * WIDTH + 1)
 
 
 @dataclass(frozen=True)
-class SoccerConfig:
+class SoccerConfig(Options, where="soccer"):
     """Littman's soccer with a horizon."""
 
     draw: Annotated[float, In(0, 1, below=True)] = 0.1
     """Probability that a move without a goal ends the game in a draw: 1 - draw is Littman's discount .9."""
-    horizon: Annotated[int, Ge(1)] = 30
+    horizon: Annotated[int, In(1, 10_000)] = 30
     """H: the game is over after that many moves; with draw = .1 four games in a hundred last longer."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "soccer")
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where everything is, as integer arrays of one shape."""
+    """A position, as integer arrays of one shape."""
 
     cells: tuple[IntArray, IntArray]
     """Cell 5 row + column of the maximiser and of the minimiser."""
@@ -147,7 +144,7 @@ class SoccerEnv(BatchEnv):
     """Littman's grid soccer: a zero-sum game of 761 states where only random policies are safe."""
 
     action_names = MOVES
-    """What replays call the actions."""
+    """Names of the actions in replays."""
 
     def __init__(self, config: SoccerConfig, num_envs: int) -> None:
         self.config = config

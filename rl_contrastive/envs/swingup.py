@@ -20,7 +20,7 @@ from typing import Annotated
 import gymnasium as gym
 import numpy as np
 
-from rl_contrastive.config import Ge, In, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, Options
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.streams import Words, high_half, low_half
 from rl_contrastive.registry import register
@@ -35,34 +35,25 @@ HEIGHT, WIDTH = 120, 240
 
 
 @dataclass(frozen=True)
-class SwingupConfig:
+class SwingupConfig(Options, where="swingup"):
     """Cart-pole swing-up by bsuite's rules."""
 
-    horizon: Annotated[int, Ge(1)] = 1000
+    horizon: Annotated[int, In(1, 1_000_000)] = 1000
     """H, steps of an episode. bsuite's clock of 10 s, summed in floating point, allows one more."""
     height_threshold: Annotated[float, In(-1, 1, below=True)] = 0.5
     """cos(theta) must be above this to be paid."""
-    theta_dot_threshold: float = 1.0
-    """|theta'| in rad/s must be below this to be paid (> 0)."""
-    x_reward_threshold: float = 1.0
-    """|x| in m must be below this to be paid (> 0)."""
-    move_cost: float = 0.1
-    """Cost of a step with a push (>= 0)."""
-    x_threshold: float = 3.0
-    """|x| in m beyond which the episode ends (> 0)."""
-    timescale: float = 0.01
-    """Seconds of a step (> 0)."""
-    init_range: float = 0.05
-    """Each of x, x', theta - pi, theta' starts uniform in [-init_range, init_range] (>= 0)."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "swingup")
-        for name in ("theta_dot_threshold", "x_reward_threshold", "x_threshold", "timescale"):
-            value = getattr(self, name)
-            require(0.0 < value < np.inf, f"swingup: {name} must be > 0, got {value}.")
-        for name in ("move_cost", "init_range"):
-            value = getattr(self, name)
-            require(0.0 <= value < np.inf, f"swingup: {name} must be >= 0, got {value}.")
+    theta_dot_threshold: Annotated[float, Gt(0)] = 1.0
+    """|theta'| in rad/s must be below this to be paid."""
+    x_reward_threshold: Annotated[float, Gt(0)] = 1.0
+    """|x| in m must be below this to be paid."""
+    move_cost: Annotated[float, Ge(0)] = 0.1
+    """Cost of a step with a push."""
+    x_threshold: Annotated[float, Gt(0)] = 3.0
+    """|x| in m beyond which the episode ends."""
+    timescale: Annotated[float, Gt(0)] = 0.01
+    """Seconds of a step."""
+    init_range: Annotated[float, Ge(0)] = 0.05
+    """Each of x, x', theta - pi, theta' starts uniform in [-init_range, init_range]."""
 
 
 def accelerations(theta: FloatArray, theta_dot: FloatArray, force: FloatArray) -> tuple[FloatArray, FloatArray]:

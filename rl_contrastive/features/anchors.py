@@ -14,13 +14,13 @@ from rl_contrastive.spec import FloatArray
 VERTEX_SHARE = 0.02
 """Share of the rows averaged into one anchor: a single extreme row would be mostly noise."""
 RCOND = 1e-3
-"""Relative singular values of A below this are rank deficiency (d above the true rank), not directions."""
+"""Relative singular values of A below this are no directions: A is rank deficient (d is above the true rank)."""
 
 
 def find_anchors(phi: FloatArray, weight: FloatArray) -> FloatArray:
     """d anchors (H, d, d) of the rows phi (H, N, d) by successive projection, smoothed (Bhattacharyya & Kannan 2020).
 
-    weight (H, N): visits of each row; rows below the median of the positive weights are too noisy to be vertices.
+    weight (H, N): visits of each row. Rows below the median of the positive weights are too noisy to be vertices.
     """
     H, N, d = phi.shape
     positive = np.where(weight > 0, weight, np.nan)

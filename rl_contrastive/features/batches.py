@@ -1,7 +1,7 @@
-"""What one iteration of a fit sees: which anchors, which successors, with what weights; plain index arrays.
+"""The data of one iteration of a fit: anchors, successors and their weights, as plain index arrays.
 
 The same four arrays describe exact expectations over a table (all pairs, all states, weights = counts) and sampled
-minibatches (stored rows), so objectives and networks need not know which it is.
+minibatches (stored rows), so objectives and networks need not distinguish the two.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from rl_contrastive.spec import FloatArray, IntArray
 class Batch:
     """Indices into a network's tables of anchors and successors; None means all of them, in order.
 
-    anchors (H, N); positives (H, N), one to an anchor, or None: every successor is, with weight `pos_weight`
-    (H, N, S); negatives (H, M), shared by the anchors. pos_weight (H, N, K) sums to 1 over (N, K), or to 0 on a
-    step without data; neg_weight (H, M) sums to 1.
+    anchors (H, N). positives (H, N) has one for each anchor; None means that every successor is a positive, with
+    weight `pos_weight` (H, N, S). negatives (H, M) are shared by the anchors. pos_weight (H, N, K) sums to 1 over
+    (N, K), or to 0 on a step without data; neg_weight (H, M) sums to 1.
     """
 
     anchors: IntArray | None
@@ -101,7 +101,7 @@ class SampledRows:
 def held_out_table(
     counts: TransitionCounts, law: FloatArray, limit: int, negatives: int | None, *, rng: np.random.Generator
 ) -> Batch:
-    """A fixed batch to judge by: up to `limit` held-out transitions a step, one a row; P^- exactly or sampled."""
+    """A fixed batch for judging: up to `limit` held-out transitions a step, one a row; P^- is exact or sampled."""
     H = counts.horizon
     limit = min(limit, max(int(counts.total().max(initial=0)), 1))
     anchors, positives = np.zeros((H, limit), dtype=np.int64), np.zeros((H, limit), dtype=np.int64)

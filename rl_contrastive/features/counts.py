@@ -1,4 +1,4 @@
-"""Transition counts of every step as sparse triples (h, (s,a), s'): S = 1000 costs what was visited, not S^2 A."""
+"""Transition counts of every step as sparse triples (h, (s,a), s'): memory grows with the visits, not with S^2 A."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 
@@ -55,7 +55,7 @@ class TransitionCounts:
         return _from_keys(H, S, A, keys, _sums(inverse, weights, len(keys)))
 
     def minus(self, other: TransitionCounts) -> TransitionCounts:
-        """These counts less those of `other`, all of which are among them."""
+        """These counts minus those of `other`, which must be a part of them."""
         left = self.count.copy()
         left[np.searchsorted(self._keys(), other._keys())] -= other.count
         return self._only(left)
@@ -89,8 +89,8 @@ class TransitionCounts:
         return table.reshape(H, S, A, S)
 
     def split(self, fraction: float, *, rng: np.random.Generator) -> tuple[TransitionCounts, TransitionCounts]:
-        """(train, held-out): each transition is held out with probability `fraction`, independently; integer counts,
-        but where nothing is held out."""
+        """(train, held-out): each transition is held out with probability `fraction`, independently. Counts must be
+        integers, unless nothing is held out."""
         if fraction == 0.0:
             return self, self._only(np.zeros_like(self.count))
         integer = np.rint(self.count).astype(np.int64)
@@ -104,8 +104,7 @@ class TransitionCounts:
 
     def with_state(self, state: dict[str, Any]) -> TransitionCounts:
         """Counts of the same sizes with the triples of a `state_dict`."""
-        for key in ("level", "pair", "succ", "count"):
-            require(key in state, f"counts: the saved state lacks '{key}'.")
+        require_keys(state, ("level", "pair", "succ", "count"), "counts")
         level, pair, succ = (np.asarray(state[key], dtype=np.int64) for key in ("level", "pair", "succ"))
         count = np.asarray(state["count"], dtype=np.float64)
         same = level.shape == pair.shape == succ.shape == count.shape

@@ -1,8 +1,8 @@
 """From observations to latent states, step by step: directions that predict or are predictable, then clusters.
 
-Two observations of step h are the same state if they act alike (forward: the same law of what follows, for each
-action) and are reached alike (backward: predictable from what came before). Both sets of directions come from the
-closed-form spectral contrastive fit; the PCA control takes the directions of largest variance instead.
+Two observations of step h are the same state if they have the same future (forward: the same distribution of
+successors for each action) and the same past (backward: they are predicted alike by the step before). The closed-form
+spectral contrastive fit gives both sets of directions. The PCA control takes the directions of largest variance.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, Options, fill_arrays, require, require_keys
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.latents import (
     Clusters,
@@ -31,54 +31,50 @@ from rl_contrastive.features.whitening import FULL, LOOK_AGAIN, Whitening, full_
 from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, State, StepData
 
 LEAST_ROWS = 10
-"""A step with fewer stored rows has one latent state: nothing can be told apart yet."""
+"""A step with fewer stored rows has one latent state, because states cannot be told apart yet."""
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(Options, where="decoder"):
     """How observations become latent states."""
 
     directions: Literal["contrastive", "pca"] = "contrastive"
     """contrastive: forward and backward directions of the spectral fit; pca: the leading principal directions of
     the observation alone (a control that uses no dynamics)."""
-    most_latents: Annotated[int, Ge(1)] = 3
+    most_latents: Annotated[int, In(1, 1000)] = 3
     """Largest number of latent states a step."""
-    forward: int = 2
-    """Directions of o_h that matter for what follows (>= 0)."""
-    backward: int | None = 2
-    """Directions of o_h that are predictable from (o_{h-1}, a_{h-1}) (>= 0); None: 2 in the whitening that is given,
-    1 in the full one, whose second direction is mostly noise."""
-    gap: float | None = None
-    """Least distance of two latents' centres, in within-cluster standard deviations (> 0); None: 3 in the whitening
-    that is given, 2.5 in the full one, whose directions carry more noise."""
+    forward: Annotated[int, In(0, 1000)] = 2
+    """Number of directions of o_h that predict its successors."""
+    backward: Annotated[int | None, In(0, 1000)] = 2
+    """Number of directions of o_h that are predictable from (o_{h-1}, a_{h-1}). None: 2 in the given whitening, 1 in
+    the full one, whose second direction is mostly noise."""
+    gap: Annotated[float | None, Gt(0)] = None
+    """Least distance between the centres of two latents, in within-cluster standard deviations. None: 3 in the given
+    whitening, 2.5 in the full one, whose directions carry more noise."""
     smallest: Annotated[int, Ge(1)] = 2
-    """Least number of rows of a latent: one row far from all others may be an outlier."""
+    """Least number of rows of a latent; a single row far from all others may be an outlier."""
     arrivals: bool = True
-    """Look for the latents of a step also among the successors of the step before. A rare state shows there first,
-    but a latent that only arrivals show counts as never visited: right for bonuses on features, a trap for counts."""
+    """Look for the latents of a step also among the successors of the step before. A rare state appears there first.
+    But a latent seen only as a successor counts as never visited, which suits bonuses on features and misleads
+    counts."""
     discriminant: bool = False
-    """Replace the spectral directions, once they have found the latents, by Fisher's discriminant of these latents,
-    the best directions for telling them apart. Helps where observation noise is large and Gaussian (noise .3 on the
-    lock); harms where irrelevant coordinates form clusters of their own (distractors), which it then sharpens."""
+    """Once the spectral directions have found the latents, replace them by Fisher's discriminant of these latents, the
+    best directions for telling them apart. It helps where observation noise is large and Gaussian (noise .3 on the
+    lock). It harms where irrelevant coordinates form clusters of their own (distractors), which it then sharpens."""
     shrinkage: Annotated[float, Gt(0)] = 0.01
     """Ridge of the discriminant's covariance, as a fraction of its mean variance."""
     refine: bool = False
-    """Descend the paper's contrastive loss from the spectral fit at each refit and, at the steps where a held-out
-    loss improves, take the directions of the refined features (torch; far slower than the closed form)."""
+    """At each refit, descend the paper's contrastive loss from the spectral fit. At the steps where a held-out loss
+    improves, take the directions of the refined features (torch; far slower than the closed form)."""
     whitening: Whitening = "auto"
     """given: that of `spectral`; full: all directions down to the noise floor, right where distractors vary more than
-    what predicts; auto: the one that predicts held-out rows better, looked at again as the rows grow."""
+    the coordinates that predict; auto: the one that predicts held-out rows better, chosen again as the rows grow."""
     spectral: LinearSpectralConfig = field(default_factory=LinearSpectralConfig)
     """Whitening and ridge of the closed-form fit."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "decoder")
-        f, b = self.forward, self.most_backward
-        require(
-            f >= 0 and b >= 0 and f + b >= 1,
-            f"decoder: forward and backward must be >= 0 and not both 0, got {f} and {b}.",
-        )
-        require(self.gap is None or 0 < self.gap < np.inf, f"decoder: gap must be > 0, got {self.gap}.")
+        super().__post_init__()
+        require(self.forward + self.most_backward >= 1, "decoder: forward and backward must not both be 0.")
 
     @property
     def most_backward(self) -> int:
@@ -107,9 +103,9 @@ class LatentDecoder:
         self.clusters = Clusters(np.zeros((horizon, K, q)), np.ones(horizon, dtype=np.int64), np.zeros((horizon, K)))
 
     def refit(self, data: StepData, levels: IntArray, *, rng: np.random.Generator | None = None) -> IntArray:
-        """Fit the steps `levels` on their rows; returns the steps whose decoder changed (those and the next ones).
+        """Fit the steps `levels` on their rows and return the steps whose decoder changed (those and the next ones).
 
-        rng: for the refinement by descent only; the closed form draws nothing.
+        rng: only for the refinement by descent, because the closed form is deterministic.
         """
         H = len(self.mean)
         levels = levels[data.count[levels] >= LEAST_ROWS]
@@ -120,7 +116,7 @@ class LatentDecoder:
         spectral = fit_linear(part, self.num_actions, 2, FULL if self.full else self.config.spectral)
         f, b = self.config.forward, self.config.most_backward
         if self.config.directions == "pca":
-            # The same whitened coordinates, in order of variance and regardless of what they predict.
+            # The same whitened coordinates, ordered by variance and not by what they predict.
             self.W[levels] = first_columns(spectral.here.matrix, f + b)
             self.mean[levels] = spectral.here.mean
             changed = levels
@@ -139,7 +135,7 @@ class LatentDecoder:
         return changed
 
     def _choose(self, data: StepData) -> None:
-        """The whitening, where it is to be chosen and the rows have doubled since."""
+        """Choose the whitening again, if it is to be chosen and the rows have doubled since the last choice."""
         held, auto = int(data.count.sum()), self.config.whitening == "auto" and self.config.directions != "pca"
         some = np.flatnonzero(data.count >= LEAST_ROWS)
         if auto and held >= LOOK_AGAIN * self.looked_at:
@@ -161,7 +157,7 @@ class LatentDecoder:
         features = fit.features
         assert isinstance(features, LinearFeatures)
         Phi, Psi = features.Phi[:, :, :-1], features.Psi[:, :-1]  # without the constant: (L, A, k, d), (L, k', d)
-        Phi = Phi - Phi.mean(axis=3, keepdims=True)  # what all factors share drops out on the simplex
+        Phi = Phi - Phi.mean(axis=3, keepdims=True)  # a part shared by all factors drops out on the simplex
         left = np.linalg.svd(np.concatenate(list(np.swapaxes(Phi, 0, 1)), axis=2), full_matrices=False)[0]
         right = np.linalg.svd(Psi, full_matrices=False)[0]
         accepted = (fit.report["accepted"] > 0)[:, None, None]
@@ -173,7 +169,7 @@ class LatentDecoder:
         return forward, backward
 
     def _cluster(self, data: StepData, levels: IntArray) -> None:
-        """Clusters of step h from the observations o_h of its own rows, and of the rows that led to it."""
+        """Clusters of step h from the observations o_h of its own rows and of the rows that led to it."""
         config = self.config
         x, mask = data.obs[levels], seen(data)[levels]
         if config.arrivals:
@@ -197,8 +193,9 @@ class LatentDecoder:
     def _accept(self, x: FloatArray, mask: BoolArray, points: FloatArray, levels: IntArray, k: int) -> BoolArray:
         """Where k latents are told apart, store them with their discriminant directions; (L,) whether they are.
 
-        The spectral directions find the latents; Fisher's ones, from the latents' own means and covariance, tell them
-        apart best. Either may pass the gap test, the fitted one after correction for having been fitted.
+        The spectral directions find the latents. Fisher's directions, computed from the means and the covariance of
+        these latents, tell them apart best. Either may pass the gap test; Fisher's are corrected for having been
+        fitted.
         """
         config = self.config
         found, labels = propose(points, mask, k)
@@ -220,7 +217,7 @@ class LatentDecoder:
 
     def _points(self, obs: Array, levels: IntArray) -> FloatArray:
         """W_h'(o - mu_h): (L, N, ...) -> (L, N, q)."""
-        # Sizes are said: of a step that no episode reached there are no rows to tell them from.
+        # Sizes are explicit, because a step that no episode reached has no rows to infer them from.
         x = np.asarray(obs.reshape(*obs.shape[:2], self.W.shape[1]), dtype=np.float64)
         return np.asarray(x @ self.W[levels] - (self.mean[levels][:, None] @ self.W[levels]))
 
@@ -251,13 +248,8 @@ class LatentDecoder:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key, value in self._arrays().items():
-            require(key in state, f"decoder: the saved state lacks '{key}'.")
-            shape = np.shape(state[key])
-            require(shape == value.shape, f"decoder: the saved {key} has shape {shape}, not {value.shape}.")
-            value[...] = state[key]
-        for key in ("full", "looked_at"):
-            require(key in state, f"decoder: the saved state lacks '{key}'.")
+        fill_arrays(self._arrays(), state, "decoder")
+        require_keys(state, ("full", "looked_at"), "decoder")
         self.full, self.looked_at = bool(state["full"]), int(state["looked_at"])
 
 

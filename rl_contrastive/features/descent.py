@@ -1,7 +1,7 @@
-"""The gradient stage: Adam on the stacked factors of all steps h, early stopping for each step h on its own.
+"""The gradient stage: Adam on the stacked factors of all steps h, with early stopping for each step h separately.
 
-The steps' losses are summed, so each parameter sees its own step's gradient alone and Adam works by element: one
-batched run equals H separate runs, at the price of one Python loop instead of H.
+The losses of the steps are summed, so each parameter gets only the gradient of its own step, and Adam works by
+element. One batched run therefore equals H separate runs, with one Python loop instead of H.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rl_contrastive.spec import FloatArray, IntArray
 
 @dataclass(frozen=True)
 class DescentConfig:
-    """What `descend` needs to know of a `LearnerConfig`."""
+    """The part of a `LearnerConfig` that `descend` uses."""
 
     steps: int
     lr: float
@@ -34,7 +34,7 @@ class DescentConfig:
     compile: bool = False
     bf16: bool = False
     average: float = 0.0
-    """Decay of the running mean of the parameters that is looked at and returned; 0 takes the last iterate."""
+    """Decay of the running mean of the parameters, which is evaluated and returned; 0 takes the last iterate."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def descend(
 ) -> Descent:
     """Minimise the objective over the factors.
 
-    stop_on: batch whose loss decides the best iteration of each step h, looked at every `check_every` iterations; a
-    step that has not improved for `patience` looks is frozen. stop_at (H,): fixed iteration counts instead.
+    stop_on: batch whose loss decides the best iteration of each step h. It is evaluated every `check_every` iterations,
+    and a step without improvement for `patience` evaluations is frozen. stop_at (H,): fixed iteration counts instead.
     """
     state = _initial_state(factors, objective)
     trained = [*factors.parameters, *objective.parameters(state)]
@@ -136,7 +136,7 @@ class _Watch:
         return [p.detach() for p in self._factors.parameters] if self._mean is None else self._mean
 
     def finished(self, step: int) -> bool:
-        """Look at the parameters after iteration `step`."""
+        """Evaluate the parameters after iteration `step`."""
         if self._stop_at is not None:
             self._keep(self._stop_at == step, step)
             return step >= self.last
@@ -178,7 +178,7 @@ class _Watch:
 
 @contextmanager
 def _holding(factors: Factors, values: list[Tensor]) -> Iterator[None]:
-    """The factors with other parameter values, for the time of a look."""
+    """The factors with other parameter values, during one evaluation."""
     own, factors.parameters = factors.parameters, values
     try:
         yield

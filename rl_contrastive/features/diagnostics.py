@@ -1,6 +1,6 @@
-"""How good are features? TV of P-hat, principal angles and purity need the truth, misfit does not.
+"""Measures of feature quality: TV of P-hat, principal angles and purity need the truth, misfit does not.
 
-What vectors alone say of an embedding (rank, uniformity, tolerance ...) is in `embedding.py`.
+`embedding.py` has the measures that need only the vectors of an embedding (rank, uniformity, tolerance ...).
 """
 
 from __future__ import annotations
@@ -60,13 +60,14 @@ def model_error(model: TransitionModel, P: FloatArray, weight: FloatArray | None
 def misfit(
     counts: TransitionCounts, model: TransitionModel, V: FloatArray, alive: FloatArray | float = 1.0
 ) -> FloatArray:
-    """(H, k) root mean square over the data of (P_h - P-hat_h) V_{h+1}: what a model of too low a rank leaves out.
+    """(H, k) root mean square over the data of (P_h - P-hat_h) V_{h+1}: the error of a model whose rank is too low.
 
         m_h^2 = max(sum_sa N (e^2 - v/N) / sum_sa N, 0),  e = mean of V_{h+1}(s') over the N successors - P-hat V_{h+1}
 
-    v is the variance of V_{h+1}(s') among a pair's successors, two or more: v/N is the part of e^2 that sampling
-    explains. V (H+1, S, k); counts and model of H levels, or of one that serves all; alive as in `lsvi.plan_model`.
-    The features have seen the same data, which makes e a little small: an estimate, and no bound.
+    v is the variance of V_{h+1}(s') among the successors of a pair (two or more), and v/N is the part of e^2 that
+    sampling explains. V (H+1, S, k); counts and model of H levels, or of one that serves all; alive as in
+    `lsvi.plan_model`. The features were fitted to the same data, which makes e a little too small: this is an estimate
+    and no bound.
     """
     H, S, A = len(V) - 1, counts.num_states, counts.num_actions
     goes_on = np.broadcast_to(np.asarray(alive, dtype=np.float64), (counts.horizon, S))
@@ -87,7 +88,8 @@ def misfit(
 def principal_angles(learned: FloatArray, true: FloatArray) -> FloatArray:
     """Angles (radians, falling) between the column spaces of two feature matrices (N, d), (N, d') -> (min(d, d'),).
 
-    Invariant under phi -> A phi, the freedom in which features are identified at all. All 0: one space holds the other.
+    They are invariant under phi -> A phi, up to which features are identified. If all are 0, one space contains the
+    other.
     """
     a, b = np.asarray(learned, dtype=np.float64), np.asarray(true, dtype=np.float64)
     require(
@@ -113,7 +115,7 @@ def purity(labels: IntArray, latents: IntArray) -> float:
         labels.shape == latents.shape and labels.ndim == 1 and len(labels) > 0,
         f"diagnostics: labels and latents must be equally long and not empty, got {labels.shape} and {latents.shape}.",
     )
-    from scipy.optimize import linear_sum_assignment  # here: its import costs a quarter second of every `rlc --help`
+    from scipy.optimize import linear_sum_assignment  # here: slow, and not for `rlc --help`
 
     _, i = np.unique(labels, return_inverse=True)
     _, j = np.unique(latents, return_inverse=True)

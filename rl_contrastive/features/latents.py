@@ -1,13 +1,13 @@
-"""Latent states from features: clusters of all steps at once, their number chosen by a gap test.
+"""Latent states from features: it clusters all steps at once and chooses the number of clusters by a gap test.
 
 Clusters are found by classification EM of Gaussians with a common spherical variance and their own weights: k-means
 whose boundaries move towards the smaller cluster by its log odds, 2 sigma^2 log(w_i/w_j). Without the weights a rare
-state beside a common one collects the common one's outliers, and its counts are theirs.
+state beside a common one collects outliers of the common one, and their visits distort its counts.
 
-The number k goes DOWN from its maximum and the first one that passes is taken: three equidistant clusters pass for
-two as well as for three, and only the finest partition that is real keeps all states apart. The test is there because
-a cluster that is only a piece of noise would be a state that nothing ever visits again, hence a false promise of
-novelty for an exploring agent.
+The number k goes DOWN from its maximum, and the first one that passes the test is taken. Three equidistant clusters
+pass with k = 2 as well as with k = 3, and only the finest real partition keeps all states apart. The test is needed
+because a cluster that is only a piece of noise would be a state that is never visited again. To an exploring agent it
+would promise novelty falsely.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ class Clusters:
     def labels(self, points: FloatArray, levels: IntArray, *, weighted: bool) -> IntArray:
         """Cluster of each point of some steps: points (L, N, q) of `levels` (L,) -> (L, N).
 
-        weighted: with the clusters' shares in the data, right for points that come from the same data; else by
-        distance alone, right where the mix is unknown or another one (on the way to a rare state it is common).
+        weighted: use the clusters' shares in the data, which is right for points from the same data. Otherwise use the
+        distance alone, which is right where the shares are unknown or different (a policy that walks to a rare state
+        meets it often).
         """
         offset = self.offset[levels] * weighted
         return _nearest(points, self.centres[levels], self.count[levels], offset)
@@ -60,8 +61,8 @@ def cluster(points: FloatArray, mask: BoolArray, most: int, *, gap: float, small
     """Clusters of points (H, N, q), mask (H, N), with the largest k <= most whose clusters are told apart.
 
     k is accepted at a step if every cluster has `smallest` members and each pair of centres is at least `gap`
-    within-cluster standard deviations apart, both measured along the line between them. Cutting one Gaussian in
-    two gives a gap of 2.65, two of them s apart give s/sd.
+    within-cluster standard deviations apart, both measured along the line between them. One Gaussian cut in two has a
+    gap of 2.65; two Gaussians at distance s have a gap of s/sd.
     """
     best = single_cluster(points, mask, most)
     left = np.arange(len(points))
@@ -124,7 +125,7 @@ def discriminant(x: FloatArray, mask: BoolArray, labels: IntArray, K: int, *, ri
     With S_w = L L' the pooled covariance within clusters (plus `ridge` times its mean variance), W = L^-T B and B an
     orthonormal basis of the whitened differences of means L^-1 (mu_k - mu): within a cluster, W'x has covariance I.
     x (H, N, D), mask (H, N), labels (H, N) in 0..K-1. Also returns the effective dimension (H,) of S_w,
-    (tr S_w)^2 / tr S_w^2, which says by how much the separation is overestimated in sample.
+    (tr S_w)^2 / tr S_w^2, from which the in-sample overestimate of the separation follows.
     """
     D = x.shape[2]
     member = ((labels[..., None] == np.arange(K)) & mask[..., None]).astype(np.float64)
@@ -176,8 +177,8 @@ def separated(
 ) -> BoolArray:
     """(H,): each pair of centres lies `gap` pooled standard deviations apart.
 
-    fitted (H,): dimensions in which the direction was fitted to these labels; then the squared distance is too large
-    by fitted (1/n_i + 1/n_j) n/(n - fitted) on average (Hotelling's T^2), which is taken off first.
+    fitted (H,): number of dimensions in which the direction was fitted to these labels. The squared distance is then
+    too large by fitted (1/n_i + 1/n_j) n/(n - fitted) on average (Hotelling's T^2), which is subtracted first.
     """
     k = centres.shape[1]
     member = (labels[..., None] == np.arange(k)) & mask[..., None]

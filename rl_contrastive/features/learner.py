@@ -1,14 +1,14 @@
-"""The feature learner: counts or stored rows in, (phi_h, psi_h) of all steps h out, with a report of what was done.
+"""The feature learner: from counts or stored rows to (phi_h, psi_h) of all steps h, with a report of the fit.
 
     spectral       closed form; exact, fast, no torch
     nce            gradient descent on a contrastive objective from random factors
-    spectral+nce   descent from the spectral solution, both sides warm, kept per step h only if a held-out loss improves
+    spectral+nce   descent from the spectral solution, kept at a step h only if a held-out loss improves there
 
-Held-out data: a share `hold_out` of the transitions is set apart; half of it stops the descent, half judges its result
-against the spectral fit of the same training part. The verdict given, nothing is left to judge, so everything is
-fitted again on all data: the spectral solution, and where accepted the descent for as many iterations as were best.
-nce has nothing to be judged against: by default it holds nothing out and goes on from the features of the last fit.
-Where it holds data out, it begins anew in each fit, because an earlier fit knows what is held out now.
+Held-out data: a share `hold_out` of the transitions is set apart. One half of it stops the descent, the other half
+compares its result with the spectral fit of the same training part. After this verdict everything is fitted again on
+all data: the spectral solution, and where accepted the descent, for the number of iterations that was best.
+Method nce has no other fit to be compared with. By default it holds nothing out and continues from the features of the
+last fit. Where it holds data out, each fit starts cold, because an earlier fit has seen the data held out now.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from rl_contrastive.objectives.laws import tabular_law
 from rl_contrastive.spec import BoolArray, FloatArray, IntArray, StepData
 
 BIASED = {"tempered": "only a tempered ratio (P/P^-)^tau", "nothing": "no ratio P/P^-"}
-"""What an objective may recover that is no model, in words."""
+"""What `recovers` means in words, for objectives whose minimiser is no model."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Features and how they came about.
+    """Features and a report of their fit.
 
     report: (H,) arrays; after a gradient stage `accepted` (0/1), `steps` (best iteration), `loss_spectral`,
     `loss_start` (the lifted start), `loss_refined` and `gain_se` (what refinement gains over the better of the two, in
     standard errors), all on held-out rows (NaN where none).
-    visited (H, S, A): tables only, pairs with data. spectral: the closed form behind, where there is one.
+    visited (H, S, A): pairs with data, tables only. spectral: the closed form that the fit started from, if any.
     """
 
     features: FeatureMap
@@ -77,7 +77,7 @@ class FeatureLearner:
             )
         self.config = config
         self.dim = config.dim or VECTOR_DIM
-        """d on vectors, at most."""
+        """Largest d on vectors."""
         self.horizon, self.num_actions, self.num_states = horizon, num_actions, num_states
 
     def fit_table(
@@ -123,7 +123,7 @@ class FeatureLearner:
         levels: IntArray = np.flatnonzero(data.count >= 1).astype(np.int64)
         D = int(np.prod(data.obs.shape[2:], dtype=np.int64))
         k = min(self.config.linear.pca_dim, D)
-        # The closed form has no more than k directions and the constant; a given d is refused there, ours is lowered.
+        # The closed form has at most k directions and the constant: a given d above is refused, the default is lowered.
         dim = self.dim if self.config.dim or self.config.method == "nce" else min(self.dim, k + 1)
         if not len(levels):
             return Fit(constant_features(H, D, k, self.num_actions, dim, version), {})
@@ -160,7 +160,7 @@ class FeatureLearner:
 
 
 def take_levels(data: StepData, levels: IntArray, rows: int | None = None) -> StepData:
-    """The data of some steps only, and of them the first `rows` rows (default: all, padding included)."""
+    """The data of some steps only, with the first `rows` rows of each (default: all, padding included)."""
     return StepData(
         data.obs[levels, :rows],
         data.action[levels, :rows],

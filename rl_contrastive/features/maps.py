@@ -1,4 +1,4 @@
-"""Feature maps: what a planner may ask of learned features, whatever they were learned with."""
+"""Feature maps: the interface through which planners use learned features, however these were learned."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.planning.models import LowRankModel
 from rl_contrastive.spec import Array, FloatArray, State
 
 
 def constant_features(H: int, D: int, k: int, A: int, d: int, version: int = 0) -> LinearFeatures:
-    """phi = psi = e_1: the ratio is 1 and P-hat = P^- whatever is observed."""
+    """phi = psi = e_1: the ratio is 1 and P-hat = P^- for every observation."""
     Phi, Psi = np.zeros((H, A, k + 1, d)), np.zeros((H, k + 1, d))
     Phi[:, :, -1, 0] = Psi[:, -1, 0] = 1.0
     mean, whitening = np.zeros((H, D)), np.zeros((H, D, k))
@@ -32,7 +32,7 @@ class FeatureMap(Protocol):
 
     @property
     def version(self) -> int:
-        """Counts refits: what is stored under another version (Sigma, plans) must be rebuilt."""
+        """Number of refits. Whatever was computed under another version (Sigma, plans) must be rebuilt."""
 
     def phi(self, h: int, obs: Array) -> FloatArray:
         """(N, A, d) features of all actions at observations (N, ...)."""
@@ -85,8 +85,7 @@ class TabularFeatures:
     @classmethod
     def from_state(cls, state: State) -> TabularFeatures:
         """Inverse of `state_dict`."""
-        for key in ("phi", "psi", "law", "version"):
-            require(key in state, f"features: the saved state lacks '{key}'.")
+        require_keys(state, ("phi", "psi", "law", "version"), "features")
         phi, psi, law = (np.asarray(state[key], dtype=np.float64) for key in ("phi", "psi", "law"))
         require(phi.ndim == 4, f"features: the saved phi has shape {phi.shape}, not (H, S, A, d).")
         return cls(phi, psi, law, int(state["version"]))

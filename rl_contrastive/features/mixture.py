@@ -6,8 +6,8 @@
 z and z~ are the forward and backward directions of the spectral contrastive fit (`spectral_linear.py`). Over all stored
 successors as negatives the normaliser of InfoNCE, E_{o'~P^-} f(o,a,o'), is 1 for this class: its loss is -E log f, and
 EM descends it: which factor k a transition came through is r_k ~ phi_k psi_k, phi is a softmax regression of r on (o,a)
-and sigma a discriminant of r in the space of o'. A linear phi errs by its noise at every action of every step, and a
-backward pass takes the largest error each time; here the error at a state that is known falls with its number of rows.
+and sigma a discriminant of r in the space of o'. A linear phi has noise at every action of every step, and a backward
+pass takes the largest error each time. Here the error at a known state falls with its number of rows.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.latents import propose
 from rl_contrastive.features.maps import coordinates
 from rl_contrastive.features.spectral_linear import LinearSpectralConfig, first_columns, fit_linear
 from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, State, StepData
 
 FIRST, LATER = 6, 1
-"""Newton steps of phi in the first EM iteration, and in the others."""
+"""Newton steps of phi in the first EM iteration, and in each later one."""
 DAMPING = 0.7
 HARD = 0.96
 """Share of the nearest cluster in the first guess of r."""
 
 
 @dataclass(frozen=True)
-class MixtureConfig:
+class MixtureConfig(Options, where="mixture"):
     """The fit of simplex features."""
 
     directions: Annotated[int, Ge(1)] = 2
@@ -44,15 +44,13 @@ class MixtureConfig:
     """Ridge of sigma's covariance within a factor, as a share of the mean variance of o'."""
     whitening: Literal["auto", "given", "full"] = "auto"
     """given: that of `learner.linear`; full: all directions down to the noise floor, right where distractors vary more
-    than what predicts; auto: the one that predicts held-out rows better, looked at again as the rows grow."""
+    than the coordinates that predict; auto: the one that predicts held-out rows better, chosen again as the rows
+    grow."""
     most: Annotated[int, Ge(2)] = 4
     """Largest d that is tried where d is chosen from held-out rows."""
     folds: Annotated[int, Ge(2)] = 4
     """Parts of the rows that are held out in turn to choose d and the whitening."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "mixture")
-        # A ridge that is lost to rounding leaves the Newton steps of an action without rows singular.
+    # If the ridge is lost to rounding, the Newton steps of an action without rows are singular.
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ def fit_mixture(
 ) -> MixtureFeatures:
     """EM from the clusters of the successors along the leading backward directions; `rank` factors of `dim` slots.
 
-    Every step of `data` needs a row. The result is a function of the data alone: nothing is drawn, nothing kept.
+    Every step of `data` needs a row. The result is a deterministic function of the data.
     """
     require(rank >= 2, f"mixture: rank must be >= 2, got {rank}; one factor is `one_factor`.")
     H, N = data.action.shape
@@ -183,8 +181,8 @@ class _SoftmaxRegression:
         return softmax(u, np.ones(u.shape[-1], dtype=np.bool_))
 
     def newton(self, r: FloatArray, log_share: FloatArray, steps: int) -> None:
-        """Maximise sum r log phi - ridge/2 |Phi - Phi_0|^2, Phi_0 the constant log shares (H, d): without rows of an
-        action phi is the mix of all of them."""
+        """Maximise sum r log phi - ridge/2 |Phi - Phi_0|^2, where Phi_0 are the constant log shares (H, d). For an
+        action without rows phi is therefore the mix of all factors."""
         H, A = self.chosen.shape[:2]
         k, d = self.z.shape[2], r.shape[2]
         prior = np.zeros((H, A, k, d))
@@ -220,7 +218,7 @@ def _discriminant(z: FloatArray, r: FloatArray, n: FloatArray, width: float) -> 
 
 
 def log_ratio(features: MixtureFeatures, data: StepData) -> FloatArray:
-    """log f (H, N) of stored transitions, at least log 1e-3: the held-out InfoNCE loss with its sign turned."""
+    """log f (H, N) of stored transitions, at least log 1e-3: minus the held-out InfoNCE loss."""
     rows = np.arange(data.action.shape[1])
     out = np.empty(data.action.shape)
     for h in range(len(out)):
@@ -244,7 +242,7 @@ def held_out_score(
 
 
 def fold_of(N: int, folds: int) -> IntArray:
-    """(N,) which part row n belongs to: its number, hashed, so that no order of the rows shows."""
+    """(N,) the part that row n belongs to: a hash of its number, so that the order of the rows does not matter."""
     hashed = (np.arange(N, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
     return np.asarray(hashed % np.uint64(folds), dtype=np.int64)
 

@@ -1,4 +1,4 @@
-"""How many simplex factors each step gets: chosen on held-out rows, looked at again as the rows grow."""
+"""Chooses the number of simplex factors of each step on held-out rows, and again as the rows grow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require_keys
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.learner import take_levels
 from rl_contrastive.features.mixture import (
@@ -24,11 +24,11 @@ from rl_contrastive.spec import IntArray, State, StepData
 LEAST_ROWS = 20
 """A step with fewer rows has one factor."""
 GAIN = 3.0
-"""Nats that a further factor must gain on all held-out rows of its step together, beside two standard errors."""
+"""Nats that a further factor must gain over all held-out rows of its step, in addition to two standard errors."""
 
 
 class MixtureLearner:
-    """`fit(data)` -> features; keeps its choices, the rows they were made at and nothing else."""
+    """`fit(data)` -> features. It stores only its choices and the numbers of rows at which it made them."""
 
     def __init__(self, config: MixtureConfig, learner: LearnerConfig, *, horizon: int, num_actions: int) -> None:
         self.config, self.num_actions = config, num_actions
@@ -86,7 +86,6 @@ class MixtureLearner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; RlcError on missing keys."""
-        for key in ("full", "looked_at", "ranks"):
-            require(key in state, f"mixture: the saved state lacks '{key}'.")
+        require_keys(state, ("full", "looked_at", "ranks"), "mixture")
         self.full, self.looked_at = bool(state["full"]), int(state["looked_at"])
         self.ranks = np.array(state["ranks"], dtype=np.int64)

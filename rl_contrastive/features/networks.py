@@ -111,7 +111,7 @@ class RowFactors:
 def mlp_weights(
     side: str, inputs: int, outputs: int, hidden: tuple[int, ...], horizon: int, *, rng: np.random.Generator, warm: bool
 ) -> Named:
-    """He-initialised layers of H MLPs; `warm` starts the heads at 0, so that the linear part alone speaks."""
+    """He-initialised layers of H MLPs; `warm` starts the heads at 0, so that the output is the linear part."""
     weights: Named = {}
     width = inputs
     for layer, size in enumerate(hidden):

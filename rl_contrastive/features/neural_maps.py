@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.features.maps import (
     FeatureMap,
     LinearFeatures,
@@ -57,8 +57,7 @@ class NeuralFeatures:
     @classmethod
     def from_state(cls, state: State) -> NeuralFeatures:
         """Inverse of `state_dict`."""
-        for key in ("linear", "weights"):
-            require(key in state, f"features: the saved state lacks '{key}'.")
+        require_keys(state, ("linear", "weights"), "features")
         weights = {name: np.asarray(value, dtype=np.float64) for name, value in state["weights"].items()}
         for name in ("phi_head", "psi_head"):
             require(name in weights, f"features: the saved weights lack '{name}'.")

@@ -1,4 +1,4 @@
-"""The gradient stage around any model: split, descend, judge against the spectral fit, fit again on all data."""
+"""The gradient stage for any model: split, descend, compare with the spectral fit, fit again on all data."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from rl_contrastive.objectives.base import Objective
 from rl_contrastive.spec import BoolArray, FloatArray
 
 RATIO_FLOOR = 1e-2
-"""Ratios are judged as at least this: a clipped 0 at a successor that occurs would cost infinitely much."""
+"""Ratios are clipped to at least this when judged, because a 0 at an observed successor would cost infinitely much."""
 AVERAGING = 0.95
-"""Decay of the running mean of the parameters over minibatches (about 20 iterations): constant steps leave noise."""
+"""Decay of the running mean of parameters over minibatches (about 20 iterations), as constant steps leave noise."""
 LEAST_JUDGES = 10
-"""Fewer held-out transitions give no verdict, and the spectral solution stays."""
+"""With fewer held-out transitions there is no verdict, and the spectral solution stays."""
 
 
 class Problem(Protocol):
-    """Tables or rows: where factors start, what they see, and how they become a feature map again."""
+    """A fit of tables or rows: how factors start, which batches they get, and how they become a feature map again."""
 
     exact: bool
-    """Batches are exact expectations, without sampling noise."""
+    """Whether batches are exact expectations, without sampling noise."""
     stop: Batch
     judge: Batch
     spectral_all: Any
@@ -62,7 +62,7 @@ def refine(problem: Problem, config: LearnerConfig, *, rng: np.random.Generator)
         0.0 if problem.exact else AVERAGING,
     )
     held_out = config.held_out > 0
-    # 1. Descend on the training part; the stopping part says how long.
+    # 1. Descend on the training part; the stopping part decides for how long.
     start = problem.start(train=held_out)
     factors = problem.factors(start, dtype=dtype, device=device)
     stop_on = problem.stop if held_out else None
@@ -71,12 +71,12 @@ def refine(problem: Problem, config: LearnerConfig, *, rng: np.random.Generator)
     H = len(run.steps)
     if not held_out:
         return refined, {"accepted": np.ones(H), "steps": run.steps.astype(np.float64)}
-    # 2. Judge on transitions that neither side has seen.
+    # 2. Judge on transitions that neither fit has seen.
     losses = held_out_rows_loss(problem, refined, objective)
     report = {"steps": run.steps.astype(np.float64), "loss_refined": _mean(problem.judge, losses)}
     accepted: BoolArray = np.ones(H, dtype=np.bool_)
     if problem.spectral_train is not None:
-        # The lifted start must be beaten as well: clipping alone can raise the spectral fit's loss, not its error.
+        # The lifted start must be beaten too: clipping alone can raise the spectral fit's loss and not its error.
         lifted = problem.finish(start, export(problem.factors(start, dtype=torch.float64, device="cpu")))
         before = held_out_rows_loss(problem, problem.spectral_train, objective)
         undescended = held_out_rows_loss(problem, lifted, objective)
@@ -90,7 +90,7 @@ def refine(problem: Problem, config: LearnerConfig, *, rng: np.random.Generator)
             "gain_se": gain,
         }
     report["accepted"] = accepted.astype(np.float64)
-    # 3. Nothing is left to judge: fit on everything, for the number of iterations found.
+    # 3. After the verdict, fit on all data for the number of iterations found.
     if not accepted.any():
         return problem.spectral_all, report
     start = problem.start(train=False)
@@ -121,7 +121,7 @@ def held_out_rows_loss(problem: Problem, features: Any, objective: Objective) ->
 
 
 def standard_errors(gain: FloatArray, batch: Batch) -> FloatArray:
-    """Mean gain of each step in standard errors, paired by row; -inf where fewer than LEAST_JUDGES rows judge."""
+    """Mean gain of each step in standard errors, paired by row; -inf with fewer than LEAST_JUDGES rows."""
     w = batch.pos_weight.sum(-1)  # (H, N), equal weights of the real rows
     n = (w > 0).sum(axis=1)
     mean = (w * gain).sum(axis=1)

@@ -20,7 +20,7 @@ from rl_contrastive.spec import BoolArray, FloatArray, IntArray, StepData
 BETA = 10.0
 """Sharpness of the softplus: linear features of unit size pass it nearly unchanged, so a lifted start stays close."""
 JUDGES, JUDGE_NEGATIVES = 1024, 256
-"""Rows a step that stop or judge, and negatives beside them."""
+"""Rows of a step used for stopping or judging, and negatives for them."""
 
 RowFeatures = LinearFeatures | NeuralFeatures
 
@@ -57,7 +57,7 @@ class RowProblem:
             self.spectral_all = self._with_mlps(spectral.features)
             part = _rows_of(self._data, *self._train)
             self.spectral_train = fit_linear(part, num_actions, self._dim, config.linear, version=version).features
-        # An earlier fit has seen what is held out now: where a descent is judged, it starts cold.
+        # An earlier fit has seen the data held out now, so a descent that is judged starts cold.
         given = start if config.held_out == 0 else None
         self._first = self._random_start(given, rng) if spectral is None else None
 
@@ -139,8 +139,8 @@ class RowProblem:
         return self._rescaled(replace(signed, Phi=signed.Phi @ into[:, None], Psi=signed.Psi @ back))
 
     def _rescaled(self, f: LinearFeatures) -> LinearFeatures:
-        """The same map with T sqrt(1 + rho): soft whitening leaves the first coordinate at variance 1/(1 + rho),
-        where steps of a given size would do next to nothing. Without rho it is near 1 already."""
+        """The same map with T sqrt(1 + rho). Soft whitening leaves the first coordinate at variance 1/(1 + rho), where
+        steps of a given size have almost no effect. Without rho the variance is already near 1."""
         c = float(np.sqrt(1.0 + (self._config.linear.rho or 0.0)))
         Phi, Psi = f.Phi.copy(), f.Psi.copy()
         Phi[:, :, :-1] /= c
@@ -148,7 +148,7 @@ class RowProblem:
         return replace(f, whitening=f.whitening * c, next_whitening=f.next_whitening * c, Phi=Phi, Psi=Psi)
 
     def _random_start(self, given: RowFeatures | None, rng: np.random.Generator) -> RowFeatures:
-        """Random factors around ratio 1; where `given` has non-negative features of the same form, those."""
+        """Random factors around ratio 1, or those of `given` where it has non-negative features of the same form."""
         data, config = self._data, self._config
         H, _, D = data.obs.shape
         here, _ = whiten(data.obs, data.count, config.linear)

@@ -25,13 +25,13 @@ DENSE_STATES = 96
 DENSE_ENTRIES = 1 << 22
 """Up to this many entries H S A S (32 MiB) the counts of all steps are one dense array and each stage one call."""
 OVERSAMPLE = 4
-"""Extra basis vectors of the block iteration; they decide the gap that drives convergence."""
+"""Extra basis vectors of the block iteration; they widen the gap that drives convergence."""
 KRYLOV_BLOCKS = 5
 """Powers of the Gram matrix kept before a restart."""
 MOST_DIMENSIONS = 64
 """Largest d that is chosen from the data."""
 FIRST_DIMENSIONS = 8
-"""Singular values that are looked at first, and twice as many while all of them stand out."""
+"""Number of singular values computed first; it doubles while all of them stand out."""
 TOLERANCE = 1e-10
 """Residual ||G v - theta v|| / theta_1 at which a subspace counts as exact."""
 
@@ -40,17 +40,17 @@ TOLERANCE = 1e-10
 class SpectralFit:
     """A tabular fit: `features`, singular values (H, d) of M (the first is 1 when P^- is the marginal), visited pairs.
 
-    `visited` (H, S, A): a pair without data carries the features of P^- itself (ratio 1), which is a fair guess
-    of the model but says nothing about confidence: give such pairs the largest bonus.
+    `visited` (H, S, A): a pair without data has the features of P^- itself (ratio 1). This is a fair guess
+    of the model but says nothing about confidence, so give such pairs the largest bonus.
     """
 
     features: TabularFeatures
     singular_values: FloatArray
     visited: BoolArray
     ranks: IntArray
-    """(H,) how many of the d dimensions each step uses; the others are 0. All d unless d was chosen from the data."""
+    """(H,) number of dimensions that each step uses; the others are 0. It is d unless d was chosen from the data."""
     cut: bool = False
-    """d was chosen from the data, and more than MOST_DIMENSIONS stood out."""
+    """Whether d was chosen from the data and more than MOST_DIMENSIONS singular values stood out."""
 
 
 def fit_tabular(
@@ -62,9 +62,9 @@ def fit_tabular(
     start: TabularFeatures | None = None,
     version: int = 0,
 ) -> SpectralFit:
-    """Rank-d minimiser of the spectral contrastive loss for all steps; rank None: d is read off the singular values.
+    """Rank-d minimiser of the spectral contrastive loss for all steps; rank None: d comes from the singular values.
 
-    Then each step keeps the values above `noise_level`, at least one, and d is the largest number kept.
+    With None each step keeps the values above `noise_level`, at least one, and d is the largest number kept.
     law: P^- (H, S), default the empirical marginal. smoothing: pseudo-count kappa of transitions s' ~ P^- added to
     each pair's average, phi = (N E-hat[psi|s,a] + kappa E_{P^-}[psi]) / (N + kappa); 0 is the exact minimiser.
     start: features of an earlier fit, whose psi warms the iteration (same result to TOLERANCE, fewer sweeps).
@@ -94,7 +94,7 @@ def fit_tabular(
         V, sigma = _right_singular_vectors(matrices, rank or min(FIRST_DIMENSIONS, S), guess)
     cut, ranks = False, np.full(H, rank or 1)
     if rank is None and not np.array_equal(law, marginal):
-        # The rank of P is the same under every law, and the noise is even under the marginal one.
+        # P has the same rank under every law, and the noise is even under the marginal one.
         own = fit_tabular(counts, None)
         ranks, cut, rank = own.ranks, own.cut, own.features.dim
         if sigma.shape[1] < rank:
@@ -130,14 +130,15 @@ def noise_level(counts: TransitionCounts, law: FloatArray) -> FloatArray:
 
     Entries N_h(s,a,s') (n N_h(s,a) q)^-1/2 have variance P (1 - P) / (n q). With m rows and k columns of this total
     variance F^2 the largest singular value of the noise is near F (m^-1/2 + k^-1/2), exactly so where it is spread
-    evenly (Marchenko & Pastur). P is estimated with one pseudo-transition s' ~ P^- a pair: without it a pair seen once
-    would count as free of noise, and with it deterministic kernels lose their noise as their pairs are seen again.
+    evenly (Marchenko & Pastur). P is estimated with one pseudo-transition s' ~ P^- for each pair. Without it a pair
+    seen once would count as free of noise. With it the noise of deterministic kernels falls as their pairs are seen
+    again.
     """
     H, S, A = counts.horizon, counts.num_states, counts.num_actions
     n_pair = counts.pair_total().reshape(H, S * A)
     seen, k = n_pair > 0, (law > 0).sum(axis=1)  # (H, SA), (H,)
     share = np.where(seen, 1.0 / (n_pair + 1.0), 0.0)  # weight of the pseudo-transition
-    # Successors that were not seen have P = share q; those that were are corrected after.
+    # Successors not seen have P = share q; those seen are corrected below.
     total = (share * k[:, None] - share**2).sum(axis=1)
     q, w = law[counts.level, counts.succ], share[counts.level, counts.pair]
     P = w * (counts.count + q)

@@ -13,40 +13,35 @@ from typing import Annotated
 import numpy as np
 from scipy.linalg import lapack
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.maps import LinearFeatures
 from rl_contrastive.spec import Array, FloatArray, IntArray, StepData
 
 SMALL_OBSERVATION = 48
-"""Up to this D the levels are whitened together; beyond, their covariances cost more than the calls do."""
+"""Up to this D the levels are whitened together. Beyond it the covariances cost more than separate calls."""
 
 
 @dataclass(frozen=True)
-class LinearSpectralConfig:
+class LinearSpectralConfig(Options, where="spectral"):
     """Regularisation of the closed form; the defaults suit observations of one dominant scale."""
 
     pca_dim: Annotated[int, Ge(1)] = 6
     """k, leading principal directions kept of each side."""
-    rho: float | None = 16.0
-    """Softness of the whitening, as a multiple of the largest eigenvalue (> 0): T = U diag(lam_i + rho lam_1)^-1/2.
-    Small values lift weak directions to the level of strong ones, signal and noise alike. None: a multiple of the noise
-    floor instead, which coordinates that vary for no reason do not raise."""
-    floor: float = 1.0
-    """Without rho: T = U diag(lam_i + floor * nu)^-1/2, nu the noise floor of the observations (> 0; `noise_floor`)."""
+    rho: Annotated[float | None, Gt(0)] = 16.0
+    """Softness of the whitening, as a multiple of the largest eigenvalue: T = U diag(lam_i + rho lam_1)^-1/2.
+    Small values lift weak directions to the level of strong ones, signal and noise alike. None: use a multiple of the
+    noise floor instead, which distractor coordinates do not raise."""
+    floor: Annotated[float, Gt(0)] = 1.0
+    """Without rho: T = U diag(lam_i + floor * nu)^-1/2, nu the noise floor of the observations (`noise_floor`)."""
     ridge: Annotated[float, Gt(0)] = 3.0
     """Ridge of each action's regression, in samples of the whitened scale."""
     reward_target: bool = True
-    """Predict the reward beside the successor: directions that matter only for reward are kept too."""
+    """Predict the reward together with the successor, so that directions that matter only for reward are kept too."""
     refit: bool = True
-    """Solve again inside the d - 1 chosen directions of each side with exact whitening: soft whitening and its ridge
-    are right for choosing directions but shrink f towards 1, by a factor of 10 and more at rho = 16."""
+    """Solve again inside the d - 1 chosen directions of each side with exact whitening. Soft whitening and its ridge
+    are right for choosing directions, but they shrink f towards 1, by a factor of 10 and more at rho = 16."""
     refit_ridge: Annotated[float, Gt(0)] = 1.0
     """Ridge of that second regression, in samples."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "spectral")
-        require(self.rho is None or 0 < self.rho < np.inf, f"spectral: rho must be > 0, got {self.rho}.")
-        require(0 < self.floor < np.inf, f"spectral: floor must be > 0, got {self.floor}.")
 
 
 @dataclass(frozen=True)
@@ -60,11 +55,11 @@ class Whitening:
 
 @dataclass(frozen=True)
 class LinearSpectralFit:
-    """`features` of dimension d and what a decoder may want besides.
+    """`features` of dimension d, and directions for a decoder.
 
-    forward (H, D, m): directions of o_h that matter for what follows (left singular directions);
-    backward (H, D, m): directions of o_{h+1} that are predictable from (o_h, a_h) (right ones), both to be applied
-    to centred observations `x - mean`; `forward_values`, `backward_values` (H, m) their singular values, falling.
+    forward (H, D, m): directions of o_h that predict its successor (left singular directions);
+    backward (H, D, m): directions of o_{h+1} that are predictable from (o_h, a_h) (right ones). Apply both
+    to centred observations `x - mean`. `forward_values`, `backward_values` (H, m) their singular values, falling.
     """
 
     features: LinearFeatures
@@ -181,11 +176,11 @@ NULL = 1e-9
 
 
 def noise_floor(lam: FloatArray, count: IntArray, rest: FloatArray | None = None) -> float:
-    """nu: what the weakest directions vary by, of eigenvalues lam (H, k), falling, of steps with count (H,) rows.
+    """nu, the variance of the weakest directions: lam (H, k) falling eigenvalues of steps with count (H,) rows.
 
-    The mean variance `rest` of the directions that were left out, where some were; else the lower quartile of the
-    eigenvalues that are not 0: up to three quarters of the directions may be signal or distractors. One number for all
-    steps, their mean weighted by rows, because a step of few rows shows too little of its weak directions.
+    Where directions were left out, nu is their mean variance `rest`. Otherwise it is the lower quartile of the nonzero
+    eigenvalues, so that up to three quarters of the directions may be signal or distractors. It is one number for all
+    steps, the mean weighted by rows, because a step of few rows shows too little of its weak directions.
     """
     values = np.zeros(len(lam))
     for h, row in enumerate(lam):
@@ -197,7 +192,7 @@ def noise_floor(lam: FloatArray, count: IntArray, rest: FloatArray | None = None
 
 
 def _require_finite(diagonal: FloatArray) -> None:
-    """NaN and infinity anywhere in X reach the diagonal of X'X: one small test in place of one over the data."""
+    """NaN and infinity anywhere in X reach the diagonal of X'X, so a test of the diagonal is enough."""
     require(bool(np.isfinite(diagonal).all()), "spectral: an observation is NaN, infinite or beyond 1e150.")
 
 
@@ -255,7 +250,7 @@ def _top_directions(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def first_columns(directions: FloatArray, q: int) -> FloatArray:
-    """The first q columns of (H, D, m); an observation of few dimensions has fewer, and the others are 0."""
+    """The first q columns of (H, D, m), filled with 0 where an observation of few dimensions has fewer."""
     H, D, m = directions.shape
     out = np.zeros((H, D, q))
     out[..., : min(m, q)] = directions[..., :q]
@@ -263,7 +258,7 @@ def first_columns(directions: FloatArray, q: int) -> FloatArray:
 
 
 def _exact_root(z: FloatArray, directions: FloatArray, mask: FloatArray) -> FloatArray:
-    """W C^-1/2 (H, k, m) with C = Cov(W'z): coordinates of covariance I, each as near its direction as can be."""
+    """W C^-1/2 (H, k, m) with C = Cov(W'z): coordinates of covariance I, each as near to its direction as possible."""
     u = (z @ directions) * mask[..., None]  # (H, N, m); z is centred
     lam, U = np.linalg.eigh(np.swapaxes(u, 1, 2) @ u / mask.sum(axis=1)[:, None, None])
     # Directions without variance (a constant observation) would divide 0 by 0; they get coordinate 0.

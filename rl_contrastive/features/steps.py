@@ -1,4 +1,4 @@
-"""What the agent has seen, by step: rings of (o, a, r, o', discount), handed out as padded arrays (H, N, ...)."""
+"""Stored transitions by step: ring buffers of (o, a, r, o', discount), returned as padded arrays (H, N, ...)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.device import require_memory
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, BoolArray, EnvSpec, FloatArray, IntArray, State, StepData, Transition
@@ -35,7 +35,7 @@ class StepStore:
         self._discount: FloatArray = np.zeros((spec.horizon, rows))
 
     def add(self, transition: Transition, rows: BoolArray | None = None) -> None:
-        """Append the alive rows of a transition, or of them only the masked ones; raises RlcError on NaN rewards."""
+        """Append the alive rows of a transition, or only the masked ones among them; raises RlcError on NaN rewards."""
         kept = transition.alive if rows is None else transition.alive & rows
         index = np.flatnonzero(kept)
         if not len(index):
@@ -47,7 +47,7 @@ class StepStore:
         self._reserve(int(self.count[h]) + len(index))
         size = self._action.shape[1]
         self.total[h] += len(index)
-        index = index[-size:]  # of a batch larger than the ring only the newest rows are kept
+        index = index[-size:]  # keep only the newest rows of a batch larger than the ring
         slots = (self.total[h] - len(index) + np.arange(len(index))) % size
         self._obs[h, slots] = transition.obs[index]
         self._action[h, slots] = transition.action[index]
@@ -92,8 +92,7 @@ class StepStore:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in (*ARRAYS, "count", "total", "rows"):
-            require(key in state, f"store: the saved state lacks '{key}'.")
+        require_keys(state, (*ARRAYS, "count", "total", "rows"), "store")
         rows = int(state["rows"])
         for name in ARRAYS:
             old: Array = getattr(self, "_" + name)

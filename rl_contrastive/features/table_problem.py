@@ -15,13 +15,13 @@ from rl_contrastive.features.spectral import SpectralFit, fit_tabular
 from rl_contrastive.spec import BoolArray, FloatArray
 
 BETA = 1.0
-"""Sharpness of the softplus of table entries; they are free, so it sets the scale of Adam's steps only."""
+"""Sharpness of the softplus of table entries; these are free, so it only sets the scale of Adam's steps."""
 FLOOR = 0.02
 """A lifted factor starts at least here: at 0 its softplus would have no gradient."""
 JUDGE_ENTRIES = 1 << 22
-"""Scores of all steps together that one look at held-out transitions may cost."""
+"""Largest number of scores, over all steps, in one evaluation of held-out transitions."""
 JUDGE_NEGATIVES = 512
-"""Draws of P^- to judge by where S is larger; below, P^- is summed exactly."""
+"""Samples of P^- for judging where S is larger than this; otherwise P^- is summed exactly."""
 
 
 class TableProblem:
@@ -54,7 +54,7 @@ class TableProblem:
             self.spectral_all = spectral.features
             guess = spectral.features
             self.spectral_train = fit_tabular(self._train, config.dim, law=law, start=guess, version=version).features
-        # An earlier fit has seen what is held out now: where a descent is judged, it starts cold.
+        # An earlier fit has seen the data held out now, so a descent that is judged starts cold.
         goes_on = spectral is None and config.held_out == 0 and start is not None and start.dim == d
         self._given = start if goes_on else None
         self._random = {"phi": rng.standard_normal((H, S * A, d)), "psi": rng.standard_normal((H, S, d))}

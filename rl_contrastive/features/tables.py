@@ -1,9 +1,9 @@
-"""What was seen, as counts of (h, s, a, s'): of observations that are states, else of decoded latents.
+"""Counts of (h, s, a, s'), where s are observed states, or decoded latents of rich observations.
 
 Both tables answer the same questions, so that an agent written for finite states runs on rich observations unchanged:
 `label(h, obs)`, `counts` N_h(s,a,s'), `reward` r-hat_h(s,a), and `alive` g_h(s') = share of arrivals in s' that did
-not end the episode (a true terminal has no value to come, whatever is believed of its state). Where observations are
-states, `StateTable.model` is P-hat itself, in which the ends are missing mass pair by pair.
+not end the episode (after a true terminal there is no value, whatever the estimate of its state). Where observations
+are states, `StateTable.model` is P-hat itself; in it the mass of episode ends is missing from each pair.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import fill_arrays, require, require_keys
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.decoder import DecoderConfig, LatentDecoder, seen
@@ -35,7 +35,7 @@ class Table(Protocol):
         """N_h(s,a,s') as of the last `refresh`."""
 
     def add(self, transition: Transition, rows: BoolArray | None = None) -> None:
-        """Store the alive rows of a step, or of them only the masked ones; raises RlcError on NaN rewards."""
+        """Store the alive rows of a step, or only the masked ones among them; raises RlcError on NaN rewards."""
 
     def refresh(self, *, rng: np.random.Generator | None = None) -> None:
         """Bring `counts`, `reward` (H,S,A) and `alive` (H,S) up to date."""
@@ -44,13 +44,13 @@ class Table(Protocol):
         """(H,) transitions ever stored of each step."""
 
     def scalars(self) -> dict[str, float]:
-        """What was chosen on the data, to be recorded."""
+        """Choices that were made from the data, for the record."""
 
     def label(self, h: int, obs: Array, *, explore: bool = True) -> IntArray:
         """State of each observation of step h: (N, ...) -> (N,).
 
-        Doubtful observations go to the state that is common in the data (explore: as the counts do) or to the nearest
-        one (a good policy mostly meets states that are rare in the data).
+        An ambiguous observation is assigned to the state that is common in the data (explore: as the counts do) or to
+        the nearest one (a good policy mostly meets states that are rare in the data).
         """
 
     def state_dict(self) -> State: ...
@@ -59,12 +59,12 @@ class Table(Protocol):
 
 
 def one_kernel(spec: EnvSpec, wanted: bool) -> bool:
-    """Whether one table is to serve all steps: where the environment declares the same kernel for each of several."""
+    """Whether one table serves all steps, because the environment declares the same kernel for several steps."""
     return wanted and spec.stationary and spec.horizon > 1
 
 
 def add_pooled(table: Table, transition: Transition, horizon: int, rows: BoolArray | None = None) -> None:
-    """Store a step in a table of all steps. The last step is left out: its end is the horizon's, not the kernel's."""
+    """Store a step in a table of all steps, except the last step, which ends by the horizon and not by the kernel."""
     if transition.h + 1 < horizon:
         table.add(replace(transition, h=0), rows)
 
@@ -80,11 +80,11 @@ def make_table(spec: EnvSpec, decoder: DecoderConfig, *, capacity: int | None, g
 class EmpiricalModel:
     """P-hat_h(s'|s,a) = N_h(s,a,s') / N_h(s,a) from sparse counts: an expectation costs O(nnz), whatever S.
 
-    Successors of true terminals are not counted, so P-hat has the missing mass there: what follows is worth 0.
+    Successors of true terminals are not counted, so P-hat sums to less than 1 there: what follows is worth 0.
     """
 
     counts: TransitionCounts
-    """N_h(s,a,s') of the transitions after which the episode went on."""
+    """N_h(s,a,s') of the transitions after which the episode continued."""
     visits: FloatArray
     """N_h(s,a) (H, S, A) of all transitions."""
 
@@ -106,9 +106,9 @@ class EmpiricalModel:
 
 
 class StateTable:
-    """Observations are states 0..S-1. New rows wait in a buffer until `refresh`: merging sorts all counts.
+    """Observations are states 0..S-1. New rows wait in a buffer until `refresh`, because merging sorts all counts.
 
-    `visits` N_h(s,a) and `reward_sum`, each (H, S, A), and everything made of them are as of the last `refresh`.
+    `visits` N_h(s,a) and `reward_sum`, each (H, S, A), and everything computed from them date from the last `refresh`.
     """
 
     def __init__(self, spec: EnvSpec, agent: str = "a table of states") -> None:
@@ -177,9 +177,8 @@ class StateTable:
         return {**parts, **_copies(self._arrays())}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("counts", "ended"):
-            require(key in state, f"table: the saved state lacks '{key}'.")
-        _restore(self._arrays(), state)
+        require_keys(state, ("counts", "ended"), "table")
+        fill_arrays(self._arrays(), state, "table")
         self._counts, self._ended = (self._counts.with_state(state[key]) for key in ("counts", "ended"))
         self._buffer.clear()
         self._summarise()
@@ -189,7 +188,7 @@ class StateTable:
 
 
 class LatentTable:
-    """States are decoded: rows are kept, and counted anew at each step whose data or decoder changed."""
+    """States are decoded. Rows are kept, and counted again at each step whose data or decoder changed."""
 
     def __init__(self, spec: EnvSpec, decoder: DecoderConfig, *, capacity: int | None, growth: float) -> None:
         require(0 < growth < np.inf, f"table: growth must be > 0, got {growth}.")
@@ -221,7 +220,7 @@ class LatentTable:
         return self.decoder.label(h, np.asarray(obs), weighted=explore)
 
     def refresh(self, *, rng: np.random.Generator | None = None) -> None:
-        """Refit decoders where data grew by `growth`; recount where rows are new or a decoder on either side is."""
+        """Refit decoders where the data grew by `growth`; recount where rows are new or a decoder on either side is."""
         total, data = self.store.total, self.store.data()
         stale = total > self._counted
         grown = np.flatnonzero(total >= np.maximum((1.0 + self.growth) * self._fitted, self._fitted + 1))
@@ -237,7 +236,7 @@ class LatentTable:
             return
         H, K, A, _ = self.M.shape
         z = self.decoder.labels(data.obs[levels], levels)  # (L, N)
-        # The successor of the last step is decoded like its predecessor; its value is 0 whatever it is.
+        # The successor of the last step is decoded like its predecessor, because its value is 0 in any case.
         z_next = self.decoder.labels(data.next_obs[levels], np.minimum(levels + 1, H - 1))
         weight = seen(data)[levels].astype(np.float64)
         level = np.arange(len(levels))[:, None]
@@ -254,9 +253,8 @@ class LatentTable:
         return {**_copies(self._arrays()), "store": self.store.state_dict(), "decoder": self.decoder.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("store", "decoder"):
-            require(key in state, f"table: the saved state lacks '{key}'.")
-        _restore(self._arrays(), state)
+        require_keys(state, ("store", "decoder"), "table")
+        fill_arrays(self._arrays(), state, "table")
         self.store.load_state_dict(state["store"])
         self.decoder.load_state_dict(state["decoder"])
 
@@ -268,16 +266,6 @@ class LatentTable:
 def _copies(arrays: dict[str, Array]) -> State:
     """A snapshot: the table's own arrays change in place."""
     return {name: array.copy() for name, array in arrays.items()}
-
-
-def _restore(arrays: dict[str, Array], state: State) -> None:
-    """Fill `arrays` from a saved state; RlcError on missing keys or wrong shapes."""
-    for name, array in arrays.items():
-        require(name in state, f"table: the saved state lacks '{name}'.")
-        shape = np.shape(state[name])
-        require(shape == array.shape, f"table: the saved {name} has shape {shape}, not {array.shape}.")
-    for name, array in arrays.items():
-        array[...] = state[name]
 
 
 def _sums(index: Any, weight: FloatArray, size: int) -> FloatArray:

@@ -1,9 +1,9 @@
-"""Which whitening the spectral fit starts from: a choice between two kinds of worlds, made on held-out rows.
+"""Chooses the whitening that the spectral fit starts from, on held-out rows. There are two:
 
-given   few directions of large variance, hardly scaled: right where what predicts varies most, and then the sparing
-        one, since nothing is estimated in the other directions
-full    all directions, scaled to equal variance down to the noise floor: right where coordinates that predict
-        nothing vary more than those that do
+given   few directions of large variance, hardly scaled. It is right where the coordinates that predict vary most. It
+        then estimates less, since it ignores the other directions.
+full    all directions, scaled to equal variance down to the noise floor. It is right where coordinates that predict
+        nothing vary more than those that do.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ FULL = LinearSpectralConfig(pca_dim=64, rho=None, floor=2.0, ridge=30.0)
 """The whitening of worlds with distractors."""
 JUDGE = MixtureConfig(iterations=4, folds=2)
 ROWS = 512
-"""Rows of a step that judge, evenly from those stored."""
+"""Rows of a step used for judging, taken evenly from those stored."""
 
 
 LOUD = 10.0
-"""A direction that varies by this many noise floors and that nothing predicts is a distractor."""
+"""A direction with a variance of this many noise floors that nothing predicts is a distractor."""
 LOOK_AGAIN = 1.5
-"""The choice is made anew when the rows have grown by this factor."""
+"""The choice is made again when the rows have grown by this factor."""
 
 
 def full_is_better(data: StepData, num_actions: int, given: LinearSpectralConfig) -> bool:
-    """Whether FULL predicts held-out transitions better than `given`, by two standard errors; while neither predicts,
-    whether most steps have a direction of large variance all the same."""
+    """Whether FULL predicts held-out transitions better than `given`, by two standard errors. While neither predicts,
+    whether most steps have a direction of large variance nevertheless."""
     judges = _evenly(data)
-    several = np.flatnonzero(judges.count >= JUDGE.folds)  # of a step with few rows one or none may be among them
+    several = np.flatnonzero(judges.count >= JUDGE.folds)  # a step with few rows may have one or none of them
     if len(several) < len(judges.count):
         judges = take_levels(judges, several)
     score = held_out_score(judges, num_actions, 2, JUDGE, given)

@@ -26,6 +26,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "memory": ("BECLR", "BECLRConfig", "DyCEConfig", "DyCEMemory"),
     "multi_view": ("CACR", "CACRConfig", "MVDHEL", "MVDHELConfig", "MVInfoNCE", "MVInfoNCEConfig"),
     "pairwise": ("DCL", "DCLConfig", "DCLW", "DCLWConfig", "NTXent", "NTXentConfig"),
+    "robust": ("ISogCLR", "ISogCLRConfig"),
     "samplers": (
         "HardTopK",
         "HardTopKConfig",
@@ -41,6 +42,16 @@ NAMES: dict[str, tuple[str, ...]] = {
     "spectral": ("Spectral",),
     "transport": ("OpTA", "OpTAConfig", "log_sinkhorn"),
     "views": ("ViewObjective", "Views"),
+    "weighted": (
+        "DCLScores",
+        "DCLScoresConfig",
+        "DCLWScores",
+        "DCLWScoresConfig",
+        "Hard",
+        "HardConfig",
+        "Reweighted",
+        "ReweightedConfig",
+    ),
 }
 """File -> the public names in it."""
 _HOME = {name: file for file, names in NAMES.items() for name in names}

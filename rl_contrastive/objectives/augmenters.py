@@ -18,7 +18,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import MOST_WIDTH, Ge, Gt, In, Options, require
 from rl_contrastive.objectives.base import ObjectiveResult
 from rl_contrastive.objectives.base import State as LossState
 from rl_contrastive.objectives.parts import Augmenter, array, draw_linear, load_weights, require_batch, saved, weights
@@ -28,16 +28,13 @@ from rl_contrastive.spec import State
 
 
 @dataclass(frozen=True)
-class MCLRecConfig:
+class MCLRecConfig(Options, where="mclrec"):
     """The loss of the augmented views."""
 
     temperature: Annotated[float, Gt(0)] = 1.0
     """tau of the three contrastive terms; products are divided by it."""
     regulariser: Annotated[float, Ge(0)] = 0.1
     """lam: weight of R."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "mclrec")
 
 
 @register("view-objective", "mclrec", MCLRecConfig)
@@ -98,16 +95,13 @@ def too_similar(a: Tensor, b: Tensor, log_count: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AugmentersConfig:
+class AugmentersConfig(Options, where="augmenters"):
     """The two networks and their optimiser."""
 
-    hidden: Annotated[int, Ge(1)] = 64
+    hidden: Annotated[int, In(1, MOST_WIDTH)] = 64
     """Width of the hidden layer."""
     lr: Annotated[float, Gt(0)] = 1e-3
     """Adam's step size."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "augmenters")
 
 
 class Augmenters:
@@ -164,16 +158,13 @@ ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
-class TurnsConfig:
+class TurnsConfig(Options, where="mclrec turns"):
     """The weights of the three steps."""
 
     plain: Annotated[float, Ge(0)] = 0.1
     """Weight of NCE(v1,v2) in the encoder's loss."""
     augmented: Annotated[float, Ge(0)] = 0.1
     """beta: weight of M in the encoder's loss; the augmenters' own loss is M itself."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "mclrec turns")
 
 
 def take_turns(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from rl_contrastive.config import Gt, In, check_ranges
+from rl_contrastive.config import Gt, In, Options
 from rl_contrastive.energy.contrast import data_term, noise_term
 from rl_contrastive.objectives.base import NoOptions, Objective, ObjectiveResult, reduce_rows
 from rl_contrastive.registry import register
@@ -31,16 +31,13 @@ class NCE(Objective):
 
 
 @dataclass(frozen=True)
-class LogisticConfig:
+class LogisticConfig(Options, where="logistic"):
     """Logistic regression with M negatives to a positive."""
 
     negatives: Annotated[float, Gt(0)] = 1.0
     """nu, prior odds of a negative: the classifier's log-odds are s - log nu, as in k-negative NCE."""
     smoothing: Annotated[float, In(0, 0.5, below=True)] = 0.0
     """Label smoothing: labels are 1 - smoothing and smoothing; 0 keeps the minimiser at log P/P^-."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "logistic")
 
 
 @register("objective", "logistic", LogisticConfig)

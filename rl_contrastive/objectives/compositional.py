@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from rl_contrastive.energy.compositional import average_log, require_gamma
+from rl_contrastive.config import In, Options
+from rl_contrastive.energy.compositional import average_log
 from rl_contrastive.energy.low_rank import log_mean_psi
 from rl_contrastive.objectives.base import (
     Contrast,
@@ -30,14 +32,11 @@ from rl_contrastive.registry import register
 
 
 @dataclass(frozen=True)
-class MECOConfig:
+class MECOConfig(Options, where="meco"):
     """The moving average."""
 
-    gamma: float = 0.1
-    """Weight in (0, 1] of the newest negatives in u; 1 is `mle` with the partition of the batch."""
-
-    def __post_init__(self) -> None:
-        require_gamma("meco", self.gamma)
+    gamma: Annotated[float, In(0, 1, above=True)] = 0.1
+    """Weight of the newest negatives in u; 1 is `mle` with the partition of the batch."""
 
 
 @register("objective", "meco", MECOConfig)

@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.views import ViewObjective, Views, weighted_rows
 from rl_contrastive.registry import register
@@ -26,14 +26,11 @@ CLAMP = 5.0
 
 
 @dataclass(frozen=True)
-class LightGCLConfig:
+class LightGCLConfig(Options, where="lightgcl"):
     """The loss of one side."""
 
     temperature: Annotated[float, Gt(0)] = 0.2
     """tau: products, of vectors of any length, are divided by it."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "lightgcl")
 
 
 @register("view-objective", "lightgcl", LightGCLConfig)
@@ -93,14 +90,11 @@ def normalised(counts: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SVDViewConfig:
+class SVDViewConfig(Options, where="svd view"):
     """The low-rank view."""
 
     rank: Annotated[int, Ge(1)] = 5
     """q."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "svd view")
 
 
 class SVDView:

@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.config import MOST_WIDTH, Ge, Gt, In, Options, require
 from rl_contrastive.objectives.parts import array, draw_linear, load_weights, require_batch, saved, weights
 from rl_contrastive.spec import State
 
 
 @dataclass(frozen=True)
-class WhiteningConfig:
+class WhiteningConfig(Options, where="whitening"):
     """Groups and statistics."""
 
     groups: Annotated[int, Ge(1)] = 8
@@ -32,9 +32,6 @@ class WhiteningConfig:
     """Permute the channels in training."""
     momentum: Annotated[float, In(0, 1, above=True)] = 0.1
     """Share of the newest batch in the statistics used in evaluation."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "whitening")
 
 
 class ShuffledWhitening:
@@ -143,18 +140,15 @@ def inverse_root(covariance: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class GateConfig:
+class GateConfig(Options, where="gate"):
     """The gate's network."""
 
-    embedding: Annotated[int, Ge(1)] = 32
+    embedding: Annotated[int, In(1, MOST_WIDTH)] = 32
     """Width of a label's embedding."""
-    hidden: Annotated[int, Ge(1)] = 64
+    hidden: Annotated[int, In(1, MOST_WIDTH)] = 64
     """Width of the two hidden layers."""
     fuse: bool = True
     """Gate of the mean embedding of both labels; False: the product of two gates."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "gate")
 
 
 class Gate:

@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import MOST_DRAWN, Ge, Gt, In, Options, require
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.mixtures import Pairs, draw_beta, draw_pairs
 from rl_contrastive.objectives.views import ViewObjective, Views, unit, weighted_rows
@@ -20,14 +20,11 @@ from rl_contrastive.registry import register
 
 
 @dataclass(frozen=True)
-class SupConConfig:
+class SupConConfig(Options, where="supcon"):
     """Cosine similarities and their temperature."""
 
     temperature: Annotated[float, Gt(0)] = 0.1
     """tau: similarities are divided by it."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "supcon")
 
 
 @register("view-objective", "supcon", SupConConfig)
@@ -50,7 +47,7 @@ class SupCon(ViewObjective):
 
 
 @dataclass(frozen=True)
-class SupReMixConfig:
+class SupReMixConfig(Options, where="supremix"):
     """What is mixed with what, how much, and how far labels may lie apart."""
 
     temperature: Annotated[float, Gt(0)] = 0.5
@@ -65,15 +62,12 @@ class SupReMixConfig:
     """n, in the unit of the labels: positives are mixed of values less than n below and above the anchor's."""
     beta: Annotated[tuple[int, int], Ge(1)] = (2, 8)
     """lam of mixed negatives ~ Beta(a, b); (2, 8) is mostly the negative."""
-    mixtures: Annotated[int, Ge(1)] = 64
+    mixtures: Annotated[int, In(1, MOST_DRAWN)] = 64
     """M, mixed positives of a row at most; of more, M are drawn evenly and stand for all."""
     seed: Annotated[int, Ge(0)] = 0
     """Of the draws."""
     published: bool = False
     """Control: subtract different maxima from real and mixed scores, as the published code does."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "supremix")
 
 
 @register("view-objective", "supremix", SupReMixConfig)

@@ -17,7 +17,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.views import ViewObjective, Views, unit, weighted_rows
 from rl_contrastive.registry import register
@@ -26,14 +26,11 @@ LOG_2PI = math.log(2.0 * math.pi)
 
 
 @dataclass(frozen=True)
-class CMIMConfig:
+class CMIMConfig(Options, where="cmim"):
     """The contrastive term."""
 
     temperature: Annotated[float, Gt(0)] = 0.1
     """tau: cosines are divided by it."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "cmim")
 
 
 @register("view-objective", "cmim", CMIMConfig)
@@ -63,7 +60,7 @@ def log_mean_others(scores: Tensor, log_count: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MIMConfig:
+class MIMConfig(Options, where="mim"):
     """The Gaussian code and its loss."""
 
     least_log_scale: Annotated[float, In(-30, 0)] = -6.0
@@ -74,9 +71,6 @@ class MIMConfig:
     """Weight of -log p(k=1|x,z); 0 is the MIM loss."""
     temperature: Annotated[float, Gt(0)] = 0.1
     """tau of that term."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "mim")
 
 
 def draw_code(mean: Tensor, log_scale: Tensor, *, rng: torch.Generator, least: float = -6.0) -> Tensor:

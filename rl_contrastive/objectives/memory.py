@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.config import MOST_WIDTH, Ge, Gt, In, Options, require
 from rl_contrastive.objectives.base import ObjectiveResult
 from rl_contrastive.objectives.base import State as LossState
 from rl_contrastive.objectives.learned import log_mean_others
@@ -29,16 +29,13 @@ from rl_contrastive.spec import BoolArray, IntArray, State
 
 
 @dataclass(frozen=True)
-class BECLRConfig:
+class BECLRConfig(Options, where="beclr"):
     """The negative term."""
 
     temperature: Annotated[float, Gt(0)] = 2.0
     """tau of the negative term."""
     negative: Annotated[float, Ge(0)] = 0.1
     """lam: weight of the negative term."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "beclr")
 
 
 @register("view-objective", "beclr", BECLRConfig)
@@ -78,12 +75,12 @@ def log_negatives(a: Tensor, b: Tensor, views: Views, temperature: float) -> Ten
 
 
 @dataclass(frozen=True)
-class DyCEConfig:
+class DyCEConfig(Options, where="dyce"):
     """Size and upkeep of the memory."""
 
-    prototypes: Annotated[int, Ge(1)] = 32
+    prototypes: Annotated[int, In(1, MOST_WIDTH)] = 32
     """K, partitions."""
-    scale: Annotated[int, Ge(1)] = 20
+    scale: Annotated[int, In(1, 10_000)] = 20
     """Vectors held, in multiples of K."""
     eps: Annotated[float, Gt(0)] = 0.05
     """Entropy of the assignment."""
@@ -97,9 +94,6 @@ class DyCEConfig:
     """Rounds of k-means."""
     published_sign: bool = False
     """Assign by plus the distance, as the published code does: a control, which prefers far prototypes."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "dyce")
 
 
 class DyCEMemory:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, check_ranges
+from rl_contrastive.config import Ge, Gt, Options
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.pairwise import cosines, own_view, partners
 from rl_contrastive.objectives.views import ViewObjective, Views, unit, weighted_rows
@@ -16,14 +16,11 @@ from rl_contrastive.registry import register
 
 
 @dataclass(frozen=True)
-class MVInfoNCEConfig:
+class MVInfoNCEConfig(Options, where="mv-infonce"):
     """Cosine similarities and their temperature."""
 
     temperature: Annotated[float, Gt(0)] = 1.0
     """tau: similarities are divided by it."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "mv-infonce")
 
 
 @register("view-objective", "mv-infonce", MVInfoNCEConfig)
@@ -49,14 +46,11 @@ class MVInfoNCE(ViewObjective):
 
 
 @dataclass(frozen=True)
-class MVDHELConfig:
+class MVDHELConfig(Options, where="mv-dhel"):
     """Cosine similarities and their temperature."""
 
     temperature: Annotated[float, Gt(0)] = 0.2
     """tau: similarities are divided by it."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "mv-dhel")
 
 
 @register("view-objective", "mv-dhel", MVDHELConfig)
@@ -82,7 +76,7 @@ class MVDHEL(ViewObjective):
 
 
 @dataclass(frozen=True)
-class CACRConfig:
+class CACRConfig(Options, where="cacr"):
     """How far views attract and instances repel each other."""
 
     t_plus: Annotated[float, Ge(0)] = 1.0
@@ -95,9 +89,6 @@ class CACRConfig:
     """Inverse width of the cost `rbf`."""
     uniform: bool = False
     """Equal weights in place of both softmaxes: the control without their mechanism."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "cacr")
 
 
 @register("view-objective", "cacr", CACRConfig)

@@ -8,23 +8,20 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Gt, In, check_ranges
+from rl_contrastive.config import Gt, In, Options
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.views import ViewObjective, Views, unit, weighted_rows
 from rl_contrastive.registry import register
 
 
 @dataclass(frozen=True)
-class NTXentConfig:
+class NTXentConfig(Options, where="nt-xent"):
     """Cosine similarities, their temperature, and which negatives count."""
 
     temperature: Annotated[float, Gt(0)] = 0.1
     """tau: similarities are divided by it."""
     hard: Annotated[float, In(0, 1, above=True)] = 1.0
     """alpha: a row keeps the negatives above its upper alpha-quantile, the share alpha most similar; 1 keeps all."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "nt-xent")
 
 
 @register("view-objective", "nt-xent", NTXentConfig)
@@ -52,16 +49,13 @@ class NTXent(ViewObjective):
 
 
 @dataclass(frozen=True)
-class DCLConfig:
+class DCLConfig(Options, where="dcl"):
     """Cosine similarities, their temperature, and which view is the anchor."""
 
     temperature: Annotated[float, Gt(0)] = 0.1
     """tau: similarities are divided by it."""
     one_way: bool = False
     """Only the earlier view of a pair is the anchor; else both are, in turn."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "dcl")
 
 
 @register("view-objective", "dcl", DCLConfig)
@@ -88,14 +82,11 @@ class DCL(ViewObjective):
 
 
 @dataclass(frozen=True)
-class DCLWConfig(DCLConfig):
+class DCLWConfig(DCLConfig, where="dclw"):
     """DCL and the sharpness of its weights."""
 
     sigma: Annotated[float, Gt(0)] = 0.5
     """Temperature of the weights, of cosines."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "dclw")
 
 
 @register("view-objective", "dclw", DCLWConfig)

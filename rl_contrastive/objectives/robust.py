@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.energy.compositional import average_log
 from rl_contrastive.objectives.base import (
     Contrast,
@@ -41,7 +41,7 @@ HALVINGS = 40
 
 
 @dataclass(frozen=True)
-class ISogCLRConfig:
+class ISogCLRConfig(Options, where="isogclr"):
     """Temperatures of their own for all anchors. Published for two modalities: rho 6, tau in [.005, .05]."""
 
     tau_0: Annotated[float, Gt(0)] = 0.1
@@ -64,7 +64,7 @@ class ISogCLRConfig:
     them by e^{-s+/tau}, and s does not."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "isogclr")
+        super().__post_init__()
         low, mid, high = self.tau_min, self.tau_0, self.tau_max
         require(low <= mid <= high, f"isogclr: need tau_min <= tau_0 <= tau_max, got {low}, {mid} and {high}.")
 

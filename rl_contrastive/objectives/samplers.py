@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, Options, require
 from rl_contrastive.objectives.base import ObjectiveResult
 from rl_contrastive.objectives.base import State as LossState
 from rl_contrastive.objectives.parts import draw_linear, load_weights, require_index, weights
@@ -25,22 +25,19 @@ from rl_contrastive.spec import FloatArray, IntArray, State
 
 
 @dataclass(frozen=True)
-class PropensityConfig:
+class PropensityConfig(Options, where="propensity"):
     """Inverse propensity sampling."""
 
     role: Literal["positive", "negative"] = "positive"
     """positive: weight sim / e; negative: weight (1 - sim) e, alike on the surface and different in meaning."""
     k: Annotated[int, Ge(1)] = 40
     """Candidates: the k most similar others for positives; negatives are drawn from all others."""
-    draws: Annotated[int, Ge(1)] = 1
+    draws: Annotated[int, In(1, MOST_DRAWN)] = 1
     """Partners of each instance, drawn with replacement."""
     power: Annotated[float, Gt(0)] = 3.0
     """e = ((1 + cos of surfaces) / 2)^power."""
     least: Annotated[float, In(0, 1, above=True)] = 1e-3
     """e is raised to this: 1/e of an opposite surface would take all draws."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "propensity")
 
 
 class PropensitySampler:
@@ -87,14 +84,11 @@ class PropensitySampler:
 
 
 @dataclass(frozen=True)
-class HardTopKConfig:
+class HardTopKConfig(Options, where="hard top-k"):
     """Hard neighbours."""
 
     k: Annotated[int, Ge(1)] = 10
     """Neighbours of each instance."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "hard top-k")
 
 
 class HardTopK:
@@ -114,18 +108,15 @@ class HardTopK:
 
 
 @dataclass(frozen=True)
-class SemanticConfig:
+class SemanticConfig(Options, where="semantic"):
     """Retrieval with attention."""
 
     neighbours: Annotated[int, Ge(1)] = 10
     """N, semantic neighbours of an instance."""
-    width: Annotated[int, Ge(1)] = 64
+    width: Annotated[int, In(1, MOST_WIDTH)] = 64
     """Rows of W."""
     dropout: Annotated[float, In(0, 1, below=True)] = 0.5
     """Share of the attention weights set to 0 in training; the others grow by 1/(1 - share), not to sum 1."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "semantic")
 
 
 class SemanticNeighbours:
@@ -176,14 +167,11 @@ def mixed(encodings: Tensor, weight: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SimCTGConfig:
+class SimCTGConfig(Options, where="simctg"):
     """The margin."""
 
     margin: Annotated[float, In(0, 2)] = 0.5
     """rho: cosines above 1 - rho cost something."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "simctg")
 
 
 @register("view-objective", "simctg", SimCTGConfig)

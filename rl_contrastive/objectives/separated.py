@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.labelled import over_positives
 from rl_contrastive.objectives.multi_view import square_distances
@@ -17,7 +17,7 @@ from rl_contrastive.registry import register
 
 
 @dataclass(frozen=True)
-class SepCLRConfig:
+class SepCLRConfig(Options, where="sepclr"):
     """Weights of the terms, and where the common head ends."""
 
     temperature: Annotated[float, Gt(0)] = 0.5
@@ -30,9 +30,6 @@ class SepCLRConfig:
     """b_r, weight of |s|^2 in the background."""
     independent: Annotated[float, Ge(0)] = 10.0
     """lam, weight of the joint entropy kJEM, which keeps the heads apart."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "sepclr")
 
 
 @register("view-objective", "sepclr", SepCLRConfig)
@@ -104,14 +101,11 @@ def _mean_of(chosen: Tensor, terms: Tensor, w: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SimLAPConfig:
+class SimLAPConfig(Options, where="simlap"):
     """Cosine similarities and their temperature."""
 
     temperature: Annotated[float, Gt(0)] = 0.1
     """tau: similarities are divided by it."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "simlap")
 
 
 @register("view-objective", "simlap", SimLAPConfig)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Gt, Options
 from rl_contrastive.energy.contrast import among
 from rl_contrastive.objectives.base import NoOptions, Objective, ObjectiveResult, log_expectation, reduce_rows
 from rl_contrastive.registry import register
 
 
 @dataclass(frozen=True)
-class InfoNCEConfig:
+class InfoNCEConfig(Options, where="infonce"):
     """InfoNCE with the positive in its own denominator."""
 
-    temperature: float = 1.0
-    """tau > 0: scores are divided by it; then s* = tau log P/P^- + c(s,a)."""
-
-    def __post_init__(self) -> None:
-        require(self.temperature > 0, f"infonce: temperature must be > 0, got {self.temperature}.")
+    temperature: Annotated[float, Gt(0)] = 1.0
+    """tau: scores are divided by it; then s* = tau log P/P^- + c(s,a)."""
 
 
 @register("objective", "infonce", InfoNCEConfig)

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, Options, require
 
 LEAST_COST = 1e-12
 """Costs are divided by their maximum, or by this where all points are one and every cost is 0."""
@@ -73,7 +73,7 @@ def estimate_marginal(cost: Tensor, *, eps: float, rounds: int = 100, prior: flo
 
 
 @dataclass(frozen=True)
-class OpTAConfig:
+class OpTAConfig(Options, where="opta"):
     """How labelled prototypes move."""
 
     eps: Annotated[float, Gt(0)] = 0.05
@@ -93,9 +93,6 @@ class OpTAConfig:
     """Sinkhorn rounds at most."""
     tolerance: Annotated[float, Gt(0)] = 1e-4
     """Change of the potentials that counts as none."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "opta")
 
 
 class OpTA:

@@ -14,32 +14,29 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from rl_contrastive.config import Gt, In, check_ranges
+from rl_contrastive.config import Gt, In, Options
 from rl_contrastive.objectives.base import Objective, ObjectiveResult, log_expectation, reduce_rows
 from rl_contrastive.registry import register
 
 
 @dataclass(frozen=True)
-class DCLConfig:
+class DCLScoresConfig(Options, where="dcl"):
     """Decoupled contrastive loss."""
 
     temperature: Annotated[float, Gt(0)] = 1.0
     """tau: scores are divided by it; then s* = tau log P/P^- + c(s,a). Published: .1, on cosines."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "dcl")
 
-
-@register("objective", "dcl", DCLConfig)
-class DCL(Objective):
+@register("objective", "dcl", DCLScoresConfig)
+class DCLScores(Objective):
     """Decoupled contrastive loss (Yeh et al. 2022): -s+ + log(M E_{P^-} e^s), InfoNCE without the positive below.
 
     `mle` with another name and log M more; scores (..., N, K) and (..., N, M). Minimiser s* = log P/P^- + c(s,a).
     Code read: raminnakhli/Decoupled-Contrastive-Learning, loss/dcl.py.
     """
 
-    def __init__(self, config: DCLConfig | None = None) -> None:
-        self.config = config or DCLConfig()
+    def __init__(self, config: DCLScoresConfig | None = None) -> None:
+        self.config = config or DCLScoresConfig()
         self.recovers = "ratio-up-to-row" if self.config.temperature == 1.0 else "tempered"
 
     def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
@@ -49,7 +46,7 @@ class DCL(Objective):
 
 
 @dataclass(frozen=True)
-class DCLWConfig:
+class DCLWScoresConfig(Options, where="dclw"):
     """Decoupled contrastive loss with weighted positives."""
 
     temperature: Annotated[float, Gt(0)] = 1.0
@@ -59,12 +56,9 @@ class DCLWConfig:
     detach: bool = False
     """Take the weights as constants; the published code lets the gradient through."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "dclw")
 
-
-@register("objective", "dclw", DCLWConfig)
-class DCLW(Objective):
+@register("objective", "dclw", DCLWScoresConfig)
+class DCLWScores(Objective):
     """Weighted decoupled loss (Yeh et al. 2022): -w s+ + log(M E_{P^-} e^s), w = 2 - e^{s+/sigma} / E+ e^{s+/sigma}.
 
     E+ is over the positives of the batch: with B equal ones w_i = 2 - B softmax_i(s+/sigma). Positives that score low
@@ -73,8 +67,8 @@ class DCLW(Objective):
 
     recovers = "nothing"
 
-    def __init__(self, config: DCLWConfig | None = None) -> None:
-        self.config = config or DCLWConfig()
+    def __init__(self, config: DCLWScoresConfig | None = None) -> None:
+        self.config = config or DCLWScoresConfig()
 
     def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         tau = self.config.temperature
@@ -94,16 +88,13 @@ def relative_size(scores: Tensor, weight: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class HardConfig:
+class HardConfig(Options, where="hard"):
     """InfoNCE of the hardest negatives."""
 
     alpha: Annotated[float, In(0, 1, above=True)] = 0.5
     """Share of the negatives of a row that enter the sum, the highest scores first; 1 is `infonce`."""
     temperature: Annotated[float, Gt(0)] = 1.0
     """tau: scores are divided by it."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "hard")
 
 
 @register("objective", "hard", HardConfig)

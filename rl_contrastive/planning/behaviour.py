@@ -1,8 +1,8 @@
-"""What an agent plays while it learns, as an exact law: its regret is an expectation, not a sample.
+"""The exact distribution of what an agent plays while it learns, so that regret is an expectation and not a sample.
 
-An episode draws a mode m ~ start and acts by the Markov policy pi[m]; at a state marked in `leave` it changes to the
-last mode, for good and before it acts. One mode alone is a Markov policy. Algorithm 1 has a mode for each step t at
-whose uniform actions its episodes aim; an agent that walks to a frontier and acts uniformly from there has two.
+An episode draws a mode m ~ start and acts by the Markov policy pi[m]. At a state marked in `leave` it changes to the
+last mode before it acts, and stays there. A Markov policy is one mode. Algorithm 1 has one mode for each step t around
+which its episodes act uniformly. An agent that walks to a frontier and acts uniformly from there has two modes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def behaviour_value(model: ExactModel, behaviour: Behaviour) -> float:
 
 
 def _expected(model: ExactModel, h: int, V: FloatArray) -> FloatArray:
-    """P_h V (S, A, M), through the factors where they are given: O(S A d M) in place of O(S^2 A M)."""
+    """P_h V (S, A, M), through the factors where they are given, which costs O(S A d M) and not O(S^2 A M)."""
     if model.phi is not None and model.psi is not None and model.phi.shape[-1] < V.shape[0]:
         return np.asarray(model.phi[h] @ (model.psi[h].T @ V))
     return np.asarray(model.P[h] @ V)

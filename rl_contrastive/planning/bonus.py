@@ -1,4 +1,4 @@
-"""Elliptical confidence: how little of the feature space has been visited at step h, as a bonus for exploring it.
+"""The elliptical bonus: it is large in directions of the feature space that were seldom visited at step h.
 
 Sigma_h = lambda I + sum_n phi_n phi_n',   b_h(phi) = min(gamma ||phi||_{Sigma_h^-1}, cap)   (Qiu et al. 2022, Alg. 1).
 Counts are visits, never gradient updates: after each refit of the features Sigma is rebuilt from all stored rows.
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import FloatArray, IntArray, State
 
@@ -69,7 +69,7 @@ class EllipticalBonus:
         """
         Phi = self._checked(np.atleast_2d(phi))  # (k, d)
         self.Sigma[h] += Phi.T @ Phi
-        if Phi.shape[0] >= self.dim:  # a block as large as d is cheaper and more exact by a fresh factorisation
+        if Phi.shape[0] >= self.dim:  # for a block as large as d a fresh factorisation is cheaper and more exact
             self.inverse[h] = spd_inverse(self.Sigma[h])
             return
         G = Phi @ self.inverse[h]  # (k, d)
@@ -100,7 +100,7 @@ class EllipticalBonus:
         self.inverse = spd_inverse(self.Sigma)
 
     def reset(self, gram: FloatArray) -> None:
-        """Sigma_h = lambda I + gram (d, d) of every step h: a sum of phi phi' that the caller has made in pieces."""
+        """Sigma_h = lambda I + gram (d, d) of every step h: the caller has summed phi phi' in pieces."""
         require(
             gram.shape == (self.dim, self.dim) and bool(np.isfinite(gram).all()),
             f"bonus: expected a finite ({self.dim}, {self.dim}) sum of phi phi', got shape {gram.shape}.",
@@ -114,8 +114,7 @@ class EllipticalBonus:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for key in ("lam", "Sigma", "inverse"):
-            require(key in state, f"bonus: the saved state lacks '{key}'.")
+        require_keys(state, ("lam", "Sigma", "inverse"), "bonus")
         Sigma = np.array(state["Sigma"], dtype=np.float64)
         inverse = np.array(state["inverse"], dtype=np.float64)
         square = Sigma.ndim == 3 and Sigma.shape[0] == self.horizon and Sigma.shape[1] == Sigma.shape[2]

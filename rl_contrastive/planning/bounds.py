@@ -1,7 +1,7 @@
 """Bounds of one reward and of the return to go: declared by the environment, given by the user, or seen so far.
 
-Optimistic values are clipped to these bounds and bonuses are in units of their range, so both must fit the rewards'
-scale. An environment that declares no bounds (most of gymnasium's) is taken to pay what it has paid so far.
+Optimistic values are clipped to these bounds, and bonuses are in units of their range, so both must fit the scale of
+the rewards. If an environment declares no bounds (most of gymnasium's), the smallest and largest rewards so far count.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from rl_contrastive.spec import EnvSpec, FloatArray, State
 
 
 class ReturnBounds:
-    """floor_h and cap_h (H,) of the return over the H - h steps left; 0 is always inside: a terminal pays 0 for good.
+    """floor_h and cap_h (H,) of the return over the H - h steps left; they include 0, which a terminal pays for good.
 
-    `reward_max` overrides the declared upper bound of a reward. Where neither is finite the largest reward seen counts,
-    or 1 while all rewards were 0. A lower bound that is not declared is the smallest reward seen, and in a game, where
-    optimism needs both ends, at most minus the upper one.
+    `reward_max` overrides the declared upper bound of a reward. Where neither is finite, the largest reward seen is
+    used, or 1 while all rewards were 0. If no lower bound is declared, the smallest reward seen is used. In a game,
+    where optimism needs both ends, the lower bound is at most minus the upper one.
     """
 
     def __init__(self, spec: EnvSpec, reward_max: float | None) -> None:
@@ -27,7 +27,7 @@ class ReturnBounds:
         self.seen: FloatArray = np.zeros(2)  # smallest and largest reward so far, 0 included
         low, high = spec.reward_range
         self.estimated = not (np.isfinite(low) and (np.isfinite(high) or reward_max is not None))
-        """Some bound is taken from the rewards seen."""
+        """Whether some bound comes from the rewards seen."""
 
     def note(self, rewards: FloatArray) -> None:
         """Rewards (n,) that were paid."""
@@ -66,7 +66,7 @@ class ReturnBounds:
         return np.maximum(low * left, min(worst, 0.0)), np.minimum(high * left, max(best, 0.0))
 
     def scalars(self) -> dict[str, float]:
-        """What was estimated, to be recorded."""
+        """The estimated bounds, for the record."""
         low, high = self.reward()
         return {"reward_low": low, "reward_high": high} if self.estimated else {}
 

@@ -1,7 +1,7 @@
 """Equilibria of thousands of small zero-sum games at once, each with a certificate of how exact it is.
 
     Nash:  (x, y) with  max_a (M y)_a = x'M y = min_b (x'M)_b                                     (von Neumann 1928)
-    CCE:   sigma over (a, b), correlated: no deviation that is fixed in advance gains,
+    CCE:   a correlated sigma over (a, b) from which no deviation fixed in advance gains,
            E_sigma[U(a', b)] <= E_sigma[U(a, b)] for all a',   E_sigma[L(a, b')] >= E_sigma[L(a, b)] for all b'
 
 where the row player maximises U (the optimistic Q-bar of Xie et al. 2020 and Qiu et al. 2022, Alg. 2) and the column
@@ -9,11 +9,12 @@ player minimises L (Q-under). A CCE is a matrix game as well: with the deviation
 
     min_sigma max_i (D sigma)_i <= 0   since a Nash equilibrium of (U, -L) exists and is a CCE,
 
-and its minimiser is the CCE that makes deviating cost most (strictly negative gains, where U != L allow it). So one
+and its minimiser is the CCE at which deviating costs most (gains are strictly negative where U != L allow it). So one
 linear programme, solved in batches by `simplex`, serves both. Where U = L, sigma's marginals are a Nash equilibrium.
 
-Certificates are computed from the payoffs, never from the solver's word. What misses TOLERANCE times the range of its
-payoffs goes on from its basis with a tableau computed anew, twice, then to HiGHS; the best of these is kept.
+Certificates are computed from the payoffs and never trust the solver. A game whose gap exceeds TOLERANCE times the
+range of its payoffs continues from its basis with a fresh tableau, up to twice. Then HiGHS solves it. The best of
+these solutions is kept.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ from rl_contrastive.planning.simplex import correlated_packing, deviations, pack
 from rl_contrastive.spec import BoolArray, FloatArray, IntArray
 
 TOLERANCE = 1e-9
-"""Certified: the gap is at most this times the range of the payoffs."""
+"""A solution is certified if its gap is at most this times the range of the payoffs."""
 HOPELESS = 1e-6
-"""A gap above this times the range, after HiGHS as well, is an error."""
+"""A gap that is still above this times the range after HiGHS is an error."""
 TABLEAU_CELLS = 12
-"""A CCE of more than this many joint actions takes the revised simplex (measured: faster from 4 x 4 on)."""
+"""With more joint actions than this, a CCE is solved by the revised simplex (measured: faster from 4 x 4 on)."""
 CHUNK = 64_000
-"""Numbers in the tableaux of one batch: half a megabyte, which stays in a core's cache."""
+"""Size of the tableaux of one batch, in numbers: half a megabyte, which stays in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def nash(M: FloatArray) -> Nash:
     P, offset, scale = _normal(M)
     x, y, basis = np.empty((N, A)), np.empty((N, B)), np.empty((N, A), dtype=np.int64)
     for part in _parts(N, (A + 1) * (B + 1)):
-        solution = packing(P[part] + 1.0)  # + 1: positive, which moves the value alone
+        solution = packing(P[part] + 1.0)  # + 1 makes P positive and shifts only the value
         x[part], y[part], basis[part] = _distributions(solution.u), _distributions(solution.w), solution.basis
     gap, fallbacks = _nash_gap(P, x, y), 0
     for again in (_afresh, _afresh, _highs):
@@ -105,7 +106,7 @@ def nash(M: FloatArray) -> Nash:
 
 
 def cce(upper: FloatArray, lower: FloatArray) -> Correlated:
-    """Of each pair the CCE whose largest deviation gain is smallest (most negative); upper, lower (N, A, B).
+    """For each pair, the CCE whose largest deviation gain is smallest (most negative); upper, lower (N, A, B).
 
     The row player maximises E_sigma upper, the column player minimises E_sigma lower; both are in the same units.
     """
@@ -160,13 +161,13 @@ def cce_gap(upper: FloatArray, lower: FloatArray, sigma: FloatArray) -> FloatArr
 def _by_size(
     judged: FloatArray, by_range: FloatArray, size: FloatArray, scale: FloatArray, far: BoolArray
 ) -> FloatArray:
-    """Certificates (N,) by the range, or where others are far larger and it makes a difference, by what is met."""
+    """Certificates (N,) relative to the range, or to the payoffs met in play where others are far larger."""
     differ = np.abs(judged - by_range) > TOLERANCE * np.abs(by_range) + SADDLE * scale
     return np.where(far & (size < APART * scale) & differ, judged, by_range)
 
 
 def _nash_by_size(M: FloatArray, found: Nash, scale: FloatArray) -> Nash:
-    """What was found, and found again where payoffs far larger than those that count decided (`scales`)."""
+    """The solution; games decided by payoffs far larger than those that count are solved again (`scales`)."""
     x, y, value, gap, fallbacks = found.x, found.y, found.value, found.gap, found.fallbacks
     judged, better_value, size = _nash_judged(M, x, y, value)
     some, poor = _several_sizes(judged, size, scale, value, M)
@@ -233,8 +234,8 @@ def _cce_by_size(upper: FloatArray, lower: FloatArray, found: Correlated, scale:
 def _several_sizes(
     judged: FloatArray, size: FloatArray, scale: FloatArray, value: FloatArray, M: FloatArray
 ) -> tuple[IntArray, IntArray]:
-    """Games with payoffs far larger than those that are met, and of them, or beside them, those to be solved again."""
-    some = np.flatnonzero(size < APART * scale)  # of others the range tells all
+    """Games that have payoffs far larger than those met in play, and the games that must be solved again."""
+    some = np.flatnonzero(size < APART * scale)  # for other games the range is enough
     D, R, gap = M[some], scale[some], judged[some]
     between = crowded(D, value[some], least=NOISE)
     real = (gap > TOLERANCE * size[some]) & (gap > FLOOR * np.abs(value[some]))
@@ -247,7 +248,8 @@ def _nash_judged(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """An upper bound of the gap, the value, and the size E |M - value| of the payoffs that are met, each (N,).
 
-    Of the payoffs less the value, so that those far off, which nobody plays, round nothing; what is rounded is added.
+    The value is subtracted first, so that far-off payoffs, which nobody plays, cause no rounding. The bound adds the
+    rounding that remains.
     """
     D = M - value[:, None, None]
     A, B = M.shape[1:]
@@ -262,7 +264,7 @@ def _nash_judged(
 
 
 def _cce_judged(U: FloatArray, L: FloatArray, sigma: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The same of a pair: an upper bound of the largest gain, and the size of the payoffs that are met, each (N,)."""
+    """The same for a pair: an upper bound of the largest gain, and the size of the payoffs that are met, each (N,)."""
     A, B = U.shape[1:]
     rounding = (A * B + A + B + 4) * np.finfo(np.float64).eps
     mu, nu = sigma.sum(axis=2), sigma.sum(axis=1)
@@ -299,7 +301,7 @@ def _cce_gap(U: FloatArray, L: FloatArray, sigma: FloatArray) -> FloatArray:
 def _normal(M: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """M = offset + scale P with P in [0, 1]: (P (N, A, B), offset (N,), scale (N,)).
 
-    Also what keeps certificates exact at any offset: 1e8 + u has a rounding error of 1e-8, its differences have none.
+    It also keeps certificates exact at any offset: 1e8 + u has a rounding error of 1e-8, its differences have none.
     """
     offset = M.min(axis=(1, 2), keepdims=True)
     scale = M.max(axis=(1, 2), keepdims=True) - offset
@@ -307,7 +309,7 @@ def _normal(M: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 def _normal_pair(where: str, upper: FloatArray, lower: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Both payoffs less their minimum, over the larger of their ranges: (U, L, scale (N,)), entries in [0, 1]."""
+    """Both payoffs minus their minimum, divided by the larger range: (U, L, scale (N,)), entries in [0, 1]."""
     require(upper.shape == lower.shape, f"{where}: upper is {upper.shape}, lower {lower.shape}; shapes must agree.")
     least = [M.min(axis=(1, 2), keepdims=True) for M in (upper, lower)]
     scale = np.maximum(*(M.max(axis=(1, 2), keepdims=True) - low for M, low in zip((upper, lower), least, strict=True)))
@@ -316,7 +318,7 @@ def _normal_pair(where: str, upper: FloatArray, lower: FloatArray) -> tuple[Floa
 
 
 def _distributions(weights: FloatArray) -> FloatArray:
-    """Nonnegative rows (N, k) over their sums; uniform where a row is none (not solved), which the gap then tells."""
+    """Nonnegative rows (N, k) divided by their sums. An unsolved row becomes uniform, and its gap then shows that."""
     weights = np.maximum(weights, 0.0)  # vertices are >= 0 up to rounding
     total = weights.sum(axis=1, keepdims=True)
     good = np.isfinite(total) & (total > 0.0)
@@ -330,14 +332,14 @@ def _parts(N: int, cells: int) -> list[slice]:
 
 
 def _afresh(P: FloatArray, basis: IntArray) -> tuple[FloatArray, FloatArray, IntArray]:
-    """(w (N, n), u (N, m), basis) from a basis whose tableau is computed anew: near ties cost a tableau its digits."""
+    """(w (N, n), u (N, m), basis) from a basis with a fresh tableau, because near ties cost a tableau its digits."""
     solution = packing(P, basis=basis)
     return solution.w, solution.u, solution.basis
 
 
 def _highs(P: FloatArray, basis: IntArray) -> tuple[FloatArray, FloatArray, IntArray]:
     """(w (N, n), u (N, m), basis as it was) by HiGHS, one programme after the other; zeros where it fails."""
-    from scipy.optimize import linprog  # here: its import costs a quarter second of every `rlc --help`
+    from scipy.optimize import linprog  # imported here, because it would slow every `rlc --help` by a quarter second
 
     N, m, n = P.shape
     w, u = np.zeros((N, n)), np.zeros((N, m))
@@ -363,7 +365,7 @@ def _payoffs(where: str, name: str, M: FloatArray) -> FloatArray:
     require(good, f"{where}: {name} must be (N, A, B) with A, B >= 1, got shape {M.shape}{hint}.")
     M = np.ascontiguousarray(M)
     finite = np.isfinite(M).all(axis=(1, 2))
-    if finite.all():  # halves, because a range of 1e308 and -1e308 overflows
+    if finite.all():  # compare halves, because the range of 1e308 and -1e308 overflows
         finite = 0.5 * M.max(axis=(1, 2)) - 0.5 * M.min(axis=(1, 2)) < 0.5 * np.finfo(np.float64).max
     if not finite.all():
         i = int(np.flatnonzero(~finite)[0])

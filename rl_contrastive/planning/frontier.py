@@ -1,9 +1,9 @@
-"""Exploration by the largest uncertainty that can be reached, instead of the sum of all that is met on the way.
+"""Exploration towards the largest uncertainty that can be reached, not the sum of the bonuses along the way.
 
     b_h(z,a) = 1/sqrt(1 + N_h(z,a)),   E_h(z,a) = max(b_h(z,a), sum_z' P-hat_h(z'|z,a) max_a' E_{h+1}(z',a')).
 
-For one-hot features b is the elliptical norm ||phi||_{Sigma^-1} with lambda = 1. The maximum has no scale to tune,
-lies in [0, 1] for every horizon and does not saturate, as a sum of H bonuses against a clip does.
+For one-hot features b is the elliptical norm ||phi||_{Sigma^-1} with lambda = 1. The maximum has no scale to tune and
+lies in [0, 1] for every horizon. It does not saturate, while a clipped sum of H bonuses does.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class FrontierPlan:
     Q: FloatArray
 
     def frontier(self) -> FloatArray:
-        """(H, K) 1 where nothing ahead is more uncertain than what can be tried here: max_a b >= max_a P-hat V_E."""
+        """(H, K) 1 where some action here is at least as uncertain as anything ahead: max_a b >= max_a P-hat V_E."""
         return np.asarray(self.bonus.max(axis=2) >= self.reachable.max(axis=2), dtype=np.float64)
 
 
 def plan_frontier(P: FloatArray, r: FloatArray, N: FloatArray) -> FrontierPlan:
     """Backward pass over counts: P (H,K,A,K) (rows may sum to less than 1: terminals), r and N (H,K,A).
 
-    A pair that was never tried has b = 1, reaches nothing and keeps the lowest Q of its state: the greedy policy
-    does not gamble on it.
+    A pair that was never tried has b = 1, reaches nothing and keeps the lowest Q of its state, so that the greedy
+    policy does not gamble on it.
     """
     H, K, _ = r.shape
     bonus = 1.0 / np.sqrt(1.0 + N)

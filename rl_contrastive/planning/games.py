@@ -4,10 +4,10 @@
     best response:  V^{br,nu}_h(s) = E_x[max_a sum_b nu(b|x) Q_h(s,a,b)],  V^{mu,br} likewise with the minimum
     duality gap:    rho . (V^{br,nu}_0 - V^{mu,br}_0) >= 0, and 0 exactly at a Nash equilibrium
 
-Actions are joint, a B + b: P (H, S, AB, S), r (H, S, AB). Policies have a sample axis M: mu (H, S, M, A), nu
-(H, S, M, B) are what the players do at M observations x of every state, M = 1 where observations are states. The
-responder sees x and knows the state behind it, so that the gap of a policy over rich observations is an upper bound of
-what can be exploited.
+Actions are joint, a B + b: P (H, S, AB, S), r (H, S, AB). Policies have a sample axis M: mu (H, S, M, A) and nu
+(H, S, M, B) are the players' action probabilities at M observations x of every state; M = 1 where observations are
+states. The responder sees x and knows the state behind it. The gap of a policy over rich observations is therefore an
+upper bound of its exploitability.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class DualityGap:
     value: float
     """V^{mu,nu}."""
     best_max: float
-    """V^{br,nu} >= V*: what the best maximiser earns against nu."""
+    """V^{br,nu} >= V*: the return of the best maximiser against nu."""
     best_min: float
-    """V^{mu,br} <= V*: what mu is guaranteed."""
+    """V^{mu,br} <= V*: the return that mu is guaranteed."""
 
     @property
     def gap(self) -> float:
@@ -55,7 +55,7 @@ SPARSE = 0.05
 """Share of entries > 0 up to which a kernel is kept as a sparse matrix."""
 
 Kernels = Sequence[Any]
-"""Of each step a matrix (S AB, S), dense or sparse."""
+"""For each step a matrix (S AB, S), dense or sparse."""
 
 
 def kernels(P: FloatArray) -> Kernels:

@@ -21,7 +21,7 @@ from rl_contrastive.spec import FloatArray, IntArray
 class Plan:
     """Q (H, S, A) and V (H+1, S) of a backward pass; `saturated` is the fraction of Q at its cap (0 if uncapped).
 
-    Saturated values carry no preference between actions: near 1, the bonus is too large for the horizon.
+    Saturated values carry no preference between actions. A share near 1 means a bonus too large for the horizon.
     """
 
     Q: FloatArray
@@ -45,7 +45,7 @@ def plan_model(
 ) -> Plan:
     """(i) Q_h = clip(r_h + b_h + P-hat_h V_{h+1}, floor_h, cap_h): r and bonus (H,S,A), floor and cap numbers or (H,).
 
-    `alive` (H, S): probability that the episode goes on after arriving in s' at step h; V_{h+1}(s') counts that much.
+    `alive` (H, S): probability that the episode continues after arriving in s' at step h; it multiplies V_{h+1}(s').
 
     `model` is a TransitionModel or a table P (H,S,A,S); a model of one step (G = 1) serves all steps. The lower clip
     acts only where a finite cap is given (returns are then in [floor, cap] by assumption), so negative rewards keep

@@ -18,7 +18,7 @@ BLOCK = 1 << 17
 
 
 class TransitionModel(Protocol):
-    """What `lsvi.plan_model` needs of a learned or true model."""
+    """The methods of a learned or true model that `lsvi.plan_model` uses."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -56,8 +56,8 @@ class DenseModel:
 class LowRankModel:
     """P-hat_h(s'|s,a) = [P^-_h(s') psi_h(s')'phi_h(s,a)]_+ / normaliser: phi (H,S,A,d), psi (H,S,d), law (H,S).
 
-    A least-squares fit can leave small negative ratios and rows that do not sum to 1, and a planner on such rows can
-    return values no policy has; clipping and renormalising gives the nearest thing that is a model. A row whose
+    A least-squares fit can leave small negative ratios and rows that do not sum to 1. On such rows a planner can
+    return values that no policy has. Clipping and renormalising turns them into distributions. A row whose
     ratios are all <= 0 falls back to P^- (ratio 1). Where phi, psi >= 0 nothing is clipped and the expectation
     costs O(S A d) instead of O(S^2 A d).
     """

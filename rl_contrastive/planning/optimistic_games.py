@@ -1,4 +1,4 @@
-"""Optimistic value iteration for both players of a zero-sum Markov game, and the equilibrium of a model as it is.
+"""Optimistic value iteration for both players of a zero-sum Markov game, and the equilibrium without a bonus.
 
     for h = H-1..0:   Q-bar_h   = min(r_h + P-hat_h V-bar_{h+1}   + b_h, cap_h)
                       Q-under_h = max(r_h + P-hat_h V-under_{h+1} - b_h, floor_h)
@@ -35,7 +35,7 @@ class GamePlan:
     gap: float
     """Largest deviation gain of all equilibria: iota of the iota-CCE (about 1e-15, the solver is exact)."""
     saturated: float
-    """Share of Q-bar at its cap: near 1, the bonus is too large for the horizon."""
+    """Share of Q-bar at its cap; a share near 1 means that the bonus is too large for the horizon."""
 
     def width(self) -> FloatArray:
         """V-bar_0 - V-under_0 (S,): bounds the duality gap of the marginals of sigma from each first state."""
@@ -101,8 +101,8 @@ def plan_nash(
 ) -> NashPlan:
     """Q_h = r_h + b_h + P-hat_h V_{h+1}, (mu_h, nu_h)(s) a Nash equilibrium of Q_h(s,.,.), V_h its value.
 
-    With b = 0 the equilibrium of the model as it is; with b > 0, clipped to [floor_h, cap_h], the optimism of a
-    maximiser whose opponent is not controlled (the online setting of Xie et al. 2020).
+    With b = 0 this is the equilibrium of the model itself. With b > 0, clipped to [floor_h, cap_h], it is the optimism
+    of a maximiser who does not control the opponent (the online setting of Xie et al. 2020).
     """
     P_hat, H, S = _checked(model, r, players)
     Q, V = np.empty(r.shape), np.zeros((H + 1, S))
@@ -122,8 +122,8 @@ def plan_nash(
 def _evened(sigma: FloatArray, upper: FloatArray, lower: FloatArray) -> FloatArray:
     """sigma (S, AB), uniform where all joint actions are worth the same to both players.
 
-    There every distribution is an equilibrium of the same value, and the solver's vertex would be the same joint action
-    after each plan: where bonuses fill the whole range nothing else would ever be tried.
+    There every distribution is an equilibrium of the same value, and the solver's vertex is the same joint action
+    after each plan. Where bonuses fill the whole range, no other action would ever be tried.
     """
     tied = (np.ptp(upper, axis=1) == 0) & (np.ptp(lower, axis=1) == 0)  # (S,)
     return np.where(tied[:, None], 1.0 / sigma.shape[1], sigma)

@@ -1,11 +1,11 @@
 """Games whose payoffs are of very different sizes: a forbidden action as a payoff of -1e12 beside others of order 1.
 
-Over the range of such payoffs, 1e12, a gap of 2 is rounding: a solver that works relative to the range plays anything.
-Tools for the few games where this matters, none of which rounds:
+Relative to the range of such payoffs, 1e12, a gap of 2 is rounding, so a solver that works relative to the range may
+play anything. These are tools for the few games where this matters. None of them rounds:
 
-    without_dominated   rows and columns that nobody needs become copies of what dominates them
-    exact_packing       the programme of `simplex.packing` in rational numbers, for what remains
-    crowded             whether most payoffs are near the value and a few far off
+    without_dominated   replaces dominated rows and columns by copies of those that dominate them
+    exact_packing       solves the programme of `simplex.packing` in rational numbers, for the remaining game
+    crowded             tells whether most payoffs are near the value and a few are far off
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import numpy as np
 from rl_contrastive.spec import BoolArray, FloatArray, IntArray
 
 APART = 1e-4
-"""Payoffs are of different sizes if some count that are smaller than this times the range of all."""
+"""Payoffs are of different sizes if some that matter are smaller than this times the range of all."""
 NOISE = 1e-14
-"""Differences below this times the range are rounding of the payoffs, where what is larger cannot be left out."""
+"""Differences below this times the range are rounding of the payoffs, if the larger payoffs cannot be left out."""
 FLOOR = 1e-13
 """Gaps below this times the value are rounding in any case."""
 SHRUNK = 1e-3
-"""A game is solved anew only if its range falls below this times what it was; so this ends."""
+"""A game is solved again only if its range falls below this times its old range, so the process ends."""
 SADDLE = 1e-24
 """Differences below this times the range are rounding of the value of a pure saddle point, whose gap is 0."""
 REACH = 1e4
-"""Payoffs further from the value than this times the gap are cut there: who avoids them avoids them all the same."""
+"""Payoffs further from the value than this times the gap are clipped; players avoid them before and after."""
 
 
 def crowded(M: FloatArray, value: FloatArray, least: float = 0.0) -> BoolArray:
@@ -40,10 +40,10 @@ def crowded(M: FloatArray, value: FloatArray, least: float = 0.0) -> BoolArray:
 
 
 def without_dominated(U: FloatArray, L: FloatArray) -> tuple[FloatArray, FloatArray, IntArray, IntArray]:
-    """U, L (N, A, B) with each dominated row and column replaced by one that dominates it, and by which (N, A), (N, B).
+    """U, L (N, A, B), each dominated row and column replaced by one that dominates it, and its index (N, A), (N, B).
 
-    Row k dominates row i if U(k, b) >= U(i, b) for all b, column k column j if L(a, k) <= L(a, j) for all a. What is
-    left undominated has every equilibrium value of the whole game, again and again until nothing changes.
+    Row k dominates row i if U(k, b) >= U(i, b) for all b, and column k dominates column j if L(a, k) <= L(a, j) for all
+    a. This is repeated until nothing changes. The undominated part has every equilibrium value of the whole game.
     """
     N, A, B = U.shape
     rows, columns = np.tile(np.arange(A), (N, 1)), np.tile(np.arange(B), (N, 1))
@@ -59,7 +59,7 @@ def without_dominated(U: FloatArray, L: FloatArray) -> tuple[FloatArray, FloatAr
 
 
 def _dominator(M: FloatArray) -> IntArray:
-    """(N, A) of each row of M (N, A, B) the first undominated row that dominates it, itself if there is none.
+    """(N, A) for each row of M (N, A, B) the first undominated row that dominates it, or the row itself.
 
     Of equal rows the first one counts as dominating the others.
     """
@@ -72,7 +72,7 @@ def _dominator(M: FloatArray) -> IntArray:
 
 
 def rationals(M: FloatArray) -> list[list[Fraction]]:
-    """The numbers of a matrix as they are."""
+    """The entries of a matrix as exact rational numbers."""
     return [[Fraction(x) for x in row] for row in M.tolist()]
 
 
@@ -85,21 +85,21 @@ def exact_deviations(U: FloatArray, L: FloatArray) -> list[list[Fraction]]:
 
 
 def within_reach(M: FloatArray, value: FloatArray, size: FloatArray, scale: FloatArray) -> FloatArray:
-    """M (N, A, B), or where some of it is still far off, M less the value, cut at REACH times `size` (N,)."""
+    """M (N, A, B); where entries are still far off, M minus the value, clipped at REACH times `size` (N,)."""
     most = REACH * size[:, None, None]
     wide = (np.ptp(M, axis=(1, 2)) >= SHRUNK * scale) & crowded(M, value, least=NOISE)
     return np.where(wide[:, None, None], np.clip(M - value[:, None, None], -most, most), M)
 
 
 def fold(p: FloatArray, onto: IntArray) -> FloatArray:
-    """Probabilities p (N, k) moved to what each entry was replaced by, onto (N, k)."""
+    """Probabilities p (N, k) moved to the entries that replaced them, (N, k)."""
     out = np.zeros_like(p)
     np.add.at(out, (np.arange(len(p))[:, None], onto), p)
     return out
 
 
 def fold_joint(sigma: FloatArray, rows: IntArray, columns: IntArray) -> FloatArray:
-    """The same of joint probabilities (N, A, B), by rows (N, A) and columns (N, B)."""
+    """The same for joint probabilities (N, A, B), by rows (N, A) and columns (N, B)."""
     out = np.zeros_like(sigma)
     np.add.at(out, (np.arange(len(sigma))[:, None, None], rows[:, :, None], columns[:, None]), sigma)
     return out
@@ -108,8 +108,8 @@ def fold_joint(sigma: FloatArray, rows: IntArray, columns: IntArray) -> FloatArr
 def exact_packing(M: Sequence[Sequence[Fraction]]) -> tuple[FloatArray, FloatArray]:
     """w (n,) that minimises max_i (M w)_i and u (m,) that maximises min_j (u'M)_j, without rounding on the way.
 
-    The condensed tableau of `simplex.packing` in rational numbers, of P = M - min M + 1 > 0 and by Bland's rule, which
-    cannot cycle.
+    It uses the condensed tableau of `simplex.packing` in rational numbers, with P = M - min M + 1 > 0 and Bland's rule,
+    which cannot cycle.
     """
     m, n, least = len(M), len(M[0]), min(map(min, M))
     T = [[*(x - least + 1 for x in row), Fraction(1)] for row in M] + [[Fraction(-1)] * n + [Fraction(0)]]

@@ -1,19 +1,19 @@
-"""How to solve thousands of small linear programmes at once: the simplex method, one pivot of every programme a step.
+"""The simplex method for thousands of small linear programmes at once: each step pivots every programme once.
 
 A matrix game is the packing programme (Dantzig 1951; Chvatal, Linear Programming, 1983, ch. 15)
 
     max 1'w  s.t.  P w <= 1, w >= 0,   P (m, n) > 0:   w / 1'w minimises max_i (P w)_i, and the value is 1 / 1'w,
 
 whose dual variables u >= 0 (P'u >= 1) give the other player's strategy u / 1'u. Its start w = 0 is feasible, so there
-is no phase one, and P > 0 makes it bounded. Two forms, both float64 (float32 loses the vertex):
+is no phase one, and P > 0 makes it bounded. It has two forms, both in float64 (float32 loses the vertex):
 
 - `packing`: the condensed tableau, (m+1) x (n+1) numbers a programme.
 - `correlated_packing`: the revised simplex for D of a pair of games, (A+B) x AB, which never builds D: a step keeps
   the (A+B) x (A+B) inverse of the basis and prices all joint actions by two small products.
 
-Programmes that are done leave the batch. No arithmetic mixes programmes, so a result does not depend on its
-neighbours. Dantzig's rule (steepest reduced cost) is fast but may cycle on ties; after CALM (m+n) pivots Bland's rule
-(lowest label, which cannot cycle) takes over. What is not optimal within CAP (m+n) pivots is reported as not solved.
+Solved programmes leave the batch. No arithmetic mixes programmes, so a result does not depend on its neighbours.
+Dantzig's rule (steepest reduced cost) is fast but may cycle on ties. After CALM (m+n) pivots Bland's rule (lowest
+label, which cannot cycle) takes over. A programme that is not optimal within CAP (m+n) pivots is reported as unsolved.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OPTIMAL = 1e-11
 PIVOT = 1e-10
 """Smaller entries of the entering column count as 0."""
 SLACK = 1e-13
-"""Basic variables this close to 0 count as 0: rounding, far below what a certificate allows."""
+"""Basic variables this close to 0 count as 0. This is rounding, far below the tolerance of a certificate."""
 CALM = 3
 """Dantzig's rule for CALM (m+n) pivots, Bland's from there on."""
 CAP = 10
@@ -56,7 +56,7 @@ class Packing:
 def packing(P: FloatArray, *, basis: IntArray | None = None) -> Packing:
     """max 1'w s.t. P w <= 1, w >= 0 for N matrices P (N, m, n) > 0, by the condensed tableau.
 
-    basis (N, m): start there instead of at w = 0, with a tableau computed anew; pivots on near ties lose digits.
+    basis (N, m): start there instead of at w = 0, with a fresh tableau, because pivots on near ties lose digits.
 
     The tableau T (m+1, n+1, N) writes basic variables through nonbasic ones, x_basic = T[:m, n] - T[:m, :n] x_nonbasic,
     with the reduced costs in row m. The batch is its last axis: every operation runs along thousands of programmes.
@@ -100,7 +100,7 @@ def _tableau_of_slacks(P: FloatArray) -> tuple[FloatArray, IntArray, IntArray]:
 
 
 def _tableau_of(P: FloatArray, basis: IntArray) -> tuple[FloatArray, IntArray, IntArray]:
-    """The same of a basis (N, m), after `_repair`; of the slacks where the basis is singular."""
+    """The same for a basis (N, m), after `_repair`, or for the slacks where the basis is singular."""
     N, m, n = P.shape
     full = np.concatenate([P, np.broadcast_to(np.eye(m), (N, m, m)), np.ones((N, m, 1))], axis=2)  # P, slacks, 1
     repeated = (np.diff(np.sort(basis, axis=1), axis=1) == 0).any(axis=1)
@@ -121,9 +121,9 @@ def _tableau_of(P: FloatArray, basis: IntArray) -> tuple[FloatArray, IntArray, I
 
 
 def _repair(T: FloatArray, basic: IntArray, nonbasic: IntArray) -> None:
-    """Dual simplex in place: a basis that was optimal but for lost digits may have x_basic < 0 and costs >= 0.
+    """Dual simplex in place: a basis that is optimal up to lost digits may have x_basic < 0 and costs >= 0.
 
-    What is most negative leaves; of the entries below 0 in its row the ratio of the costs chooses what enters.
+    The most negative variable leaves. The ratio of the costs chooses the entering one among the entries < 0 in its row.
     """
     m, n = len(basic), len(nonbasic)
     for _ in range(m + n):
@@ -139,7 +139,7 @@ def _repair(T: FloatArray, basic: IntArray, nonbasic: IntArray) -> None:
         _exchange(part, r, c)
         T[..., rows] = part
         basic[r, rows], nonbasic[c, rows] = nonbasic[c, rows], basic[r, rows]
-    T[:m, n] = np.maximum(T[:m, n], 0.0)  # what is left counts as rounding; the certificate tells
+    T[:m, n] = np.maximum(T[:m, n], 0.0)  # the rest counts as rounding; the certificate checks it
 
 
 def _first(values: FloatArray) -> IntArray:
@@ -157,7 +157,7 @@ def _entering(cost: FloatArray, labels: IntArray, *, calm: bool) -> tuple[IntArr
 def _leaving(column: FloatArray, rhs: FloatArray, labels: IntArray, *, calm: bool) -> tuple[IntArray, BoolArray]:
     """Which basic variable falls to 0 first, and whether none does (rounding only: P > 0); (m, N) -> (N,), (N,).
 
-    Of those that fall within SLACK of the first, the largest pivot (Harris 1973): small pivots blow rounding up.
+    Of those within SLACK of the first the largest pivot wins (Harris 1973), because small pivots amplify rounding.
     """
     falls = column > PIVOT
     safe = np.where(falls, column, 1.0)
@@ -261,6 +261,6 @@ def _price(y: FloatArray, U: FloatArray, L: FloatArray, basic: IntArray, *, calm
     joint += (y_max[:, None] @ U) + (2.0 * (sum_max + sum_min) - 1.0)[:, None, None]
     joint -= L @ y_min[:, :, None]
     costs = np.concatenate([joint.reshape(N, A * B), y], axis=1)
-    costs[np.arange(N)[:, None], basic] = 0.0  # which rounding would let enter twice
+    costs[np.arange(N)[:, None], basic] = 0.0  # rounding would let them enter twice
     c = costs.argmin(axis=1) if calm else (costs < -OPTIMAL).argmax(axis=1)
     return c, costs[np.arange(N), c]

@@ -4,61 +4,60 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from math import inf
-from typing import Literal
+from typing import Annotated, Literal
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, In, Options, ranges_of, require, require_number
 from rl_contrastive.spec import State
 
 EVALUATIONS = 100
 """Evaluations of a run by default."""
 SHARE, FEWEST, MOST = 0.1, 5, 200
-"""Of budgets in steps: what evaluations may spend by default, relative to training; episodes of one of them."""
+"""For budgets in steps: the default share of evaluation steps in training steps; least episodes of an evaluation."""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a user may say about a run's length and its evaluations."""
+class Limits(Options):
+    """Options for the length of a run and its evaluations."""
 
-    episodes: int | None = None
+    episodes: Annotated[int | None, Ge(1)] = None
     """Cap on episodes (>= the agent's batch), rounded down to whole batches."""
-    steps: int | None = None
-    """Cap on environment steps (>= 1); the last batch may pass it."""
-    eval_every: int | None = None
+    steps: Annotated[int | None, Ge(1)] = None
+    """Cap on environment steps; the last batch may pass it."""
+    eval_every: Annotated[int | None, Ge(1)] = None
     """Episodes between evaluations, rounded up to whole batches; default a hundredth of `episodes`."""
-    eval_every_steps: int | None = None
+    eval_every_steps: Annotated[int | None, Ge(1)] = None
     """Environment steps between evaluations, up to the end of a batch, in place of `eval_every`; default a hundredth of
     `steps`."""
-    eval_episodes: int | None = None
-    """Episodes of one evaluation (>= 1); default 200, but for budgets in steps as many as keep all evaluations within a
-    tenth of the steps trained (at least 5, at most 200), and a policy that has not changed is not evaluated again."""
-    solve_at: float = 0.9
-    """Solved: mean return >= this fraction of the optimal one, twice in a row (0..1)."""
-    solve_gap: float = 0.05
-    """Games: solved when the exact duality gap is at most this, twice in a row (> 0)."""
+    eval_episodes: Annotated[int | None, Ge(1)] = None
+    """Episodes of one evaluation. Default: 200. For budgets in steps: as many as keep all evaluations within a
+    tenth of the steps trained (at least 5, at most 200); a policy that has not changed is then not evaluated again."""
+    solve_at: Annotated[float, In(0, 1, above=True)] = 0.9
+    """Solved: mean return >= this fraction of the optimal one, twice in a row."""
+    solve_gap: Annotated[float, Gt(0)] = 0.05
+    """Games: solved when the exact duality gap is at most this, twice in a row."""
     stop_when_solved: bool = False
     """End the run at the evaluation that confirms it solved."""
-    exact: str = "auto"
+    exact: Literal["auto", "always", "never"] = "auto"
     """Exact values and regret where the model is known: auto (moderate sizes) | always | never."""
 
 
 @dataclass(frozen=True)
 class Budget(Limits):
-    """How long a run may be, and when it is measured: exactly one of episodes and steps is given."""
+    """The length of a run and the times of its evaluations: exactly one of episodes and steps is given."""
 
     def __post_init__(self) -> None:
+        for name in ranges_of(Budget):
+            if (value := getattr(self, name)) is not None:
+                require_number(name, value, whole=name not in ("solve_at", "solve_gap"))
+        flag = self.stop_when_solved
+        require(isinstance(flag, bool), f"stop_when_solved must be True or False, got {flag!r}.")
+        super().__post_init__()
         if self.steps is None and self.eval_episodes is None:
             object.__setattr__(self, "eval_episodes", MOST)  # the class is frozen
         one = (self.episodes is None) != (self.steps is None)
         require(one, "a run needs exactly one of episodes and steps.")
-        for name in ("episodes", "steps", "eval_every", "eval_every_steps", "eval_episodes"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"{name} must be >= 1, got {value}.")
         both = self.eval_every is not None and self.eval_every_steps is not None
         require(not both, "give either eval_every or eval_every_steps, not both.")
-        require(0.0 < self.solve_at <= 1.0, f"solve_at must be in (0, 1], got {self.solve_at}.")
-        require(0.0 < self.solve_gap < inf, f"solve_gap must be > 0 and finite, got {self.solve_gap}.")
-        require(self.exact in ("auto", "always", "never"), f"exact must be auto, always or never, got {self.exact!r}.")
 
     @property
     def clock(self) -> Literal["episodes", "env_steps"]:
@@ -72,13 +71,13 @@ class Budget(Limits):
         return "env_steps" if by_steps else "episodes"
 
     def affordable(self, progress: Progress, version: int, rows: int, *, last: bool = False) -> int:
-        """Episodes of an evaluation that is due now; 0: it waits for a later one.
+        """Number of episodes of an evaluation that is due now; 0: it is postponed.
 
-        `eval_episodes` holds where it is given, and budgets in episodes always have it. A budget in steps is one of the
-        environment's time: by default its evaluations spend at most SHARE of the steps trained so far, by the mean
-        length of the episodes trained on. One of fewer than FEWEST episodes waits (or than `rows`, which are played
-        side by side), as does one of a policy `version` that was evaluated before. The last evaluation does not wait:
-        it has FEWEST episodes, whatever they cost.
+        `eval_episodes` is used where it is given; budgets in episodes always have it. A budget in steps limits the
+        environment's time, so by default its evaluations spend at most SHARE of the steps trained so far, estimated
+        from the mean length of the training episodes. An evaluation that could afford fewer than FEWEST episodes (or
+        fewer than `rows`, which are played side by side) is postponed. So is one of a policy `version` that was
+        evaluated before. The last evaluation is never postponed and has at least FEWEST episodes.
         """
         if self.eval_episodes is not None:
             return self.eval_episodes
@@ -98,30 +97,30 @@ class Budget(Limits):
 
 @dataclass
 class Progress:
-    """Where a run is: everything the loop itself needs to go on (the rest is the agent's state)."""
+    """The progress of a run: everything the loop itself needs to continue (the rest is the agent's state)."""
 
     iteration: int = 0
     episodes: int = 0
     env_steps: int = 0
     evaluations: int = 0
     next_evaluation: int = 0
-    """Count, of episodes or steps (`Budget.evaluation_clock`), from which on the next evaluation is due."""
+    """Count of episodes or steps (`Budget.evaluation_clock`) at which the next evaluation is due."""
     recorded_at: int = -1
     """Episode count of the last evaluation."""
     regret: float | None = 0.0
-    """Sum over the episodes of what each loses in expectation as it is played, V* - V, uniform actions included; in a
-    game, of the duality gap of what it plays. None if the agent's behaviour has no exact law."""
+    """Sum over episodes of V* - V, the expected loss of the episode as played, uniform actions included; in a game, of
+    the duality gap of its policies. None if the agent's action probabilities are not known exactly."""
     policy_loss: float = 0.0
     """Sum over the episodes of V* - V^{pi_k}, pi_k the optimistic policy of the episode's iteration, though the episode
     may be played otherwise; in a game, of the duality gap of its marginals. Recorded as its mean, `suboptimality`."""
     plans: int = 0
-    """Games: plans whose certificate was held against the exact gap of their marginals."""
+    """Games: number of plans whose certificate was compared with the exact gap of their marginals."""
     plans_covered: int = 0
-    """Those whose certificate was at least the gap."""
+    """Number of those whose certificate was at least the gap."""
     plan_version: int = -1
     """Version of the last plan that was counted."""
     streak: int = 0
-    """Evaluations in a row that met the bar."""
+    """Number of evaluations in a row that met the bar."""
     first_met: tuple[int, int] = (0, 0)
     """(episodes, env_steps) at the first one of the streak."""
     solved_at: tuple[int, int] | None = None

@@ -1,4 +1,4 @@
-"""How a state reaches the disk: one deterministic zip of .npy arrays and a JSON tree, replaced atomically, no pickle.
+"""Saves a state as one deterministic zip of .npy arrays and a JSON tree: replaced atomically, without pickle.
 
 `state.npz` is the newest checkpoint and `previous.npz` the one before it. A new one is written beside them, synced and
 renamed, so a kill, a full disk or a power cut at any moment leaves at least one whole file. The same state gives the
@@ -71,9 +71,9 @@ def load_state(folder: Path) -> State:
 
 
 def load_first(folder: Path, use: Callable[[State], T], say: Callable[[str], None] = lambda sentence: None) -> T:
-    """`use` the newest checkpoint, or the one before if that cannot be read or `use` refuses it, which `say` tells.
+    """`use` the newest checkpoint, or the previous one if it cannot be read or `use` refuses it; `say` reports that.
 
-    RlcError with the first reason if both are of no use.
+    RlcError with the first reason if neither works.
     """
     problems: list[str] = []
     for name in (NEWEST, PREVIOUS):
@@ -104,7 +104,7 @@ def write_state(file: IO[bytes], state: State) -> None:
 
 
 def read_state(path: Path) -> State:
-    """Read one file; whatever is wrong with it (not ours, truncated, a flipped bit, a pickle) is an RlcError."""
+    """Read one file; any fault (another format, truncated, a flipped bit, a pickle) is an RlcError."""
     try:
         with zipfile.ZipFile(path) as archive:
             check_stored(archive, path.stat().st_size)
@@ -144,8 +144,8 @@ def _encode(value: Any, arrays: list[Array], where: str) -> Any:
 
 
 def _decode(value: Any, archive: zipfile.ZipFile, seen: set[int]) -> Any:
-    """Inverse of `_encode`; reading an entry to its end checks its CRC. Each array stands in one place only: a million
-    mentions of one would fill the memory."""
+    """Inverse of `_encode`; reading an entry to its end checks its CRC. Each array may be referenced only once,
+    because a million references to one would fill the memory."""
     if isinstance(value, dict):
         if value.keys() == {ARRAY_KEY}:
             number = int(value[ARRAY_KEY])

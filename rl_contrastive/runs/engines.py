@@ -1,4 +1,4 @@
-"""Where runs are worked on: `Engine` is one interface for processes of this machine and for the nodes of a Ray cluster.
+"""`Engine`: one interface for executing runs in processes of this machine or on the nodes of a Ray cluster.
 
 Both start the same worker process for each run (`workers.py`), so folders and bytes are the same, and a sweep that was
 stopped on one engine is finished by the other.
@@ -6,30 +6,25 @@ stopped on one engine is finished by the other.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from rl_contrastive.runs.engine_options import EngineOptions
-from rl_contrastive.config import require
-from rl_contrastive.runs.workers import Job, Needs, Outcome, Pool, Report
+from rl_contrastive.runs.workers import Job, Outcome, Pool, Report
 
 
 class Engine(Protocol):
-    """Works on runs whose folders exist, several at a time."""
+    """Executes runs whose folders exist, several at a time."""
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """All outcomes, in the order of the jobs. Ctrl-C stops the runs after their batch, a second one at once."""
 
     def stop(self, *, at_once: bool = False) -> None:
-        """As Ctrl-C does: ask the runs to stop after their batch, or end them; none is started any more."""
+        """Like Ctrl-C: ask the runs to stop after their batch, or end them, and start no more."""
 
     def close(self) -> None:
-        """Give back what the engine holds; `run` was called for the last time."""
-
-
+        """Release the resources of the engine after the last call of `run`."""
 
 
 def start_engine(options: EngineOptions, report: Report = lambda job, message: None) -> Engine:

@@ -1,6 +1,6 @@
-"""How good is the policy: Monte-Carlo returns on seeds of their own, and the exact value where the model is known.
+"""Evaluates the policy: Monte-Carlo returns on separate seeds, and the exact value where the model is known.
 
-Both ask the agent for action probabilities only, so evaluating never touches what it learns from. Evaluation number
+Both ask the agent only for action probabilities, so an evaluation never changes its training data. Evaluation number
 `index` of a run uses the stream ("evaluation", index): it depends on no training seed and on no earlier evaluation.
 """
 
@@ -12,20 +12,20 @@ import numpy as np
 
 from rl_contrastive.acting import sample
 from rl_contrastive.config import require
-from rl_contrastive.runs.rollout import play
 from rl_contrastive.planning.lsvi import policy_values
+from rl_contrastive.runs.rollout import play
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import Agent, Array, Env, ExactModel, FloatArray, IntArray
 
 MOST_ROWS = 256
-"""Rows of an evaluation environment at most: more episodes are played in several batches."""
+"""Largest number of rows of an evaluation environment; more episodes are played in several batches."""
 MOST_ENTRIES = 6e7
 """Largest size of P (all different kernels) that is built without being asked for (480 MB of float64)."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Returns (n,) of n episodes, without discount, and the steps that they and what was played beside them took."""
+    """Undiscounted returns (n,) of n episodes, and the steps taken by all rows that were played."""
 
     returns: FloatArray
     steps: int = 0

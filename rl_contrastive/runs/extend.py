@@ -1,8 +1,8 @@
-"""A larger cap for runs that exist: `rlc resume DIR --steps N` lets even a finished one go on from its last checkpoint.
+"""Raises the cap of existing runs: `rlc resume DIR --steps N` continues even a finished one from its last checkpoint.
 
-The evaluations keep their interval. Where that divides the old cap, the longer run has the bytes of one that had the
-larger cap from the start; elsewhere the evaluation at the old end stays as one line more, and later evaluations are of
-other episodes.
+The evaluations keep their interval. If the interval divides the old cap, the longer run has the bytes of a run that
+had the larger cap from the start. If not, the evaluation at the old end stays as an additional line, and later
+evaluations use other episodes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rl_contrastive.runs.checkpoint import has_state
 from rl_contrastive.runs.folder import CHECKPOINT, CONFIG, SUMMARY, RunFolder, read_json, write_json
 from rl_contrastive.runs.rollout import close
 from rl_contrastive.runs.run import build, read_summary
-from rl_contrastive.spec import OwnLoop
 from rl_contrastive.runs.run_config import RunConfig, config_json, read_config, require_trust, resolve
+from rl_contrastive.spec import OwnLoop
 
 
 def longer(
@@ -26,8 +26,8 @@ def longer(
 ) -> RunConfig:
     """The config of the run in `folder` with a cap of `episodes` or `steps`; nothing is written.
 
-    A run that ended because it was solved keeps its own. RlcError where a run cannot go on that far: a cap of the other
-    kind, or one that is smaller; no checkpoint; an agent that trains in a loop of its own.
+    A run that ended because it was solved keeps its own cap. RlcError where a run cannot continue: a cap of the other
+    kind, or a smaller one; no checkpoint; an agent that trains in a loop of its own.
     """
     require((episodes is None) != (steps is None), "give one of --episodes and --steps.")
     kind, cap = ("episodes", episodes) if steps is None else ("steps", steps)
@@ -63,8 +63,8 @@ def _raised(config: RunConfig, kind: str, cap: int | None) -> Budget:
 
 
 def extend(folder: Path, config: RunConfig, command: str) -> None:
-    """Give the run in `folder` the config of `longer`; `rlc resume` goes on with it. What was said of it before stays
-    under "meta" as "extended".
+    """Give the run in `folder` the config of `longer`; `rlc resume` continues with it. The old values stay under
+    "meta" as "extended".
 
     A kill in between leaves a run that only has to be resumed, or one that still has its old cap.
     """

@@ -1,4 +1,4 @@
-"""The run folder: what a run leaves on disk, and how it is opened again after a kill.
+"""The run folder: the files that a run writes, and how they are opened again after a kill.
 
     runs/<group>/<label or agent>--<env>/seed-<n>/
         config.json     the whole RunConfig; under "meta" command, versions, processor, git commit
@@ -6,15 +6,15 @@
         timing.jsonl    {"episodes", "env_steps", "wall_s"} of the same evaluations: wall times are kept apart
         summary.json    how the run ended
         checkpoint/     state.npz and the one before it
-        replay/         what agents with `persist_in` wrote, if any: the checkpoints name what they need of it
+        replay/         files of agents with `persist_in`, if any; the checkpoints name the files they need
         tensorboard/    the same scalars over episodes; histograms and numbers of features of agents that offer them
 
-A checkpoint stores the whole configuration it is of, and the length and checksum of metrics.jsonl. Resuming cuts the
-file back to that length, and the lines behind it are made again, byte by byte. Where the newest checkpoint is damaged,
-or the lines that it counted are, the one before is tried.
+A checkpoint stores its whole configuration, and the length and checksum of metrics.jsonl. Resuming cuts the file back
+to that length, and later lines are made again, byte by byte. If the newest checkpoint or the lines that it covers are
+damaged, the previous checkpoint is tried.
 
-A run's folder may be deleted, or replaced by another run's, while the run goes on. So before each write the lock on
-the path is compared with the one that is held, and the run id of config.json with that of the start.
+A run's folder may be deleted or replaced while the run continues. So before each write the lock on the path is
+compared with the held lock, and the run id of config.json with that of the start.
 """
 
 from __future__ import annotations
@@ -34,11 +34,9 @@ from typing import Any, TypeVar
 
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
-from rl_contrastive.runs.tensorboard import Board
-from rl_contrastive.runs.checkpoint import has_state, load_first, save_state
-from rl_contrastive.runs.loop import Progress
 from rl_contrastive.files import write_text
-from rl_contrastive.spec import Array, State
+from rl_contrastive.runs.checkpoint import has_state, load_first
+from rl_contrastive.spec import State
 
 T = TypeVar("T")
 CONFIG, METRICS, TIMING, SUMMARY = "config.json", "metrics.jsonl", "timing.jsonl", "summary.json"
@@ -121,7 +119,7 @@ class RunFolder:
                 return
 
     def require_own(self) -> None:
-        """RlcError unless the folder at the path still is the one that was locked, with this run's config."""
+        """RlcError unless the folder at the path is still the one that was locked, with this run's config."""
         gone = f"the folder {self.path} was deleted or replaced while the run went on; what it recorded there is lost"
         require(self._lock_is_here(), f"{gone}.")
         require(self._id_on_disk() == self._run_id, f"{gone}: it holds another run.")
@@ -153,7 +151,7 @@ class RunFolder:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
     def discard(self) -> None:
-        """Remove a folder that no run was started in; one that another process writes in stays as it is."""
+        """Remove a folder in which no run was started, unless another process writes there."""
         try:
             self.lock(wait=0.0)
         except RlcError:
@@ -167,11 +165,12 @@ class RunFolder:
                 folder.rmdir()
 
     def restore(self, check: Callable[[State], None], load: Callable[[State], T]) -> T | None:
-        """`load` the newest checkpoint of use, with metrics.jsonl and timing.jsonl cut back to it; None to start anew.
+        """`load` the newest usable checkpoint and cut metrics.jsonl and timing.jsonl back to it; None: start from
+        scratch.
 
-        A checkpoint is of use if it can be read, `check` does not object, metrics.jsonl still has the bytes that it
-        counted, and `load` takes it. If the newest is not, the one before is taken, which is said on stderr. RlcError,
-        and nothing is changed, if neither is.
+        A checkpoint is usable if it can be read, `check` accepts it, metrics.jsonl still has the bytes that it
+        covers, and `load` accepts it. If the newest is not, the previous one is used, with a message on stderr. If
+        neither is, RlcError is raised and nothing is changed.
         """
         if not has_state(self.checkpoint):
             self.clear()
@@ -189,7 +188,7 @@ class RunFolder:
         return loaded
 
     def _check_metrics(self, state: State) -> None:
-        """RlcError unless metrics.jsonl begins with the bytes that the checkpoint counted."""
+        """RlcError unless metrics.jsonl begins with the bytes that the checkpoint covers."""
         length, path = state.get("metrics_bytes"), self.path / METRICS
         require(isinstance(length, int), f"the checkpoint in {self.path} does not say how long {METRICS} was.")
         try:
@@ -205,8 +204,8 @@ class RunFolder:
         require(same, f"{path} was changed since its checkpoint: its first {length} bytes have another checksum.")
 
     def _cut_timing(self, episodes: int) -> None:
-        """Keep the lines up to the checkpoint. A kill may have left half a line, and a damaged one is not worth a run:
-        lines that cannot be read go."""
+        """Keep the lines up to the checkpoint. Unreadable lines are dropped: a kill may have left half a line, and a
+        damaged one should not cost the run."""
         path = self.path / TIMING
         if os.path.lexists(path):
             kept = [json_line(row) for row in self._timing() if row["episodes"] <= episodes]
@@ -250,119 +249,13 @@ class RunFolder:
 
 
 def run_id(config: dict[str, Any]) -> str | None:
-    """What tells this run from every other one, drawn when its folder was made; None for runs older than it."""
+    """A unique id, drawn when the folder was made; None for runs made before ids existed."""
     meta = config.get("meta")
     return meta.get("run_id") if isinstance(meta, dict) else None
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
-class RunSink:
-    """The loop's results into a run folder: lines as they come, a checkpoint every `checkpoint_seconds`."""
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        *,
-        identity: dict[str, Any],
-        checkpoint_seconds: float,
-        tensorboard: bool,
-        on_progress: Callable[[Progress], None],
-        should_stop: Callable[[], bool],
-        histograms: Callable[[], dict[str, Array]] | None = None,
-        features: Callable[[], dict[str, float]] | None = None,
-        clock: str = "episodes",
-    ) -> None:
-        """`identity` (the configuration) is stored in each checkpoint, so that no other run can load it.
-
-        `histograms`: the agent's, and `features`: numbers of its features, asked for at each evaluation where
-        TensorBoard is on, and never elsewhere. `clock`: what TensorBoard's curves run over, episodes or env_steps.
-        """
-        self.folder, self.identity, self.checkpoint_seconds = folder, identity, checkpoint_seconds
-        self._on_progress, self._should_stop = on_progress, should_stop
-        folder.require_own()
-        self._earlier = folder.elapsed()
-        self._started = self._saved_at = time.monotonic()
-        self._metrics = _append(folder.path / METRICS)
-        self._checksum = hashlib.sha256(folder.metrics_so_far())
-        self._timing = _append(folder.path / TIMING)
-        self._board = Board(folder.path / TENSORBOARD, folder.lines(), clock) if tensorboard else None
-        self._histograms, self._features = histograms, features
-
-    @property
-    def wall(self) -> float:
-        """Seconds spent on this run, by all processes that worked on it."""
-        return self._earlier + time.monotonic() - self._started
-
-    def evaluated(self, line: dict[str, Any], progress: Progress) -> None:
-        """Append the line; its wall time goes to the other file."""
-        counts = {"episodes": progress.episodes, "env_steps": progress.env_steps}
-        text = json_line(line)
-        self.folder.require_own()
-        try:
-            self._metrics.write(text)
-            self._metrics.flush()
-            self._timing.write(json_line({**counts, "wall_s": round(self.wall, 3)}))
-            self._timing.flush()
-        except OSError as error:
-            raise RlcError(f"cannot write {self.folder.path / METRICS}: {error.strerror}.") from error
-        self._checksum.update(text.encode())
-        if self._board is not None:
-            self._board.scalars(line)
-            if self._histograms is not None:
-                self._board.histograms(line[self._board.clock], self._histograms())
-            if self._features is not None:
-                self._board.features(line[self._board.clock], self._features())
-        self._on_progress(progress)
-
-    def iterated(self, progress: Progress, snapshot: Callable[[], State] | None) -> bool:
-        """Save if it is time; stop if asked to."""
-        if snapshot is not None and time.monotonic() - self._saved_at >= self.checkpoint_seconds:
-            self.save(snapshot)
-        self._on_progress(progress)
-        return self._should_stop()
-
-    def finished(self, progress: Progress, snapshot: Callable[[], State] | None) -> None:
-        """The last checkpoint."""
-        if snapshot is not None:
-            self.save(snapshot)
-
-    def save(self, snapshot: Callable[[], State]) -> None:
-        """First the lines to the disk, then the checkpoint that counts them.
-
-        `snapshot` is called once, and before: what an agent wrote to its own folder is durable by then.
-        """
-        self.folder.require_own()
-        try:
-            os.fsync(self._metrics.fileno())
-            os.fsync(self._timing.fileno())
-        except OSError as error:
-            raise RlcError(f"cannot write {self.folder.path / METRICS}: {error.strerror}.") from error
-        if self._board is not None:
-            self._board.flush()
-        length = os.fstat(self._metrics.fileno()).st_size
-        covers = {"metrics_bytes": length, "metrics_sha256": self._checksum.hexdigest()}
-        save_state(self.folder.checkpoint, {"run": self.identity, **covers, **snapshot()})
-        self._saved_at = time.monotonic()
-
-    def close(self) -> None:
-        """Close the files; what a full disk could not take was reported at its write."""
-        for file in (self._metrics, self._timing):
-            try:
-                file.close()
-            except OSError as error:
-                print(f"rlc: {file.name}: {error.strerror}.", file=sys.stderr)
-        if self._board is not None:
-            self._board.close()
-
-
-def _append(path: Path) -> Any:
-    try:
-        return open(path, "a", encoding="utf-8")  # closed by RunSink.close
-    except OSError as error:
-        raise RlcError(f"cannot write {path}: {error.strerror}.") from error
 
 
 def peak_memory_mb() -> float:

@@ -1,12 +1,13 @@
-"""Finished runs opened again: from a run folder to the trained agent, and the game that several runs share.
+"""Opens finished runs: from a run folder to the trained agent, and to the game that several runs share.
 
-Matches, replays and best responses play agents that were trained before. An agent is built as its run built it, and
-its state is read from the run's last checkpoint; nothing is trained here and nothing is written.
+Matches, replays and best responses use trained agents. An agent is built as its run built it, and its state is read
+from the run's last checkpoint. Nothing is trained or written here.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive import registry
+from rl_contrastive.acting import sample
 from rl_contrastive.config import from_dict, require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.checkpoint import NEWEST, PREVIOUS, has_state, read_state
 from rl_contrastive.runs.evaluate import checked_policy
-from rl_contrastive.acting import sample
 from rl_contrastive.runs.folder import CHECKPOINT, CONFIG
 from rl_contrastive.runs.rollout import close
 from rl_contrastive.runs.run import build, for_evaluation, read_summary
@@ -42,28 +43,30 @@ class Trained:
         return self.config.shown_agent
 
     def make_env(self, rows: int, *, drawn: bool = False) -> Env:
-        """The run's environment with so many rows; `drawn`: made so that it can render, where it can."""
+        """The run's environment with this many rows; `drawn`: able to render, if it can."""
         return make_env(self.config, rows, drawn=drawn)
 
     def player(self, *, seed: int = 0) -> Player:
-        """The policy for an environment of one's own, one observation at a time; seed: of actions drawn by chance."""
+        """A player for your own environment, one observation at a time; seed: for random actions."""
         return Player(self, seed)
 
 
 class Player:
-    """Plays the evaluated policy on raw observations, as the environment behind the adapter gives and takes them.
+    """Plays the evaluated policy on raw observations and actions, those of the environment behind the adapter.
 
         player = load_trained("runs/...").player()
         player.reset()                     # before each episode
         action = player.act(observation)   # of every step, in order
 
-    Features or numbers of states, stacked frames, the step and the actions' first number are those of training. In a
-    game the observation is that of both players and the action that of both (`pettingzoo:` dictionaries).
+    It converts observations (features, state numbers, stacked frames, the step) and action numbers as in training. In a
+    game, observations and actions are those of both players (`pettingzoo:` dictionaries).
     """
 
     def __init__(self, trained: Trained, seed: int) -> None:
         self._agent, self._spec = trained.agent, trained.spec
         self._env: Any = trained.make_env(1)
+        whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool) and seed >= 0
+        require(bool(whole), f"player: seed must be a whole number >= 0, got {seed!r}.")
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self.h = 0
         """Steps of the episode so far."""
@@ -73,14 +76,22 @@ class Player:
         self.h = 0
 
     def act(self, observation: Any) -> Any:
-        """The action for one raw observation, a draw of the policy's where it mixes."""
+        """The action for one raw observation, sampled where the policy is random."""
         spec = self._spec
         hint = "call reset() when an episode begins"
         require(self.h < spec.horizon, f"{spec.name}: an episode has at most {spec.horizon} steps: {hint}.")
         encode, decode = (getattr(self._env, name, None) for name in ("encode", "decode"))
+        if not isinstance(observation, dict | tuple) or encode is None:  # those of several players, or parts
+            kind = np.asarray(observation).dtype.kind
+            require(kind in "biuf", f"{spec.name}: an observation is made of numbers, got {observation!r}.")
         obs = np.asarray(observation)[None] if encode is None else encode(observation)
         have = f"{spec.obs_shape} of {spec.obs_dtype}"
         require(obs.shape[1:] == spec.obs_shape, f"{spec.name}: an observation has shape {have}, got {obs.shape[1:]}.")
+        if spec.num_states is not None:
+            state = obs.dtype.kind in "iu" and 0 <= obs[0] < spec.num_states
+            hint = f"a whole number in 0..{spec.num_states - 1}"
+            require(state, f"{spec.name}: an observation is {hint}, got {observation!r}.")
+        require(bool(np.isfinite(obs).all()), f"{spec.name}: an observation must be finite, got {observation!r}.")
         policy = checked_policy(self._agent, obs, self.h, spec.num_actions, explore=False)
         self.h += 1
         action = int(sample(policy, rng=self._rng)[0])
@@ -93,15 +104,16 @@ def load_agent(
     """The trained agent of a run folder, and the config that names its environment; RlcError unless it finished, or has
     a checkpoint where `unfinished` ones will do.
 
-    trust_imports: run the Python files that the folder's config.json names; RlcError if it names some that this process
-    has not imported. previous: of a run whose last checkpoint is damaged, take the one before, an older agent.
+    trust_imports: run the Python files that the folder's config.json names. Without it, RlcError if it names some that
+    this process has not imported. previous: if the last checkpoint is damaged, load the one before, an older agent.
 
-    Its folder `replay` is not read: agents that keep one there (`spec.Agent`) can play afterwards, but not learn.
+    Its folder `replay` is not read, so agents that store one there (`spec.Agent`) can then play, but not learn.
     """
+    require(isinstance(path, str | os.PathLike), f"load takes the path of a run folder, got {path!r}.")
     path = Path(path)  # a text is a path as well
     config = read_config(path)
     summary = read_summary(path) or {}
-    # A run that failed has no policy to speak of; one that was stopped is worth what it is only at its end.
+    # A failed run has no final policy, and a stopped one has not reached its own.
     finished = summary.get("status") == "finished"
     require(finished or unfinished, f"{path} is no finished run: go on with `rlc resume {path}` first.")
     require(
@@ -186,7 +198,7 @@ def load_all(
 ) -> tuple[list[Trained], list[str]]:
     """The runs at or below `folders`, loaded as by `load_agent`, and a sentence for each that cannot play.
 
-    A run that was named itself must be able to play (RlcError), and so must at least one of all.
+    RlcError if a run given directly cannot play, or if none can.
     """
     named = {folder.resolve() for folder in folders}
     runs, left_out = [], []

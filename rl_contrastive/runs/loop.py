@@ -1,4 +1,4 @@
-"""THE loop: how any agent is trained on any environment, evaluated, recorded and checkpointed.
+"""THE loop: it trains any agent on any environment, and evaluates, records and checkpoints it.
 
     for iteration k = 0, 1, ...
         reset B rows with the seeds of ("env", k); agent.begin(B)
@@ -7,8 +7,8 @@
         evaluate if due; checkpoint if due
     evaluate at the end
 
-The environment is seeded anew in each iteration, so its state is never part of a checkpoint: (progress, agent state)
-after an iteration determine everything that follows.
+Each iteration seeds the environment again, so its state is never part of a checkpoint: (progress, agent state) after an
+iteration determine everything that follows.
 
 Budgets. `episodes`: a batch is played only if it fits whole, so a run ends with floor(episodes / B) * B <= episodes.
 `steps`: batches are played while env_steps < steps, so the last one may pass the budget, by less than B * H steps.
@@ -29,13 +29,13 @@ from rl_contrastive.runs.evaluate import evaluate, exact_model
 from rl_contrastive.runs.oracle import Oracle, make_oracle
 from rl_contrastive.runs.rollout import play
 from rl_contrastive.seeding import SeedTree
-from rl_contrastive.spec import Agent, Env, OwnLoop, State, is_memoryless
+from rl_contrastive.spec import Agent, Env, EnvSpec, OwnLoop, State, is_memoryless
 
 __all__ = ["Budget", "Progress", "Sink", "TrainingResult", "check_fit", "train"]
 
 
 class Sink(Protocol):
-    """Where a run's results go; `record.RunSink` writes a run folder."""
+    """Receives the results of a run; `sink.RunSink` writes them to a run folder."""
 
     def evaluated(self, line: dict[str, Any], progress: Progress) -> None:
         """One evaluation: a line of deterministic values."""
@@ -52,7 +52,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run gave. `history` has one line per evaluation made in this process."""
+    """The result of a run. `history` has one line for each evaluation made in this process."""
 
     progress: Progress
     history: list[dict[str, Any]]
@@ -82,13 +82,20 @@ def train(
     progress: Progress | None = None,
     **limits: Any,
 ) -> TrainingResult:
-    """Train `agent` on `env` (B = agent.batch rows) and return what was measured.
+    """Train `agent` on `env` (B = agent.batch rows) and return the measurements.
 
     The budget is `budget`, or the fields of `Budget` as keywords (`episodes=1000, eval_every=50`). `eval_env`: rows for
-    evaluation, by default `env` itself, which is seeded anew before each use. `seed`: of the environment's and the
-    evaluation's streams, by default the agent's. `state`: a snapshot to go on from; the agent is loaded from it too.
-    `progress`: the same for an agent that was loaded already.
+    evaluation, by default `env` itself, which is seeded anew before each use. `seed`: for the random streams of
+    environment and evaluation, by default the agent's. `state`: a snapshot to continue from; it is loaded into the
+    agent too. `progress`: the same for an agent that was loaded already.
     """
+    missing = [name for name in ("batch", "act", "observe", "update", "policy") if not hasattr(agent, name)]
+    have = f"train: the first argument must be an agent, as make_agent makes it, got {type(agent).__name__}"
+    require(not missing, f"{have}, which has no {', '.join(missing)}.")
+    for name, world in (("the environment", env), ("eval_env", eval_env)):
+        good = (world is None and name == "eval_env") or isinstance(getattr(world, "env_spec", None), EnvSpec)
+        require(good, f"train: {name} must come from make_env, got {type(world).__name__}.")
+    require(budget is None or isinstance(budget, Budget), f"train: budget must be a Budget, got {budget!r}.")
     limits = {name: value for name, value in limits.items() if value is not None}
     require(budget is None or not limits, "give either a budget or its fields, not both.")
     known = {field.name for field in fields(Budget)}
@@ -102,7 +109,7 @@ def train(
         loop.progress = progress
     stopped = loop.run_own_loop(agent) if isinstance(agent, OwnLoop) else loop.run()
     if sink is not None:
-        # A run with a loop of its own starts over when resumed, so only its end is worth keeping.
+        # A run with a loop of its own starts over when resumed, so only its end is saved.
         keeps = not isinstance(agent, OwnLoop) or (agent.has_policy_state and not stopped)
         sink.finished(loop.progress, loop.snapshot if keeps else None)
     return TrainingResult(loop.progress, loop.history, stopped)
@@ -170,7 +177,7 @@ class _Loop:
         return progress.env_steps >= (budget.steps or 0)
 
     def _evaluation_clock(self) -> int:
-        """Episodes or steps so far, whichever says when evaluations are due."""
+        """Episodes or steps so far, whichever counts for evaluations."""
         count: int = getattr(self.progress, self.budget.evaluation_clock)
         return count
 
@@ -179,7 +186,7 @@ class _Loop:
         agent, progress = self.agent, self.progress
         B = agent.batch
         if self.oracle is not None:
-            # Both losses are of this iteration's plan, fixed before its episodes are seen.
+            # Both losses belong to this iteration's plan, which was fixed before its episodes.
             self._note_losses(self.oracle)
             self._note_certificate(self.oracle)
         agent.begin(B)
@@ -191,7 +198,7 @@ class _Loop:
         progress.episodes += B
 
     def _note_losses(self, oracle: Oracle) -> None:
-        """Add what the batch that begins loses: of pi_k, and of its episodes as they are played."""
+        """Add the losses of the batch that begins: the one of pi_k, and the one of its episodes as played."""
         progress, B = self.progress, self.agent.batch
         progress.policy_loss += B * oracle.policy_loss(self.agent)
         played = oracle.played_loss(self.agent)
@@ -210,7 +217,7 @@ class _Loop:
             progress.plans_covered += covered
 
     def _evaluate(self, *, last: bool = False) -> None:
-        """Measure the bonus-free policy and hand a line to the sink, if the budget affords it (`Budget.affordable`)."""
+        """Evaluate the bonus-free policy and give a line to the sink, if the budget allows it (`Budget.affordable`)."""
         progress, agent = self.progress, self.agent
         episodes = self.budget.affordable(progress, int(agent.version), self.eval_env.num_envs, last=last)
         if episodes == 0:
@@ -248,7 +255,7 @@ class _Loop:
             self.sink.evaluated(line, progress)
 
     def _note_solved(self, mean: float) -> None:
-        """Twice in a row at the bar: solved, at the count of the first time."""
+        """A run is solved when it meets the bar twice in a row; the count is that of the first time."""
         progress = self.progress
         met = self._meets_bar(mean)
         if met is None:
@@ -270,7 +277,7 @@ class _Loop:
             return None if gap is None else gap <= self.budget.solve_gap
         if spec.optimal_return is None:
             return None
-        # For a negative optimum a fraction of it would be *above* it: the bar is the same distance below instead.
+        # A fraction of a negative optimum lies *above* it, so there the bar is the same distance below.
         return mean >= spec.optimal_return - (1.0 - self.budget.solve_at) * abs(spec.optimal_return)
 
     def run_own_loop(self, agent: OwnLoop) -> bool:
@@ -298,6 +305,7 @@ class _Loop:
 
     def load(self, state: State) -> None:
         """Inverse of `snapshot`."""
+        require(isinstance(state, dict), f"train: state must be a snapshot of a run, got {type(state).__name__}.")
         for key in ("progress", "agent"):
             require(isinstance(state.get(key), dict), f"the checkpoint lacks '{key}'.")
         self.progress = Progress.from_state(state["progress"])

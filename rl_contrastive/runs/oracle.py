@@ -1,11 +1,10 @@
-"""Exact values of what an agent does, where the environment exposes its model: for one agent, and for games.
+"""Exact values of an agent's policies where the environment exposes its model, for one agent and for games.
 
     one agent: value = rho . V^pi_0,            gap = V* - value
     game:      value = rho . V^{mu,nu}_0,       gap = V^{br,nu} - V^{mu,br}
 
-Two losses are kept apart. `policy_loss` is the gap of the optimistic policy pi_k, which the theorem is about.
-`played_loss` is the expected gap of the episodes that are played, uniform actions of the roll-in included: a term of
-the regret.
+There are two losses. `policy_loss` is the gap of the optimistic policy pi_k, which the theorem bounds. `played_loss` is
+the expected gap of the episodes as played, including the uniform actions of the roll-in. It is a term of the regret.
 
 The policies of a game are the marginals of the agent's joint action probabilities. Over rich observations they are
 averaged over fresh emissions of every latent state, drawn once a run, so that all evaluations see the same ones.
@@ -17,26 +16,26 @@ from typing import Protocol
 
 import numpy as np
 
-from rl_contrastive.runs.evaluate import checked_policy, exact_evaluation, policy_table
 from rl_contrastive.planning.behaviour import behaviour_value
 from rl_contrastive.planning.games import DualityGap, duality_gap, kernels
 from rl_contrastive.planning.lsvi import policy_values
+from rl_contrastive.runs.evaluate import checked_policy, exact_evaluation, policy_table
 from rl_contrastive.spec import Agent, Array, Behaviour, Certified, ExactModel, FloatArray, KnownBehaviour, marginals
 
 EMISSIONS = 64
-"""Observations drawn of every latent state and step for the exact gap over rich observations."""
+"""Observations drawn for each latent state and step, for the exact gap over rich observations."""
 
 
 class Oracle(Protocol):
-    """What the loop asks; every answer is computed once for a version of the agent."""
+    """The interface that the loop uses. Every result is computed once for each version of the agent."""
 
     model: ExactModel
 
     def policy_loss(self, agent: Agent) -> float:
-        """What an episode of the optimistic policy pi_k would lose: a term of the average sub-optimality."""
+        """The loss of an episode of the optimistic policy pi_k: a term of the average sub-optimality."""
 
     def played_loss(self, agent: Agent) -> float | None:
-        """What an episode loses as it is played now: one term of the regret. None where the law is not known."""
+        """The expected loss of an episode as played now: a term of the regret. None without known probabilities."""
 
     def covered(self, agent: Agent) -> bool | None:
         """Whether the agent's certificate bounds the loss of pi_k, in games the gap of sigma's marginals; None without
@@ -53,7 +52,7 @@ def make_oracle(model: ExactModel, rng: np.random.Generator) -> Oracle:
 
 
 class MdpOracle:
-    """One agent on states that are observed."""
+    """One agent on observed states."""
 
     def __init__(self, model: ExactModel) -> None:
         self.model = model
@@ -91,7 +90,7 @@ class MdpOracle:
 
 
 class GameOracle:
-    """Two players: best responses to what each of them does."""
+    """Two players: best responses to each of their policies."""
 
     def __init__(self, model: ExactModel, rng: np.random.Generator) -> None:
         H, S, _ = model.r.shape
@@ -99,7 +98,7 @@ class GameOracle:
         self.kernels = kernels(model.P)
         self.samples = 1 if model.emissions is None else EMISSIONS
         self.observations: list[Array] = []
-        """Of each step, S * M observations, state by state."""
+        """For each step, S * M observations, state by state."""
         for h in range(H):
             if model.emissions is None:
                 self.observations.append(np.arange(S, dtype=np.int64))
@@ -114,7 +113,7 @@ class GameOracle:
         return self.gap(agent, explore=True).gap
 
     def played_loss(self, agent: Agent) -> float | None:
-        """Of the Markov policy that an episode plays, averaged over what it draws at its start."""
+        """The loss of the Markov policy that an episode plays, averaged over its initial draw."""
         if self._played is None or self._played[0] != agent.version:
             joint = self._joint(agent, explore=True)
             law = behaviour_of(agent, joint)
@@ -177,5 +176,5 @@ class GameOracle:
 
 
 def behaviour_of(agent: Agent, pi: FloatArray) -> Behaviour | None:
-    """The law of the agent's episodes, given its table pi of `policy(explore=True)`: pi itself unless it says more."""
+    """The distribution of the agent's episodes, given its table pi of `policy(explore=True)`; by default pi itself."""
     return agent.behaviour(pi) if isinstance(agent, KnownBehaviour) else Behaviour.memoryless(pi)

@@ -1,6 +1,6 @@
-"""How a run folder travels between machines that share no disk: as the bytes of one zip, without its lock.
+"""Sends a run folder between machines without a shared disk: as the bytes of one zip, without its lock.
 
-The folder that arrives is written beside the old one, synced, and takes its place by a rename. A kill at any moment
+The received folder is written beside the old one, synced, and renamed to replace it. A kill at any moment
 leaves the old folder, or the new one, or (between the two renames) none, and then the sweep starts the run again.
 """
 
@@ -32,7 +32,7 @@ def pack(folder: Path) -> bytes:
 
 
 def unpack(parcel: bytes, folder: Path) -> None:
-    """Make `folder` what `pack` saw elsewhere. RlcError, and the old folder stays, if it holds another run by now."""
+    """Make `folder` a copy of the packed one; RlcError, and no change, if it holds another run by now."""
     new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("arriving", "replaced"))
     held = RunFolder(folder)
     try:

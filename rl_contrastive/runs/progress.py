@@ -1,4 +1,4 @@
-"""One line a run while it goes: episodes, time left, return, solved; through a pipe a line every few seconds.
+"""Progress of runs: a line for each run (episodes, time left, return, solved), or a line now and then in a pipe.
 
 The lines go to stderr, so that stdout stays readable by programs.
 """
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 EVERY = 5.0
 """Least seconds between two lines where there is no terminal."""
 SPARSE = 20.0
-"""A line comes at the latest after this share of the time so far: long sweeps do not fill a log."""
+"""The wait between two lines is this share of the time so far, so that long sweeps do not fill a log."""
 LONGEST = 60.0
 """Most seconds between two lines."""
 MOST = 2
-"""Runs that a line tells of, those heard of last."""
+"""Number of runs in a line: those that reported last."""
 
 
 class ProgressLines:
     """A context manager whose `report` is what `workers.Pool` calls: bars on a terminal, else now and then a line.
 
-    runs: how many there are, for the time that is left; None: not known, as where trials are dropped on the way.
+    runs: their number, to estimate the time left; None: not known, because trials may be dropped.
     """
 
     def __init__(self, *, runs: int | None = None, quiet: bool = False) -> None:
@@ -80,7 +80,7 @@ class ProgressLines:
         )
 
     def _say_how_far(self) -> None:
-        """Runs done, about how long the rest takes at the pace so far, and what was heard last."""
+        """Runs done, an estimate of the time left at the pace so far, and the last reports."""
         elapsed = time.monotonic() - self._started
         self._say.seconds = min(max(EVERY, elapsed / SPARSE), LONGEST)
         done = sum(part == 1.0 for part in self._shares.values())
@@ -93,7 +93,7 @@ class ProgressLines:
 
 
 def _share(job: Job, message: dict[str, Any]) -> float:
-    """How much of its budget the run has used, in [0, 1]."""
+    """The share of its budget that the run has used, in [0, 1]."""
     budget = job.config.budget
     done, cap = message["episodes"], budget.episodes
     if cap is None:

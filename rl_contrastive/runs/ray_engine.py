@@ -1,7 +1,7 @@
-"""Runs as tasks of a Ray cluster: the driver sends them out, takes their folders back, and sends lost ones out again.
+"""Runs as tasks of a Ray cluster: the driver sends them out, receives their folders, and sends lost runs out again.
 
-The driver alone decides what is tried again: a run whose node or Ray worker died goes on from the checkpoint in its
-folder, where the folder survived. Nothing but text and bytes is handed to Ray.
+Only the driver decides about retries. A run whose node or Ray worker died continues from the checkpoint in its folder,
+if the folder survived. Ray is given only text and bytes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs import ray_task
 from rl_contrastive.runs.folder import RunFolder
+from rl_contrastive.runs.origin import processor, versions
 from rl_contrastive.runs.parcel import pack, unpack
-from rl_contrastive.runs.run_config import processor, versions
 from rl_contrastive.runs.workers import Job, Outcome, Report, last_message, on_ctrl_c, write_ended
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class RayEngine:
         return outcomes
 
     def _send(self, job: Job, this: _Try, marker: Path, desk: Any) -> Any:
-        """Hand a run to Ray. A new run's folder is small and goes along; another one only where a node asks for it."""
+        """Give a run to Ray. The small folder of a new run is sent along, any other only if a node asks for it."""
         import ray
 
         order = {
@@ -155,7 +155,7 @@ class RayEngine:
         return self._store(job, answer, parcel)
 
     def _store(self, job: Job, answer: dict[str, Any], parcel: bytes) -> Outcome:
-        """Write a folder that travelled back, and let its node forget it; say how the run ended."""
+        """Write a folder that was sent back, let its node remove it, and return how the run ended."""
         import ray
 
         summary = answer["summary"]
@@ -173,7 +173,7 @@ class RayEngine:
         return Outcome(job, summary, died=bool(answer.get("died")))
 
     def _lost(self, job: Job, this: _Try, what: str) -> Outcome | _Try:
-        """Once more, as often as the user allows."""
+        """Try again, as often as the user allows."""
         if self._stops:
             return Outcome(job, None)
         if this.attempt < self.retries:
@@ -192,7 +192,7 @@ class RayEngine:
                     self.report(jobs[number], json.loads(text))
 
     def _halt(self, flying: dict[Any, _Try], desk: Any) -> None:
-        """Once: running tasks stop after their batch, others are not begun. Twice: all end."""
+        """Called once: running tasks stop after their batch, and others do not start. Called twice: all end."""
         import ray
 
         desk.stop.remote()

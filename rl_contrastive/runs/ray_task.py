@@ -1,8 +1,8 @@
-"""What runs on a node of a Ray cluster: one task a run, which starts the same worker process as the local engine.
+"""The task that executes a run on a node of a Ray cluster; it starts the same worker process as the local engine.
 
-A task is handed text and bytes and answers with text and bytes; Ray carries nothing else of ours. Where the node sees
-the sweep's folder (a shared disk), the run is worked on there. Elsewhere its folder arrives as a parcel, lies in a
-folder of the node, and travels back.
+A task gets text and bytes and returns text and bytes, and nothing else. If the node sees the sweep's folder (a shared
+disk), the run is executed there. Otherwise its folder arrives as a parcel, is unpacked in a folder of the node, and is
+sent back.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from typing import Any
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.folder import CONFIG, RunFolder, read_json, run_id
+from rl_contrastive.runs.origin import processor, versions
 from rl_contrastive.runs.parcel import further, pack, unpack
-from rl_contrastive.runs.run_config import processor, read_config, versions
+from rl_contrastive.runs.run_config import read_config
 from rl_contrastive.runs.workers import Job, Pool
 
 PATIENCE = 600.0
-"""Seconds that a second attempt waits for what is left of the first: its process ends after its current batch."""
+"""Seconds that a second attempt waits for the process of the first one, which ends after its current batch."""
 TELL_SECONDS = 1.0
 """A task tells the desk of its progress at most this often."""
 Answer = dict[str, Any]
@@ -44,12 +45,12 @@ class Desk:
         return self.stopped
 
     def collect(self) -> dict[int, str]:
-        """What came since the last call."""
+        """The messages since the last call."""
         notes, self.notes = self.notes, {}
         return notes
 
     def stop(self) -> None:
-        """From now on tasks are told to stop."""
+        """Tell all tasks to stop."""
         self.stopped = True
 
 
@@ -125,7 +126,7 @@ def scratch(run: str) -> Path:
 
 
 def forget(run: str) -> None:
-    """The driver has the run's folder by now: remove this node's."""
+    """Remove this node's folder of a run, once the driver has it."""
     shutil.rmtree(scratch(run), ignore_errors=True)
 
 

@@ -1,8 +1,8 @@
 """One batch of episodes as a stream of transitions: the three autoreset modes and early endings, in one place.
 
-Training and evaluation both go through `play`, so what "final observation", `discount` and `alive` mean is written
-once. All rows start together (`reset` with one seed per row) and h counts from 0; a row that ended stays in the batch,
-masked out by `alive`, until no row is alive.
+Training and evaluation both use `play`, so "final observation", `discount` and `alive` are defined in one place. All
+rows start together (`reset` with one seed per row), and h counts from 0. A row that ended stays in the batch, masked
+out by `alive`, until no row is alive.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def final_observations(following: Array, info: dict[str, Any], ended: BoolArray)
 
 
 def close(*envs: Env) -> None:
-    """Close environments that are not needed any more. One that fails at this is told on stderr: what was done with it
-    stays done."""
+    """Close environments that are no longer needed. A failure is only reported on stderr, because the results are
+    already there."""
     for env in envs:
         try:
             env.close()
@@ -84,7 +84,8 @@ def close(*envs: Env) -> None:
 def step_limit(envs: Sequence[Any], seconds: float | None) -> Iterator[None]:
     """Within it a step or reset of `envs` that takes longer than `seconds` raises RlcError; None: no limit.
 
-    By an alarm signal, so in the main thread only, and a step that hangs in native code is interrupted when it returns.
+    It uses an alarm signal, so it works in the main thread only. A step that hangs in native code is interrupted only
+    when it returns.
     """
     if seconds is None:
         yield

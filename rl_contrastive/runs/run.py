@@ -1,8 +1,8 @@
-"""From a RunConfig to a finished run folder: build env and agent by name, train, and write down how it ended.
+"""From a RunConfig to a finished run folder: build env and agent by name, train, and record how the run ended.
 
-Whatever happens inside a run (an environment that raises, NaN rewards, a full disk) ends as status "failed" with one
-sentence in summary.json, so that it is counted; bad input (unknown names, impossible values) is an RlcError before the
-folder exists.
+Any failure inside a run (an environment that raises, NaN rewards, a full disk) ends as status "failed" with one
+sentence in summary.json, so that the run is counted. Bad input (unknown names, impossible values) raises an RlcError
+before the folder exists.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from rl_contrastive import registry
-from rl_contrastive.config import from_dict, require
+from rl_contrastive.config import from_dict, require, require_rows
+from rl_contrastive.device import enough_memory, require_devices
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.budget import FEWEST
 from rl_contrastive.runs.evaluate import MOST_ROWS, exact_model
+from rl_contrastive.runs.folder import CONFIG, SUMMARY, RunFolder, peak_memory_mb, read_json, write_json
 from rl_contrastive.runs.loop import Budget, Progress, TrainingResult, check_fit, train
-from rl_contrastive.runs.folder import CONFIG, SUMMARY, RunFolder, RunSink, peak_memory_mb, read_json, write_json
 from rl_contrastive.runs.rollout import close, step_limit
 from rl_contrastive.runs.run_config import (
     RunConfig,
@@ -37,6 +38,7 @@ from rl_contrastive.runs.run_config import (
     with_device,
 )
 from rl_contrastive.runs.seal import broken_seal, sealed
+from rl_contrastive.runs.sink import RunSink
 from rl_contrastive.spec import Agent, Env, Persistent, State, WithFeatures, WithHistograms
 
 __all__ = [
@@ -66,8 +68,11 @@ def build(config: RunConfig) -> tuple[Agent, Env, Env]:
     env_entry, _ = registry.get("env", config.env)
     agent_config: Any = from_dict(agent_entry.config, config.agent_config, "agent.")
     env_config: Any = from_dict(env_entry.config, config.env_config, "env.")
-    env: Env = env_entry.factory(env_config, agent_config.batch)
-    agent: Agent = agent_entry.factory(env, agent_config, seed=config.seed)
+    require_rows("agent.batch", agent_config.batch)
+    with enough_memory(config.env):
+        env: Env = env_entry.factory(env_config, agent_config.batch)
+    with enough_memory(config.agent):
+        agent: Agent = agent_entry.factory(env, agent_config, seed=config.seed)
     check_fit(agent, env, config.budget)
     group = env.env_spec.group
     rows = -(-_evaluation_rows(config.budget) // group) * group  # rounded up: all rows are played anyway
@@ -103,6 +108,7 @@ def run(
     config = resolve(config)
     folder = RunFolder(run_folder(out, config))
     check_new(folder.path, overwrite)
+    require_devices(config.agent_config)
     parts = build(config)
     folder.create(config_json(config, command))
     try:
@@ -118,7 +124,7 @@ def resume(
     should_stop: Callable[[], bool] = lambda: False,
     trust_imports: bool = False,
 ) -> Summary:
-    """Go on with the run in `path` from its last good checkpoint, or from its seed if it has none.
+    """Continue the run in `path` from its last good checkpoint, or from its seed if it has none.
 
     A finished run is left as it is. The result has the bytes of a run that was never interrupted. `trust_imports`: run
     the Python files that config.json names; RlcError if it names some that this process has not imported.
@@ -138,6 +144,8 @@ def resume(
             lambda state: require_identity(path, state.get("run"), config),
             lambda state: _restored(config, folder, state),
         )
+        if found is None:  # a run from its seed; one that goes on may do so where its device is not
+            require_devices(config.agent_config)
         parts, progress = (build(config), None) if found is None else found
         return _train(config, folder, parts, progress, on_progress, should_stop)
     finally:
@@ -158,7 +166,7 @@ def _restored(config: RunConfig, folder: RunFolder, state: State) -> tuple[tuple
 
 
 def _keep(agent: Agent, folder: RunFolder) -> None:
-    """Give agents that keep large things in a folder of the run theirs."""
+    """Give agents that store large data in a folder of the run their folder."""
     if isinstance(agent, Persistent):
         agent.persist_in(folder.replay)
 
@@ -171,8 +179,8 @@ def prepare(
     command: str = "",
     made: dict[str, Any] | None = None,
 ) -> Path:
-    """Make the folder of a resolved config, for `resume` to start it: a kill before its turn then loses no run. `made`:
-    the `origin()` of many folders, asked for once."""
+    """Make the folder of a resolved config, which `resume` starts later, so that a kill before that loses no run.
+    `made`: the `origin()` of many folders, computed once."""
     path = run_folder(out, config)
     check_new(path, overwrite)
     folder = RunFolder(path)
@@ -211,7 +219,7 @@ def _train(
     on_progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
 ) -> Summary:
-    """Train, and write summary.json whatever happens. `progress`: of a run that goes on, whose agent is loaded."""
+    """Train, and write summary.json in any case. `progress`: for a resumed run, whose agent is loaded."""
     agent, env, eval_env = parts
     seen = Progress() if progress is None else progress
 
@@ -275,7 +283,7 @@ def _feature_numbers(agent: WithFeatures, env: Env, exact: str) -> Callable[[], 
 def _guarded(
     agent: Agent, env: Env, eval_env: Env, config: RunConfig, sink: RunSink, progress: Progress | None
 ) -> TrainingResult:
-    """`train`, with whatever it raises turned into one sentence; the traceback goes to stderr if RLC_DEBUG is set."""
+    """`train`, with any exception turned into one sentence; the traceback goes to stderr if RLC_DEBUG is set."""
     try:
         with step_limit((env, eval_env), config.step_seconds):
             return train(
@@ -300,13 +308,13 @@ def one_line(error: Exception) -> str:
 
 
 def _share(progress: Progress) -> float | None:
-    """Part of all environment steps, of training and of evaluations, that evaluations took."""
+    """Share of evaluations in all environment steps (training and evaluations)."""
     both = progress.env_steps + progress.eval_steps
     return round(progress.eval_steps / both, 6) if both else None
 
 
 ESTIMATED = ("dim", "full", "reward_low", "reward_high", "misfit")
-"""Scalars of agents that say what was taken from the data in the place of an option."""
+"""Scalars of agents that were estimated from the data because an option was not given."""
 
 
 def _summary(config: RunConfig, env: Env, progress: Progress, status: str, error: str | None, wall: float) -> Summary:

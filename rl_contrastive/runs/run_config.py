@@ -1,33 +1,29 @@
-"""RunConfig: one run as JSON values, checked, completed with defaults, and written to config.json with its origin."""
+"""RunConfig: one run as JSON values. They are checked, completed with defaults, and written to config.json."""
 
 from __future__ import annotations
 
 import importlib.util
-import math
-import platform
-import subprocess
 import sys
 import sysconfig
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from rl_contrastive import registry
-from rl_contrastive.config import from_dict, require, to_dict
-from rl_contrastive.device import check_device
+from rl_contrastive.config import Ge, Gt, from_dict, require, to_dict
+from rl_contrastive.device import DeviceOptions
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.budget import Budget
 from rl_contrastive.runs.folder import CONFIG, read_json
+from rl_contrastive.runs.origin import origin
 
 TABLES = ("agent_config", "env_config", "budget")
 OLD_NAMES = {"experiment": "group"}
 """Fields of older run folders -> their names today."""
 LONGEST_NAME = 255
 """Bytes of a folder's name on common file systems."""
-PACKAGES = ("rl-contrastive", "numpy", "scipy", "gymnasium", "torch", "stable-baselines3")
 
 
 DEFAULT_BUDGET = Budget(episodes=1000)
@@ -36,8 +32,8 @@ would keep these episodes."""
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """One run, as JSON values: what config.json holds and what a worker process is handed."""
+class RunConfig(DeviceOptions):
+    """One run as JSON values: the contents of config.json and the input of a worker process."""
 
     agent: str
     """Registered agent."""
@@ -47,38 +43,31 @@ class RunConfig:
     """Fields of the agent's config; those left out keep their defaults."""
     env_config: dict[str, Any] = field(default_factory=dict)
     """Fields of the environment's config."""
-    seed: int = 0
-    """Seed of the run (>= 0)."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of the run."""
     budget: Budget = DEFAULT_BUDGET
-    """How long, and when measured."""
-    checkpoint_seconds: float = 30.0
-    """Wall seconds between checkpoints (>= 0; 0 is one after each batch)."""
+    """Length of the run and times of its evaluations."""
+    checkpoint_seconds: Annotated[float, Ge(0)] = 30.0
+    """Wall seconds between checkpoints (0 is one after each batch)."""
     group: str = "default"
-    """Name of the group of runs: the folder above."""
+    """Name of the group of runs and of its folder."""
     label: str | None = None
     """Name in folders, tables and plots; the agent's own by default."""
     env_label: str | None = None
     """Name of the task in folders, tables and plots; the environment's own by default."""
     device: str = "auto"
     """auto | cpu | cuda | cuda:1 ..., for agents with a field `device`."""
-    threads: int = 1
-    """BLAS and torch threads of the worker process (>= 1); another number may change the last bits of results."""
+    threads: Annotated[int, Ge(1)] = 1
+    """BLAS and torch threads of the worker process; another number may change the last bits of results."""
     tensorboard: bool = True
     """Write TensorBoard scalars, and histograms and numbers of features of agents that offer them."""
     imports: tuple[str, ...] = ()
     """User files to import first, and folders from which modules may be imported."""
-    step_seconds: float | None = None
-    """Seconds that one step of the environment may take (> 0); a step that hangs then fails the run."""
+    step_seconds: Annotated[float | None, Gt(0)] = None
+    """Seconds that one step of the environment may take; a step that hangs then fails the run."""
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"seed must be >= 0, got {self.seed}.")
-        require(self.threads >= 1, f"threads must be >= 1, got {self.threads}.")
-        require(self.checkpoint_seconds >= 0, f"checkpoint_seconds must be >= 0, got {self.checkpoint_seconds}.")
-        require(
-            self.step_seconds is None or 0 < self.step_seconds < math.inf,
-            f"step_seconds must be > 0 and finite, got {self.step_seconds}.",
-        )
-        check_device(self.device)
+        super().__post_init__()
         for name in ("group", "label", "env_label"):
             value = getattr(self, name)
             if value is not None:
@@ -152,8 +141,8 @@ def with_local_folder(config: RunConfig) -> RunConfig:
 
 
 def completed(kind: Literal["agent", "env"], name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """A stored config in which options that are newer than it have their defaults; as it stands where the name is not
-    registered here, or an option is gone."""
+    """A stored config with defaults for the options that are newer than it. It is returned unchanged if the name is not
+    registered here or an option no longer exists."""
     try:
         entry, _ = registry.get(kind, name)
         return to_dict(from_dict(entry.config, values))
@@ -203,7 +192,7 @@ def read_config(path: Path) -> RunConfig:
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """What decides a resolved run's bytes, as JSON values: each checkpoint holds it."""
+    """The values that determine a resolved run's bytes, as JSON; each checkpoint stores them."""
     budget = config.budget
     judged = ("episodes", "steps", "eval_episodes", "solve_at", "solve_gap", "stop_when_solved", "exact")
     return {
@@ -223,8 +212,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
 def require_identity(folder: Path, found: Any, config: RunConfig) -> None:
     """RlcError unless `found`, the identity in a checkpoint of `folder`, is that of `config`.
 
-    Options that are newer than the checkpoint have their defaults, older ones hold fewer keys, and a run whose cap was
-    raised has checkpoints of the caps before.
+    Options newer than the checkpoint get their defaults, older checkpoints have fewer keys, and a run whose cap was
+    raised has checkpoints with the earlier caps.
     """
     keys = {"agent", "env", "seed"}
     good = isinstance(found, dict) and keys <= found.keys() and all(isinstance(found.get(k, {}), dict) for k in TABLES)
@@ -280,41 +269,3 @@ def config_json(config: RunConfig, command: str, made: dict[str, Any] | None = N
     made = origin() if made is None else made
     # The run id tells this run from any other one in the same folder; nothing that is computed depends on it.
     return {**values, **budget, "meta": {"command": command, "run_id": uuid.uuid4().hex, **made}}
-
-
-def origin() -> dict[str, Any]:
-    """Versions, processor and git commit. It asks git, which takes longer than all else about a new folder."""
-    return {"versions": versions(), "processor": processor(), "git": _git_commit()}
-
-
-def versions() -> dict[str, str | None]:
-    """Of Python and of the packages that decide a run's bytes; None for one that is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def processor() -> str:
-    """The processor's name. Matrix libraries choose their code by it, and sums in another order round differently: the
-    same seed gives the same bytes on the same kind of processor only."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _git_commit() -> str | None:
-    """Commit of the library's checkout ("-dirty" if changed), or None outside a repository."""
-    here = Path(__file__).resolve().parent
-    try:
-        command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None

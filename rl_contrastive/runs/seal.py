@@ -1,7 +1,7 @@
-"""Checksums by which summary.json vouches for itself, config.json and metrics.jsonl: a changed figure is not read.
+"""Checksums in summary.json of itself, config.json and metrics.jsonl, so that a changed figure is refused.
 
-`summary["sha256"]` has one entry for each of the three, that of the summary itself over all its other keys. Summaries
-older than this have none, and are read as they are.
+`summary["sha256"]` has one entry for each of the three files; the entry of the summary covers all its other keys. Older
+summaries have none and are read without a check.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def sealed(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def broken_seal(folder: Path, summary: dict[str, Any]) -> str | None:
-    """What was changed since the run ended, in one sentence; None where all is as it was, or nothing is sealed."""
+    """A sentence about what changed since the run ended; None if nothing did, or if there are no checksums."""
     if KEY not in summary:
         return None
     seal = summary[KEY] if isinstance(summary[KEY], dict) else {}

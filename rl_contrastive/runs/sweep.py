@@ -1,4 +1,4 @@
-"""A TOML file -> its runs: cross products, seeds, and what is already done.
+"""From a TOML file to its runs: cross products, seeds, and the runs that are already done.
 
     name = "locks"                        # the group of runs; the file's name by default
     [defaults]                            # for every run
@@ -14,7 +14,7 @@
     seeds = [0]
 
 A crossed `agent.x` is added to the label and every `env.x` to the task's name (`combination-lock,horizon=5`), so that
-each run has its own folder <out>/<label>--<task>/seed-<n>. A value that is a list itself stands in a list of its own:
+each run has its own folder <out>/<label>--<task>/seed-<n>. A value that is itself a list must be inside another list:
 `"agent.net_arch" = [[256, 256]]`.
 """
 
@@ -28,10 +28,11 @@ from typing import Any
 
 from rl_contrastive.config import from_dict, load_toml, require
 from rl_contrastive.errors import RlcError, unknown_name
-from rl_contrastive.runs.loop import Budget
 from rl_contrastive.runs.folder import CONFIG
+from rl_contrastive.runs.loop import Budget
+from rl_contrastive.runs.origin import origin
 from rl_contrastive.runs.run import RunConfig, prepare, read_config, read_summary, resolve, run_folder
-from rl_contrastive.runs.run_config import completed, origin, require_trust, with_local_folder
+from rl_contrastive.runs.run_config import completed, require_trust, with_local_folder
 from rl_contrastive.runs.workers import Job, Needs
 
 BUDGET = {f.name for f in fields(Budget)}
@@ -46,7 +47,7 @@ class Sweep:
     name: str
     runs: list[RunConfig]
     needs: list[Needs]
-    """What each of them asks of a cluster."""
+    """The resources that each of them asks of a cluster."""
     compare: bool
     """Whether to compare the runs at the end."""
 
@@ -204,7 +205,7 @@ def plan_jobs(
             require_trust(stored, folder, set(stored.imports) <= set(config.imports))
             jobs.append(Job(folder, config, trusted=True, needs=need))
     made = origin() if new else None
-    for config in new:  # only now: no folder is made if any other one is in the way
+    for config in new:  # only now, so that no folder is made if another one is in the way
         prepare(config, out, overwrite=overwrite, command=command, made=made)
     return jobs, done
 
@@ -216,5 +217,5 @@ def _completed(config: RunConfig) -> RunConfig:
 
 
 def _essence(config: RunConfig) -> RunConfig:
-    """The config without what does not change a run's results."""
+    """The config without the fields that do not affect results."""
     return replace(config, checkpoint_seconds=0.0, tensorboard=True, imports=(), group="x")

@@ -1,8 +1,7 @@
-"""TensorBoard beside a run's record: its scalars, over what the budget counts, and what an agent may offer beside them.
+"""TensorBoard files of a run: its scalars, over the count of the budget, and what an agent may offer in addition.
 
-The scalars are a copy of metrics.jsonl and are made anew when a run is resumed. Histograms and numbers of features are
-in the event files alone, so that no record depends on whether they were looked at: a resumed run takes over those up to
-its checkpoint.
+The scalars are a copy of metrics.jsonl and are written again when a run is resumed. Histograms and numbers of features
+exist only in the event files, so that no record depends on them. A resumed run keeps those up to its checkpoint.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""The search itself: settings drawn by Optuna, trials as ordinary runs, a ledger from which a killed tuning goes on.
+"""The search: Optuna draws settings, trials are ordinary runs, and a killed tuning continues from a ledger.
 
     <out>/tune.json                             the file's values, the settings, and the results of each finished rung
     <out>/trials/trial-0003/<label>--<env>/seed-n   the runs of a trial; a rung raises their cap
     <out>/best/<label>--<env>/seed-n            the best setting on the reporting seeds
 
 Setting n depends on the seed and on n alone. Trials are dropped at the end of a rung, in the order of their numbers, so
-neither the engine nor the number of workers changes a decision. The ledger is replaced whole after each rung; Optuna's
-own journal is not used, because a kill in the middle of a line leaves one that cannot be read once more is appended.
+neither the engine nor the number of workers changes a decision. The ledger is replaced as a whole after each rung.
+Optuna's own journal is not used: after a kill in the middle of a line and another append it cannot be read.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class Stopped(Exception):  # noqa: N818 - not an error
 
 @dataclass
 class Ledger:
-    """What tune.json holds."""
+    """The contents of tune.json."""
 
     spec: dict[str, Any]
-    """What decides the search: everything in the file but the reporting seeds."""
+    """The values that determine the search: everything in the file except the reporting seeds."""
     trials: list[Params]
     """Setting of each trial."""
     rungs: list[dict[str, Any]] = field(default_factory=list)
-    """Of each finished rung: its cap, {trial: value, None where a run failed}, and the trials kept."""
+    """For each finished rung: its cap, {trial: value, None where a run failed}, and the trials kept."""
 
     def write(self, out: Path) -> None:
         """Replace the file, whole or not at all."""
@@ -65,13 +65,13 @@ class Found:
     trial: int
     params: Params
     value: float
-    """Mean of the metric over the tuning seeds: chosen among many, so too good; report the other seeds' instead."""
+    """Mean of the metric over the tuning seeds. It is biased by the choice; report the other seeds instead."""
 
 
 def require_optuna() -> None:
     """One sentence where Optuna is missing."""
     found = importlib.util.find_spec("optuna") is not None
-    require(found, "rlc tune needs the package optuna: pip install rl-contrastive[tune].")
+    require(found, "rlc tune needs the package optuna: pip install -e '.[tune]'.")
 
 
 def draw(tune: TuneConfig, number: int) -> Params:
@@ -81,7 +81,7 @@ def draw(tune: TuneConfig, number: int) -> Params:
     distributions: dict[str, Any] = {}
     for key, value in tune.ranges.items():
         [(kind, ends)] = value.items()
-        if kind == "choice":  # by index: a choice may be a list
+        if kind == "choice":  # by index, because a choice may be a list
             distributions[key] = optuna.distributions.IntDistribution(0, len(ends) - 1)
         elif kind == "int":
             distributions[key] = optuna.distributions.IntDistribution(*ends)
@@ -104,7 +104,9 @@ def open_ledger(tuning: Tuning, out: Path, *, overwrite: bool = False) -> Ledger
         if found is not None:  # before anything was decided, the metric and the seeds may still change
             _require_same(found.trials == ledger.trials and found.spec["run"] == tuning.run, tuning, out)
         for params in ledger.trials:
-            tuning.configs(params, tuning.tune.tune_seeds, tuning.caps[0])  # an impossible setting is told before any run
+            tuning.configs(
+                params, tuning.tune.tune_seeds, tuning.caps[0]
+            )  # an impossible setting is told before any run
         out.mkdir(parents=True, exist_ok=True)
         ledger.write(out)
         return ledger
@@ -120,7 +122,9 @@ def _read(path: Path) -> Ledger:
 
 
 def _require_same(same: bool, tuning: Tuning, out: Path) -> None:
-    require(same, f"{out} holds a tuning of other values than {tuning.where}: choose another --out, or use --overwrite.")
+    require(
+        same, f"{out} holds a tuning of other values than {tuning.where}: choose another --out, or use --overwrite."
+    )
 
 
 def search(tuning: Tuning, out: Path, engine: Engine, *, overwrite: bool = False, command: str = "") -> Found:
@@ -156,9 +160,7 @@ def good_first(tune: TuneConfig, values: dict[int, float | None]) -> list[int]:
 def keeper(tune: TuneConfig) -> Callable[[int, dict[int, float | None]], list[int]]:
     """keep(rung, {trial: value}) -> the trials that go on, called once for each rung in order."""
     if tune.method != "asha":
-        return lambda rung, values: sorted(
-            good_first(tune, values)[: max(1, math.ceil(len(values) / tune.reduction))]
-        )
+        return lambda rung, values: sorted(good_first(tune, values)[: max(1, math.ceil(len(values) / tune.reduction))])
     import optuna
 
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=tune.reduction)
@@ -235,7 +237,8 @@ def value_of(tune: TuneConfig, folder: Path) -> float | None:
         return None
     lines = RunFolder(folder).lines()
     if tune.metric not in lines[-1]:
-        raise RlcError(f"tune.metric: {unknown_name('name in metrics.jsonl', tune.metric, lines[-1])}")
+        near = unknown_name("name in metrics.jsonl", tune.metric, lines[-1], first=f"{tune.metric}_mean")
+        raise RlcError(f"tune.metric: {near}")
     chosen = lines if tune.over == "mean" else lines[-1:]
     found = [line[tune.metric] for line in chosen if line.get(tune.metric) is not None]
     return float(np.mean(found)) if len(found) == len(chosen) else None

@@ -1,4 +1,4 @@
-"""A TOML file -> a tuning: one run, what may vary in it, and seeds for tuning apart from those for reporting.
+"""From a TOML file to a tuning: one run, the values that may vary, and separate seeds for tuning and reporting.
 
     name = "lock-bonus"                   # the file's name by default
     [run]                                 # keys of a sweep's [[run]], one value each and no seeds
@@ -15,15 +15,17 @@
     [tune.ranges]
     "agent.gamma" = { loguniform = [0.01, 10.0] }
     "agent.batch" = { choice = [10, 50] }
+
+Keys of [tune] are the fields of `TuneConfig`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from rl_contrastive.config import from_dict, load_toml, require
+from rl_contrastive.config import Ge, Options, from_dict, load_toml, require
 from rl_contrastive.errors import RlcError, unknown_name
 from rl_contrastive.runs.run_config import RunConfig
 from rl_contrastive.runs.sweep import expand, split_needs
@@ -34,38 +36,36 @@ KINDS = ("uniform", "loguniform", "int", "choice")
 
 
 @dataclass(frozen=True)
-class TuneConfig:
+class TuneConfig(Options, where="tune."):
     """How the best setting is searched for, and on which seeds it is reported."""
 
     ranges: dict[str, Any]
     """Key of the run -> { uniform = [low, high] }, { loguniform = [low, high] }, { int = [low, high] } (both ends
     included) or { choice = [...] }."""
-    trials: int
-    """Settings that are tried (>= 1)."""
+    trials: Annotated[int, Ge(1)]
+    """Number of settings that are tried."""
     tune_seeds: tuple[int, ...]
     """Seeds on which settings are compared."""
     report_seeds: tuple[int, ...]
-    """Seeds on which the best one is run at the end; none of them is a tuning seed."""
+    """Seeds on which the best setting is run at the end; none may be a tuning seed."""
     metric: str = "return_mean"
-    """What is compared: a name in metrics.jsonl."""
+    """The metric to compare: a name in metrics.jsonl."""
     over: Literal["last", "mean"] = "last"
     """The metric at the last evaluation, or its mean over all evaluations (how fast a setting learns)."""
     direction: Literal["maximize", "minimize"] = "maximize"
-    """Which end of the metric is the good one."""
+    """Whether large or small values of the metric are better."""
     method: Literal["random", "halving", "asha"] = "random"
     """random: every trial has the whole budget; halving: the best 1 / reduction of each rung go on; asha: Optuna's
     SuccessiveHalvingPruner, which judges each trial against the ones before it."""
     rungs: tuple[int, ...] = ()
     """Caps at which trials are dropped, rising and below the run's own (halving and asha need one at least)."""
-    reduction: int = 3
-    """eta, the factor by which the trials become fewer at each rung (>= 2)."""
-    seed: int = 0
-    """Seed of the settings that are drawn (>= 0)."""
+    reduction: Annotated[int, Ge(2)] = 3
+    """eta, the factor by which the trials become fewer at each rung."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of the settings that are drawn."""
 
     def __post_init__(self) -> None:
-        require(self.trials >= 1, f"tune.trials must be >= 1, got {self.trials}.")
-        require(self.reduction >= 2, f"tune.reduction must be >= 2, got {self.reduction}.")
-        require(self.seed >= 0, f"tune.seed must be >= 0, got {self.seed}.")
+        super().__post_init__()
         for name in ("tune_seeds", "report_seeds", "ranges"):
             require(len(getattr(self, name)) > 0, f"tune.{name} is empty: give at least one.")
         both = sorted(set(self.tune_seeds) & set(self.report_seeds))
@@ -74,7 +74,9 @@ class TuneConfig:
         rising = all(a < b for a, b in zip((0, *self.rungs), self.rungs, strict=False))
         require(rising, f"tune.rungs must be >= 1 and rise, got {list(self.rungs)}.")
         wanted = self.method != "random"
-        require(wanted == bool(self.rungs), f"tune.rungs: {'give one at least' if wanted else 'none'} for {self.method}.")
+        require(
+            wanted == bool(self.rungs), f"tune.rungs: {'give one at least' if wanted else 'none'} for {self.method}."
+        )
         for key, value in self.ranges.items():
             _check_range(key, value)
 
@@ -116,7 +118,9 @@ class Tuning:
         values = {**self.run, **{k: [v] if isinstance(v, list) else v for k, v in params.items()}}
         entry = {**values, "imports": self.imports, "group": self.name, "seeds": list(seeds)}
         whole = expand(entry, self.where)
-        require(len(whole) == len(seeds), f"{self.where}: a list in [run] makes several runs; put it under tune.ranges.")
+        require(
+            len(whole) == len(seeds), f"{self.where}: a list in [run] makes several runs; put it under tune.ranges."
+        )
         if cap is None or cap == self.caps[-1]:
             return whole
         budget = whole[0].budget

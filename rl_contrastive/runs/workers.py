@@ -1,8 +1,8 @@
-"""Seeds in parallel: one process a run, handed a run folder, that dies alone.
+"""Runs in parallel: each run has its own process, which gets a run folder and cannot harm other runs.
 
-Each run has a process of its own with one BLAS thread, also when there is only one run: its bytes then do not depend
-on how many others run beside it. A process that is killed or crashes fails its own run only; with `retries` another
-one goes on from the run's checkpoint.
+Each run has its own process with one BLAS thread, even if there is only one run, so that its bytes do not depend on
+the number of runs beside it. A process that is killed or crashes fails only its own run. With `retries` another process
+continues from the run's checkpoint.
 
 The parent keeps each worker's stdin open. Closing it (or the parent's death) asks the worker to stop after its current
 batch, with a checkpoint; SIGTERM stops it at once. Workers ignore Ctrl-C, which reaches the parent.
@@ -11,7 +11,6 @@ batch, with a checkpoint; SIGTERM stops it at once. Workers ignore Ctrl-C, which
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -22,9 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, Options
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.folder import SUMMARY, RunFolder, write_json
 from rl_contrastive.runs.run import RunConfig, Summary, read_summary
@@ -32,36 +31,32 @@ from rl_contrastive.runs.run import RunConfig, Summary, read_summary
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 WORKER = "from rl_contrastive.runs.workers import worker_main; worker_main()"
 DEAF = ("/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh")
-"""Starts a program that ignores Ctrl-C from its first moment: what is ignored stays so in what is executed."""
+"""Starts a program that ignores Ctrl-C from the start, because ignored signals stay ignored after exec."""
 REPORT_SECONDS = 0.2
 """A worker reports its progress at most this often."""
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What one run asks of a cluster's scheduler. Local processes are not held to it."""
+class Needs(Options):
+    """Resources that one run asks of a cluster's scheduler. They do not limit local processes."""
 
-    cpus: float | None = None
-    """CPUs of the run (> 0); default: its `threads`."""
-    gpus: float | None = None
-    """GPUs of the run (>= 0), parts of one allowed; default: 1 where its device is cuda, else 0."""
-
-    def __post_init__(self) -> None:
-        require(self.cpus is None or 0 < self.cpus < math.inf, f"cpus must be > 0 and finite, got {self.cpus}.")
-        require(self.gpus is None or 0 <= self.gpus < math.inf, f"gpus must be >= 0 and finite, got {self.gpus}.")
+    cpus: Annotated[float | None, Gt(0)] = None
+    """CPUs of the run; default: its `threads`."""
+    gpus: Annotated[float | None, Ge(0)] = None
+    """GPUs of the run, parts of one allowed; default: 1 where its device is cuda, else 0."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run folder to go on with; one that `run.prepare` made has everything before it."""
+    """A run folder to continue; one made by `run.prepare` has not started yet."""
 
     folder: Path
     config: RunConfig
-    """What the folder's config.json holds."""
+    """The contents of the folder's config.json."""
     fresh: bool = False
-    """Just prepared: the folder goes away again if its config turns out to be impossible."""
+    """Whether it was just prepared; then the folder is removed if its config turns out to be impossible."""
     trusted: bool = False
-    """The user has asked for the Python files that the config names: they may be run."""
+    """Whether the user allowed the Python files that the config names to be run."""
     needs: Needs = Needs()
     """What the run asks of a cluster."""
 
@@ -74,7 +69,7 @@ class Outcome:
     summary: Summary | None
     bad_input: str | None = None
     died: bool = False
-    """The process ended without a word: killed, out of memory, crashed."""
+    """Whether the process ended without an answer: killed, out of memory, crashed."""
 
 
 Report = Callable[[Job, dict[str, Any]], None]
@@ -163,7 +158,7 @@ class Pool:
         return outcome or self._died(job, code)
 
     def _died(self, job: Job, code: int) -> Outcome:
-        """A process that ended without a word: its run counts as failed, if we did not stop it, and can be resumed."""
+        """Handle a process that ended without an answer. Its run can be resumed; it failed unless we stopped it."""
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
         error = f"the worker process ended with {how}; go on with `rlc resume {job.folder}`."
         with suppress(RlcError):  # it may have ended between its last line and its last word
@@ -205,7 +200,7 @@ def write_ended(job: Job, error: str | None) -> Summary:
 
 def worker_main() -> None:
     """Entry point of a worker process: one job from stdin, messages to stdout."""
-    # Whatever prints goes to stderr: stdout carries the protocol.
+    # All prints go to stderr, because stdout carries the protocol.
     channel, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, _raise_interrupt)
@@ -259,7 +254,7 @@ def _work(folder: Path, trusted: bool, channel: IO[str], stop: threading.Event) 
 
 
 def last_message(summary: Summary) -> dict[str, Any]:
-    """What the progress line shows of a run that ended, on whichever engine."""
+    """The text of the progress line for a run that ended, on any engine."""
     return {
         "episodes": summary["episodes"],
         "env_steps": summary["env_steps"],
@@ -270,7 +265,7 @@ def last_message(summary: Summary) -> dict[str, Any]:
 
 
 def progress_message(progress: Any) -> dict[str, Any]:
-    """What the progress line shows."""
+    """The text of the progress line."""
     return {
         "episodes": progress.episodes,
         "env_steps": progress.env_steps,

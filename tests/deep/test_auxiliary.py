@@ -149,7 +149,7 @@ def test_a_slot_that_is_overwritten_is_forgotten_once(remembering: str) -> None:
 
 def test_two_shifts_of_a_frame_are_views() -> None:
     from rl_contrastive.config import from_dict
-    from rl_contrastive.deep.bonus import NoBonus
+    from rl_contrastive.deep.bonus_contract import NoBonus
     from rl_contrastive.deep.config import DeepLearnerConfig
     from rl_contrastive.deep.learner import DeepLearner
     from rl_contrastive.deep.replay.replay import Replay

@@ -245,7 +245,7 @@ def test_bad_states_are_refused_with_the_name_of_what_is_wrong() -> None:
         ({"kind": "minatar"}, (5,), "float32", "2 or 3 axes"),
         ({"kind": "mlp", "hidden": ()}, (5,), "float32", "at least one hidden layer"),
         ({"hidden": ()}, (5,), "float32", "at least one hidden layer"),
-        ({"hidden": (0,)}, (5,), "float32", "widths >= 1"),
+        ({"hidden": (0,)}, (5,), "float32", "hidden must lie in"),
         ({"kind": "nature", "channels": (8, 8)}, (4, 84, 84), "uint8", "3 convolutions"),
         ({}, (), "int64", "num_states"),
     ],

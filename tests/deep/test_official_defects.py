@@ -320,7 +320,8 @@ def fields_and_reads(texts: list[str]) -> tuple[set[str], set[str]]:
         configs = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name.endswith("Config")]
         inside = {id(node) for config in configs for node in ast.walk(config)}
         for config in configs:
-            declared = [node.target for node in config.body if isinstance(node, ast.AnnAssign)]
+            marked = [node for node in config.body if isinstance(node, ast.AnnAssign)]
+            declared = [node.target for node in marked if "ClassVar" not in ast.unparse(node.annotation)]
             fields |= {target.id for target in declared if isinstance(target, ast.Name)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and id(node) not in inside:

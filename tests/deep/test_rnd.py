@@ -138,7 +138,7 @@ def test_global_generators_are_left_alone() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({"dim": 0}, "dim must be >= 1"), ({"hidden": -1}, "hidden must be >= 0"), ({"lr": 0.0}, "lr must be > 0")],
+    [({"dim": 0}, "dim must lie in"), ({"hidden": -1}, "hidden must lie in"), ({"lr": 0.0}, "lr must be > 0")],
 )
 def test_bad_options_are_sentences(fields, words) -> None:
     with pytest.raises(RlcError, match=words):

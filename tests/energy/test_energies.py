@@ -256,7 +256,7 @@ def test_factors_of_any_size() -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: MLPConfig(hidden=()), "hidden must be widths"),
+        (lambda: MLPConfig(hidden=()), "hidden must hold at least one width"),
         (lambda: MLPConfig(activation="relu"), "activation must be one of"),  # type: ignore[arg-type]
         (lambda: MLPEnergy(2, rng=generator())(torch.zeros(4, 3)), r"x must be \(\.\.\., 2\)"),
         (lambda: ConvEnergy((1, 4, 4), rng=generator())(torch.zeros(2, 15)), r"x must be \(\.\.\., 16\)"),

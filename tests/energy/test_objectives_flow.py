@@ -153,7 +153,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_bits() -> None:
      ({"pace": math.nan}, "pace"), ({"seed": -1}, "seed")],
 )  # fmt: skip
 def test_options_that_are_refused(options: dict[str, float], word: str) -> None:
-    with pytest.raises(RlcError, match=f"fce: {word} must be"):
+    with pytest.raises(RlcError, match=f"fce: {word} must "):
         FCEConfig(**options)  # type: ignore[arg-type]
 
 

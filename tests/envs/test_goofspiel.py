@@ -186,7 +186,7 @@ def test_games_that_are_too_large_are_refused():
         build_table("count", (100, 100), [(1.0, 0)], lambda n: [[(1.0, 0.0, n + 1)]] * 10_000)
     assert MAX_PAIRS == 100 * 100**2
     for cards in (1, 7):
-        with pytest.raises(RlcError, match=r"cards must be in 2\.\.6"):
+        with pytest.raises(RlcError, match=r"cards must lie in"):
             GoofspielConfig(cards)
 
 

@@ -296,7 +296,7 @@ def test_state_round_trip_and_refusals(lock):
     ("fields", "message"),
     [
         ({"most_latents": 0}, "most_latents"),
-        ({"forward": 0, "backward": 0}, "not both 0"),
+        ({"forward": 0, "backward": 0}, "not both be 0"),
         ({"forward": -1}, "forward"),
         ({"gap": 0.0}, "gap"),
         ({"gap": float("nan")}, "gap"),

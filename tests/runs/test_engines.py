@@ -17,8 +17,8 @@ from rl_contrastive.cli import main
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs import ray_task
 from rl_contrastive.runs.budget import Budget
-from rl_contrastive.runs.engines import start_engine
 from rl_contrastive.runs.engine_options import EngineOptions
+from rl_contrastive.runs.engines import start_engine
 from rl_contrastive.runs.parcel import further, pack, unpack
 from rl_contrastive.runs.ray_engine import RayEngine, resources
 from rl_contrastive.runs.run import read_summary, resolve, resume
@@ -206,7 +206,7 @@ def test_a_sweep_stopped_on_one_engine_is_finished_by_the_other(mortal, local, t
     engine = start_engine(engines[first], lambda job, message: engine.stop() if message["episodes"] > 100 else None)
     halves = [o.summary and o.summary["status"] for o in engine.run(jobs)]
     assert "aborted" in halves
-    jobs, done = plan_jobs(runs, out)
+    jobs, _ = plan_jobs(runs, out)
     assert len(jobs) >= 1
     assert finished(start_engine(engines[then]).run(jobs))
     assert results(out) == expected

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rl_contrastive.acting import sample
 from rl_contrastive.config import from_dict
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import get
 from rl_contrastive.runs import evaluate as module
 from rl_contrastive.runs.evaluate import Evaluation, evaluate, exact_evaluation, exact_model
-from rl_contrastive.acting import sample
 from rl_contrastive.seeding import STREAMS, SeedTree
 
 

@@ -55,5 +55,5 @@ def test_it_leaves_no_alarm_behind(config):
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
 def test_impossible_limits(seconds):
-    with pytest.raises(RlcError, match="step_seconds must be > 0 and finite"):
+    with pytest.raises(RlcError, match="step_seconds must be > 0"):
         RunConfig("uniform", "low-rank", step_seconds=seconds)

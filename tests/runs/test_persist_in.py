@@ -9,7 +9,7 @@ import pytest
 
 from rl_contrastive import registry
 from rl_contrastive.errors import RlcError
-from rl_contrastive.runs import folder as record
+from rl_contrastive.runs import sink
 from rl_contrastive.runs.folder import RunFolder
 from rl_contrastive.runs.loop import train
 from rl_contrastive.runs.run import build, prepare, read_summary, resolve, resume, run, run_folder
@@ -56,8 +56,8 @@ def keeper(config, monkeypatch):
     Keeper.begin = noted("begin", lambda self, num_envs: None)
     Keeper.state_dict = noted("state_dict", state_dict)
     Keeper.load_state_dict = noted("load_state_dict", load_state_dict)
-    save = record.save_state
-    monkeypatch.setattr(record, "save_state", lambda *args: (called.append("save"), save(*args)))
+    save = sink.save_state
+    monkeypatch.setattr(sink, "save_state", lambda *args: (called.append("save"), save(*args)))
     return called
 
 

@@ -179,10 +179,10 @@ def test_a_full_disk_fails_the_run_and_keeps_the_last_good_checkpoint(tmp_path, 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's full device")
 def test_a_disk_that_is_full_for_the_records_too(tmp_path, config, monkeypatch):
-    from rl_contrastive.runs import folder as record
+    from rl_contrastive.runs import sink
 
-    real = record._append
-    monkeypatch.setattr(record, "_append", lambda path: real(Path("/dev/full") if "metrics" in path.name else path))
+    real = sink._append
+    monkeypatch.setattr(sink, "_append", lambda path: real(Path("/dev/full") if "metrics" in path.name else path))
     summary = run(replace(config, checkpoint_seconds=1000.0), tmp_path)
     assert summary["status"] == "failed"
     assert "metrics.jsonl: No space left on device" in summary["error"]

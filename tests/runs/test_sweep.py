@@ -130,7 +130,7 @@ def test_ray_is_asked_for_only_where_it_is_installed(file, capsys, monkeypatch):
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["sweep", str(file), "--engine", "ray"]) == 2
-    assert capsys.readouterr().err == "rlc: --engine ray needs the package ray: pip install rl-contrastive[ray].\n"
+    assert capsys.readouterr().err == "rlc: --engine ray needs the package ray: pip install -e '.[ray]'.\n"
 
 
 @pytest.mark.long

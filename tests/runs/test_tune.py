@@ -8,19 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from rl_contrastive.cli import main
 from rl_contrastive.errors import RlcError
-from rl_contrastive.runs.engines import start_engine
 from rl_contrastive.runs.engine_options import EngineOptions
+from rl_contrastive.runs.engines import start_engine
 from rl_contrastive.runs.tune import LEDGER, Stopped, draw, good_first, keeper, open_ledger, report, search
 from rl_contrastive.runs.tune_file import TuneConfig, load_tuning
 from rl_contrastive.runs.workers import Pool
 
-needs_optuna = pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="needs optuna: pip install '.[tune]'")
+needs_optuna = pytest.mark.skipif(
+    importlib.util.find_spec("optuna") is None, reason="needs optuna: pip install '.[tune]'"
+)
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray: pip install '.[ray]'")
 TEXT = """
 name = "trial"
@@ -95,7 +98,7 @@ def test_bad_files_are_one_sentence(file, tmp_path):
 def test_optuna_is_asked_for_by_its_extra(file, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["tune", str(file)]) == 2
-    assert capsys.readouterr().err == "rlc: rlc tune needs the package optuna: pip install rl-contrastive[tune].\n"
+    assert capsys.readouterr().err == "rlc: rlc tune needs the package optuna: pip install -e '.[tune]'.\n"
 
 
 def test_halving_keeps_the_best_part_and_drops_what_failed():
@@ -144,6 +147,20 @@ def test_an_impossible_setting_is_told_before_any_run(file, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def stopping_pool():
+    """A pool that stops at the third message of 40 episodes or more."""
+    count = 0
+
+    def report_one(job, message):
+        nonlocal count
+        count += message["episodes"] >= 40
+        if count >= 3:
+            pool.stop()
+
+    pool = Pool(1, report_one)
+    return pool
+
+
 @needs_optuna
 @pytest.mark.long
 def test_a_stopped_tuning_goes_on_with_the_same_trials(file, tmp_path, capsys):
@@ -155,19 +172,8 @@ def test_a_stopped_tuning_goes_on_with_the_same_trials(file, tmp_path, capsys):
     assert low < result["report"]["mean_interval"][0] < high
     tuning = load_tuning(file)
     for _ in range(3):  # one life before the first rung ends, one within the second
-        count = 0
-
-        def report_one(job, message):
-            nonlocal count
-            count += message["episodes"] >= 40
-            if count >= 3:
-                pool.stop()
-
-        pool = Pool(1, report_one)
-        try:
-            search(tuning, cut, pool)
-        except Stopped as stop:
-            assert stop.outcomes
+        with suppress(Stopped):
+            search(tuning, cut, stopping_pool())
     found = search(tuning, cut, Pool(2))
     values = report(tuning, found, cut, Pool(2))
     assert {str(seed): value for seed, value in values.items()} == result["report"]["seeds"]
@@ -215,7 +221,11 @@ def test_a_tuning_on_ray_has_the_bytes_of_a_local_one(file, tmp_path):
 @needs_optuna
 @pytest.mark.long
 def test_a_metric_that_is_not_recorded_is_named(file, tmp_path):
-    text = file.read_text().replace('method = "halving"\nrungs = [40]', 'metric = "return_men"').replace("trials = 4", "trials = 1")
+    text = (
+        file.read_text()
+        .replace('method = "halving"\nrungs = [40]', 'metric = "return_men"')
+        .replace("trials = 4", "trials = 1")
+    )
     file.write_text(text)
     with pytest.raises(RlcError, match="did you mean 'return_mean'"):
         search(load_tuning(file), tmp_path / "out", Pool(1))

@@ -1,4 +1,4 @@
-"""Epsilon-greedy: the same planning without optimism; what undirected exploration is worth.
+"""Epsilon-greedy: the same planning without optimism. It measures how far undirected exploration gets.
 
 With probability epsilon_k a uniform action, else the greedy one of
   tabular:  value iteration on P-hat, r-hat from visit counts (pairs without visits are worth 0);
@@ -15,7 +15,7 @@ import numpy as np
 
 from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent, grew_by
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, Options, require, require_keys
 from rl_contrastive.features.steps import StepStore
 from rl_contrastive.features.tables import StateTable
 from rl_contrastive.planning.bonus import spd_inverse
@@ -26,26 +26,21 @@ from rl_contrastive.spec import Array, Env, FloatArray, IntArray, State, StepDat
 
 
 @dataclass(frozen=True)
-class EpsilonGreedyConfig:
+class EpsilonGreedyConfig(Options, where="epsilon-greedy"):
     """Epsilon-greedy on a model (tabular) or on linear values of the raw observation (vectors)."""
 
     batch: Annotated[int, Ge(1)] = 10
     """B, episodes between two updates."""
     epsilon: Annotated[float, In(0, 1)] = 0.1
     """Final probability of a uniform action."""
-    decay_episodes: int = 0
-    """epsilon_k falls linearly from 1 to `epsilon` over this many episodes (>= 0; 0: constant)."""
-    growth: float = 0.05
-    """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch)."""
+    decay_episodes: Annotated[int, Ge(0)] = 0
+    """epsilon_k falls linearly from 1 to `epsilon` over this many episodes (0: constant)."""
+    growth: Annotated[float, Ge(0)] = 0.05
+    """Replan when the number of transitions grew by this fraction (0: after every batch)."""
     lam: Annotated[float, Gt(0)] = 1.0
     """lambda, ridge of the regressions; vector observations only."""
     capacity: Annotated[int, Ge(1)] = 10_000
     """Rows kept of each step, the newest ones; vector observations only."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "epsilon-greedy")
-        require(self.decay_episodes >= 0, f"epsilon-greedy: decay_episodes must be >= 0, got {self.decay_episodes}.")
-        require(0.0 <= self.growth < np.inf, f"epsilon-greedy: growth must be >= 0, got {self.growth}.")
 
 
 @register("agent", "epsilon-greedy", EpsilonGreedyConfig)
@@ -117,8 +112,7 @@ class EpsilonGreedy(BaseAgent):
         }
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("memory", "values", "planned_at", "episodes", "version", "rng"):
-            require(key in state, f"epsilon-greedy: the saved state lacks '{key}'.")
+        require_keys(state, ("memory", "values", "planned_at", "episodes", "version", "rng"), "epsilon-greedy")
         values, shape = np.array(state["values"], dtype=np.float64), self.values.shape
         require(values.shape == shape, f"epsilon-greedy: the saved values have shape {values.shape}, not {shape}.")
         self.memory.load_state_dict(state["memory"])

@@ -1,28 +1,29 @@
-"""Independent Q-learning: each player of a game takes the other for a part of the world. What equilibria are for.
+"""Independent Q-learning: each player of a game treats the other as a part of the environment.
 
     for each transition (s, a, b, r, s') of step h, with the step size alpha_n of `q_learning`:
       1. maximiser:  Q1_h(s,a) += alpha_n (r + max_a' Q1_{h+1}(s',a') - Q1_h(s,a))
       2. minimiser:  Q2_h(s,b) += alpha_n (r + min_b' Q2_{h+1}(s',b') - Q2_h(s,b))
       3. both play epsilon-greedily, each in its own table
 
-What each player meets moves with the other's policy, so nothing need converge, and a greedy policy is pure: where an
-equilibrium has to mix it can be exploited whatever was learned (rock-paper-scissors). Source: Tan 1993.
+For each player the environment changes with the other's policy, so nothing need converge. A greedy policy is
+deterministic. Where an equilibrium must mix, as in rock-paper-scissors, it can be exploited whatever was learned. This
+baseline shows why games need equilibria. Source: Tan 1993.
 
-Rich observations are decoded into latent states first, by the decoder that contrastive-ucb-game may use: the comparison
-is of what is done with the states, not of how they are found.
+Rich observations are first decoded into latent states, by the decoder that contrastive-ucb-game may use. So the
+comparison is about the use of the states and not about how they are found.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from rl_contrastive.acting import greedy, sample
 from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, StepSize
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Gt, In, Options, require_keys
 from rl_contrastive.features.decoder import DecoderConfig
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -30,29 +31,26 @@ from rl_contrastive.spec import Array, Env, EnvSpec, FloatArray, IntArray, State
 
 
 @dataclass(frozen=True)
-class IndependentQConfig:
+class IndependentQConfig(Options, where="independent-q"):
     """Two epsilon-greedy Q-learners."""
 
-    batch: int = 10
-    """B, episodes between two updates (>= 1)."""
-    alpha: float | None = None
-    """Constant step size in (0, 1]; default (H + 1) / (H + n) at the n-th visit."""
-    epsilon: float = 0.1
-    """Final probability of a uniform action, of each player by itself, in [0, 1]."""
-    decay_episodes: int = 0
-    """epsilon_k falls linearly from 1 to `epsilon` over this many episodes (>= 0; 0: constant)."""
+    batch: Annotated[int, Ge(1)] = 10
+    """B, episodes between two updates."""
+    alpha: Annotated[float | None, In(0, 1, above=True)] = None
+    """Constant step size; default (H + 1) / (H + n) at the n-th visit."""
+    epsilon: Annotated[float, In(0, 1)] = 0.1
+    """Final probability of a uniform action, of each player by itself."""
+    decay_episodes: Annotated[int, Ge(0)] = 0
+    """epsilon_k falls linearly from 1 to `epsilon` over this many episodes (0: constant)."""
     pool: bool = False
-    """Where the environment declares one kernel for all steps and shows its states: one table for all steps, blind to
-    the clock. Right for long games (soccer), wrong where the last steps differ much from the first."""
-    capacity: int = 5000
-    """Rows kept of each step where observations are decoded, the newest ones (>= 10)."""
-    decoder_growth: float = 0.1
-    """Refit a step's decoder when its rows grew by this fraction (> 0)."""
+    """Where the environment declares one kernel for all steps and shows its states: one table for all steps,
+    independent of h. This suits long games (soccer) and fails where the last steps differ much from the first."""
+    capacity: Annotated[int, Ge(10)] = 5000
+    """Rows kept of each step where observations are decoded, the newest ones."""
+    decoder_growth: Annotated[float, Gt(0)] = 0.1
+    """Refit a step's decoder when its rows grew by this fraction."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Rich observations -> latent states."""
-
-    def __post_init__(self) -> None:
-        check_q_config("independent-q", self)
 
 
 @register("agent", "independent-q", IndependentQConfig)
@@ -109,8 +107,7 @@ class IndependentQ(BaseAgent):
         }
 
     def load_state_dict(self, state: State) -> None:
-        for key in ("max", "min", "data", "episodes", "version", "rng"):
-            require(key in state, f"independent-q: the saved state lacks '{key}'.")
+        require_keys(state, ("max", "min", "data", "episodes", "version", "rng"), "independent-q")
         self.max_player.load_state_dict(state["max"])
         self.min_player.load_state_dict(state["min"])
         self.data.load_state_dict(state["data"])
@@ -133,15 +130,3 @@ def decayed(config: Any, episodes: int) -> float:
     if episodes >= config.decay_episodes:
         return float(config.epsilon)
     return float(1.0 - (1.0 - config.epsilon) * episodes / config.decay_episodes)
-
-
-def check_q_config(agent: str, config: Any) -> None:
-    """The ranges that the Q-learners' configs have in common."""
-    alpha = config.alpha
-    require(config.batch >= 1, f"{agent}: batch must be >= 1, got {config.batch}.")
-    require(alpha is None or 0.0 < alpha <= 1.0, f"{agent}: alpha must be in (0, 1], got {alpha}.")
-    require(0.0 <= config.epsilon <= 1.0, f"{agent}: epsilon must be in [0, 1], got {config.epsilon}.")
-    require(config.decay_episodes >= 0, f"{agent}: decay_episodes must be >= 0, got {config.decay_episodes}.")
-    require(config.capacity >= 10, f"{agent}: capacity must be >= 10, got {config.capacity}.")
-    growth = config.decoder_growth
-    require(0.0 < growth < np.inf, f"{agent}: decoder_growth must be > 0, got {growth}.")

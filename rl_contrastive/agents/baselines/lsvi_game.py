@@ -1,4 +1,4 @@
-"""OMNI-VI (Xie, Chen, Wang, Yang 2020) on a game's true features phi_h(s,a,b): the ceiling for learned ones.
+"""OMNI-VI (Xie, Chen, Wang, Yang 2020) on a game's true features phi_h(s,a,b): an upper reference for learned ones.
 
     Lambda_h = lambda I + sum_n phi_n phi_n'
     for k = 1..K
@@ -9,35 +9,28 @@
       2. play a joint action of sigma_h; Lambda_h += phi phi' at each visited triple
 
 beta_h = c (H - h). The regression is the expectation under the signed measure mu_h(s') = phi_h Lambda_h^-1 sum_n phi_n
-[s'_n = s'], summed over counts of triples instead of visits as in `lsvi_ucb`; so the planner of models serves as it is.
-Handed out is the Nash equilibrium of the same recursion with beta = 0.
+[s'_n = s'], summed over counts of triples instead of visits as in `lsvi_ucb`. So the planner of models works unchanged.
+The policy handed out is the Nash equilibrium of the same recursion with beta = 0.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from rl_contrastive.acting import sample
-from rl_contrastive.agents.base import BaseAgent, grew_by
-from rl_contrastive.agents.baselines.lsvi_ucb import true_features
-from rl_contrastive.agents.baselines.planned_game import PlannedGame
-from rl_contrastive.config import Ge, Gt, check_ranges, require
-from rl_contrastive.errors import RlcError
+from rl_contrastive.agents.baselines.planned import OptimisticBaseline, PlannedGame, true_features
+from rl_contrastive.config import Ge, Gt, Options
 from rl_contrastive.features.counts import TransitionCounts
-from rl_contrastive.features.tables import StateTable
 from rl_contrastive.planning.bonus import EllipticalBonus
-from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.optimistic_games import plan_game, plan_nash
 from rl_contrastive.registry import register
-from rl_contrastive.seeding import generator_state, restore_generator
-from rl_contrastive.spec import Array, Env, ExactModel, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Array, Env, FloatArray, Transition
 
 
 @dataclass(frozen=True)
-class LsviGameConfig:
+class LsviGameConfig(Options, where="lsvi-game"):
     """OMNI-VI with the true phi_h(s,a,b) of the exact model."""
 
     batch: Annotated[int, Ge(1)] = 50
@@ -51,21 +44,17 @@ class LsviGameConfig:
     without factors fall back to "onehot"."""
     reward: Literal["known", "table"] = "known"
     """"known": r_h(s,a,b) of the exact model, as Contrastive-UCB's analysis assumes; "table": observed means."""
-    growth: float = 0.0
-    """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch)."""
+    growth: Annotated[float, Ge(0)] = 0.0
+    """Replan when the number of transitions grew by this fraction (0: after every batch)."""
     reward_max: float | None = None
     """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "lsvi-game")
-        require(0.0 <= self.growth < np.inf, f"lsvi-game: growth must be >= 0, got {self.growth}.")
 
 
 @dataclass(frozen=True)
 class RidgeModel:
     """The regression as a model: expect(h, V) = phi_h(s,a,b)' Lambda_h^-1 sum_n phi_n V(s'_n), linear in V.
 
-    Its rows are no distributions: they may be negative and, shrunk by lambda, sum to less than 1.
+    Its rows are no distributions: they may be negative, and shrinkage by lambda makes them sum to less than 1.
     """
 
     phi: FloatArray
@@ -93,42 +82,23 @@ class RidgeModel:
 
 
 @register("agent", "lsvi-game", LsviGameConfig)
-class LsviGame(BaseAgent):
+class LsviGame(OptimisticBaseline):
     """Optimistic least-squares value iteration for games on the TRUE features: the ceiling (reads the exact model)."""
 
     plays = "game"
+    planned: PlannedGame
+    elliptical: EllipticalBonus
 
     def __init__(self, env: Env, config: LsviGameConfig, *, seed: int = 0) -> None:
         super().__init__(env, config, seed=seed)
-        spec = self.env_spec
-        self.table = StateTable(spec, "lsvi-game")
-        model = env.exact()
-        if model is None or not model.observations_are_states:
-            raise RlcError(f"lsvi-game reads the true features, and {spec.name} has no exact model; use nash-vi.")
-        self.phi = true_features(model, config.features, spec.name)  # (H, S, AB, d)
-        self.true_reward = model.r
-        self.elliptical = EllipticalBonus(spec.horizon, self.phi.shape[-1], config.lam)
-        self.bounds = ReturnBounds(spec, config.reward_max)
-        self.rng = self.seeds.generator("act")
+        self.phi, self.true_reward = true_features(env, config.features, self.name, "nash-vi")  # (H, S, AB, d)
+        self.elliptical = EllipticalBonus(self.env_spec.horizon, self.phi.shape[-1], config.lam)
         self._plan()
 
-    def act(self, obs: Any, h: int) -> IntArray:
-        return sample(self.policy(obs, h, explore=True), rng=self.rng)  # (2)
-
     def observe(self, transition: Transition) -> None:
+        super().observe(transition)
         t = transition
-        self.bounds.note(t.reward[t.alive])
-        self.table.add(t)
         self.elliptical.update(t.h, self.phi[t.h, t.obs[t.alive], t.action[t.alive]])  # (2)
-
-    def update(self) -> dict[str, float]:
-        if grew_by(float(self.table.rows().sum()), self.planned.rows, self.config.growth):
-            self._plan()
-            self.version += 1
-        return self.planned.report
-
-    def policy(self, obs: Any, h: int, *, explore: bool = False) -> FloatArray:
-        return self.planned.policy(obs, h, explore=explore)
 
     def certificate(self, obs: Array) -> FloatArray:
         """V-bar_0 - V-under_0 (N,): bounds the gap of sigma's marginals where the bonus covers the model's error."""
@@ -144,30 +114,3 @@ class LsviGame(BaseAgent):
         optimistic = plan_game(model, r, bonus, players, cap=self.cap, floor=self.floor)  # (1)
         report = {"bonus": float(bonus.mean()), "cce_gap": optimistic.gap, **self.bounds.scalars()}
         self.planned = PlannedGame(optimistic, plan_nash(model, r, players), float(self.table.rows().sum()), report)
-
-    def exact_metrics(self, model: ExactModel) -> dict[str, float]:
-        """How optimistic the plan is for either player."""
-        return self.planned.optimism(model)
-
-    def state_dict(self) -> State:
-        """Counts, covariances, the last plan, generator and counters; features come from the environment."""
-        return {
-            "table": self.table.state_dict(),
-            "bounds": self.bounds.state_dict(),
-            "elliptical": self.elliptical.state_dict(),
-            "planned": self.planned.state_dict(),
-            "version": self.version,
-            "rng": generator_state(self.rng),
-        }
-
-    def load_state_dict(self, state: State) -> None:
-        for key in ("table", "bounds", "elliptical", "planned", "version", "rng"):
-            require(key in state, f"lsvi-game: the saved state lacks '{key}'.")
-        d = np.shape(state["elliptical"].get("Sigma"))[-1:]
-        require(d == (self.phi.shape[-1],), f"lsvi-game: the saved Sigma has dimension {d}, not {self.phi.shape[-1]}.")
-        self.table.load_state_dict(state["table"])
-        self.bounds.load_state_dict(state["bounds"])
-        self.elliptical.load_state_dict(state["elliptical"])
-        self.planned.load_state_dict(state["planned"])
-        self.version = int(state["version"])
-        restore_generator(self.rng, state["rng"])

@@ -1,4 +1,4 @@
-"""LSVI-UCB (Jin, Yang, Wang, Jordan 2020) on the environment's true features: the ceiling for learned ones.
+"""LSVI-UCB (Jin, Yang, Wang, Jordan 2020) on the environment's true features: a reference for learned ones.
 
     Lambda_h = lambda I + sum_n phi_n phi_n'
     for k = 1..K
@@ -7,35 +7,27 @@
       2. play greedily with respect to Q_h; Lambda_h += phi phi' at each visited pair        (lines 8-11)
 
 The paper sums over all episodes in each backward pass, O(N A d^2). With finitely many states the sums over visits are
-sums over pairs weighted by counts, sum_{s,a} phi(s,a) [R(s,a) + sum_s' N(s,a,s') V(s')]: O(S A d + nnz) whatever N.
+sums over pairs weighted by counts, sum_{s,a} phi(s,a) [R(s,a) + sum_s' N(s,a,s') V(s')], at a cost of O(S A d + nnz)
+for any N.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from rl_contrastive.acting import sample
-from rl_contrastive.agents.base import BaseAgent, grew_by
-from rl_contrastive.agents.baselines.planned import LastPlan
-from rl_contrastive.config import Ge, Gt, check_ranges, require
-from rl_contrastive.errors import RlcError
-from rl_contrastive.features.tables import StateTable
+from rl_contrastive.agents.baselines.planned import LastPlan, OptimisticBaseline, true_features
+from rl_contrastive.config import Ge, Gt, Options
 from rl_contrastive.planning.bonus import EllipticalBonus
-from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.lsvi import Plan
 from rl_contrastive.registry import register
-from rl_contrastive.seeding import generator_state, restore_generator
-from rl_contrastive.spec import Env, ExactModel, FloatArray, IntArray, State, Transition
-
-LARGEST_ONEHOT = 1000
-"""Most pairs S A for which one-hot features (d = S A) are allowed: the covariances are H (S A)^2 numbers."""
+from rl_contrastive.spec import Env, FloatArray, Transition
 
 
 @dataclass(frozen=True)
-class LsviUcbConfig:
+class LsviUcbConfig(Options, where="lsvi-ucb"):
     """LSVI-UCB with the true phi_h(s,a) of the exact model."""
 
     batch: Annotated[int, Ge(1)] = 10
@@ -51,54 +43,31 @@ class LsviUcbConfig:
     reward: Literal["known", "linear", "table"] = "known"
     """"known": r_h(s,a) of the exact model, as Contrastive-UCB's analysis assumes; "linear": regressed on phi together
     with the next value, as LSVI-UCB does (right only where r is linear in phi); "table": observed mean of each pair."""
-    growth: float = 0.05
-    """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch)."""
+    growth: Annotated[float, Ge(0)] = 0.05
+    """Replan when the number of transitions grew by this fraction (0: after every batch)."""
     reward_max: float | None = None
     """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "lsvi-ucb")
-        require(0.0 <= self.growth < np.inf, f"lsvi-ucb: growth must be >= 0, got {self.growth}.")
-
 
 @register("agent", "lsvi-ucb", LsviUcbConfig)
-class LsviUcb(BaseAgent):
+class LsviUcb(OptimisticBaseline):
     """Optimistic least-squares value iteration on the TRUE features: the ceiling (reads the exact model)."""
+
+    elliptical: EllipticalBonus
 
     def __init__(self, env: Env, config: LsviUcbConfig, *, seed: int = 0) -> None:
         super().__init__(env, config, seed=seed)
-        spec = self.env_spec
-        self.table = StateTable(spec, "lsvi-ucb")
-        model = env.exact()
-        if model is None or not model.observations_are_states:
-            raise RlcError(f"lsvi-ucb reads the true features, and {spec.name} has no exact model; use ucbvi instead.")
-        self.phi = true_features(model, config.features, spec.name)  # (H, S, A, d)
-        self.true_reward = model.r
-        self.elliptical = EllipticalBonus(spec.horizon, self.phi.shape[-1], config.lam)
-        self.bounds = ReturnBounds(spec, config.reward_max)
-        self.rng = self.seeds.generator("act")
-        self._replan()
-
-    def act(self, obs: Any, h: int) -> IntArray:
-        return sample(self.policy(obs, h, explore=True), rng=self.rng)  # (2)
+        self.phi, self.true_reward = true_features(env, config.features, self.name, "ucbvi")  # (H, S, A, d)
+        self.elliptical = EllipticalBonus(self.env_spec.horizon, self.phi.shape[-1], config.lam)
+        self._plan()
 
     def observe(self, transition: Transition) -> None:
+        super().observe(transition)
         t = transition
-        self.bounds.note(t.reward[t.alive])
-        self.table.add(t)
         visited = self.phi[t.h, t.obs[t.alive], t.action[t.alive]]  # (k, d)
-        self.elliptical.update(t.h, visited)  # the features never change, so Lambda is never rebuilt
+        self.elliptical.update(t.h, visited)  # (2); the features never change, so Lambda is never rebuilt
 
-    def update(self) -> dict[str, float]:
-        if grew_by(float(self.table.rows().sum()), self.planned.rows, self.config.growth):
-            self._replan()
-            self.version += 1
-        return self.planned.report
-
-    def policy(self, obs: Any, h: int, *, explore: bool = False) -> FloatArray:
-        return self.planned.policy(obs, h, explore=explore)
-
-    def _replan(self) -> None:
+    def _plan(self) -> None:
         self.table.refresh()
         self.floor, self.cap = self.bounds.returns()
         beta = self.config.c * self.env_spec.horizon * self.bounds.unit
@@ -125,42 +94,3 @@ class LsviUcb(BaseAgent):
             Q[h] = np.clip(value if linear else r_hat[h] + value, self.floor[h], self.cap[h])
             V[h] = Q[h].max(axis=-1)
         return Plan(Q, V, float((self.cap[:, None, None] <= Q).mean()))
-
-    def exact_metrics(self, model: ExactModel) -> dict[str, float]:
-        """How optimistic the plan is."""
-        return {"optimism": self.planned.optimism(model)}
-
-    def state_dict(self) -> State:
-        """Counts, covariances, the last plan, generator and counters; features come from the environment."""
-        return {
-            "table": self.table.state_dict(),
-            "bounds": self.bounds.state_dict(),
-            "elliptical": self.elliptical.state_dict(),
-            "planned": self.planned.state_dict(),
-            "version": self.version,
-            "rng": generator_state(self.rng),
-        }
-
-    def load_state_dict(self, state: State) -> None:
-        for key in self.state_dict():
-            require(key in state, f"lsvi-ucb: the saved state lacks '{key}'.")
-        d = np.shape(state["elliptical"].get("Sigma"))[-1:]
-        require(d == (self.phi.shape[-1],), f"lsvi-ucb: the saved Sigma has dimension {d}, not {self.phi.shape[-1]}.")
-        self.table.load_state_dict(state["table"])
-        self.bounds.load_state_dict(state["bounds"])
-        self.elliptical.load_state_dict(state["elliptical"])
-        self.planned.load_state_dict(state["planned"])
-        self.version = int(state["version"])
-        restore_generator(self.rng, state["rng"])
-
-
-def true_features(model: ExactModel, kind: str, name: str) -> FloatArray:
-    """phi (H, S, A, d) of the exact model, or one-hot features of the pair (d = S A) by request or without factors."""
-    if kind == "true" and model.phi is not None:
-        return model.phi
-    H, S, A = model.r.shape
-    pairs = S * A
-    require(
-        pairs <= LARGEST_ONEHOT, f"lsvi-ucb: one-hot features of {name} need d = S A <= {LARGEST_ONEHOT}, got {pairs}."
-    )
-    return np.broadcast_to(np.eye(pairs).reshape(S, A, pairs), (H, S, A, pairs))

@@ -1,12 +1,12 @@
-"""Nash-Q (Hu, Wellman 2003) for zero-sum games: Q-learning whose next value is that of the stage game's equilibrium.
+"""Nash-Q (Hu, Wellman 2003) for zero-sum games: Q-learning with the equilibrium value of the next stage game.
 
     for each transition (s, a, b, r, s') of step h, with the step size alpha_n of `q_learning`:
       1. Q_h(s,a,b) += alpha_n (r + V_{h+1}(s') - Q_h(s,a,b))
       2. (mu_h(s), nu_h(s)) = Nash equilibrium of Q_h(s,.,.),  V_h(s) its value         (only at states just visited)
       3. both play mu, nu, each uniformly with probability epsilon
 
-One learner for both players: zero-sum, so Hu and Wellman's second table is the first one's negative (Littman 1994 calls
-this minimax-Q). Rich observations are decoded into latent states first, as for independent-q.
+One learner serves both players: in a zero-sum game Hu and Wellman's second table is the first one's negative (Littman
+1994 calls this minimax-Q). Rich observations are decoded into latent states first, as for independent-q.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 
 from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.agents.baselines.independent_q import IndependentQConfig, check_q_config, decayed, mixed, pools
+from rl_contrastive.agents.baselines.independent_q import IndependentQConfig, decayed, mixed, pools
 from rl_contrastive.agents.baselines.q_learning import Episodes, QTable, Rows, StepSize
-from rl_contrastive.config import require
+from rl_contrastive.config import require_keys
 from rl_contrastive.planning.equilibrium import nash
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -30,14 +30,11 @@ ARRAYS = ("V", "mu", "nu")
 
 
 @dataclass(frozen=True)
-class NashQConfig(IndependentQConfig):
+class NashQConfig(IndependentQConfig, where="nash-q"):
     """Nash-Q with epsilon-greedy exploration."""
 
     epsilon: float = 0.3
-    """Final probability of a uniform action, of each player by itself, in [0, 1]."""
-
-    def __post_init__(self) -> None:
-        check_q_config("nash-q", self)
+    """Final probability of a uniform action, of each player by itself."""
 
 
 @register("agent", "nash-q", NashQConfig)
@@ -107,8 +104,7 @@ class NashQ(BaseAgent):
         }
 
     def load_state_dict(self, state: State) -> None:
-        for key in (*ARRAYS, "table", "data", "episodes", "version", "rng"):
-            require(key in state, f"nash-q: the saved state lacks '{key}'.")
+        require_keys(state, (*ARRAYS, "table", "data", "episodes", "version", "rng"), "nash-q")
         self.table.load_state_dict(state["table"])
         self.data.load_state_dict(state["data"])
         for name in ARRAYS:

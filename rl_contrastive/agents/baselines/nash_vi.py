@@ -1,4 +1,4 @@
-"""Optimistic Nash value iteration (Liu, Yu, Bai, Jin 2021): both players explore, from visit counts alone.
+"""Optimistic Nash value iteration (Liu, Yu, Bai, Jin 2021): both players explore by visit counts.
 
     initialise Q-bar_h = H - h, Q-under_h = 0
     for k = 1..K
@@ -9,12 +9,12 @@
          sigma_h(s) = CCE(Q-bar_h(s), Q-under_h(s)), V-bar_h = <sigma_h, Q-bar_h>, V-under_h = <sigma_h, Q-under_h>
          with b_h(s,a,b) = c (H - h) / sqrt(N_h(s,a,b)); triples without visits keep H - h and 0
 
-Handed out is the Nash equilibrium of the same recursion with b = 0, where a triple without visits is worth the middle
-of the range: at 0 the minimiser would count on whatever was never tried. c = 0 with epsilon > 0 has no optimism.
-Differences from the paper: the correction gamma_h = (c / H) P-hat (V-bar - V-under) and the second-order term of the
-bonus are left out (they serve constants of the proof), as is the choice of the plan with the smallest V-bar - V-under;
-plans are redone only when the data grew by `growth`. Where the environment declares one kernel for all steps, all steps
-are counted together.
+The policy handed out is the Nash equilibrium of the same recursion with b = 0. There a triple without visits is worth
+the middle of the range; with 0 the minimiser would rely on triples never tried. c = 0 with epsilon > 0 has no optimism.
+Differences from the paper: The correction gamma_h = (c / H) P-hat (V-bar - V-under) and the second-order term of the
+bonus are left out (they serve constants of the proof). So is the choice of the plan with the smallest V-bar - V-under.
+The agent plans again only when the data grew by `growth`. Where the environment declares one kernel for all steps, all
+steps are counted together.
 """
 
 from __future__ import annotations
@@ -24,20 +24,17 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from rl_contrastive.acting import sample
-from rl_contrastive.agents.base import BaseAgent, grew_by, true_reward
-from rl_contrastive.agents.baselines.planned_game import PlannedGame
-from rl_contrastive.config import Ge, In, check_ranges, require
+from rl_contrastive.agents.base import true_reward
+from rl_contrastive.agents.baselines.planned import OptimisticBaseline, PlannedGame
+from rl_contrastive.config import Ge, In, Options
 from rl_contrastive.features.tables import StateTable, add_pooled, one_kernel
-from rl_contrastive.planning.bounds import ReturnBounds
 from rl_contrastive.planning.optimistic_games import plan_game, plan_nash
 from rl_contrastive.registry import register
-from rl_contrastive.seeding import generator_state, restore_generator
-from rl_contrastive.spec import Array, Env, ExactModel, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Array, Env, FloatArray, Transition
 
 
 @dataclass(frozen=True)
-class NashViConfig:
+class NashViConfig(Options, where="nash-vi"):
     """Optimistic Nash-VI with a scaled bonus."""
 
     batch: Annotated[int, Ge(1)] = 50
@@ -46,8 +43,8 @@ class NashViConfig:
     """Scale of the bonus c (H - h) / sqrt(N); for other rewards H - h is the range of the return to go."""
     epsilon: Annotated[float, In(0, 1)] = 0.0
     """Probability that both players act uniformly; with c = 0 the only exploration."""
-    growth: float = 0.0
-    """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch). The equilibria are
+    growth: Annotated[float, Ge(0)] = 0.0
+    """Replan when the number of transitions grew by this fraction (0: after every batch). The equilibria are
     vertices, so between two plans few joint actions are tried: rare plans cost many episodes where much is unknown."""
     pool: bool = True
     """Where the environment declares one kernel for all steps, count all steps together."""
@@ -56,42 +53,29 @@ class NashViConfig:
     reward_max: float | None = None
     """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "nash-vi")
-        require(0.0 <= self.growth < np.inf, f"nash-vi: growth must be >= 0, got {self.growth}.")
-
 
 @register("agent", "nash-vi", NashViConfig)
-class NashVI(BaseAgent):
+class NashVI(OptimisticBaseline):
     """Optimistic Nash value iteration on empirical frequencies, with a bonus from visit counts (tabular games)."""
 
     plays = "game"
+    planned: PlannedGame
 
     def __init__(self, env: Env, config: NashViConfig, *, seed: int = 0) -> None:
         super().__init__(env, config, seed=seed)
         spec = self.env_spec
         self.pooled = one_kernel(spec, config.pool)
-        self.table = StateTable(replace(spec, horizon=1) if self.pooled else spec, "nash-vi")
-        self.bounds = ReturnBounds(spec, config.reward_max)
+        if self.pooled:
+            self.table = StateTable(replace(spec, horizon=1), self.name)
         self.true_reward = true_reward(env) if config.known_reward else None
-        self.rng = self.seeds.generator("act")
         self._plan()
 
-    def act(self, obs: Any, h: int) -> IntArray:
-        return sample(self.policy(obs, h, explore=True), rng=self.rng)  # (1)
-
     def observe(self, transition: Transition) -> None:
-        self.bounds.note(transition.reward[transition.alive])
         if self.pooled:
+            self.bounds.note(transition.reward[transition.alive])
             add_pooled(self.table, transition, self.env_spec.horizon)
         else:
-            self.table.add(transition)
-
-    def update(self) -> dict[str, float]:
-        if grew_by(float(self.table.rows().sum()), self.planned.rows, self.config.growth):
-            self._plan()
-            self.version += 1
-        return self.planned.report
+            super().observe(transition)
 
     def policy(self, obs: Any, h: int, *, explore: bool = False) -> FloatArray:
         return self.planned.policy(obs, h, explore=explore, epsilon=self.config.epsilon)
@@ -119,26 +103,3 @@ class NashVI(BaseAgent):
         visited = float((self.table.visits > 0).mean())
         report = {"visited": visited, "cce_gap": optimistic.gap, **self.bounds.scalars()}
         self.planned = PlannedGame(optimistic, nash, float(self.table.rows().sum()), report)
-
-    def exact_metrics(self, model: ExactModel) -> dict[str, float]:
-        """How optimistic the plan is for either player."""
-        return self.planned.optimism(model)
-
-    def state_dict(self) -> State:
-        """Counts, the plan of the counts at the last planning time, generator and counters."""
-        return {
-            "table": self.table.state_dict(),
-            "bounds": self.bounds.state_dict(),
-            "planned": self.planned.state_dict(),
-            "version": self.version,
-            "rng": generator_state(self.rng),
-        }
-
-    def load_state_dict(self, state: State) -> None:
-        for key in ("table", "bounds", "planned", "version", "rng"):
-            require(key in state, f"nash-vi: the saved state lacks '{key}'.")
-        self.table.load_state_dict(state["table"])
-        self.bounds.load_state_dict(state["bounds"])
-        self.planned.load_state_dict(state["planned"])
-        self.version = int(state["version"])
-        restore_generator(self.rng, state["rng"])

@@ -1,10 +1,10 @@
-"""What the tabular Q-learners share: step sizes, many targets of one pair in order, and states decoded from vectors.
+"""Shared parts of the tabular Q-learners: step sizes, many targets of one pair in order, and decoded states.
 
     Q_n(z,a) = (1 - alpha_n) Q_{n-1}(z,a) + alpha_n y_n,   n = 1, 2, ... the visits of (z,a) at step h
     alpha_n = (H + 1) / (H + n)   (Jin, Allen-Zhu, Bubeck, Jordan 2018), or a constant
 
-A batch of episodes is learned from its last step to its first, so a reward travels a whole episode at once. Rows of a
-pair are taken in the order of their arrival; m of them in one go are a weighted sum:
+A batch of episodes is learned from its last step to its first, so a reward propagates through a whole episode at once.
+The rows of a pair are used in the order of arrival; m of them at once are a weighted sum:
 
     Q_{n+m} = kept(n, n+m) Q_n + sum_{k=n+1}^{n+m} alpha_k kept(k, n+m) y_k, kept(k, l) = prod_{j=k+1}^{l} (1 - alpha_j)
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln
 
-from rl_contrastive.config import require
+from rl_contrastive.config import fill_arrays, require_keys
 from rl_contrastive.features.decoder import DecoderConfig, LatentDecoder
 from rl_contrastive.features.steps import StepStore
 from rl_contrastive.spec import Array, EnvSpec, FloatArray, IntArray, State, Transition
@@ -88,7 +88,7 @@ class QTable:
         return np.asarray((sign * self.at(rows.h + 1, rows.z_next)).max(axis=1))
 
     def forget(self, levels: IntArray) -> None:
-        """Start anew at the steps `levels`."""
+        """Reset the steps `levels`."""
         self.Q[levels] = 0.0
         self.visits[levels] = 0.0
 
@@ -97,11 +97,7 @@ class QTable:
 
     def load_state_dict(self, state: State) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        for name, array in (("Q", self.Q), ("visits", self.visits)):
-            require(name in state, f"q-table: the saved state lacks '{name}'.")
-            shape = np.shape(state[name])
-            require(shape == array.shape, f"q-table: the saved {name} has shape {shape}, not {array.shape}.")
-            array[...] = state[name]
+        fill_arrays({"Q": self.Q, "visits": self.visits}, state, "q-table")
 
 
 @dataclass(frozen=True)
@@ -120,9 +116,9 @@ class Rows:
 class Episodes:
     """The rows of a batch of episodes, and the states they are between.
 
-    Observations that are states are their own labels, and a row is used once and forgotten. Vectors are decoded into
-    latent states (`features.decoder`), as for the agents they are compared with; the newest `capacity` rows a step are
-    kept, and where a step's decoder is refitted (its rows grew by `growth`) all of them are labelled and learned anew.
+    Observed states are their own labels, and a row is used once and dropped. Vectors are decoded into latent states
+    (`features.decoder`), as for the agents under comparison. The newest `capacity` rows of a step are kept. When a
+    step's decoder is refitted (its rows grew by `growth`), all its rows are labelled and learned again.
     """
 
     def __init__(self, spec: EnvSpec, decoder: DecoderConfig, *, capacity: int, growth: float) -> None:
@@ -190,8 +186,7 @@ class Episodes:
         self._batch = []
         if self.store is None:
             return
-        for key in ("store", "decoder", "fitted"):
-            require(key in state, f"episodes: the saved state lacks '{key}'.")
+        require_keys(state, ("store", "decoder", "fitted"), "episodes")
         self.store.load_state_dict(state["store"])
         self.decoder.load_state_dict(state["decoder"])
         self.fitted[...] = state["fitted"]

@@ -1,13 +1,13 @@
-"""RND on the deep agent's networks: the control that tells its bonus from its Q-learning.
+"""RND on the deep agent's networks: the control that separates the effects of its bonus and its Q-learning.
 
 Replay, networks, learner, acting and evaluation are those of contrastive-ucb-deep (`agents/contrastive_ucb_deep.py`);
 the bonus of a step (s,a,s') is beta * error(s') / spread of random network distillation (`deep/rnd.py`):
 
     G(s,a) <- sum_{k<m} gamma^k (r_k + b_k) + discount G'(s_m, argmax_a G(s_m, a)),  b_k = beta bonus(s_{k+1})
-    act by argmax_a G(s,a), with a share epsilon of uniform actions; what is evaluated is argmax_a Q(s,a)
+    act by argmax_a G(s,a), with a share epsilon of uniform actions; evaluations use argmax_a Q(s,a)
 
-G is a value of one episode, as that of contrastive-ucb-deep; Burda et al. 2018 let intrinsic returns run on beyond its
-end, train by PPO, and clip observations.
+G is the value within one episode, like that of contrastive-ucb-deep. Burda et al. 2018 let intrinsic returns continue
+beyond its end, train by PPO, and clip observations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rl_contrastive.agents.contrastive_ucb_deep import ContrastiveUCBDeep
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
-from rl_contrastive.deep.bonus import Bonus
+from rl_contrastive.deep.bonus_contract import Bonus
 from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, RNDConfig
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import SeedTree
@@ -34,11 +34,11 @@ class RndDqnConfig(ContrastiveUCBDeepConfig):
     features (`representation`, `feature_encoder`) are of no use here, and refused."""
 
     beta: float = 0.01
-    """Scale of the bonus (>= 0), in units of reward: what an error of one spread is worth. 0 is the control without
+    """Scale of the bonus, in units of reward: the bonus of an error of one spread. 0 is the control without
     optimism."""
     epsilon: float = 0.1
-    """Share of uniform actions beside optimism, in [0, 1]: more than contrastive-ucb-deep needs, because nothing here
-    speaks for an action that was never tried."""
+    """Share of uniform actions, in addition to optimism. It is larger than for contrastive-ucb-deep, because
+    this bonus does not favour actions that were never tried."""
     learner: DeepLearnerConfig = field(default_factory=lambda: DeepLearnerConfig(learn_features=False))
     """Networks, losses, optimiser."""
     rnd: RNDConfig = field(default_factory=RNDConfig)

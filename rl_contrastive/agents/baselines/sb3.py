@@ -18,7 +18,7 @@ from rl_contrastive.acting import sample
 from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.agents.baselines.sb3_config import DqnConfig, PpoConfig, QrDqnConfig, Sb3Config, network
 from rl_contrastive.agents.baselines.sb3_view import EpisodeStream, as_vec_env
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
 from rl_contrastive.spec import Env, FloatArray, IntArray, State, Transition
@@ -94,7 +94,30 @@ class PrivateGlobals:
         self._other = now
 
 
-class StableBaselines(BaseAgent):
+class Sb3Agent(BaseAgent):
+    """Base of the agents that SB3 trains in its own loop."""
+
+    def __init__(self, env: Env, config: Any, *, seed: int = 0) -> None:
+        super().__init__(env, config, seed=seed)
+        self.globals = PrivateGlobals()
+        self.rng = self.seeds.generator("act")
+
+    def act(self, obs: Any, h: int) -> IntArray:
+        return sample(self.policy(obs, h, explore=True), rng=self.rng)
+
+    def observe(self, transition: Transition) -> None:
+        raise RlcError("SB3 agents train in their own loop: call train_in_own_loop (or learn), not observe and update.")
+
+    def update(self) -> dict[str, float]:
+        raise RlcError("SB3 agents train in their own loop: call train_in_own_loop (or learn), not observe and update.")
+
+    def _check_budget(self, episodes: int | None, steps: int | None) -> None:
+        require((episodes is None) != (steps is None), "train_in_own_loop: give exactly one of episodes and steps.")
+        B = self.env.num_envs
+        require(episodes is None or episodes >= B, f"train_in_own_loop: episodes must be >= batch {B}, got {episodes}.")
+
+
+class StableBaselines(Sb3Agent):
     """One SB3 algorithm, chosen by its config, on a stream of whole episodes."""
 
     has_policy_state = False
@@ -103,8 +126,6 @@ class StableBaselines(BaseAgent):
         super().__init__(env, config, seed=seed)
         self.algorithm: Any = config.algorithm()
         self.stream = EpisodeStream(env, self.seeds, config.clock)
-        self.globals = PrivateGlobals()
-        self.rng = self.seeds.generator("act")
         self.model: Any = self._build(total_steps=1)
 
     def _build(self, total_steps: int) -> Any:
@@ -128,9 +149,8 @@ class StableBaselines(BaseAgent):
         """Train from scratch for a budget of episodes or steps; `on_progress(episodes, env_steps)` is called when all
         rows have ended an episode, and stops the training by returning False. Rules of the budget: `runs.loop`.
         """
-        require((episodes is None) != (steps is None), "train_in_own_loop: give exactly one of episodes and steps.")
+        self._check_budget(episodes, steps)
         B, H, stream = self.env.num_envs, self.env_spec.horizon, self.stream
-        require(episodes is None or episodes >= B, f"train_in_own_loop: episodes must be >= batch {B}, got {episodes}.")
         total = steps if steps is not None else (episodes or 0) * H
         stream.iteration = stream.episodes = stream.env_steps = 0
         self.model = self._build(total)
@@ -165,15 +185,6 @@ class StableBaselines(BaseAgent):
         epsilon = float(self.model.exploration_rate) if explore else 0.0
         return np.asarray((1.0 - epsilon) * np.eye(A)[action] + epsilon / A)
 
-    def act(self, obs: Any, h: int) -> IntArray:
-        return sample(self.policy(obs, h, explore=True), rng=self.rng)
-
-    def observe(self, transition: Transition) -> None:
-        raise RlcError("SB3 agents train in their own loop: call train_in_own_loop (or learn), not observe and update.")
-
-    def update(self) -> dict[str, float]:
-        raise RlcError("SB3 agents train in their own loop: call train_in_own_loop (or learn), not observe and update.")
-
     def state_dict(self) -> State:
         """The networks only: enough to evaluate the policy, not to go on training."""
         weights = {name: tensor.numpy().copy() for name, tensor in self.model.policy.state_dict().items()}
@@ -182,8 +193,7 @@ class StableBaselines(BaseAgent):
     def load_state_dict(self, state: State) -> None:
         import torch
 
-        for key in ("policy", "version"):
-            require(key in state, f"sb3: the saved state lacks '{key}'.")
+        require_keys(state, ("policy", "version"), "sb3")
         own = self.model.policy.state_dict()
         shapes = {name: tuple(np.shape(value)) for name, value in state["policy"].items()}
         expected = {name: tuple(value.shape) for name, value in own.items()}

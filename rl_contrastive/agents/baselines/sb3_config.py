@@ -1,64 +1,68 @@
-"""Hyperparameters of the SB3 baselines: SB3's defaults, but for the discount, which suits a finite horizon."""
+"""Hyperparameters of the SB3 baselines: SB3's defaults, except the discount, which suits a finite horizon."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
-
 from rl_contrastive.agents.baselines.sb3_view import Clock
-from rl_contrastive.config import Gt, In, check_ranges, require
+from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, Options
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import EnvSpec
 
 
 @dataclass(frozen=True)
-class PpoConfig:
-    """Stable-Baselines3 PPO."""
+class Sb3Config(Options):
+    """What all of them have."""
 
-    batch: int = 1
-    """B, environments side by side (>= 1); must be 1 where episodes end at different steps."""
+    batch: Annotated[int, Ge(1)] = 1
+    """B, environments side by side; must be 1 where episodes end at different steps."""
     clock: Clock = "auto"
     """How the step h enters the observation: onehot | fraction (h/H) | none; auto: onehot up to H = 128."""
-    learning_rate: float = 3e-4
-    """Step size of Adam (> 0)."""
-    gamma: float | None = None
-    """Discount in (0, 1]; default max(.99, 1 - 1/H), so that the last reward is seen from the first step."""
-    net_arch: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of policy and value networks (tanh)."""
-    channels: tuple[int, ...] = ()
+    learning_rate: Annotated[float, Gt(0)] = 3e-4
+    """Step size of Adam."""
+    gamma: Annotated[float | None, In(0, 1, above=True)] = None
+    """Discount; default max(.99, 1 - 1/H), so that the last reward is seen from the first step."""
+    net_arch: Annotated[tuple[int, ...], In(1, MOST_WIDTH)] = (64, 64)
+    """Widths of the hidden layers of policy and value networks (PPO: tanh, DQN: ReLU)."""
+    channels: Annotated[tuple[int, ...], In(1, MOST_WIDTH)] = ()
     """Output channels of 3 x 3 convolutions before the hidden layers, for planes (C, rows, columns); () flattens them.
     MinAtar's own DQN has (16,). Bytes are not divided by 255."""
-    n_steps: int = 2048
-    """Steps of each environment between two updates (>= 2)."""
-    minibatch: int = 64
-    """Rows of a gradient step (>= 2)."""
-    n_epochs: int = 10
-    """Passes over the data of an update (>= 1)."""
+
+    def algorithm(self) -> Any:
+        """The SB3 class."""
+        raise NotImplementedError
+
+    def arguments(self, horizon: int, total_steps: int) -> dict[str, Any]:
+        """Keyword arguments of the SB3 class."""
+        return {"learning_rate": self.learning_rate, "gamma": discount(self.gamma, horizon)}
+
+
+@dataclass(frozen=True)
+class PpoConfig(Sb3Config, where="sb3-ppo"):
+    """Stable-Baselines3 PPO."""
+
+    n_steps: Annotated[int, In(2, 1_000_000)] = 2048
+    """Steps of each environment between two updates."""
+    minibatch: Annotated[int, In(2, MOST_DRAWN)] = 64
+    """Rows of a gradient step."""
+    n_epochs: Annotated[int, Ge(1)] = 10
+    """Passes over the data of an update."""
     gae_lambda: Annotated[float, In(0, 1)] = 0.95
     """lambda of generalised advantage estimation."""
     clip_range: Annotated[float, Gt(0)] = 0.2
     """Clip of the probability ratio."""
-    ent_coef: float = 0.0
-    """Weight of the entropy bonus (>= 0)."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "sb3-ppo")
-        _check_common("sb3-ppo", self)
-        _check_ranges("sb3-ppo", self, {"n_steps": 2, "minibatch": 2, "n_epochs": 1, "ent_coef": 0})
+    ent_coef: Annotated[float, Ge(0)] = 0.0
+    """Weight of the entropy bonus."""
 
     def algorithm(self) -> Any:
-        """The SB3 class."""
         from stable_baselines3 import PPO
 
         return PPO
 
     def arguments(self, horizon: int, total_steps: int) -> dict[str, Any]:
-        """Keyword arguments of the SB3 class."""
         return {
-            "learning_rate": self.learning_rate,
-            "gamma": discount(self.gamma, horizon),
+            **super().arguments(horizon, total_steps),
             "n_steps": self.n_steps,
             "batch_size": self.minibatch,
             "n_epochs": self.n_epochs,
@@ -69,53 +73,35 @@ class PpoConfig:
 
 
 @dataclass(frozen=True)
-class DqnConfig:
+class DqnConfig(Sb3Config, where="sb3-dqn"):
     """Stable-Baselines3 DQN."""
 
-    batch: int = 1
-    """B, environments side by side (>= 1); must be 1 where episodes end at different steps."""
-    clock: Clock = "auto"
-    """How the step h enters the observation: onehot | fraction (h/H) | none; auto: onehot up to H = 128."""
     learning_rate: float = 1e-4
-    """Step size of Adam (> 0)."""
-    gamma: float | None = None
-    """Discount in (0, 1]; default max(.99, 1 - 1/H), so that the last reward is seen from the first step."""
-    net_arch: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of the value network (ReLU)."""
-    channels: tuple[int, ...] = ()
-    """Output channels of 3 x 3 convolutions before the hidden layers, for planes (C, rows, columns); () flattens them.
-    MinAtar's own DQN has (16,). Bytes are not divided by 255."""
-    buffer_size: int = 1_000_000
-    """Rows of the replay buffer (>= 1); never more than the run's steps are allocated."""
-    learning_starts: int = 100
-    """Steps before the first gradient step (>= 0)."""
-    minibatch: int = 32
-    """Rows of a gradient step (>= 1)."""
-    train_freq: int = 4
-    """Steps of each environment between two updates (>= 1)."""
-    gradient_steps: int = 1
-    """Gradient steps of an update (>= 1)."""
-    target_update_interval: int = 10_000
-    """Environment steps between two copies to the target network (>= 1)."""
-    exploration_fraction: float = 0.1
-    """Share of the run's steps over which epsilon falls from 1, in (0, 1]."""
-    exploration_final: float = 0.05
-    """Final epsilon, in [0, 1]."""
-
-    def __post_init__(self) -> None:
-        _check_dqn("sb3-dqn", self)
+    buffer_size: Annotated[int, Ge(1)] = 1_000_000
+    """Rows of the replay buffer; never more than the run's steps are allocated."""
+    learning_starts: Annotated[int, Ge(0)] = 100
+    """Steps before the first gradient step."""
+    minibatch: Annotated[int, In(1, MOST_DRAWN)] = 32
+    """Rows of a gradient step."""
+    train_freq: Annotated[int, Ge(1)] = 4
+    """Steps of each environment between two updates."""
+    gradient_steps: Annotated[int, Ge(1)] = 1
+    """Gradient steps of an update."""
+    target_update_interval: Annotated[int, Ge(1)] = 10_000
+    """Environment steps between two copies to the target network."""
+    exploration_fraction: Annotated[float, In(0, 1, above=True)] = 0.1
+    """Share of the run's steps over which epsilon falls from 1."""
+    exploration_final: Annotated[float, In(0, 1)] = 0.05
+    """Final epsilon."""
 
     def algorithm(self) -> Any:
-        """The SB3 class."""
         from stable_baselines3 import DQN
 
         return DQN
 
     def arguments(self, horizon: int, total_steps: int) -> dict[str, Any]:
-        """Keyword arguments of the SB3 class."""
         return {
-            "learning_rate": self.learning_rate,
-            "gamma": discount(self.gamma, horizon),
+            **super().arguments(horizon, total_steps),
             # A buffer larger than the run holds the same rows, but SB3 allocates it whole.
             "buffer_size": max(min(self.buffer_size, total_steps), 1),
             "learning_starts": self.learning_starts,
@@ -129,33 +115,22 @@ class DqnConfig:
 
 
 @dataclass(frozen=True)
-class QrDqnConfig(DqnConfig):
+class QrDqnConfig(DqnConfig, where="sb3-qrdqn"):
     """sb3-contrib QR-DQN: DQN's fields, with its own defaults, and the number of quantiles."""
 
     learning_rate: float = 5e-5
-    """Step size of Adam (> 0)."""
     exploration_fraction: float = 0.005
-    """Share of the run's steps over which epsilon falls from 1, in (0, 1]."""
     exploration_final: float = 0.01
-    """Final epsilon, in [0, 1]."""
-    quantiles: int = 200
-    """Number of quantiles of the return (>= 1)."""
-
-    def __post_init__(self) -> None:
-        _check_dqn("sb3-qrdqn", self)
-        _check_ranges("sb3-qrdqn", self, {"quantiles": 1})
+    quantiles: Annotated[int, In(1, 10_000)] = 200
+    """Number of quantiles of the return."""
 
     def algorithm(self) -> Any:
-        """The sb3-contrib class."""
         try:
             from sb3_contrib import QRDQN
         except ImportError as error:
             raise RlcError("sb3-qrdqn needs sb3-contrib: pip install -e '.[bench]'.") from error
 
         return QRDQN
-
-
-Sb3Config = PpoConfig | DqnConfig
 
 
 def discount(gamma: float | None, horizon: int) -> float:
@@ -173,29 +148,3 @@ def network(config: Sb3Config, spec: EnvSpec) -> dict[str, Any]:
 
         kwargs |= planes_kwargs(spec.obs_shape, config.channels)
     return kwargs
-
-
-def _check_common(agent: str, config: Sb3Config) -> None:
-    require(config.batch >= 1, f"{agent}: batch must be >= 1, got {config.batch}.")
-    require(0.0 < config.learning_rate < np.inf, f"{agent}: learning_rate must be > 0, got {config.learning_rate}.")
-    gamma = config.gamma
-    require(gamma is None or 0.0 < gamma <= 1.0, f"{agent}: gamma must be in (0, 1], got {gamma}.")
-    widths = config.net_arch
-    require(all(width >= 1 for width in widths), f"{agent}: widths in net_arch must be >= 1, got {widths}.")
-    channels = config.channels
-    require(all(count >= 1 for count in channels), f"{agent}: numbers in channels must be >= 1, got {channels}.")
-
-
-def _check_ranges(agent: str, config: Sb3Config, least: dict[str, float]) -> None:
-    for name, bound in least.items():
-        value = getattr(config, name)
-        require(bound <= value < np.inf, f"{agent}: {name} must be >= {bound}, got {value}.")
-
-
-def _check_dqn(agent: str, config: DqnConfig) -> None:
-    _check_common(agent, config)
-    ones = ("buffer_size", "minibatch", "train_freq", "gradient_steps", "target_update_interval")
-    _check_ranges(agent, config, {"learning_starts": 0, **dict.fromkeys(ones, 1)})
-    fraction, final = config.exploration_fraction, config.exploration_final
-    require(0.0 < fraction <= 1.0, f"{agent}: exploration_fraction must be in (0, 1], got {fraction}.")
-    require(0.0 <= final <= 1.0, f"{agent}: exploration_final must be in [0, 1], got {final}.")

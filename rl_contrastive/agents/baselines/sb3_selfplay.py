@@ -15,42 +15,35 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rl_contrastive.acting import sample
-from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.agents.baselines.sb3 import PrivateGlobals
+from rl_contrastive.agents.baselines.sb3 import Sb3Agent
 from rl_contrastive.agents.baselines.sb3_config import PpoConfig, network
 from rl_contrastive.agents.baselines.sb3_view import Clock, EpisodeStream, as_vec_env
-from rl_contrastive.config import require
-from rl_contrastive.errors import RlcError
+from rl_contrastive.config import Ge, require, require_keys
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import SeedTree
-from rl_contrastive.spec import Array, BoolArray, Env, FloatArray, IntArray, State, Transition, joint_action, product
+from rl_contrastive.spec import Array, BoolArray, Env, FloatArray, IntArray, State, joint_action, product
 
 SIDES = ("max", "min")
 
 
 @dataclass(frozen=True)
-class SelfPlayConfig(PpoConfig):
+class SelfPlayConfig(PpoConfig, where="sb3-ppo-selfplay"):
     """Two Stable-Baselines3 PPOs in self-play."""
 
     n_steps: int = 256
-    """Steps of each environment between two updates (>= 2)."""
+    """Steps of each environment between two updates."""
     ent_coef: float = 0.01
-    """Weight of the entropy bonus (>= 0), which keeps both policies mixed."""
-    rollouts: int = 1
-    """Updates of one player before the other's turn (>= 1)."""
-    pool: int = 5
-    """Latest snapshots of a player that the other one meets (>= 1; 1: the last policy only)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("rollouts", "pool"):
-            require(getattr(self, name) >= 1, f"sb3-ppo-selfplay: {name} must be >= 1, got {getattr(self, name)}.")
+    """Weight of the entropy bonus, which keeps both policies mixed."""
+    rollouts: Annotated[int, Ge(1)] = 1
+    """Updates of one player before the other's turn."""
+    pool: Annotated[int, Ge(1)] = 5
+    """Latest snapshots of a player that the other one meets (1: the last policy only)."""
 
 
 def probabilities(policy: Any, x: NDArray[np.float32]) -> FloatArray:
@@ -97,7 +90,7 @@ class SideStream(EpisodeStream):
 
 
 @register("agent", "sb3-ppo-selfplay", SelfPlayConfig)
-class SelfPlay(BaseAgent):
+class SelfPlay(Sb3Agent):
     """Self-play by two Stable-Baselines3 PPOs that learn in turn, the clock appended to the observation (games)."""
 
     has_policy_state = True
@@ -106,8 +99,6 @@ class SelfPlay(BaseAgent):
     def __init__(self, env: Env, config: SelfPlayConfig, *, seed: int = 0) -> None:
         super().__init__(env, config, seed=seed)
         self.stream = SideStream(env, self.seeds, config.clock)
-        self.globals = PrivateGlobals()
-        self.rng = self.seeds.generator("act")
         self.models: list[Any] = self._build()
 
     def _build(self) -> list[Any]:
@@ -138,9 +129,8 @@ class SelfPlay(BaseAgent):
 
         An episode that a change of sides cuts is not counted; its steps are.
         """
-        require((episodes is None) != (steps is None), "train_in_own_loop: give exactly one of episodes and steps.")
+        self._check_budget(episodes, steps)
         B, stream, config = self.env.num_envs, self.stream, self.config
-        require(episodes is None or episodes >= B, f"train_in_own_loop: episodes must be >= batch {B}, got {episodes}.")
         stream.iteration = stream.episodes = stream.env_steps = 0
         self.models = self._build()
         stream.side = 0
@@ -188,15 +178,6 @@ class SelfPlay(BaseAgent):
             mu, nu = (probabilities(model.policy, x) for model in self.models)
         return product(mu, nu)
 
-    def act(self, obs: Array, h: int) -> IntArray:
-        return sample(self.policy(obs, h, explore=True), rng=self.rng)
-
-    def observe(self, transition: Transition) -> None:
-        raise RlcError("SB3 agents train in their own loop: call train_in_own_loop (or learn), not observe and update.")
-
-    def update(self) -> dict[str, float]:
-        raise RlcError("SB3 agents train in their own loop: call train_in_own_loop (or learn), not observe and update.")
-
     def state_dict(self) -> State:
         """The networks only: enough to play the policies, not to go on training."""
         networks = {
@@ -208,8 +189,7 @@ class SelfPlay(BaseAgent):
     def load_state_dict(self, state: State) -> None:
         import torch
 
-        for key in (*SIDES, "version"):
-            require(key in state, f"sb3-ppo-selfplay: the saved state lacks '{key}'.")
+        require_keys(state, (*SIDES, "version"), "sb3-ppo-selfplay")
         for side, model in zip(SIDES, self.models, strict=True):
             own = {name: tuple(tensor.shape) for name, tensor in model.policy.state_dict().items()}
             shapes = {name: tuple(np.shape(value)) for name, value in state[side].items()}

@@ -15,24 +15,20 @@ Q is left out (it serves the proof); plans are redone only when the data grew by
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from rl_contrastive.acting import sample
-from rl_contrastive.agents.base import BaseAgent, grew_by, true_reward
-from rl_contrastive.agents.baselines.planned import LastPlan
-from rl_contrastive.config import Ge, In, check_ranges, require
-from rl_contrastive.features.tables import StateTable
-from rl_contrastive.planning.bounds import ReturnBounds
+from rl_contrastive.agents.base import true_reward
+from rl_contrastive.agents.baselines.planned import LastPlan, OptimisticBaseline
+from rl_contrastive.config import Ge, In, Options
 from rl_contrastive.planning.lsvi import plan_model
 from rl_contrastive.registry import register
-from rl_contrastive.seeding import generator_state, restore_generator
-from rl_contrastive.spec import Env, ExactModel, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Env, FloatArray
 
 
 @dataclass(frozen=True)
-class UcbviConfig:
+class UcbviConfig(Options, where="ucbvi"):
     """UCBVI with a scaled or the paper's Hoeffding bonus."""
 
     batch: Annotated[int, Ge(1)] = 10
@@ -44,46 +40,22 @@ class UcbviConfig:
     c = 1 is the paper's."""
     delta: Annotated[float, In(0, 1, above=True, below=True)] = 0.05
     """Failure probability of the Hoeffding bonus."""
-    growth: float = 0.05
-    """Replan when the number of transitions grew by this fraction (>= 0; 0: after every batch)."""
+    growth: Annotated[float, Ge(0)] = 0.05
+    """Replan when the number of transitions grew by this fraction (0: after every batch)."""
     known_reward: bool = False
     """Read r_h(s,a) from the environment's exact model, as the paper assumes it known; else use observed means."""
     reward_max: float | None = None
     """Largest reward; default the environment's bound, or the largest reward seen where it declares none."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "ucbvi")
-        require(0.0 <= self.growth < np.inf, f"ucbvi: growth must be >= 0, got {self.growth}.")
-
 
 @register("agent", "ucbvi", UcbviConfig)
-class UCBVI(BaseAgent):
+class UCBVI(OptimisticBaseline):
     """Optimistic value iteration on empirical frequencies, with a bonus from visit counts (tabular)."""
 
     def __init__(self, env: Env, config: UcbviConfig, *, seed: int = 0) -> None:
         super().__init__(env, config, seed=seed)
-        spec = self.env_spec
-        self.table = StateTable(spec, "ucbvi")
-        self.bounds = ReturnBounds(spec, config.reward_max)
         self.true_reward = true_reward(env) if config.known_reward else None
-        self.rng = self.seeds.generator("act")
         self._plan()
-
-    def act(self, obs: Any, h: int) -> IntArray:
-        return sample(self.policy(obs, h, explore=True), rng=self.rng)  # (1)
-
-    def observe(self, transition: Transition) -> None:
-        self.bounds.note(transition.reward[transition.alive])
-        self.table.add(transition)  # (2)
-
-    def update(self) -> dict[str, float]:
-        if grew_by(float(self.table.rows().sum()), self.planned.rows, self.config.growth):
-            self._plan()
-            self.version += 1
-        return self.planned.report
-
-    def policy(self, obs: Any, h: int, *, explore: bool = False) -> FloatArray:
-        return self.planned.policy(obs, h, explore=explore)
 
     def bonus(self) -> FloatArray:
         """b_h(s,a) (H, S, A), infinite where there is no visit."""
@@ -107,26 +79,3 @@ class UCBVI(BaseAgent):
         self.planned = LastPlan(
             optimistic, greedy, float(self.table.rows().sum()), {"visited": visited, **self.bounds.scalars()}
         )
-
-    def exact_metrics(self, model: ExactModel) -> dict[str, float]:
-        """How optimistic the plan is."""
-        return {"optimism": self.planned.optimism(model)}
-
-    def state_dict(self) -> State:
-        """Counts, the plan of the counts at the last planning time, generator and counters."""
-        return {
-            "table": self.table.state_dict(),
-            "bounds": self.bounds.state_dict(),
-            "planned": self.planned.state_dict(),
-            "version": self.version,
-            "rng": generator_state(self.rng),
-        }
-
-    def load_state_dict(self, state: State) -> None:
-        for key in self.state_dict():
-            require(key in state, f"ucbvi: the saved state lacks '{key}'.")
-        self.table.load_state_dict(state["table"])
-        self.bounds.load_state_dict(state["bounds"])
-        self.planned.load_state_dict(state["planned"])
-        self.version = int(state["version"])
-        restore_generator(self.rng, state["rng"])

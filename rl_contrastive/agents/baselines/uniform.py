@@ -8,21 +8,18 @@ from typing import Annotated, Any
 import numpy as np
 
 from rl_contrastive.agents.base import BaseAgent
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require_keys
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Env, FloatArray, IntArray, State, Transition
 
 
 @dataclass(frozen=True)
-class UniformConfig:
+class UniformConfig(Options, where="uniform"):
     """Uniform actions have nothing to choose but how many episodes run side by side."""
 
     batch: Annotated[int, Ge(1)] = 50
     """B, episodes played side by side."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "uniform")
 
 
 @register("agent", "uniform", UniformConfig)
@@ -52,5 +49,5 @@ class Uniform(BaseAgent):
         return {"rng": generator_state(self.rng)}
 
     def load_state_dict(self, state: State) -> None:
-        require("rng" in state, "uniform: the saved state lacks 'rng'.")
+        require_keys(state, ("rng",), "uniform")
         restore_generator(self.rng, state["rng"])

@@ -13,15 +13,15 @@ import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rl_contrastive.claims.energy.toy_densities import make_density
-from rl_contrastive.claims.ledger import Options, Task
-from rl_contrastive.config import In, check_ranges, require
+from rl_contrastive.claims.ledger import Task
+from rl_contrastive.config import MOST_DRAWN, In, Options, require
 from rl_contrastive.device import resolve_device
 from rl_contrastive.energy.energies import MLPConfig, MLPEnergy, tilted
 from rl_contrastive.energy.gaussian_mixture import MixtureFitConfig, fit_mixture
@@ -43,7 +43,7 @@ Metrics = dict[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
-class Density2DConfig:
+class Density2DConfig(Options, where="density-2d"):
     """Objectives on four densities of the plane, under covering and under narrow noise."""
 
     densities: tuple[str, ...] = ("8gaussians", "spirals", "checkerboard", "pinwheel")
@@ -58,8 +58,8 @@ class Density2DConfig:
     """Training points, and as many again for validation and for the test (>= 100)."""
     steps: int = 1000
     """Optimiser steps of a fit (>= 1); cosine schedule, Adam."""
-    batch: int = 256
-    """Data and noise points in a step (>= 1)."""
+    batch: Annotated[int, In(1, MOST_DRAWN)] = 256
+    """Data and noise points in a step."""
     rate: float = 5e-3
     """Adam's learning rate under covering noise, where every method chooses its network on the tuning seeds."""
     narrow_rates: tuple[float, ...] = (5e-3, 2e-3)
@@ -94,14 +94,14 @@ class Density2DConfig:
         )  # fmt: skip
 
     def __post_init__(self) -> None:
-        check_ranges(self, "density-2d")
+        super().__post_init__()
         for name in (*self.densities, *self.narrow, *self.curve):
             make_density(name)
         named = min(len(self.densities), len(self.narrow), len(self.curve))
         require(named >= 1, "density-2d: name at least one density each.")
         widths = self.widths
         require(len(widths) >= 1 and min(widths) > 0, f"density-2d: widths must be > 0, at least one, got {widths}.")
-        for field, least in (("points", 100), ("steps", 1), ("batch", 1)):
+        for field, least in (("points", 100), ("steps", 1)):
             require(getattr(self, field) >= least, f"density-2d: {field} must be >= {least}.")
         rates = self.narrow_rates
         require(len(rates) >= 1 and min(rates) > 0, f"density-2d: narrow_rates must be > 0, at least one, got {rates}.")
@@ -185,7 +185,7 @@ def square(config: Density2DConfig) -> Quadrature:
     return Quadrature((-config.box,) * 2, (config.box,) * 2, config.nodes)
 
 
-def _trained(config: Density2DConfig, options: Options, data: Data, task: Task, seed: int) -> nn.Module:
+def _trained(config: Density2DConfig, options: dict[str, Any], data: Data, task: Task, seed: int) -> nn.Module:
     device = resolve_device(task.device)
     density, net = density_of(task), network(options.get("network") or task.setting.partition(", ")[2], config)
     b = Gaussian.fit(data.train, inflate=config.base**2).to(device)

@@ -11,38 +11,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from rl_contrastive.claims.energy.image_data import ImageSet, augmented, generator
-from rl_contrastive.config import require
+from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, Options
 from rl_contrastive.energy.energies import MLP, MLPConfig
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Options, where="encoder"):
     """An encoder and its descent."""
 
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: Annotated[tuple[int, ...], In(1, MOST_WIDTH)] = (256, 256)
     """Widths of the hidden layers."""
-    outputs: int = 64
-    """Dimension of e(x), >= 2."""
-    temperature: float = 0.2
-    """tau > 0."""
-    steps: int = 500
-    """Adam steps, >= 1."""
-    batch_size: int = 128
-    """Images in a step, >= 2: each has the others' altered versions as negatives."""
-    lr: float = 1e-3
-    """Learning rate > 0."""
-
-    def __post_init__(self) -> None:
-        require(self.outputs >= 2, f"encoder: outputs must be >= 2, got {self.outputs}.")
-        require(self.temperature > 0.0, f"encoder: temperature must be > 0, got {self.temperature}.")
-        require(self.steps >= 1 and self.batch_size >= 2, "encoder: steps >= 1 and batch_size >= 2 are needed.")
-        require(self.lr > 0.0, f"encoder: lr must be > 0, got {self.lr}.")
+    outputs: Annotated[int, In(2, MOST_WIDTH)] = 64
+    """Dimension of e(x)."""
+    temperature: Annotated[float, Gt(0)] = 0.2
+    """tau."""
+    steps: Annotated[int, Ge(1)] = 500
+    """Adam steps."""
+    batch_size: Annotated[int, In(2, MOST_DRAWN)] = 128
+    """Images in a step. Each has the others' altered versions as negatives."""
+    lr: Annotated[float, Gt(0)] = 1e-3
+    """Learning rate."""
 
 
 def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:

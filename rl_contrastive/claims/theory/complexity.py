@@ -18,7 +18,7 @@ from rl_contrastive.analysis.slopes import power_fit
 from rl_contrastive.analysis.statistics import Interval
 from rl_contrastive.claims.base import Bar, Context, Report, control
 from rl_contrastive.claims.theory.training import column, known, run, settings
-from rl_contrastive.config import Ge, check_ranges, from_dict, require
+from rl_contrastive.config import Ge, Options, from_dict, require
 from rl_contrastive.registry import get, register
 from rl_contrastive.spec import FloatArray
 
@@ -30,7 +30,7 @@ NEAR = 0.02
 
 
 @dataclass(frozen=True)
-class ComplexityConfig:
+class ComplexityConfig(Options, where="sample-complexity"):
     """Sizes of the measurement."""
 
     horizons: tuple[int, ...] = (5, 10, 20, 40)
@@ -70,7 +70,7 @@ class ComplexityConfig:
         )
 
     def __post_init__(self) -> None:
-        check_ranges(self, "sample-complexity")
+        super().__post_init__()
         for name in ("horizons", "actions", "ranks", "uniform_horizons"):
             require(len(getattr(self, name)) >= 2, f"sample-complexity: {name} needs at least two sizes.")
         require(self.seeds >= 1, f"sample-complexity: seeds must be >= 1, got {self.seeds}.")

@@ -18,7 +18,7 @@ import numpy as np
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.base import Bar, Context, Report, control
 from rl_contrastive.claims.theory.sampling import draw_counts, sparse_counts
-from rl_contrastive.config import Ge, check_ranges, from_dict, require
+from rl_contrastive.config import Ge, Options, from_dict, require
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.planning.games import duality_gap, nash_values
 from rl_contrastive.registry import get, register
@@ -33,7 +33,7 @@ LEAN = 0.8
 
 
 @dataclass(frozen=True)
-class GamesLockConfig:
+class GamesLockConfig(Options, where="games-lock"):
     """Sizes of the measurement."""
 
     locks: tuple[tuple[int, int, float, float], ...] = (
@@ -60,7 +60,7 @@ class GamesLockConfig:
         return cls(locks=((3, 5, 0.1, 0.1), (6, 3, 0.25, 0.2)), num_symbols=8, repeats=4)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "games-lock")
+        super().__post_init__()
         require(len(self.locks) >= 1, "games-lock: give at least one lock.")
         require(self.num_symbols >= 3, f"games-lock: num_symbols must be >= 3, got {self.num_symbols}.")
         require(self.repeats >= 1 and self.per_pair >= 1, "games-lock: repeats and per_pair must be >= 1.")

@@ -18,7 +18,7 @@ import numpy as np
 from rl_contrastive.analysis.figures import colour, counts_on, draw
 from rl_contrastive.claims.base import Bar, Context, Report, control
 from rl_contrastive.claims.theory.games_training import FIRST_GAME, columns, play
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 
@@ -28,7 +28,7 @@ COVERED = 0.99
 
 
 @dataclass(frozen=True)
-class GamesOptimismConfig:
+class GamesOptimismConfig(Options, where="games-optimism"):
     """Sizes of the measurement."""
 
     agents: tuple[str, ...] = ("contrastive-ucb-game", "lsvi-game")
@@ -56,7 +56,7 @@ class GamesOptimismConfig:
         return cls(num_states=10, episodes=600, games=2)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "games-optimism")
+        super().__post_init__()
         require(self.games >= 1 and self.episodes >= 200, "games-optimism: games >= 1 and episodes >= 200 are needed.")
         require(len(self.agents) >= 1, "games-optimism: give at least one agent.")
         require(self.theory > 0, f"games-optimism: theory must be > 0, got {self.theory}.")

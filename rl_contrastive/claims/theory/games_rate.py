@@ -17,7 +17,7 @@ from rl_contrastive.analysis.figures import colour, counts_on, draw, words
 from rl_contrastive.analysis.slopes import slope_interval
 from rl_contrastive.claims.base import Bar, Context, Report, control
 from rl_contrastive.claims.theory.games_training import FIRST_GAME, columns, play
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.registry import register
 
 SLOPE = -0.45
@@ -28,7 +28,7 @@ START = 0.03
 
 
 @dataclass(frozen=True)
-class GamesRateConfig:
+class GamesRateConfig(Options, where="games-rate"):
     """Sizes of the measurement."""
 
     agent: str = "lsvi-game"
@@ -56,7 +56,7 @@ class GamesRateConfig:
         return cls(num_states=10, episodes=3000, games=3)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "games-rate")
+        super().__post_init__()
         require(self.games >= 1 and self.episodes >= 1000, "games-rate: games >= 1 and episodes >= 1000 are needed.")
         require(len(self.controls) >= 1, "games-rate: give at least one control.")
 

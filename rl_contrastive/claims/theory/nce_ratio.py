@@ -14,7 +14,7 @@ import numpy as np
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.base import Bar, Context, Report, control
-from rl_contrastive.config import Ge, check_ranges, from_dict, require
+from rl_contrastive.config import Ge, Options, from_dict, require
 from rl_contrastive.objectives import make
 from rl_contrastive.registry import get, register
 from rl_contrastive.spec import FloatArray
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NceRatioConfig:
+class NceRatioConfig(Options, where="nce-ratio"):
     """A random low-rank kernel of one step, and a descent on its population loss."""
 
     num_states: int = 30
@@ -46,7 +46,7 @@ class NceRatioConfig:
         return cls(num_states=12, num_actions=2, perturbations=50)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "nce-ratio")
+        super().__post_init__()
         require(self.iterations >= 1, f"nce-ratio: iterations must be >= 1, got {self.iterations}.")
         require(self.perturbations >= 1, f"nce-ratio: perturbations must be >= 1, got {self.perturbations}.")
 

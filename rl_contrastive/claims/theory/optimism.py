@@ -14,7 +14,7 @@ import numpy as np
 from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.base import Bar, Context, Report, control
 from rl_contrastive.claims.theory.training import column, known, run, settings
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 
@@ -23,7 +23,7 @@ TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
-class OptimismConfig:
+class OptimismConfig(Options, where="optimism"):
     """Sizes of the measurement."""
 
     agents: tuple[str, ...] = ("contrastive-ucb", "lsvi-ucb", "ucbvi")
@@ -51,7 +51,7 @@ class OptimismConfig:
         return cls(episodes=300, mdps=2)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "optimism")
+        super().__post_init__()
         require(self.c > 0 and self.mdps >= 1, "optimism: c > 0 and mdps >= 1 are needed.")
 
 

@@ -14,14 +14,14 @@ import numpy as np
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.base import Bar, Context, Report, control
-from rl_contrastive.config import Ge, check_ranges, from_dict, require
+from rl_contrastive.config import Ge, Options, from_dict, require
 from rl_contrastive.planning.bonus import EllipticalBonus, potential_bound
 from rl_contrastive.registry import get, register
 from rl_contrastive.spec import FloatArray
 
 
 @dataclass(frozen=True)
-class PotentialConfig:
+class PotentialConfig(Options, where="elliptical-potential"):
     """Sequences of features and the ridge."""
 
     dim: int = 8
@@ -39,7 +39,7 @@ class PotentialConfig:
         return cls(count=1000)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "elliptical-potential")
+        super().__post_init__()
         require(self.dim >= 1 and self.count >= 2, "elliptical-potential: dim >= 1 and count >= 2 are needed.")
         require(self.lam >= 1.0, f"elliptical-potential: lam must be >= 1, got {self.lam}.")
 

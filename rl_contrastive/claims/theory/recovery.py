@@ -15,7 +15,7 @@ from rl_contrastive.analysis.figures import colour, counts_on, draw, rng_of, tic
 from rl_contrastive.analysis.slopes import slope_interval
 from rl_contrastive.claims.base import Bar, Context, Report, control
 from rl_contrastive.claims.theory.sampling import draw_counts, largest_angle, one_step_model, shuffled, sparse_counts
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.registry import register
 
@@ -23,7 +23,7 @@ SLOPES = (-0.6, -0.35)
 
 
 @dataclass(frozen=True)
-class RecoveryConfig:
+class RecoveryConfig(Options, where="feature-recovery"):
     """Sizes of the measurement."""
 
     num_states: int = 50
@@ -45,7 +45,7 @@ class RecoveryConfig:
         return cls(num_states=30, num_actions=3, per_pair=(64, 512, 4096), mdps=3)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "feature-recovery")
+        super().__post_init__()
         require(len(self.per_pair) >= 2, "feature-recovery: give at least two n.")
         require(self.mdps >= 1, f"feature-recovery: mdps must be >= 1, got {self.mdps}.")
 

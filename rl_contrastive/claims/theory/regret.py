@@ -19,7 +19,7 @@ from rl_contrastive.analysis.slopes import slope_interval
 from rl_contrastive.analysis.statistics import Interval
 from rl_contrastive.claims.base import Bar, Context, Report, control
 from rl_contrastive.claims.theory.training import column, known, run, settings
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 
@@ -29,7 +29,7 @@ ON_POLICY, PAPER = "contrastive-ucb, on-policy", "contrastive-ucb, paper's roll-
 
 
 @dataclass(frozen=True)
-class RegretConfig:
+class RegretConfig(Options, where="regret-slope"):
     """Sizes of the measurement."""
 
     agents: tuple[str, ...] = ("contrastive-ucb", "lsvi-ucb", "ucbvi")
@@ -57,7 +57,7 @@ class RegretConfig:
         return cls(num_states=20, num_actions=4, episodes=3000, mdps=2)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "regret-slope")
+        super().__post_init__()
         require(self.mdps >= 1 and self.episodes >= 100, "regret-slope: mdps >= 1 and episodes >= 100 are needed.")
 
 

@@ -22,7 +22,7 @@ from rl_contrastive.claims.theory.sampling import (
     shuffled,
     sparse_counts,
 )
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.features.spectral import fit_tabular
 from rl_contrastive.registry import register
 
@@ -32,7 +32,7 @@ GROWTH = 1.5
 
 
 @dataclass(frozen=True)
-class TvRateConfig:
+class TvRateConfig(Options, where="tv-rate"):
     """Sizes of the measurement."""
 
     num_states: tuple[int, ...] = (50, 200, 1000)
@@ -54,7 +54,7 @@ class TvRateConfig:
         return cls(num_states=(40, 160), per_pair=(32, 128, 512), num_actions=3, mdps=3)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "tv-rate")
+        super().__post_init__()
         require(len(self.num_states) >= 2 and len(self.per_pair) >= 2, "tv-rate: give at least two S and two n.")
         require(self.mdps >= 1, f"tv-rate: mdps must be >= 1, got {self.mdps}.")
 

@@ -1,8 +1,8 @@
-"""Arrays beside the replay, a row for each of its entries: how they reach the disk as the rows that changed.
+"""Saves arrays beside the replay, which have one row for each entry, as patches of their changed rows.
 
-A patch is a file of rows and their values as they were at a save. Patches applied in order to zeros give the array; one
-whose rows were all written again by later ones is dead. An array that is written anew from time to time, as features
-under a new network, then costs its size once each time, and what is new in between.
+A patch is a file of rows and their values at one save. Patches applied in order to zeros give the array. A patch whose
+rows were all written again by later ones is dead. An array that is recomputed from time to time, such as features under
+a new network, then costs its whole size at each recomputation, and its new rows in between.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ class Patches:
     """Which rows of an array (n, ...) changed since the last save, and which patch holds the others."""
 
     def __init__(self, array: Array) -> None:
-        """`array` of zeros; it is changed in place, and each change must be told to `touch`."""
+        """`array` of zeros; it is changed in place, and `touch` must be called for each change."""
         self.array = array
         self.changed: BoolArray = np.zeros(len(array), dtype=np.bool_)
         self.owner: IntArray = np.full(len(array), -1)
         """(n,) number of the newest patch with this row, -1: the row was never written."""
 
     def touch(self, index: IntArray) -> None:
-        """The rows of index (...) are written."""
+        """Mark the rows of index (...) as written."""
         self.changed[index] = True
 
     def forget(self) -> None:
-        """No patch holds anything: the next save writes every row that is not zero."""
+        """Forget all patches: the next save writes every row that is not zero."""
         self.owner[:] = -1
         self.changed[:] = self.array.any(axis=tuple(range(1, self.array.ndim)))
 
@@ -48,7 +48,7 @@ class Patches:
             yield rows[start : start + size]
 
     def apply(self, number: int, rows: Array, values: Array) -> None:
-        """Set what patch `number` holds."""
+        """Apply the patch `number`."""
         mine = self.array
         fits = rows.ndim == 1 and values.dtype == mine.dtype and values.shape == (len(rows), *mine.shape[1:])
         fits = fits and rows.dtype == np.int64 and bool(((rows >= 0) & (rows < len(mine))).all())

@@ -1,7 +1,7 @@
-"""Several frames as one observation, for environments that hand out the newest frame only.
+"""Stacks several frames into one observation, for environments that return only the newest frame.
 
-Oldest first; before an episode's start its first frame repeats. The replay stores single frames and stacks what it
-draws; while acting, `Frames` of a batch of rows does the same.
+The oldest frame comes first. Before an episode's start its first frame repeats. The replay stores single frames and
+stacks the entries it draws; while acting, `Frames` does the same for a batch of rows.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def stacked_shape(obs_shape: tuple[int, ...], stack: int) -> tuple[int, ...]:
 
 
 class Tables:
-    """Says which observations the networks can read: state indices and codes that have an entry in their tables, as one
-    without is read as nothing, and floats within float32."""
+    """Checks that the networks can read observations: state indices and codes must have an entry in their tables,
+    because others would be read as nothing, and floats must fit float32."""
 
     def __init__(self, spec: EnvSpec) -> None:
         self.name = spec.name

@@ -1,16 +1,16 @@
-"""How a large replay reaches the disk: numbered segment files, written once, dropped when they left the ring.
+"""Saves a large replay as numbered segment files, which are written once and removed when they have left the ring.
 
-A segment holds the entries [start, stop) as they were at the save, and what changed in earlier ones since the save
-before: the actions of then newest observations (`late`). So a save costs what is new, and a state is the surviving
-segments applied in order.
+A segment holds the entries [start, stop) as they were at the save. It also holds the changes of earlier entries since
+the previous save: the actions of observations that were the newest then (`late`). So a save writes only new data, and
+a state is the surviving segments applied in order.
 
     segment-<number>.npz            entries and changes
-    <name>-<number>.npz             a patch of an array beside the entries, as the priorities (`patches.py`)
+    <name>-<number>.npz             a patch of an array beside the entries, as the priorities (`changed_rows.py`)
     cursor-<total>-<check>.json     the files of one save, with a checksum each
 
-A checkpoint keeps the two numbers of its cursor. They say what is stored, not when it was saved: runs that were
-interrupted at other moments have other segments, and the same checkpoints. A cursor's checksums tell its own files from
-those of another branch of the run.
+A checkpoint keeps the two numbers of its cursor. They depend on the stored data and not on the times of the saves:
+runs interrupted at other moments have other segments, but the same checkpoints. A cursor's checksums tell its own files
+from those of another branch of the run.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from rl_contrastive.files import durably
 from rl_contrastive.spec import Array
 
 SEGMENT_BYTES = 1 << 26
-"""A save with more observations than this is cut into several segments: memory at the save, and grain of dropping."""
+"""Size of a segment of a large save; it limits the memory of the save and how much is dropped at once."""
 LATE = ("action", "reward", "discount")
-"""Fields that the newest observation of a going episode gets one step later."""
+"""Fields that the newest observation of an open episode gets one step later."""
 ARRAYS = (*FIELDS, "late_serial", *(f"late_{name}" for name in LATE))
 Beside = Mapping[str, Patches]
 """Arrays beside the entries by name (letters only, not "segment" or "cursor")."""
@@ -48,20 +48,20 @@ Row = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Position:
-    """What a log holds: where the next save goes on."""
+    """The contents of a log, and where the next save continues."""
 
     mark: Mark = (0, -1)
     """Of this save; -1: none was made."""
     next_number: int = 0
     """Number of the next file."""
     segments: tuple[Row, ...] = ()
-    """Those kept, in order: of this state and of the two saves before."""
+    """Segments kept, in order: those of this state and of the two saves before."""
     open: tuple[int, ...] = ()
     """Serial numbers of entries that had no action yet but may get one."""
     earlier: tuple[Mark, ...] = ()
     """The two saves before: their checkpoints may still be the ones on disk."""
     patches: dict[str, tuple[Listed, ...]] = field(default_factory=dict)
-    """Of each array beside: the patches of this state, and of the two saves before."""
+    """For each array beside the entries, the patches of this state and of the two saves before."""
 
     def names(self) -> set[str]:
         """The files kept."""
@@ -71,7 +71,7 @@ class Position:
 
 
 def append(folder: Path, ring: Ring, last: Position, check: int, beside: Beside) -> Position:
-    """Save what came since `last`, durably."""
+    """Save everything since `last`, durably."""
     earlier = (*last.earlier[-1:], last.mark)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def append(folder: Path, ring: Ring, last: Position, check: int, beside: Beside)
         now = Position((ring.total, check), number, tuple(segments), _waiting(ring), earlier, patches)
         text = json.dumps({f.name: getattr(now, f.name) for f in fields(now)})
         durably(folder / _cursor(now.mark), lambda file: file.write(text.encode()))
-        # Only now: a save that was killed before has taken nothing away.
+        # Only now, so that a save that was killed earlier has removed nothing.
         _drop_others(folder, now.names(), ("segment", "cursor", *beside))
     except OSError as error:
         raise RlcError(f"cannot write the replay log in {folder}: {error.strerror or error}.") from error
@@ -94,7 +94,7 @@ def append(folder: Path, ring: Ring, last: Position, check: int, beside: Beside)
 
 
 def find(folder: Path, mark: Mark) -> Position:
-    """What the save `mark` left in the folder; RlcError if its cursor is missing or damaged."""
+    """The files of the save `mark` in the folder; RlcError if its cursor is missing or damaged."""
     path = folder / _cursor(mark)
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
@@ -129,7 +129,7 @@ def read(folder: Path, ring: Ring, at: Position, beside: Beside) -> None:
         path = folder / _name("segment", number)
         arrays = read_arrays(path, ARRAYS, checksum)
         require(len(arrays["action"]) == stop - start, f"replay log: {path} does not hold {stop - start} entries.")
-        # What this says of entries that left the ring by now is overwritten by the segments that follow.
+        # Later segments overwrite what this one says about entries that have left the ring.
         ring.put(start, {name: arrays[name] for name in FIELDS})
         for name in LATE:
             mine: Array = getattr(ring, name)
@@ -151,7 +151,7 @@ def _write_segments(folder: Path, ring: Ring, last: Position) -> list[Row]:
         final = stop == ring.total
         if start == stop and not len(late):
             break
-        # Changes go into the last segment, so that a segment which left the ring holds nothing that is needed.
+        # Changes go into the last segment, so that no segment outside the ring is needed.
         changes = late if final else late[:0]
         arrays = ring.entries(start, stop)
         arrays["late_serial"] = changes
@@ -162,7 +162,7 @@ def _write_segments(folder: Path, ring: Ring, last: Position) -> list[Row]:
 
 
 def _write_patches(folder: Path, name: str, one: Patches, number: int) -> Listed:
-    """The rows that changed as files, numbered from `number` on."""
+    """Write the changed rows as files, numbered from `number` on."""
     written = []
     for rows in one.parts(SEGMENT_BYTES):
         checksum = write_arrays(folder / _name(name, number), {"row": rows, "value": one.array[rows]})
@@ -173,7 +173,7 @@ def _write_patches(folder: Path, name: str, one: Patches, number: int) -> Listed
 
 
 def _waiting(ring: Ring) -> tuple[int, ...]:
-    """Serial numbers of the newest observations of going episodes."""
+    """Serial numbers of the newest observations of open episodes."""
     newest = ring.total - 1
     serial = newest - (newest - ring.open[ring.open >= 0]) % ring.capacity
     return tuple(int(n) for n in serial)
@@ -188,7 +188,7 @@ def _cuts(ring: Ring, begin: int) -> list[tuple[int, int]]:
 
 
 def _drop_others(folder: Path, kept: set[str], kinds: tuple[str, ...]) -> None:
-    """Remove files that no checkpoint on disk needs, and what a killed later save left behind."""
+    """Remove files that no checkpoint on disk needs, and leftovers of a killed later save."""
     for kind in kinds:
         for path in folder.glob(f"{kind}-*"):
             if path.name not in kept:

@@ -1,4 +1,4 @@
-"""Files of arrays that are whole or not there, and are read back against a checksum."""
+"""Array files that are written whole or not at all, and are checked against a checksum when read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_arrays(path: Path, arrays: dict[str, Array]) -> int:
 
 
 def read_arrays(path: Path, names: Sequence[str], checksum: int) -> dict[str, Array]:
-    """The arrays of a file; whatever is wrong with it (another save's, truncated, a pickle) is an RlcError."""
+    """The arrays of a file; any fault (of another save, truncated, a pickle) is an RlcError."""
     arrays: dict[str, Array] = {}
     try:
         with zipfile.ZipFile(path) as archive:

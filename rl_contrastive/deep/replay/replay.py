@@ -1,12 +1,12 @@
-"""What the deep agent has seen, and how it is drawn: n-step returns that end with their episode, stacks, priorities.
+"""The replay of the deep agent: n-step returns that end with their episode, frame stacks and priorities.
 
-Of an entry (o_t, a_t) with the steps t..t+m-1 ahead of it, m <= n:
+For an entry (o_t, a_t) with the steps t..t+m-1 ahead of it, m <= n:
 
     R = sum_{k<m} gamma^k r_{t+k},    target = R + discount * V(o_{t+m}),    discount = gamma^m, or 0 at a true terminal
 
-m < n only where the episode ended: at a truncation the target bootstraps from the final observation, at a true terminal
-it does not, and no sum (of rewards here, of bonuses over the same `steps` by `discounted`) reaches into the next
-episode. Entries are drawn uniformly, or by priority with the importance weights of Schaul et al. 2016 (Section 3.4):
+m < n only where the episode ended. At a truncation the target bootstraps from the final observation; at a true terminal
+it does not. No sum reaches into the next episode, neither of rewards nor of bonuses (`discounted` over the same
+`steps`). Entries are drawn uniformly, or by priority with the importance weights of Schaul et al. 2016 (Section 3.4):
 
     P(i) = p_i^alpha / sum_j p_j^alpha,    w_i = (N P(i))^-beta / max_j w_j   (the maximum over the batch)
 """
@@ -38,19 +38,19 @@ class ReplayBatch:
     """N drawn entries; observations are stacked, (N, *Replay.stacked_shape) of the stored dtype."""
 
     index: IntArray
-    """(N,) where they lie: for `update_priorities`, `observations`, `sequences`; valid until the next `add`."""
+    """(N,) their indices, for `update_priorities`, `observations`, `sequences`; valid until the next `add`."""
     ends: Array
     """(2N, ...) all o_t, then all o_{t+m}: one gather, and one copy to a device."""
     end: IntArray
-    """(N,) where o_{t+m} lies."""
+    """(N,) the index of o_{t+m}."""
     action: IntArray
     """(N,) a_t."""
     reward: FloatArray
     """(N,) the m-step return R."""
     discount: FloatArray
-    """(N,) gamma^m, 0 after a true terminal: what V(o_{t+m}) counts."""
+    """(N,) gamma^m, 0 after a true terminal: the factor of V(o_{t+m})."""
     steps: IntArray
-    """(N, n) indices of the entries t, t+1, ...; the m real ones first, then ones to be ignored."""
+    """(N, n) indices of the entries t, t+1, ...; the m real ones first; ignore the others."""
     mask: BoolArray
     """(N, n) which steps are real."""
     weight: FloatArray
@@ -90,7 +90,7 @@ class Replay:
         self.ring = Ring(capacity, obs_shape, obs_dtype, n_step=n_step, stack=stack)
         self.gamma, self.alpha = float(gamma), float(alpha)
         self.tree = SumTree(capacity) if alpha > 0 else None
-        self.max_priority = 1.0  # already to the power of alpha
+        self.max_priority = 1.0  # to the power of alpha already
         self._powers = self.gamma ** np.arange(n_step + 1)
         self.patches = {} if self.tree is None else {"priority": Patches(self.tree.leaves())}
         self.log = Position()  # of the last `save_log`, to
@@ -116,7 +116,7 @@ class Replay:
     # -- writing -------------------------------------------------------------------------------------------------
 
     def begin(self, num_envs: int) -> None:
-        """`num_envs` new episodes start; ones that are still open are cut like truncated ones."""
+        """Start `num_envs` new episodes; episodes still open end like truncated ones."""
         self._prioritise(self.ring.begin(num_envs), np.zeros(0, dtype=np.int64))
 
     def add(
@@ -137,7 +137,7 @@ class Replay:
         self.add(step.obs, step.action, step.reward, step.next_obs, step.discount, step.boundary, step.alive)
 
     def leaving(self, step: Transition) -> IntArray:
-        """Indices of the visits that `observe` of this step will take out: no longer there, or without their stack."""
+        """Indices of the visits that `observe` of this step will drop or leave without their stack."""
         rows = int(np.count_nonzero(step.alive))
         return self.ring.leaving(
             rows if self.ring.started else 2 * rows
@@ -158,7 +158,7 @@ class Replay:
         self.patches["priority"].touch(index)
 
     def _prioritise(self, ready: IntArray, lost: IntArray) -> None:
-        """Lost entries can no longer be drawn, ready ones can; a slot may be both, with a new entry in it."""
+        """Make lost entries undrawable and ready ones drawable; a slot may be both if it holds a new entry."""
         if self.tree is not None and (len(ready) or len(lost)):
             index = np.concatenate([lost, ready])
             self.tree.set(index, np.repeat([0.0, self.max_priority], [len(lost), len(ready)]))
@@ -197,7 +197,7 @@ class Replay:
 
     def discounted(self, values: FloatArray, mask: BoolArray) -> FloatArray:
         """sum_{k<m} gamma^k values_k over the real steps: (N, n), (N, n) -> (N,)."""
-        # A masked value may be anything, an infinity of a diverged bonus included, so it is replaced, not multiplied.
+        # A masked value may be anything, even an infinite bonus, so it is replaced and not multiplied.
         return np.asarray(np.where(mask, values, 0.0) @ self._powers[: values.shape[1]])
 
     def observations(self, index: IntArray) -> Array:
@@ -214,8 +214,8 @@ class Replay:
     def sequences(self, index: IntArray, length: int) -> tuple[Array, IntArray, BoolArray]:
         """The next K = `length` steps: observations (N, K+1, ...), actions (N, K), and which steps (N, K) are real.
 
-        What lies behind the episode's end, a lost life or the newest observation is not real: mask False, whatever
-        stands there.
+        Steps after the episode's end, a lost life or the newest observation are not real: their mask is False, and
+        their contents are arbitrary.
         """
         require(length >= 1, f"replay: sequences need a length >= 1, got {length}.")
         steps, mask = self.ring.walk(index, length)
@@ -249,7 +249,7 @@ class Replay:
         return slots[self.ring.whole[slots] & (self.ring.action[slots] >= 0)]
 
     def _uniform(self, count: int, rng: np.random.Generator) -> IntArray:
-        """Draws from the held entries, those not ready rejected: uniform over the ready ones, whatever lies between."""
+        """Uniform draws over the ready entries, by rejection from all held ones."""
         held = min(self.ring.total, self.ring.capacity)
         index = rng.integers(held, size=count)
         bad = np.flatnonzero(~self.ring.ready[index])
@@ -261,7 +261,7 @@ class Replay:
     # -- state ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> State:
-        """Everything, for replays that are small enough to be copied whole at each checkpoint."""
+        """The whole state, for replays small enough to be copied at each checkpoint."""
         return replay_state.whole(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -271,14 +271,14 @@ class Replay:
     def save_log(self, folder: Path, beside: Beside = NOTHING) -> State:
         """Write what is new since the last call as files, of arrays `beside` too; returns the checkpoint's cursor.
 
-        The files are durable then. A kill between this call and the writing of the checkpoint is harmless: the cursors
-        of the last two calls stay loadable too, so call it once a checkpoint. The cursor is small, and a function of
-        what is stored: how it is cut into files, which depends on when it was saved, is written down in the folder.
+        When it returns, the files are durable. A kill between this call and the writing of the checkpoint is harmless,
+        because the cursors of the last two calls stay loadable too. So call it once a checkpoint. The cursor is small
+        and depends only on the stored data. The folder records how the data are cut into files.
         """
         return replay_state.save_log(self, folder, beside)
 
     def load_log(self, folder: Path, cursor: dict[str, Any], beside: Beside = NOTHING) -> None:
-        """Exactly the state at `cursor`, whatever was written to the folder after it; nothing is written here.
+        """Load exactly the state at `cursor`, whatever was written to the folder after it; nothing is written.
 
         Raises RlcError if a file is missing, damaged, or of another save.
         """

@@ -1,16 +1,16 @@
-"""Episodes in a ring: single observations, linked within their episode, the oldest overwritten first.
+"""A ring buffer of episodes: single observations, linked within their episode; the oldest are overwritten first.
 
 The entry with serial number t (0, 1, 2, ... in order of arrival) lies in slot t mod capacity. It holds an observation
 and, once the agent acted there, action, reward and discount. B episodes arrive interleaved: entry t's predecessor is
 `back[t]` entries before it (0 at an episode's start), its successor is in slot `next[t]` (itself where there is none).
-So walking past either end of an episode stays there: stacks repeat the first frame, n-step sums meet no action.
+So a walk past either end of an episode stays there: stacks repeat the first frame, and n-step sums meet no action.
 
-An episode of T steps takes T + 1 entries; its final observation, of a true terminal too, is an entry without action.
+An episode of T steps takes T + 1 entries. Its final observation, even at a true terminal, is an entry without action.
 
     whole   the `stack` frames that end here are all still in the ring
-    ready   whole, acted, and n steps follow or the episode ended before: may be sampled
+    ready   whole, with an action, and n steps follow or the episode ended before: the entry may be sampled
 
-Successors are newer than their predecessors, so what overwriting can take from an entry is its stack, never its future.
+Successors are newer than their predecessors, so overwriting can damage an entry's stack, but never its future.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, State
 
 NO_ACTION = -1
 FIELDS = ("obs", "action", "reward", "discount", "back")
-"""What is stored of an entry; `next`, `whole` and `ready` follow from it."""
+"""The stored fields of an entry; `next`, `whole` and `ready` follow from them."""
 
 
 class Ring:
-    """The newest `capacity` entries. Slots are what other classes call an index; it is valid until the next `add`.
+    """The newest `capacity` entries. Other classes call a slot an index; it is valid until the next `add`.
 
-    Room for the observations is made when the first episodes begin or entries are put: one that is never used, as that
-    of an agent which only plays, costs nothing. Until then `storage` may still be set.
+    Memory for the observations is allocated when the first episodes begin or entries are put, so a ring that is never
+    used, as by an agent that only plays, costs nothing. Until then `storage` may still be set.
     """
 
     def __init__(
@@ -72,14 +72,14 @@ class Ring:
         return max(self.total - self.capacity, 0)
 
     def check_rows(self, num_envs: int) -> None:
-        """RlcError unless so many rows side by side leave each entry its n steps and its stack."""
+        """RlcError unless this many rows side by side leave each entry its n steps and its stack."""
         # A row's next entry is at most B later.
         needed = num_envs * (self.n_step + self.stack)
         what = f"batch * (n_step + stack) = {num_envs} * ({self.n_step} + {self.stack}) = {needed}"
         require(self.capacity > needed, f"replay: capacity must be > {what}, got {self.capacity}.")
 
     def begin(self, num_envs: int) -> IntArray:
-        """`num_envs` new episodes start; ones still open end here like truncated ones. Returns slots now ready."""
+        """Start `num_envs` new episodes; episodes still open end like truncated ones. Returns slots now ready."""
         self.check_rows(num_envs)
         cut = self._close(np.flatnonzero(self.open >= 0)) if self.total else np.zeros(0, dtype=np.int64)
         if num_envs:
@@ -159,7 +159,7 @@ class Ring:
         return np.arange(self.oldest, self.total) % self.capacity
 
     def leaving(self, count: int) -> IntArray:
-        """Slots of the visits that the next `count` entries take, or leave without their whole stack; oldest first."""
+        """Slots of the visits that the next `count` entries overwrite or leave without their stack; oldest first."""
         slots = np.arange(self.oldest, self.total + count - self.capacity) % self.capacity
         if self.stack > 1:
             reach = [slots]
@@ -209,7 +209,7 @@ class Ring:
         return slots
 
     def _evict(self, slots: IntArray, lost: list[IntArray]) -> None:
-        """Take the entries in `slots` out, and what needed them for its stack."""
+        """Remove the entries in `slots`, and mark those that needed them for their stack."""
         for depth in range(self.stack):
             if depth:
                 slots = self.next[slots]
@@ -235,7 +235,7 @@ class Ring:
     def _check_observations(self, *arrays: Array) -> None:
         """RlcError on wrong shapes and on dtypes whose values might not fit."""
         for array in arrays:
-            # Of floats only digits are lost.
+            # Floats only lose digits.
             kept = np.can_cast(array.dtype, self.obs.dtype) or array.dtype.kind == self.obs.dtype.kind == "f"
             if not kept or array.shape != (len(self.open), *self.obs_shape):
                 raise RlcError(
@@ -246,7 +246,7 @@ class Ring:
     # -- state ---------------------------------------------------------------------------------------------------
 
     def layout(self) -> State:
-        """What a saved state must agree on to be loaded here."""
+        """The layout that a saved state must share to be loaded here."""
         return {
             "capacity": self.capacity,
             "obs_shape": list(self.obs_shape),
@@ -256,7 +256,7 @@ class Ring:
         }
 
     def live(self) -> State:
-        """Where the going episodes stand."""
+        """The positions of the open episodes."""
         return {"step": self.step, "started": self.started, "open": self.open.copy(), "recent": self.recent.copy()}
 
     def entries(self, start: int, stop: int) -> dict[str, Array]:
@@ -306,10 +306,10 @@ class Ring:
 
 
 def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any], folder: Path) -> Array:
-    """Zeros in a file of `folder` that has lost its name: the system takes it back when the process ends, even killed.
+    """Zeros in a nameless file of `folder`, which the system frees when the process ends, even if it is killed.
 
-    So it never outlives its process or meets another one's. Its blocks are reserved here, where a full disk is a
-    sentence; later it would be a bus error.
+    So the file never outlives its process and never collides with another one. Its blocks are reserved here, where a
+    full disk gives a clear error; later it would be a bus error.
     """
     path, size = folder / "observations.scratch", max(int(np.prod(shape)) * dtype.itemsize, 1)
     try:

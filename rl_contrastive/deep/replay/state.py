@@ -1,7 +1,7 @@
-"""A replay as a state: whole, or as a cursor into the files of a folder that hold what is large.
+"""A replay as a state: whole, or as a cursor into the files of a folder that hold the large arrays.
 
-Both hold where the going episodes stand; the whole state has all entries and priorities besides, the cursor a checksum
-that ties it to its files (`log.py`).
+Both hold the positions of the open episodes. The whole state also has all entries and priorities. The cursor has a
+checksum that ties it to its files (`log.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.replay import log as replay_log
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.deep.replay.ring import Ring
@@ -20,20 +20,20 @@ from rl_contrastive.deep.replay.sum_tree import SumTree
 from rl_contrastive.spec import FloatArray, State
 
 CHECKED = 64
-"""Newest entries whose bytes a cursor answers for itself; its files have checksums of their own."""
+"""Number of newest entries in a cursor's own checksum; its files have checksums of their own."""
 
 
 class Replay(Protocol):
-    """What a state is made of; `replay.py` has the class."""
+    """The parts of a replay that make up a state; `replay.py` has the class."""
 
     ring: Ring
     tree: SumTree | None
-    """Priorities of the entries, or None where all are drawn alike."""
+    """Priorities of the entries, or None where draws are uniform."""
     alpha: float
     max_priority: float
     patches: dict[str, Patches]
     log: replay_log.Position
-    """Where the newest files of `folder` stand."""
+    """Position of the newest files of `folder`."""
     folder: Path | None
 
 
@@ -46,8 +46,7 @@ def whole(replay: Replay) -> State:
 
 def load_whole(replay: Replay, state: dict[str, Any]) -> None:
     """Inverse of `whole`."""
-    for key in ("entries",) if replay.tree is None else ("entries", "leaf"):
-        require(key in state, f"replay: the saved state lacks '{key}'.")
+    require_keys(state, ("entries",) if replay.tree is None else ("entries", "leaf"), "replay")
     ring, total = replay.ring, _accept(replay, state)
     start, held = max(total - ring.capacity, 0), len(state["entries"].get("action", ()))
     require(held == total - start, f"replay: {held} entries saved, but there should be {total - start}.")
@@ -58,11 +57,11 @@ def load_whole(replay: Replay, state: dict[str, Any]) -> None:
         require(saved.shape == (held,), f"replay: {len(saved)} priorities saved for {held} entries.")
         leaf[np.arange(start, total) % ring.capacity] = saved
     _restore(replay, state, leaf)
-    replay.log, replay.folder = replay_log.Position(), None  # what was logged no longer goes with what is here
+    replay.log, replay.folder = replay_log.Position(), None  # the log no longer belongs to these contents
 
 
 def save_log(replay: Replay, folder: Path, beside: replay_log.Beside) -> State:
-    """Write what is new; returns the cursor."""
+    """Write the new data and return the cursor."""
     arrays = {**replay.patches, **beside}
     if folder != replay.folder:
         replay.log = replay_log.Position()
@@ -91,7 +90,7 @@ def load_log(replay: Replay, folder: Path, cursor: dict[str, Any], beside: repla
 
 
 def _header(replay: Replay) -> State:
-    """What a state and a cursor share."""
+    """The part that a state and a cursor share."""
     return {
         "layout": {**replay.ring.layout(), "alpha": replay.alpha},
         "total": replay.ring.total,
@@ -102,8 +101,7 @@ def _header(replay: Replay) -> State:
 
 def _accept(replay: Replay, state: dict[str, Any]) -> int:
     """The total number of entries of a state made for this layout."""
-    for key in ("layout", "total", "live", "max_priority"):
-        require(key in state, f"replay: the saved state lacks '{key}'.")
+    require_keys(state, ("layout", "total", "live", "max_priority"), "replay")
     mine, saved = _header(replay)["layout"], dict(state["layout"])
     for name, value in mine.items():
         require(saved.get(name) == value, f"replay: {name} is {value}, but the saved one is {saved.get(name)}.")
@@ -119,7 +117,7 @@ def _restore(replay: Replay, state: dict[str, Any], leaf: FloatArray | None) -> 
 
 
 def _check(replay: Replay) -> int:
-    """CRC-32 of the newest entries, the going episodes and the sum of priorities."""
+    """CRC-32 of the newest entries, the open episodes and the sum of priorities."""
     ring = replay.ring
     newest = ring.entries(max(ring.oldest, ring.total - CHECKED), ring.total)
     sums = np.array([replay.max_priority, 0.0 if replay.tree is None else replay.tree.total])

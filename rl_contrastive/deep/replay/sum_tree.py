@@ -1,8 +1,8 @@
 """Draws in proportion to priorities: a sum tree whose updates and draws are a few numpy calls for a whole batch.
 
-A numpy call costs a microsecond, and adding 64 neighbours hardly more. So a node has FAN children instead of two, and
-the tree ends where TOP nodes are left, whose cumulative sum is searched: 100 000 leaves need two rounds, not seventeen.
-A parent is always the sum of its children computed anew, never corrected by a difference: sums do not drift, and are a
+A numpy call costs a microsecond, and adding 64 neighbours hardly more. So a node has FAN children instead of two. The
+tree ends at TOP nodes, whose cumulative sum is searched: 100 000 leaves need two rounds and not seventeen. A parent is
+always recomputed as the sum of its children and never corrected by a difference. So sums do not drift, and they are a
 function of the leaves.
 """
 
@@ -45,7 +45,7 @@ class SumTree:
         return np.asarray(self._levels[0].reshape(-1)[index])
 
     def set(self, index: IntArray, value: FloatArray | float) -> None:
-        """p_i <- value for index (N,); of an index given twice the last value stays."""
+        """p_i <- value for index (N,); if an index is given twice, the last value stays."""
         self._levels[0].reshape(-1)[index] = value
         for lower, upper in zip(self._levels, [*self._levels[1:], self._top], strict=True):
             index = index // FAN

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import gymnasium as gym
 import numpy as np
 
-from rl_contrastive.config import Ge, In, check_ranges, require
+from rl_contrastive.config import Ge, In, Options, require, require_rows
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.streams import Words, integers
 from rl_contrastive.errors import RlcError, unknown_name
@@ -28,29 +28,31 @@ from rl_contrastive.spec import Array, BoolArray, EnvSpec, FloatArray, IntArray
 
 SCREEN = (210, 160)
 """Height and width of the console's picture."""
+MOST_EMULATORS = 1 << 10
+"""Rows at most: an emulator each, of a few MiB."""
 NO_LIMIT = 1 << 30
 """Frames after which ale-py cuts a game; the horizon does it here."""
 
 
 @dataclass(frozen=True)
-class AtariConfig:
+class AtariConfig(Options, where="atari"):
     """One Atari game under the Atari-100k protocol."""
 
     id: str = "Pong"
     """The game as in gymnasium's ids, e.g. Breakout or MsPacman; given after the colon of `atari:ID`."""
     horizon: Annotated[int, Ge(1)] = 27_000
     """H, steps after which a game is cut."""
-    frame_skip: Annotated[int, Ge(1)] = 4
+    frame_skip: Annotated[int, In(1, 1000)] = 4
     """Emulated frames of a step."""
-    stack: Annotated[int, Ge(1)] = 4
+    stack: Annotated[int, In(1, 100)] = 4
     """Frames that make up a state."""
     stacked: bool = False
     """True: an observation is the stack (stack, size, size), oldest first, zeros before a game's first frame."""
-    size: Annotated[int, Ge(1)] = 84
+    size: Annotated[int, In(1, 1024)] = 84
     """Height and width of a frame in pixels."""
     sticky: Annotated[float, In(0, 1, below=True)] = 0.0
     """Probability of repeating the last action in a frame."""
-    idle_frames: Annotated[int, Ge(0)] = 30
+    idle_frames: Annotated[int, In(0, 10_000)] = 30
     """Most frames without an action at a game's start; their number is drawn."""
     fire_reset: bool = False
     """Press fire at a game's start where that begins it."""
@@ -60,13 +62,10 @@ class AtariConfig:
     """Training only: rewards are their signs."""
     life_loss: bool = True
     """Training only: the discount of a step that loses a life is 0."""
-    threads: Annotated[int, Ge(1)] = 1
+    threads: Annotated[int, In(1, 1024)] = 1
     """Threads of the emulators; results do not depend on them."""
     render: bool = False
     """Keep a second, coloured emulator in step for pictures; `rlc replay` sets it."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "atari")
 
     def for_evaluation(self) -> AtariConfig:
         """The score of whole games: no clipped rewards, and no life counts as an end."""
@@ -81,7 +80,7 @@ def make_atari(config: AtariConfig, num_envs: int) -> AtariEnv:
         from ale_py.vector_env import AtariVectorEnv
     except ImportError as error:
         raise RlcError(f"atari:{config.id} needs ale-py 0.12 or newer: pip install -e '.[atari]'.") from error
-    require(num_envs >= 1, f"atari:{config.id}: num_envs must be >= 1, got {num_envs}.")
+    require_rows(f"atari:{config.id}: num_envs", num_envs, MOST_EMULATORS)
     games = {rom.title().replace("_", ""): rom for rom in roms.get_all_rom_ids()}  # MsPacman -> ms_pacman
     if config.id not in games:
         raise unknown_name("Atari game", config.id, games)

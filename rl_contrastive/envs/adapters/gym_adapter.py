@@ -19,9 +19,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import MOST_COPIES, Ge, Gt, Options, require, require_rows
 from rl_contrastive.envs.adapters.gym_actions import action_map
-from rl_contrastive.envs.adapters.gym_features import FeatureKind, OutsideError, feature_map
+from rl_contrastive.envs.adapters.gym_features import FeatureKind, OutsideError, check_space, feature_map
 from rl_contrastive.envs.adapters.gym_table import exact_table
 from rl_contrastive.envs.base import default_observation_space
 from rl_contrastive.errors import RlcError
@@ -32,13 +32,13 @@ DEFAULT_HORIZON = 200
 
 
 @dataclass(frozen=True)
-class GymConfig:
+class GymConfig(Options, where="gym"):
     """Which gymnasium environment, how long its episodes may be, and how its observations are seen."""
 
     id: str = "CartPole-v1"
     """gymnasium id, as in `gymnasium.make` (`module:ID` too); given after the colon of `gym:ID`."""
-    horizon: int | None = None
-    """H, after which steps an episode is cut (>= 1), in place of the environment's own limit; the default is that
+    horizon: Annotated[int | None, Ge(1)] = None
+    """H, after which steps an episode is cut, in place of the environment's own limit; the default is that
     limit, or 200 without one."""
     observation: FeatureKind = "raw"
     """Box observations: raw (pictures with their channels first) | fourier | tile | bins (a table). Finite spaces are
@@ -49,16 +49,14 @@ class GymConfig:
     """Number of shifted grids of tile coding."""
     scale: Annotated[float, Gt(0)] = 1.0
     """Unit of coordinates without bounds: they enter as 1 / (1 + exp(-x / scale))."""
-    bins: int = 3
-    """Values of each coordinate of a continuous action (Box), evenly from low to high (>= 2; 2 is bang-bang)."""
+    bins: Annotated[int, Ge(2)] = 3
+    """Values of each coordinate of a continuous action (Box), evenly from low to high (2 is bang-bang)."""
     kwargs: str = "{}"
     """JSON object of keyword arguments for `gymnasium.make`, e.g. '{"is_slippery": false}'."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "gym")
+        super().__post_init__()
         require(bool(self.id), "gym: id must name a gymnasium environment, e.g. gym:CartPole-v1.")
-        require(self.horizon is None or self.horizon >= 1, f"gym: horizon must be >= 1, got {self.horizon}.")
-        require(self.bins >= 2, f"gym: bins must be >= 2, got {self.bins}.")
         limit = self.make_arguments().get("max_episode_steps", self.horizon)
         whole = limit is None or (isinstance(limit, int) and limit >= 1)
         require(whole, f"gym: max_episode_steps must be a whole number >= 1, got {limit!r}.")
@@ -73,7 +71,7 @@ class GymConfig:
 @register("env", "gym:", GymConfig)
 def make_gym(config: GymConfig, num_envs: int) -> GymEnv:
     """Any gymnasium id: gym:CartPole-v1, gym:FrozenLake-v1, gym:Pendulum-v1 (actions in bins), ..."""
-    require(num_envs >= 1, f"gym:{config.id}: num_envs must be >= 1, got {num_envs}.")
+    require_rows(f"gym:{config.id}: num_envs", num_envs, MOST_COPIES)
     arguments = config.make_arguments()
     try:
         asked = arguments.pop("max_episode_steps", None) or config.horizon
@@ -94,6 +92,7 @@ def adapt_gym(source: Any, config: GymConfig, num_envs: int) -> GymEnv:
 
     Episodes end after `config.horizon` steps, by default the environment's own limit, or 200 without one.
     """
+    require_rows("make_env: num_envs", num_envs, MOST_COPIES)
     if isinstance(source, gym.Env):
         require(num_envs == 1, "make_env: one environment is one row; for more give a function that makes one.")
         first, rest = source, []
@@ -104,6 +103,11 @@ def adapt_gym(source: Any, config: GymConfig, num_envs: int) -> GymEnv:
     horizon = config.horizon or _time_limit(first) or DEFAULT_HORIZON
     rows = [partial(gym.wrappers.TimeLimit, env, horizon) for env in (first, *rest)]
     name = first.spec.id if first.spec is not None else type(first.unwrapped).__name__
+    for what, field in (("actions", "action_space"), ("observations", "observation_space")):
+        space = getattr(first, field, None)
+        if not isinstance(space, gym.Space):
+            raise RlcError(f"make_env: the {field} of {name} must be a gymnasium space, got {space!r}.")
+        check_space(name, what, space)  # before the batch, which fails on them with words of its own
     return GymEnv(SyncVectorEnv(rows), replace(config, id=name), horizon)
 
 
@@ -119,7 +123,12 @@ def _time_limit(env: Any) -> int | None:
 
 
 def _made(source: Callable[[], Any]) -> gym.Env[Any, Any]:
-    env = source()
+    try:
+        env = source()
+    except RlcError:
+        raise
+    except Exception as error:
+        raise RlcError(f"make_env: the function that makes the environment raised {one_line(error)}.") from error
     require(isinstance(env, gym.Env), f"make_env: the function made a {type(env).__name__}, no gymnasium environment.")
     found: gym.Env[Any, Any] = env
     return found
@@ -139,6 +148,8 @@ class GymEnv(VectorEnv[Array, IntArray, Array]):
 
     def __init__(self, envs: VectorEnv[Any, Any, Any], config: GymConfig, horizon: int) -> None:
         self.name = f"gym:{config.id}"
+        check_space(self.name, "actions", envs.single_action_space)
+        check_space(self.name, "observations", envs.single_observation_space)
         self._actions = action_map(self.name, envs.single_action_space, config.bins)
         if self._actions.note:
             _say_once(self._actions.note)
@@ -277,8 +288,15 @@ def _say_once(note: str) -> None:
 
 def json_object(adapter: str, text: str) -> dict[str, Any]:
     """The option `kwargs` of an adapter as a dict; RlcError unless it is a JSON object."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        require(not twice, f"{adapter}: kwargs names {', '.join(twice)} twice: give it once.")
+        return dict(pairs)
+
     try:
-        arguments = json.loads(text)
+        arguments = json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise RlcError(f"{adapter}: kwargs must be a JSON object, got {text!r} ({error.msg}).") from error
     require(isinstance(arguments, dict), f"{adapter}: kwargs must be a JSON object, got {text!r}.")

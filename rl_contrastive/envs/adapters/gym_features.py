@@ -80,6 +80,18 @@ def feature_map(space: gym.Space[Any], kind: FeatureKind, resolution: int, tilin
     return FeatureMap((), "int64", resolution**k, bins)
 
 
+def check_space(name: str, what: str, space: gym.Space[Any]) -> None:
+    """RlcError for a space without coordinates or values, and for a Box with bounds that are NaN or reversed."""
+    sizes = _finite_sizes(space)
+    empty = math.prod(space.shape) == 0 if isinstance(space, gym.spaces.Box) else sizes is not None and not sizes
+    require(not empty, f"{name}: the space of {what} has no coordinates, got {space}; it needs one at least.")
+    require(sizes is None or min(sizes) >= 1, f"{name}: the space of {what} has no values, got {space}.")
+    if isinstance(space, gym.spaces.Box):
+        known = not (np.isnan(space.low).any() or np.isnan(space.high).any())
+        require(known, f"{name}: the Box of {what} has bounds that are NaN, got {space}; use -inf and inf for none.")
+        require(bool((space.low <= space.high).all()), f"{name}: the Box of {what} has low > high, got {space}.")
+
+
 def _finite_sizes(space: gym.Space[Any]) -> list[int] | None:
     """Sizes of the factors of a finite space, None for others."""
     if isinstance(space, gym.spaces.Discrete):

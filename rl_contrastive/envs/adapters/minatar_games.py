@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import gymnasium as gym
 import numpy as np
 
-from rl_contrastive.config import Ge, In, check_ranges, require
+from rl_contrastive.config import MOST_COPIES, Ge, In, Options, require_rows
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.streams import Words, integers
 from rl_contrastive.errors import RlcError, unknown_name
@@ -34,7 +34,7 @@ ACTION_WORDS = {"n": "stay", "l": "left", "u": "up", "r": "right", "d": "down", 
 
 
 @dataclass(frozen=True)
-class MinAtarConfig:
+class MinAtarConfig(Options, where="minatar"):
     """One of MinAtar's games."""
 
     id: str = "Breakout"
@@ -49,7 +49,7 @@ class MinAtarConfig:
     """Only actions that do something in this game (the package's `-v1`), instead of all six (`-v0`)."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "minatar")
+        super().__post_init__()
         if self.id not in GAMES:
             raise unknown_name("MinAtar game", self.id, GAMES)
 
@@ -61,7 +61,7 @@ def make_minatar(config: MinAtarConfig, num_envs: int) -> MinAtarEnv:
         from minatar import Environment  # here, because it brings matplotlib and seaborn with it
     except ImportError as error:
         raise RlcError(f"minatar:{config.id} needs MinAtar: pip install -e '.[bench]'.") from error
-    require(num_envs >= 1, f"minatar:{config.id}: num_envs must be >= 1, got {num_envs}.")
+    require_rows(f"minatar:{config.id}: num_envs", num_envs, MOST_COPIES)
     games = [Environment(GAMES[config.id], config.sticky, config.ramping) for _ in range(num_envs)]
     return MinAtarEnv(config, games)
 

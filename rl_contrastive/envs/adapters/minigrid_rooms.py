@@ -26,7 +26,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import MOST_COPIES, Ge, In, Options, require, require_rows
 from rl_contrastive.envs.adapters.gym_adapter import one_line
 from rl_contrastive.envs.adapters.minigrid_view import Image, PartialView
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
@@ -48,27 +48,21 @@ TILE = 16
 
 
 @dataclass(frozen=True)
-class MiniGridConfig:
+class MiniGridConfig(Options, where="minigrid"):
     """One of MiniGrid's worlds."""
 
     id: str = "MiniGrid-DoorKey-8x8-v0"
     """gymnasium id; given after the colon of `minigrid:ID`."""
-    horizon: int | None = None
-    """H, cap on the steps of an episode (>= 1); the world's own max_steps by default. A larger one becomes the world's
+    horizon: Annotated[int | None, Ge(1)] = None
+    """H, cap on the steps of an episode; the world's own max_steps by default. A larger one becomes the world's
     max_steps, which its rewards depend on."""
-    stack: Annotated[int, Ge(1)] = 1
+    stack: Annotated[int, In(1, 100)] = 1
     """Views shown at once: `EnvSpec.frame_stack` of them, which agents stack themselves if they can."""
     observation: Literal["image", "onehot"] = "image"
     """"image": the codes as numbers; "onehot": a plane for each value of each code."""
     mission: Literal["auto", "shown", "hidden"] = "auto"
     """Whether the words that vary in the mission are planes of the observation. auto: shown, but for KeyCorridor,
     LockedRoom and the UnlockPickups, where it says nothing that cannot be seen."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "minigrid")
-        require(
-            self.horizon is None or self.horizon >= 1, f"minigrid: horizon must be >= 1 or null, got {self.horizon}."
-        )
 
 
 @register("env", "minigrid:", MiniGridConfig)
@@ -78,7 +72,7 @@ def make_minigrid(config: MiniGridConfig, num_envs: int) -> MiniGridEnv:
         import_module("minigrid")  # registers its worlds with gymnasium
     except ImportError as error:
         raise RlcError(f"minigrid:{config.id} needs minigrid: pip install -e '.[bench]'.") from error
-    require(num_envs >= 1, f"minigrid:{config.id}: num_envs must be >= 1, got {num_envs}.")
+    require_rows(f"minigrid:{config.id}: num_envs", num_envs, MOST_COPIES)
     known = [name for name in gym.registry if name.startswith("MiniGrid-")]
     if config.id not in known:
         raise unknown_name("MiniGrid world", config.id, known)

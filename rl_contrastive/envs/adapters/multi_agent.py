@@ -9,15 +9,16 @@ for the others. The rows of a copy share one world, so for one row the world is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rl_contrastive.config import require
+from rl_contrastive.config import MOST_COPIES, Ge, Options, require, require_rows
 from rl_contrastive.envs.adapters.gym_adapter import json_object, one_line
+from rl_contrastive.envs.adapters.gym_features import check_space
 from rl_contrastive.envs.adapters.pettingzoo_find import find
 from rl_contrastive.envs.adapters.pettingzoo_spaces import own_limit
 from rl_contrastive.envs.base import default_observation_space
@@ -29,21 +30,21 @@ DEFAULT_HORIZON = 200
 
 
 @dataclass(frozen=True)
-class MultiAgentConfig:
+class MultiAgentConfig(Options, where="multi"):
     """Which PettingZoo parallel environment of N agents, and what each of them is paid."""
 
     id: str = "simple_spread_v3"
     """Name in PettingZoo's packages, or module:attribute; given after the colon of `multi:ID`."""
-    horizon: int | None = None
-    """H, cap on the steps of an episode (>= 1); default: the environment's own limit, or 200 without one."""
+    horizon: Annotated[int | None, Ge(1)] = None
+    """H, cap on the steps of an episode; default: the environment's own limit, or 200 without one."""
     cooperative: bool = False
     """Pay every agent the sum of all rewards."""
     kwargs: str = "{}"
     """JSON object of keyword arguments for the environment, e.g. '{"N": 2}'."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(bool(self.id), "multi: id must name an environment, e.g. multi:simple_spread_v3.")
-        require(self.horizon is None or self.horizon >= 1, f"multi: horizon must be >= 1, got {self.horizon}.")
         self.make_arguments()
 
     def make_arguments(self) -> dict[str, Any]:
@@ -54,7 +55,7 @@ class MultiAgentConfig:
 @register("env", "multi:", MultiAgentConfig)
 def make_multi_agent(config: MultiAgentConfig, num_envs: int) -> MultiAgentEnv:
     """A PettingZoo parallel environment of N agents, each a row: multi:simple_spread_v3, or multi:my_module:make."""
-    name, make = f"multi:{config.id}", find(config.id)
+    name, make = f"multi:{config.id}", find(config.id, "multi")
     try:
         first = make(**config.make_arguments())
     except Exception as error:
@@ -63,7 +64,8 @@ def make_multi_agent(config: MultiAgentConfig, num_envs: int) -> MultiAgentEnv:
     require(len(agents) >= 1, f"{name}: this is no PettingZoo ParallelEnv, it has no possible_agents.")
     N = len(agents)
     hint = f"its {N} agents are a row each, so the number of rows (--agent.batch) must be a multiple of {N}"
-    require(num_envs == 1 or (num_envs >= 1 and num_envs % N == 0), f"{name}: {hint}, got {num_envs}.")
+    require_rows(f"{name}: num_envs", num_envs, MOST_COPIES)
+    require(num_envs == 1 or num_envs % N == 0, f"{name}: {hint}, got {num_envs}.")
     # One row is asked for by whoever only looks at the spec or replays: it gets one copy.
     copies = [first, *(make(**config.make_arguments()) for _ in range(num_envs // N - 1))]
     return MultiAgentEnv(name, copies, agents, config)
@@ -79,6 +81,7 @@ class MultiAgentEnv(VectorEnv[Array, IntArray, Array]):
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
         actions = _common(name, "action", [first.action_space(agent) for agent in agents])
         seen = _common(name, "observation", [first.observation_space(agent) for agent in agents])
+        check_space(name, "observations", seen)
         if not isinstance(actions, gym.spaces.Discrete):
             raise RlcError(f"{name}: actions must be Discrete, got {actions}; PettingZoo has wrappers for others.")
         self._start, self._finite = int(actions.start), isinstance(seen, gym.spaces.Discrete)

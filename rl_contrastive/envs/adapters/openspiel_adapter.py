@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.envs.adapters.gym_adapter import one_line
 from rl_contrastive.envs.game_table import GameTable, Outcomes, TableGameEnv, build_table
 from rl_contrastive.errors import RlcError
@@ -34,17 +34,17 @@ PROBABILITY = 1e-12
 
 
 @dataclass(frozen=True)
-class OpenSpielConfig:
+class OpenSpielConfig(Options, where="openspiel"):
     """Which OpenSpiel game and how long its episodes may be."""
 
     id: str = "markov_soccer"
     """OpenSpiel's name with its parameters in brackets; given after the colon of `openspiel:ID`."""
-    horizon: int | None = None
-    """H, cap on the steps of an episode (>= 1); the default is the game's own limit, at most 50."""
+    horizon: Annotated[int | None, Ge(1)] = None
+    """H, cap on the steps of an episode; the default is the game's own limit, at most 50."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(bool(self.id), "openspiel: id must name a game, e.g. openspiel:markov_soccer.")
-        require(self.horizon is None or self.horizon >= 1, f"openspiel: horizon must be >= 1, got {self.horizon}.")
 
 
 @register("env", "openspiel:", OpenSpielConfig)

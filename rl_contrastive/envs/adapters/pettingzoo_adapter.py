@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import MOST_COPIES, Ge, Gt, Options, require, require_rows
 from rl_contrastive.envs.adapters.gym_adapter import json_object, one_line
 from rl_contrastive.envs.adapters.gym_features import FeatureKind
 from rl_contrastive.envs.adapters.pettingzoo_find import find
@@ -34,16 +34,16 @@ ZERO_SUM = 1e-6
 
 
 @dataclass(frozen=True)
-class PettingZooConfig:
+class PettingZooConfig(Options, where="pettingzoo"):
     """Which PettingZoo environment, how long its episodes may be, and how its observations are seen."""
 
     id: str = "rps_v2"
     """Name in PettingZoo's packages, or module:attribute; given after the colon of `pettingzoo:ID`."""
-    horizon: int | None = None
-    """H, cap on the steps of an episode (>= 1), at most the environment's own limit, which is the default; 200 without
+    horizon: Annotated[int | None, Ge(1)] = None
+    """H, cap on the steps of an episode, at most the environment's own limit, which is the default; 200 without
     one."""
-    reward_bound: float = 1.0
-    """Largest |reward| of one step (> 0), which optimism needs to know; a larger reward is an error."""
+    reward_bound: Annotated[float, Gt(0)] = 1.0
+    """Largest |reward| of one step, which optimism needs to know; a larger reward is an error."""
     sees: Literal["both", "first"] = "both"
     """The state is what both agents observe, or the first agent's observation alone (where all see everything)."""
     observation: FeatureKind = "raw"
@@ -55,11 +55,8 @@ class PettingZooConfig:
     """JSON object of keyword arguments for the environment, e.g. '{"num_actions": 5}'."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "pettingzoo")
+        super().__post_init__()
         require(bool(self.id), "pettingzoo: id must name an environment, e.g. pettingzoo:rps_v2.")
-        require(self.horizon is None or self.horizon >= 1, f"pettingzoo: horizon must be >= 1, got {self.horizon}.")
-        bound = self.reward_bound
-        require(0.0 < bound < np.inf, f"pettingzoo: reward_bound must be > 0 and finite, got {bound}.")
         self.make_arguments()
 
     def make_arguments(self) -> dict[str, Any]:
@@ -71,7 +68,7 @@ class PettingZooConfig:
 def make_pettingzoo(config: PettingZooConfig, num_envs: int) -> PettingZooEnv:
     """Any two-player zero-sum PettingZoo parallel environment: pettingzoo:rps_v2, or pettingzoo:my_module:make."""
     name = f"pettingzoo:{config.id}"
-    require(num_envs >= 1, f"{name}: num_envs must be >= 1, got {num_envs}.")
+    require_rows(f"{name}: num_envs", num_envs, MOST_COPIES)
     make, arguments = find(config.id), config.make_arguments()
     try:
         envs = [make(**arguments) for _ in range(num_envs)]

@@ -10,7 +10,7 @@ import numpy as np
 from pettingzoo import AECEnv
 
 from rl_contrastive.config import require
-from rl_contrastive.envs.adapters.gym_features import FeatureKind, FeatureMap, feature_map
+from rl_contrastive.envs.adapters.gym_features import FeatureKind, FeatureMap, check_space, feature_map
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array
 
@@ -28,7 +28,10 @@ def two_players(name: str, env: Any) -> tuple[list[Any], list[gym.spaces.Discret
     actions = [env.action_space(player) for player in players]
     for space in actions:
         require(isinstance(space, gym.spaces.Discrete), f"{name}: the action space is {space}; {ALLOWED}.")
-    return players, actions, [env.observation_space(player) for player in players]
+    seen = [env.observation_space(player) for player in players]
+    for space in seen:
+        check_space(name, "observations", space)
+    return players, actions, seen
 
 
 def joint_features(
