@@ -19,7 +19,7 @@ from torch import Tensor
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.base import Context, Report, Table
 from rl_contrastive.claims.energy.image_data import load
-from rl_contrastive.claims.objectives.stacked import SEEDS, above, least, mean_of, shown
+from rl_contrastive.claims.objectives.stacked import SEEDS, above, centres, least, shown
 from rl_contrastive.config import Ge, Gt, check_ranges, require
 from rl_contrastive.objectives.transport import OpTA, OpTAConfig
 from rl_contrastive.registry import register
@@ -145,9 +145,7 @@ def report(config: OptaClaimConfig, context: Context, found: dict[str, dict[str,
 
     def paint(axis: Any) -> None:
         for i, name in enumerate(names[1:]):
-            parts = [mean_of(gain[s][name]) for s in SETTINGS]
-            centre = np.array([p.estimate for p in parts])
-            error = [centre - [p.low for p in parts], np.array([p.high for p in parts]) - centre]
+            centre, error = centres([gain[s][name] for s in SETTINGS])
             where = np.arange(len(SETTINGS)) + 0.16 * (i - 2)
             axis.bar(where, centre, 0.15, yerr=error, color=colour(i), label=name)
         axis.axhline(0.0, color="#555555", linewidth=0.8)

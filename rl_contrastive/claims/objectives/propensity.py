@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.base import Bar, Context, Report, Table
-from rl_contrastive.claims.objectives.stacked import SEEDS, Stack, descend, generators, least, mean_of, shown
+from rl_contrastive.claims.objectives.stacked import SEEDS, Stack, centres, descend, generators, least, shown
 from rl_contrastive.config import Ge, Gt, check_ranges, require
 from rl_contrastive.features.embedding import directions
 from rl_contrastive.objectives.samplers import PropensityConfig, PropensitySampler
@@ -194,9 +194,7 @@ def report(
     def paint(axis: Any) -> None:
         where = np.arange(len(METHODS))
         for i, (label, values) in enumerate((("with meaning", meaning), ("with surface", surface))):
-            parts = [mean_of(values[name]) for name in METHODS]
-            centre = np.array([p.estimate for p in parts])
-            error = [centre - [p.low for p in parts], np.array([p.high for p in parts]) - centre]
+            centre, error = centres([values[name] for name in METHODS])
             axis.barh(where - 0.2 + 0.4 * i, centre, 0.38, xerr=error, color=colour(i), label=label)
         axis.set_yticks(where, [name.replace(", ", ",\n") for name in METHODS])
         axis.invert_yaxis()

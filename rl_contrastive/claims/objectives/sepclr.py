@@ -22,11 +22,11 @@ from rl_contrastive.claims.objectives.digits import Digits, draw_rows, normal, r
 from rl_contrastive.claims.objectives.stacked import (
     SEEDS,
     Stack,
+    centres,
     descend,
     generators,
     least,
     linear_probe,
-    mean_of,
     most,
     shown,
 )
@@ -190,9 +190,7 @@ def report(config: SepclrClaimConfig, context: Context, found: dict[str, dict[st
 
     def paint(axis: Any) -> None:
         for i, (name, of) in enumerate(found.items()):
-            parts = [mean_of(of[key]) for key in keys[:4]]
-            centre = np.array([p.estimate for p in parts])
-            error = [centre - [p.low for p in parts], np.array([p.high for p in parts]) - centre]
+            centre, error = centres([of[key] for key in keys[:4]])
             axis.bar(np.arange(4) + 0.17 * (i - 2), centre, 0.16, yerr=error, color=colour(i), label=name)
         axis.set_xticks(range(4), [key.replace("->", " head\nreads ") for key in keys[:4]])
         axis.set(ylabel="accuracy of a linear probe", ylim=(0, 1))

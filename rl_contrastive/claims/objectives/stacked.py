@@ -102,6 +102,13 @@ def shown(values: Sequence[float] | FloatArray, decimals: int = 3) -> str:
     return words(mean_of(values), decimals)
 
 
+def centres(values: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray]:
+    """Means (K,) of K lists of values by seed, and lengths (2, K) of their t-intervals to both sides, for a plot."""
+    parts = [mean_of(x) for x in values]
+    centre = np.array([part.estimate for part in parts])
+    return centre, np.array([centre - [part.low for part in parts], [part.high for part in parts] - centre])
+
+
 def least(what: str, values: Sequence[float] | FloatArray, bound: float, *, control: bool = False) -> Bar:
     """The mean over seeds has to be at least `bound`; of a control it must not be."""
     mean = float(np.mean(values))
