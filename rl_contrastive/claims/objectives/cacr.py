@@ -26,7 +26,7 @@ from rl_contrastive.claims.objectives.worlds import (
     ranks,
     train,
 )
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.objectives.multi_view import CACR, CACRConfig
 from rl_contrastive.objectives.pairwise import NTXent, NTXentConfig
 from rl_contrastive.registry import register
@@ -46,7 +46,7 @@ WORLD = WorldConfig(detail=0.8, noise=0.8)
 
 
 @dataclass(frozen=True)
-class CACRClaimConfig:
+class CACRClaimConfig(Options, where="cacr"):
     """Sizes of the measurement."""
 
     seeds: Annotated[tuple[int, ...], Ge(0)] = SEEDS
@@ -74,7 +74,7 @@ class CACRClaimConfig:
         return cls(seeds=SEEDS[:3], zipf=(0.0, 1.5), views=3, steps=150, batch=32)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "cacr")
+        super().__post_init__()
         require(len(self.zipf) >= 2, "cacr: give at least two exponents.")
 
 

@@ -18,7 +18,7 @@ from rl_contrastive.claims.objectives.stacked import (
     linear_probe,
     nearest_neighbour,
 )
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.embedding import effective_rank
 from rl_contrastive.objectives.learned import MIM, MIMConfig, draw_code
 from rl_contrastive.objectives.softmax import InfoNCE, InfoNCEConfig
@@ -30,7 +30,7 @@ Found = dict[str, FloatArray]
 
 
 @dataclass(frozen=True)
-class CmimClaimConfig:
+class CmimClaimConfig(Options, where="cmim"):
     """The models and their training."""
 
     code: Annotated[int, Ge(2)] = 16
@@ -60,7 +60,7 @@ class CmimClaimConfig:
         return cls(settings=False, seeds=SEEDS[:2])
 
     def __post_init__(self) -> None:
-        check_ranges(self, "cmim")
+        super().__post_init__()
         require(len(self.seeds) >= 2, "cmim: give at least two seeds.")
         require(self.batch % 2 == 0, f"cmim: the batch must be even, got {self.batch}.")
 

@@ -16,7 +16,7 @@ import numpy as np
 from rl_contrastive.analysis.figures import colour, draw, ticks_at, words
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
 from rl_contrastive.claims.objectives.worlds import SEEDS, BlockWorld, Encoders, WorldConfig, interval, probe, train
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.objectives.pairwise import DCL, DCLConfig, NTXent, NTXentConfig
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
@@ -26,7 +26,7 @@ WORLD = WorldConfig(detail=0.3, noise=1.3)
 
 
 @dataclass(frozen=True)
-class DCLClaimConfig:
+class DCLClaimConfig(Options, where="dcl"):
     """Sizes of the measurement."""
 
     seeds: Annotated[tuple[int, ...], Ge(0)] = SEEDS
@@ -52,7 +52,7 @@ class DCLClaimConfig:
         return cls(batches=(4, 64))
 
     def __post_init__(self) -> None:
-        check_ranges(self, "dcl")
+        super().__post_init__()
         require(len(self.batches) >= 2 and list(self.batches) == sorted(set(self.batches)), "dcl: batches must rise.")
 
 

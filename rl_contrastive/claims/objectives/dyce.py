@@ -22,7 +22,7 @@ from torch import Tensor
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.base import Context, Report, Table
 from rl_contrastive.claims.objectives.stacked import SEEDS, Stack, centres, descend, generators, least, shown
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.objectives.memory import BECLR, DyCEConfig, DyCEMemory
 from rl_contrastive.objectives.views import Views, unit
 from rl_contrastive.registry import register
@@ -34,7 +34,7 @@ METHODS, WAYS = (NONE, TOP, OURS, PUBLISHED), (AGAIN, TOP_LARGE, LARGE)
 
 
 @dataclass(frozen=True)
-class DyceClaimConfig:
+class DyceClaimConfig(Options, where="dyce"):
     """The world and the training."""
 
     latents: Annotated[int, Ge(2)] = 30
@@ -74,7 +74,7 @@ class DyceClaimConfig:
         return cls(steps=100, ways=False, seeds=SEEDS[:2])
 
     def __post_init__(self) -> None:
-        check_ranges(self, "dyce")
+        super().__post_init__()
         require(len(self.seeds) >= 2, "dyce: give at least two seeds.")
 
 

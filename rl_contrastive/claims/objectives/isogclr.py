@@ -20,7 +20,7 @@ from torch import Tensor
 from rl_contrastive.analysis.figures import colour, counts_on, draw, rng_of, words
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
 from rl_contrastive.claims.objectives.worlds import SEEDS, BlockWorld, Encoders, WorldConfig, interval, tensor
-from rl_contrastive.config import Ge, Gt, check_ranges
+from rl_contrastive.config import Ge, Gt, Options
 from rl_contrastive.objectives.base import Contrast, Sizes, State
 from rl_contrastive.objectives.robust import ISogCLR, ISogCLRConfig
 from rl_contrastive.objectives.views import unit
@@ -34,7 +34,7 @@ WORLD = WorldConfig(latents=40, zipf=0.8, detail=0.5, noise=0.5)
 
 
 @dataclass(frozen=True)
-class ISogCLRClaimConfig:
+class ISogCLRClaimConfig(Options, where="isogclr"):
     """Sizes of the measurement."""
 
     seeds: Annotated[tuple[int, ...], Ge(0)] = SEEDS
@@ -69,9 +69,6 @@ class ISogCLRClaimConfig:
         """Seconds."""
         world = WorldConfig(latents=12, zipf=0.8, detail=0.5, noise=0.5)
         return cls(seeds=SEEDS[:2], transitions=400, steps=400, batch=32, frozen=120, world=world, rho_high=(0.6,))
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "isogclr")
 
 
 @register("claim", "objectives/isogclr", ISogCLRClaimConfig)

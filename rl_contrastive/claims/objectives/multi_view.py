@@ -29,7 +29,7 @@ from rl_contrastive.claims.objectives.worlds import (
     tensor,
     train,
 )
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.embedding import alignment
 from rl_contrastive.objectives.multi_view import MVDHEL, MVDHELConfig, MVInfoNCE, MVInfoNCEConfig
 from rl_contrastive.objectives.pairwise import NTXent, NTXentConfig
@@ -43,7 +43,7 @@ WORLD = WorldConfig(size=64, details=32, detail=1.0, noise=1.2)
 
 
 @dataclass(frozen=True)
-class MultiViewConfig:
+class MultiViewConfig(Options, where="multi-view"):
     """Sizes of the measurement."""
 
     seeds: Annotated[tuple[int, ...], Ge(0)] = SEEDS
@@ -71,7 +71,7 @@ class MultiViewConfig:
         return cls(seeds=SEEDS[:3], views=(2, 4), instances=32, steps=200, dim=24)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "multi-view")
+        super().__post_init__()
         rising = list(self.views) == sorted(set(self.views)) and len(self.views) >= 2
         require(rising, "multi-view: give at least two V, rising.")
 

@@ -20,7 +20,7 @@ from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.base import Context, Report, Table
 from rl_contrastive.claims.energy.image_data import load
 from rl_contrastive.claims.objectives.stacked import SEEDS, above, centres, least, shown
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.objectives.transport import OpTA, OpTAConfig
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
@@ -38,7 +38,7 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class OptaClaimConfig:
+class OptaClaimConfig(Options, where="opta"):
     """Episodes."""
 
     episodes: Annotated[int, Ge(2)] = 200
@@ -56,7 +56,7 @@ class OptaClaimConfig:
         return cls(episodes=40, seeds=SEEDS[:2])
 
     def __post_init__(self) -> None:
-        check_ranges(self, "opta")
+        super().__post_init__()
         require(len(self.seeds) >= 2, "opta: give at least two seeds.")
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.objectives.stacked import SEEDS, Stack, centres, descend, generators, least, shown
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.embedding import directions
 from rl_contrastive.objectives.samplers import PropensityConfig, PropensitySampler
 from rl_contrastive.objectives.softmax import InfoNCE, InfoNCEConfig
@@ -39,7 +39,7 @@ OURS, BIASED, PLAIN = "inverse propensity, both", "similarity alone", "augmentat
 
 
 @dataclass(frozen=True)
-class PropensityClaimConfig:
+class PropensityClaimConfig(Options, where="propensity"):
     """The world and the training."""
 
     items: Annotated[int, Ge(50)] = 1500
@@ -71,7 +71,7 @@ class PropensityClaimConfig:
         return cls(items=600, k=16, steps=150, seeds=SEEDS[:2])
 
     def __post_init__(self) -> None:
-        check_ranges(self, "propensity")
+        super().__post_init__()
         require(len(self.seeds) >= 2, "propensity: give at least two seeds.")
 
 

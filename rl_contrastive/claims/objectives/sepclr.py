@@ -30,7 +30,7 @@ from rl_contrastive.claims.objectives.stacked import (
     most,
     shown,
 )
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.separated import SepCLR, SepCLRConfig, joint_entropy
 from rl_contrastive.objectives.views import Views, weighted_rows
@@ -44,7 +44,7 @@ SECOND = 5
 
 
 @dataclass(frozen=True)
-class SepclrClaimConfig:
+class SepclrClaimConfig(Options, where="sepclr"):
     """The data and the training."""
 
     weight: Annotated[float, Gt(0)] = 10.0
@@ -76,7 +76,7 @@ class SepclrClaimConfig:
         return cls(batch=96, steps=200, published=False, seeds=SEEDS[:2])
 
     def __post_init__(self) -> None:
-        check_ranges(self, "sepclr")
+        super().__post_init__()
         require(len(self.seeds) >= 2, "sepclr: give at least two seeds.")
 
 

@@ -22,7 +22,7 @@ from rl_contrastive.analysis.figures import colour, draw, words
 from rl_contrastive.analysis.statistics import Interval
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
 from rl_contrastive.claims.objectives.worlds import SEEDS, BlockWorld, Encoders, WorldConfig, interval, tensor
-from rl_contrastive.config import Ge, Gt, In, check_ranges
+from rl_contrastive.config import Ge, Gt, In, Options
 from rl_contrastive.objectives.weighted import Reweighted, ReweightedConfig
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
@@ -37,7 +37,7 @@ WORLD = WorldConfig(detail=0.8, noise=0.4)
 
 
 @dataclass(frozen=True)
-class SFTConfig:
+class SFTConfig(Options, where="sft-against-cl"):
     """Sizes of the measurement."""
 
     seeds: Annotated[tuple[int, ...], Ge(0)] = SEEDS
@@ -67,9 +67,6 @@ class SFTConfig:
     def quick(cls) -> SFTConfig:
         """Seconds."""
         return cls(seeds=SEEDS[:2], steps=120, near_steps=60, batch=16, judged=200)
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "sft-against-cl")
 
     @property
     def settings(self) -> dict[str, tuple[int, float, bool]]:

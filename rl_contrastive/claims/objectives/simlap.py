@@ -20,7 +20,7 @@ from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.objectives.digits import normal, rows_of
 from rl_contrastive.claims.objectives.stacked import SEEDS, Stack, centres, descend, generators, least, most, shown
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.embedding import effective_rank
 from rl_contrastive.objectives.heads import Gate, GateConfig
 from rl_contrastive.objectives.separated import SimLAP
@@ -40,7 +40,7 @@ SHARED = (CLASSES.unsqueeze(0) == CLASSES.unsqueeze(1)).sum(-1)
 
 
 @dataclass(frozen=True)
-class SimlapClaimConfig:
+class SimlapClaimConfig(Options, where="simlap"):
     """The world and the training."""
 
     inputs: Annotated[int, Ge(3)] = 32
@@ -70,7 +70,7 @@ class SimlapClaimConfig:
         return cls(steps=300, batch=96, test=10, ways=False, seeds=SEEDS[:2])
 
     def __post_init__(self) -> None:
-        check_ranges(self, "simlap")
+        super().__post_init__()
         require(len(self.seeds) >= 2, "simlap: give at least two seeds.")
 
 

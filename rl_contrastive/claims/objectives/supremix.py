@@ -21,7 +21,7 @@ from torch import Tensor
 from rl_contrastive.analysis.figures import colour, draw, rng_of, words
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
 from rl_contrastive.claims.objectives.worlds import SEEDS, Encoders, interval, tensor, train
-from rl_contrastive.config import Ge, Gt, check_ranges
+from rl_contrastive.config import Ge, Gt, Options
 from rl_contrastive.objectives.labelled import SupCon, SupConConfig, SupReMix, SupReMixConfig
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray, IntArray
@@ -37,7 +37,7 @@ PARTS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class SupReMixClaimConfig:
+class SupReMixClaimConfig(Options, where="supremix"):
     """Sizes of the measurement."""
 
     seeds: Annotated[tuple[int, ...], Ge(0)] = SEEDS
@@ -63,9 +63,6 @@ class SupReMixClaimConfig:
     def quick(cls) -> SupReMixClaimConfig:
         """Seconds."""
         return cls(seeds=SEEDS[:2], steps=250, batch=16, mixtures=16)
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "supremix")
 
 
 @register("claim", "objectives/supremix", SupReMixClaimConfig)

@@ -28,7 +28,7 @@ from rl_contrastive.claims.objectives.worlds import (
     train,
     uniformities,
 )
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.embedding import hardness_share, tolerance
 from rl_contrastive.objectives.pairwise import NTXent, NTXentConfig
 from rl_contrastive.registry import register
@@ -43,7 +43,7 @@ WORLD = WorldConfig(detail=0.8, noise=0.8)
 
 
 @dataclass(frozen=True)
-class TemperatureConfig:
+class TemperatureConfig(Options, where="temperature"):
     """Sizes of the measurement."""
 
     seeds: Annotated[tuple[int, ...], Ge(0)] = SEEDS
@@ -71,7 +71,7 @@ class TemperatureConfig:
         return cls(seeds=SEEDS[:3], temperatures=(0.1, 0.3, 1.0), steps=250, batch=32, judged=400)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "temperature")
+        super().__post_init__()
         rising = all(a < b for a, b in zip(self.temperatures, self.temperatures[1:], strict=False))
         enough = sum(tau >= LEAST for tau in self.temperatures) >= 3
         require(enough and rising, f"temperature: give rising temperatures, at least three from {LEAST:g} on.")

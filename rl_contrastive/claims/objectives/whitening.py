@@ -31,7 +31,7 @@ from rl_contrastive.claims.objectives.worlds import (
     train,
     uniformities,
 )
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.embedding import effective_rank
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.heads import ShuffledWhitening, WhiteningConfig
@@ -47,7 +47,7 @@ WORLD = WorldConfig(detail=0.5, noise=0.5)
 
 
 @dataclass(frozen=True)
-class WhiteningClaimConfig:
+class WhiteningClaimConfig(Options, where="whitening"):
     """Sizes of the measurement."""
 
     seeds: Annotated[tuple[int, ...], Ge(0)] = SEEDS
@@ -73,7 +73,7 @@ class WhiteningClaimConfig:
         return cls(seeds=SEEDS[:2])
 
     def __post_init__(self) -> None:
-        check_ranges(self, "whitening")
+        super().__post_init__()
         require(self.dim % self.groups == 0, f"whitening: groups must divide d = {self.dim}, got {self.groups}.")
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from rl_contrastive.analysis.figures import rng_of
 from rl_contrastive.analysis.statistics import Interval, mean_interval
-from rl_contrastive.config import Ge, check_ranges, require
+from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.features.embedding import effective_rank, uniformity
 from rl_contrastive.objectives.views import ViewObjective, Views
 from rl_contrastive.spec import FloatArray, IntArray
@@ -35,7 +35,7 @@ Embed = Callable[[FloatArray], FloatArray]
 
 
 @dataclass(frozen=True)
-class WorldConfig:
+class WorldConfig(Options, where="block world"):
     """The block world."""
 
     latents: Annotated[int, Ge(2)] = 20
@@ -50,9 +50,6 @@ class WorldConfig:
     """Scale of the instance's detail, where mu has coordinates of variance 1."""
     noise: Annotated[float, Ge(0)] = 0.5
     """Scale of each view's own noise: the augmentation."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "block world")
 
 
 class BlockWorld:
