@@ -7,6 +7,7 @@ bump of cells around the next one. A random penalty in [0, 1] has the same alpha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.analysis.statistics import Interval
 from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.grid import Cell, Grid, figure, gap_of, run_grid
-from rl_contrastive.claims.ledger import Task
+from rl_contrastive.claims.ledger import Options, Task
 from rl_contrastive.config import Ge, Gt, In, check_ranges, require
 from rl_contrastive.planning.contrastive_search import contrastive_search
 from rl_contrastive.registry import register
@@ -123,7 +124,7 @@ def play(
     return reached, np.array([len(set(row)) for row in past.tolist()])
 
 
-def fit(config: SearchConfig, task: Task) -> dict[str, list[float]]:
+def fit(config: SearchConfig, task: Task) -> dict[str, Sequence[float]]:
     """Share of episodes that reach the goal, and distinct cells, of one selector; all of a seed share their worlds."""
     (seed,) = task.seeds
     worlds = draw_worlds(config, config.episodes, rng=rng_of(seed, 0))
@@ -138,7 +139,7 @@ def contrastive_search_grid(config: SearchConfig, context: Context) -> Report:
     """Contrastive search reaches the goal 1.5 times as often as a random penalty."""
     curve = [f"{kind} @ {a:g}" for kind in (SEARCH, RANDOM) for a in config.alphas]
     bar = f"{OTHER} @ {config.bar_alpha:g}"
-    main = {m: [{}] for m in (GREEDY, SAMPLING, *curve, bar)}
+    main: dict[str, list[Options]] = {m: [{}] for m in (GREEDY, SAMPLING, *curve, bar)}
     grid = Grid([f"{config.width:g}"], main, "reached", (), config.seeds)
     cells = {m: cell for (_, m), cell in run_grid(fit, config, grid, context.part("curve")).items()}
     at_bar = f"{SEARCH} @ {config.bar_alpha:g}"
