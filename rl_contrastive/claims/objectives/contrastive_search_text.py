@@ -7,15 +7,9 @@ sampling. diversity = product over n = 2..4 of the share of distinct n-grams of 
 
 from __future__ import annotations
 
-import ast
 import math
-import re
-import sysconfig
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,6 +20,7 @@ from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.grid import Cell, Grid, figure, gap_of, run_grid
 from rl_contrastive.claims.ledger import Task
+from rl_contrastive.claims.objectives.docstrings import UNKNOWN, Corpus, corpus
 from rl_contrastive.config import Ge, Gt, In, check_ranges, require
 from rl_contrastive.objectives.parts import draw_linear
 from rl_contrastive.objectives.samplers import SimCTG
@@ -35,8 +30,6 @@ from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray, IntArray
 
 GREEDY, SEARCH, RANDOM, NUCLEUS = "greedy", "contrastive search", "random penalty", "nucleus"
-UNKNOWN = 0
-"""The number of all words beyond the vocabulary; it is never written."""
 DIVERSE, GREEDY_MOST = 0.9, 0.1
 
 
@@ -47,7 +40,7 @@ class TextConfig:
     words: Annotated[int, Ge(20)] = 1500
     """Vocabulary: the most frequent words, one number for the rest."""
     hidden: Annotated[int, Ge(4)] = 128
-    """Width of the GRU and of its embeddings; with 64 the bars are missed: states are less isotropic."""
+    """Width of the GRU and of its embeddings."""
     steps: Annotated[int, Ge(1)] = 700
     """Steps of Adam."""
     batch: Annotated[int, Ge(1)] = 16
@@ -57,7 +50,8 @@ class TextConfig:
     lr: Annotated[float, Gt(0)] = 5e-3
     """Adam's step size."""
     simctg: Annotated[float, Ge(0)] = 0.0
-    """Weight of SimCTG in training, the companion loss that spreads the states of a stretch."""
+    """Weight of SimCTG in training, the companion loss that spreads the states of a stretch; 0 is the specified model.
+    """
     prompts: Annotated[int, Ge(1)] = 40
     """Held-out prompts of a seed."""
     prompt: Annotated[int, Ge(1)] = 16
@@ -83,43 +77,6 @@ class TextConfig:
     def __post_init__(self) -> None:
         check_ranges(self, "contrastive-search-text")
         require(self.alpha in self.alphas, "contrastive-search-text: alphas must hold alpha.")
-
-
-@cache
-def docstrings() -> tuple[tuple[str, ...], ...]:
-    """Lower-case words, commas and full stops of each docstring of the standard library's own modules, by file."""
-    found = []
-    for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        try:
-            tree = ast.parse(file.read_bytes())
-        except (SyntaxError, ValueError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                words = re.findall(r"[a-z]+|[.,]", (ast.get_docstring(node) or "").lower())
-                found += [tuple(words)] if words else []
-    return tuple(found)
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Words as numbers, in one line each."""
-
-    train: IntArray
-    held: IntArray
-    names: tuple[str, ...]
-
-
-def corpus(words: int, *, rng: np.random.Generator) -> Corpus:
-    """A tenth of the docstrings is held out; the vocabulary is of all."""
-    texts = docstrings()
-    count = Counter(word for text in texts for word in text)
-    names = ("?", *(word for word, _ in count.most_common(words - 1)))
-    number = {name: i for i, name in enumerate(names)}
-    order = rng.permutation(len(texts))
-    lines = [np.array([number.get(word, UNKNOWN) for word in texts[i]], dtype=np.int64) for i in order]
-    cut = len(lines) // 10
-    return Corpus(np.concatenate(lines[cut:]), np.concatenate(lines[:cut]), names)
 
 
 class Writer(nn.Module):

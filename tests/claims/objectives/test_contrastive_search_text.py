@@ -11,6 +11,7 @@ import torch
 from rl_contrastive.analysis.figures import rng_of
 from rl_contrastive.claims.base import Context
 from rl_contrastive.claims.objectives import contrastive_search_text as claim
+from rl_contrastive.claims.objectives import docstrings
 from rl_contrastive.claims.runner import run_claims
 
 TINY = dataclasses.replace(claim.TextConfig.quick(), words=40, hidden=8, steps=3, prompts=3, length=8, seeds=(500, 501))
@@ -22,7 +23,7 @@ def _few_docstrings(monkeypatch):
     rng = rng_of(0)
     words = [f"w{i}" for i in range(60)]
     texts = tuple(tuple(words[min(59, int(rng.exponential(12)))] for _ in range(30)) for _ in range(50))
-    monkeypatch.setattr(claim, "docstrings", lambda: texts)
+    monkeypatch.setattr(docstrings, "docstrings", lambda: texts)
 
 
 def test_diversity_by_hand():
@@ -115,6 +116,6 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
 
 def test_the_standard_library_is_a_corpus(monkeypatch):
     monkeypatch.undo()
-    texts = claim.docstrings()
+    texts = docstrings.docstrings()
     assert sum(map(len, texts)) > 100_000
     assert any(text[:3] == ("return", "a", "list") or "list" in text for text in texts)
