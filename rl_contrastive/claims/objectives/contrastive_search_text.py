@@ -21,7 +21,7 @@ from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.grid import Cell, Grid, figure, gap_of, run_grid
 from rl_contrastive.claims.ledger import Task
 from rl_contrastive.claims.objectives.docstrings import UNKNOWN, Corpus, corpus
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.objectives.parts import draw_linear
 from rl_contrastive.objectives.samplers import SimCTG
 from rl_contrastive.objectives.views import Views
@@ -34,7 +34,7 @@ DIVERSE, GREEDY_MOST = 0.9, 0.1
 
 
 @dataclass(frozen=True)
-class TextConfig:
+class TextConfig(Options, where="contrastive-search-text"):
     """Sizes of the measurement."""
 
     words: Annotated[int, Ge(20)] = 1500
@@ -75,7 +75,7 @@ class TextConfig:
         return cls(words=400, hidden=32, steps=250, prompts=20, alphas=(0.6,), seeds=(500, 501))
 
     def __post_init__(self) -> None:
-        check_ranges(self, "contrastive-search-text")
+        super().__post_init__()
         require(self.alpha in self.alphas, "contrastive-search-text: alphas must hold alpha.")
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.analysis.figures import rng_of
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.embedding import effective_rank
 from rl_contrastive.spec import BoolArray, FloatArray, IntArray
 
@@ -24,7 +24,7 @@ TOP = 10
 
 
 @dataclass(frozen=True)
-class WorldConfig:
+class WorldConfig(Options, where="trajectories"):
     """The world, the encoder and its training."""
 
     trajectories: Annotated[int, Ge(2)] = 400
@@ -51,7 +51,7 @@ class WorldConfig:
     """Standard deviation of the first embeddings."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "trajectories")
+        super().__post_init__()
         require(self.batch <= self.trajectories, "trajectories: batch must be at most the number of trajectories.")
 
 
