@@ -25,7 +25,7 @@ LEAST_LENGTH = 1e-6
 
 @dataclass(frozen=True)
 class Views:
-    """A batch of N instances with V embeddings each, and what is known of the instances."""
+    """V views of N instances, `z (..., V, N, d)` with the views first, and what is known of the instances."""
 
     z: Tensor
     """(..., V, N, d), of any length."""
@@ -92,6 +92,7 @@ class ViewObjective(ABC):
 
     def __call__(self, views: Views) -> ObjectiveResult:
         """The loss of one batch, from the first state."""
+        require_batch(self, views)
         slots = 0 if views.index is None else int(views.index.max()) + 1
         return self.step(views, self.initial(slots, views.z.shape[-1]))[0]
 
@@ -103,6 +104,14 @@ class ViewObjective(ABC):
     @abstractmethod
     def loss(self, views: Views, state: State) -> tuple[ObjectiveResult, State]:
         """The loss of a batch that `require_views` has passed; rows (..., N) are its terms by instance."""
+
+
+def require_batch(objective: ViewObjective, views: object) -> None:
+    """RlcError unless `views` is a batch of `Views` and not a bare tensor."""
+    name = type(objective).__name__
+    require(
+        isinstance(views, Views), f"{name}: takes Views(z) with z of shape (..., V, N, d), got {type(views).__name__}."
+    )
 
 
 def require_views(objective: ViewObjective, views: Views) -> None:
@@ -119,7 +128,8 @@ def require_views(objective: ViewObjective, views: Views) -> None:
         value = getattr(views, field)
         require(value is not None or field not in objective.needs, f"{name}: needs a {field} for each instance.")
         if value is not None:
-            require(tuple(value.shape) == want, f"{name}: {field} must have shape {want}, got {tuple(value.shape)}.")
+            shapes = f"got {tuple(value.shape)}; z has shape {tuple(z.shape)}, which is (..., V, N, d)"
+            require(tuple(value.shape) == want, f"{name}: {field} must have shape {want}, {shapes}.")
     _require_values(name, views)
     real = (views.anchor_weight > 0).sum(-1)
     least = objective.least_instances

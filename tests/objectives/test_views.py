@@ -60,6 +60,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def test_a_bare_tensor_is_a_sentence() -> None:
+    with pytest.raises(RlcError, match="takes Views"):
+        NTXent()(torch.ones(2, 4, 3))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_wrong_use_is_a_sentence(case: str) -> None:
     fields, sentence = BAD[case]
