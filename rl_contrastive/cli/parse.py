@@ -120,7 +120,7 @@ def _sentence(box: str) -> str:
             break
     sentence = " ".join(words) or " ".join(box.split())
     # A config's own sentence names its field; "Error parsing env:" in front of it says nothing more.
-    sentence = re.sub(r"^Error parsing (env|agent|on)\b[^ ]*: ", "", sentence)
+    sentence = re.sub(r"^Error parsing (env|agent|engine|claim)\b[^ ]*: ", "", sentence)
     return _readable(sentence.rstrip(".")) + "."
 
 

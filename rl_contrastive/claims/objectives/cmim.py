@@ -67,7 +67,7 @@ def other_settings(config: CmimClaimConfig, data: Digits, context: Context) -> d
 
 @register("claim", "objectives/cmim", CmimClaimConfig)
 def cmim(config: CmimClaimConfig, context: Context) -> Report:
-    """cMIM's term needs no second view and hardly depends on the number of negatives; does it help? (Livne 2025)"""
+    """cMIM needs no second view and hardly depends on the number of negatives; whether it helps is reported."""
     data, found = split_digits(config.seeds), {}
     for name, method in methods_of(config).items():
         found[name] = measure(config, method, data)

@@ -42,7 +42,7 @@ class CmimClaimConfig(Options, where="cmim"):
     temperature: Annotated[float, Gt(0)] = 0.1
     """tau."""
     noise: Annotated[float, Gt(0)] = 0.1
-    """Standard deviation of the augmentation of pixels in [0, 1], for the one method that has any."""
+    """Standard deviation of the augmentation of pixels, which lie between 0 and 1, for the one method that has any."""
     steps: Annotated[int, Ge(1)] = 350
     """Gradient steps."""
     lr: Annotated[float, Gt(0)] = 1e-3

@@ -46,7 +46,8 @@ class OptaClaimConfig(Options, where="opta"):
     components: Annotated[int, Ge(2)] = 20
     """Principal components kept."""
     shift: Annotated[float, Gt(0)] = 1.5
-    """Length of the vector, of a random direction, that is added to all queries of an episode; pixels lie in [0, 1]."""
+    """Length of the vector, of a random direction, that is added to all queries of an episode; pixels lie between 0
+    and 1."""
     seeds: tuple[int, ...] = SEEDS
     """Draws of episodes."""
 

@@ -58,7 +58,7 @@ class SepclrClaimConfig(Options, where="sepclr"):
     batch: Annotated[int, Ge(4)] = 128
     """Instances, half of them targets."""
     noise: Annotated[float, Ge(0)] = 0.1
-    """Standard deviation that an augmentation adds to pixels in [0, 1]."""
+    """Standard deviation that an augmentation adds to pixels between 0 and 1."""
     dropout: Annotated[float, In(0, 1, below=True)] = 0.1
     """Share of pixels that an augmentation sets to 0."""
     steps: Annotated[int, Ge(1)] = 300

@@ -171,7 +171,7 @@ def neighbours(
 
 @register("claim", "objectives/sra-cl", SRAClaimConfig)
 def sra_cl(config: SRAClaimConfig, context: Context) -> Report:
-    """Semantic neighbours have the right type 2.5 times as often as random ones; does the ranking gain?"""
+    """Semantic neighbours have the right type 2.5 times as often as random ones; a gain in ranking is reported."""
     every = (MAIN, COPIES, RANDOM, LEARNED, MEAN, SRA, SHUFFLED)
     few = (MAIN, COPIES, RANDOM, LEARNED, SRA)
     cells: dict[tuple[str, str], Cell] = {}
