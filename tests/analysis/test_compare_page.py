@@ -129,6 +129,7 @@ def test_only_options_that_differ_on_a_task_are_listed(tmp_path):
     assert "agent.learner.rate" in (tmp_path / "out" / "index.html").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("width", "value"), [("column", 3.25), ("text", 6.75), ("5.5", 5.5)])
 def test_figures_for_a_paper_have_its_width(tmp_path, width, value):
     for agent in ("a", "contrastive-frontier, a long name"):

@@ -95,6 +95,7 @@ def test_weight_0_is_the_agent_without_it_to_the_byte() -> None:
     assert equal(plain[0].state_dict(), off[0].state_dict())
 
 
+@pytest.mark.long
 def test_it_shapes_the_encoder_and_leaves_the_first_weights() -> None:
     plain, on = agent_of(None)[0], agent_of({"objective": "nt-xent"})[0]
     first, mine = plain.learner.state_dict(), on.learner.state_dict()

@@ -62,11 +62,13 @@ def test_methods_train_what_they_use():
         assert same != method.decoder, name
 
 
+@pytest.mark.long
 def test_same_seed_same_bytes(tmp_path):
     first, again = (claim.cmim(TINY, Context(tmp_path)) for _ in range(2))
     assert str(first.numbers) == str(again.numbers)
 
 
+@pytest.mark.long
 def test_other_settings_are_reported(tmp_path):
     report = claim.cmim(replace(TINY, settings=True), Context(tmp_path))
     assert [row[0] for row in report.tables[1].rows] == [

@@ -55,6 +55,7 @@ def test_the_shift_has_its_length_and_moves_queries_alone():
     np.testing.assert_allclose((moved.query - plain.query).norm(dim=-1), 1.5, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_same_seed_same_bytes(tmp_path):
     first, again = (claim.opta(TINY, Context(tmp_path)) for _ in range(2))
     assert str(first.numbers) == str(again.numbers)

@@ -58,6 +58,7 @@ def test_a_target_is_two_digits_of_which_one_is_rotated():
     assert torch.equal(data.y.gather(1, where), mixed.k[:, :50])
 
 
+@pytest.mark.long
 def test_same_seed_same_bytes(tmp_path):
     first, again = (claim.sepclr(TINY, Context(tmp_path)) for _ in range(2))
     assert str(first.numbers) == str(again.numbers)
