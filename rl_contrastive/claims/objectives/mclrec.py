@@ -167,7 +167,7 @@ def _own_step(
 
 @register("claim", "objectives/mclrec", MCLRecClaimConfig)
 def mclrec(config: MCLRecClaimConfig, context: Context) -> Report:
-    """Learned augmenters raise the rank of the encoder by 2; a gain in ranking is reported."""
+    """Learned augmenters raise the rank of the encoder by 2; ranking is compared on equal budgets."""
     few, all_of = (MAIN, NCE, MCLREC), (ONE_STEP, MAIN, NCE, STRONG, MCLREC, WITHOUT_R, HEAVY, QUICK_VIEWS, UNTRAINED)
     cells: dict[tuple[str, str], Cell] = {}
     for setting in config.settings:

@@ -171,7 +171,7 @@ def neighbours(
 
 @register("claim", "objectives/sra-cl", SRAClaimConfig)
 def sra_cl(config: SRAClaimConfig, context: Context) -> Report:
-    """Semantic neighbours have the right type 2.5 times as often as random ones; a gain in ranking is reported."""
+    """Semantic neighbours have the right type 2.5 times as often as random ones; ranking is compared."""
     every = (MAIN, COPIES, RANDOM, LEARNED, MEAN, SRA, SHUFFLED)
     few = (MAIN, COPIES, RANDOM, LEARNED, SRA)
     cells: dict[tuple[str, str], Cell] = {}
@@ -241,4 +241,6 @@ def _plot(config: SRAClaimConfig, context: Context, cells: dict[tuple[str, str],
         return panel
 
     text = f"Dots: {len(config.seeds)} seeds, diamonds: their mean."
-    return draw(context.out, "sra-cl", {setting: paint(setting) for setting in config.settings}, text)
+    return draw(
+        context.out, "sra-cl", {setting.replace(", ", ",\n"): paint(setting) for setting in config.settings}, text
+    )
