@@ -21,7 +21,7 @@ import numpy as np
 
 from rl_contrastive.analysis.statistics import Interval, mean_interval
 from rl_contrastive.claims.base import Context
-from rl_contrastive.claims.ledger import CELLS, Fit, Ledger, Options, Task, run_task
+from rl_contrastive.claims.ledger import CELLS, Choice, Fit, Ledger, Task, run_task
 from rl_contrastive.claims.processes import measured
 from rl_contrastive.config import require
 from rl_contrastive.spec import FloatArray
@@ -34,7 +34,7 @@ class Grid:
     """What is compared."""
 
     settings: Sequence[str]
-    methods: dict[str, list[Options]]
+    methods: dict[str, list[Choice]]
     """Method -> candidate options; the same number for each method that is tuned, [{}] for what has nothing to tune."""
     select: str
     """Metric whose mean over the tuning seeds chooses (lowest wins); must not be computed on reporting data."""
@@ -61,7 +61,7 @@ class Cell:
 
     setting: str
     method: str
-    options: Options
+    options: Choice
     seeds: tuple[int, ...]
     metrics: dict[str, FloatArray]
     """(n,) numbers in the order of `seeds`, NaN for a seed that failed."""
@@ -69,7 +69,7 @@ class Cell:
     """Seed -> why."""
     folders: dict[int, Path] = field(default_factory=dict)
     """Seed -> where its fit left arrays."""
-    tuning: list[tuple[Options, float]] = field(default_factory=list)
+    tuning: list[tuple[Choice, float]] = field(default_factory=list)
     """Candidates with their mean selection metric (NaN: a seed failed)."""
 
     def interval(self, metric: str) -> Interval:
@@ -131,7 +131,7 @@ def run_grid(fit: Fit, config: Any, grid: Grid, context: Context) -> dict[tuple[
 
 
 def _tasks(
-    grid: Grid, context: Context, setting: str, method: str, options: Options, seeds: tuple[int, ...]
+    grid: Grid, context: Context, setting: str, method: str, options: Choice, seeds: tuple[int, ...]
 ) -> list[Task]:
     groups = [seeds] if grid.together else [(seed,) for seed in seeds]
     out = []
@@ -142,7 +142,7 @@ def _tasks(
     return out
 
 
-def _tuned(grid: Grid, pair: tuple[str, str], candidates: Any, ledger: Ledger) -> list[tuple[Options, float]]:
+def _tuned(grid: Grid, pair: tuple[str, str], candidates: Any, ledger: Ledger) -> list[tuple[Choice, float]]:
     """Mean selection metric of each candidate."""
     out = []
     for i, options in enumerate(grid.methods[pair[1]]):
@@ -152,7 +152,7 @@ def _tuned(grid: Grid, pair: tuple[str, str], candidates: Any, ledger: Ledger) -
     return out
 
 
-def _choose(candidates: list[Options], tuning: list[tuple[Options, float]]) -> Options:
+def _choose(candidates: list[Choice], tuning: list[tuple[Choice, float]]) -> Choice:
     """The candidate of the lowest mean; one that failed (NaN) only if all did, then the first."""
     if not tuning:
         return candidates[0]
@@ -161,7 +161,7 @@ def _choose(candidates: list[Options], tuning: list[tuple[Options, float]]) -> O
 
 
 def _cell(
-    pair: tuple[str, str], options: Options, tasks: list[Task], tuning: list[tuple[Options, float]], ledger: Ledger
+    pair: tuple[str, str], options: Choice, tasks: list[Task], tuning: list[tuple[Choice, float]], ledger: Ledger
 ) -> Cell:
     names = sorted({name for task in tasks for name in ledger.line(task)["metrics"]})
     seeds = tuple(seed for task in tasks for seed in task.seeds)

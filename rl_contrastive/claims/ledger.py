@@ -20,7 +20,7 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.files import write_text
 from rl_contrastive.spec import FloatArray
 
-Options = dict[str, Any]
+Choice = dict[str, Any]
 CELLS = "cells.jsonl"
 
 
@@ -30,7 +30,7 @@ class Task:
 
     setting: str
     method: str
-    options: Options
+    options: Choice
     seeds: tuple[int, ...]
     device: str
     folder: Path

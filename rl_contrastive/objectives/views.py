@@ -92,9 +92,9 @@ class ViewObjective(ABC):
 
     def __call__(self, views: Views) -> ObjectiveResult:
         """The loss of one batch, from the first state."""
-        require_batch(self, views)
+        require_views(self, views)
         slots = 0 if views.index is None else int(views.index.max()) + 1
-        return self.step(views, self.initial(slots, views.z.shape[-1]))[0]
+        return self.loss(views, self.initial(slots, views.z.shape[-1]))[0]
 
     def step(self, views: Views, state: State) -> tuple[ObjectiveResult, State]:
         """The loss of one batch and the new state. RlcError where the batch lacks what the loss needs."""
@@ -106,17 +106,11 @@ class ViewObjective(ABC):
         """The loss of a batch that `require_views` has passed; rows (..., N) are its terms by instance."""
 
 
-def require_batch(objective: ViewObjective, views: object) -> None:
-    """RlcError unless `views` is a batch of `Views` and not a bare tensor."""
-    name = type(objective).__name__
-    require(
-        isinstance(views, Views), f"{name}: takes Views(z) with z of shape (..., V, N, d), got {type(views).__name__}."
-    )
-
-
 def require_views(objective: ViewObjective, views: Views) -> None:
-    """RlcError unless shapes agree, numbers are finite, and the batch has what the objective needs."""
-    name, z = type(objective).__name__, views.z
+    """RlcError for a bare tensor, shapes that disagree, numbers that are not finite, or a lack of what is needed."""
+    name, kind = type(objective).__name__, type(views).__name__
+    require(isinstance(views, Views), f"{name}: takes Views(z) with z of shape (..., V, N, d), got {kind}.")
+    z = views.z
     require(z.ndim >= 3, f"{name}: z must have shape (..., V, N, d), got {tuple(z.shape)}.")
     require(z.dtype.is_floating_point, f"{name}: z must hold floating-point numbers, got {z.dtype}.")
     V, _, d = views.size

@@ -28,7 +28,7 @@ from rl_contrastive.claims.energy.conditional_learners import (
 )
 from rl_contrastive.claims.energy.conditional_report import report
 from rl_contrastive.claims.grid import Grid, run_grid
-from rl_contrastive.claims.ledger import Options, Task
+from rl_contrastive.claims.ledger import Choice, Task
 from rl_contrastive.config import require
 from rl_contrastive.device import resolve_device
 from rl_contrastive.registry import register
@@ -51,7 +51,7 @@ def measure(config: ConditionalConfig, context: Context) -> Cells:
 
 def main_grid(config: ConditionalConfig) -> Grid:
     """All learners in all settings, tuned, all seeds of a fit side by side."""
-    methods: dict[str, list[Options]] = {COUNTS: [{}]}
+    methods: dict[str, list[Choice]] = {COUNTS: [{}]}
     methods |= {name: candidates(learner, config) for name, learner in LEARNERS.items()}
     return Grid(config.settings, methods, "held_nll", config.tune_seeds, config.seeds, together=True)
 
@@ -64,11 +64,11 @@ def one_draw_grid(config: ConditionalConfig) -> Grid:
 
 def continuum_grid(config: ConditionalConfig) -> Grid:
     """Networks on continuous contexts, two steps of Adam to choose from."""
-    methods: dict[str, list[Options]] = {name: [{"lr": lr} for lr in config.continuous_lrs] for name in CONTINUOUS}
+    methods: dict[str, list[Choice]] = {name: [{"lr": lr} for lr in config.continuous_lrs] for name in CONTINUOUS}
     return Grid(["continuous"], methods, "held_nll", config.tune_seeds, config.seeds)
 
 
-def candidates(learner: Learner, config: ConditionalConfig) -> list[Options]:
+def candidates(learner: Learner, config: ConditionalConfig) -> list[Choice]:
     """Three a method: steps where there is no gamma, steps and gamma for MECO, psi's step where it is averaged."""
     low, middle, high = config.lrs
     if learner.psi_steps == "averaged":

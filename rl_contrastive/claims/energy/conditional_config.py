@@ -8,7 +8,7 @@ from rl_contrastive.claims.energy.conditional_learners import (
     Learner,
 )
 from rl_contrastive.claims.grid import Cell
-from rl_contrastive.claims.ledger import Options
+from rl_contrastive.claims.ledger import Choice
 from rl_contrastive.config import require
 
 LIKELIHOOD = "exact likelihood"
@@ -40,7 +40,7 @@ _ONE = Learner("vector", 1, shared=True)
 _AVERAGED = replace(_ONE, psi_steps="averaged")
 
 
-ONE_DRAW: dict[str, tuple[Learner, Options]] = {
+ONE_DRAW: dict[str, tuple[Learner, Choice]] = {
     "as it is: Adam, gamma .1": (_ONE, {}),
     "gamma .5": (_ONE, {"gamma": 0.5}),
     "gamma .02": (_ONE, {"gamma": 0.02}),

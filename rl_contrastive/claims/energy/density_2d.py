@@ -18,10 +18,10 @@ from rl_contrastive.claims.energy.density_fits import NETWORKS, Density2DConfig,
 from rl_contrastive.claims.energy.density_plots import plot_all
 from rl_contrastive.claims.energy.density_widths import plot_widths, run_widths, widths_answer, widths_table
 from rl_contrastive.claims.grid import Cell, Grid, all_failures, figure, gap_of, metric_of, run_grid
-from rl_contrastive.claims.ledger import Options
+from rl_contrastive.claims.ledger import Choice
 from rl_contrastive.registry import register
 
-COVERING: dict[str, tuple[str, Options]] = {
+COVERING: dict[str, tuple[str, Choice]] = {
     "NCE": ("nce", {}),
     "eNCE": ("ence", {}),
     "SNIS": ("snis", {}),
@@ -30,7 +30,7 @@ COVERING: dict[str, tuple[str, Options]] = {
     "FCE": ("fce", {}),
     "ED": ("energy-discrepancy", {}),
 }
-NARROW: dict[str, tuple[str, Options, str]] = {
+NARROW: dict[str, tuple[str, Choice, str]] = {
     "NCE": ("nce", {}, "narrow"),
     "MECO": ("meco", {"gamma": 0.1}, "narrow"),
     "NCE + wide": ("nce", {}, "mixed"),
@@ -95,7 +95,7 @@ def _narrow(config: Density2DConfig, context: Context) -> Cells:
 
 
 def _references(config: Density2DConfig, context: Context) -> Cells:
-    methods: dict[str, list[Options]] = {name: [{}] for name in REFERENCES}
+    methods: dict[str, list[Choice]] = {name: [{}] for name in REFERENCES}
     grid = Grid(config.densities, methods, "nll", (), config.seeds)
     return run_grid(fit_reference, config, grid, context.part("references"))
 

@@ -18,12 +18,12 @@ from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.base import Context, Table
 from rl_contrastive.claims.energy.density_fits import Density2DConfig, fit_energy
 from rl_contrastive.claims.grid import Cell, Grid, all_failures, figure, gap_of, metric_of, run_grid
-from rl_contrastive.claims.ledger import Options
+from rl_contrastive.claims.ledger import Choice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-METHODS: dict[str, tuple[str, Options]] = {"NCE": ("nce", {}), "MECO": ("meco", {"gamma": 0.1})}
+METHODS: dict[str, tuple[str, Choice]] = {"NCE": ("nce", {}), "MECO": ("meco", {"gamma": 0.1})}
 FAILED = 1.0
 """Nats above the truth from which a fit counts as failed."""
 Cells = dict[tuple[str, str], Cell]
@@ -31,7 +31,7 @@ Cells = dict[tuple[str, str], Cell]
 
 def run_widths(config: Density2DConfig, context: Context) -> Cells:
     """Both methods at every width: {("density, width", method): Cell}."""
-    methods: dict[str, list[Options]] = {
+    methods: dict[str, list[Choice]] = {
         name: [{"objective": o, "of": of, "noise": "by setting", "network": "sharp", "lr": config.rate}]
         for name, (o, of) in METHODS.items()
     }

@@ -32,7 +32,7 @@ from rl_contrastive.claims.energy.image_metrics import (
 )
 from rl_contrastive.claims.energy.images_config import CANDIDATES, LEVELS, WIDE, ImagesConfig, base_of, is_energy
 from rl_contrastive.claims.grid import Grid, paired, run_grid
-from rl_contrastive.claims.ledger import Options, Task
+from rl_contrastive.claims.ledger import Choice, Task
 from rl_contrastive.energy.gaussian_mixture import MixtureFitConfig, fit_mixture
 from rl_contrastive.energy.kernel_density import KernelDensity
 from rl_contrastive.energy.noise import NoiseLaw
@@ -106,7 +106,7 @@ def _law(config: ImagesConfig, task: Task, x: Tensor, seed: int) -> NoiseLaw:
     if task.method == "GMM":
         mixture = MixtureFitConfig(iterations=25, **task.options)
         return fit_mixture(x, mixture, rng=generator(seed, "mixture")).law
-    law: Options = {"law": LAWS[task.method.removeprefix("q: ")]}
+    law: Choice = {"law": LAWS[task.method.removeprefix("q: ")]}
     return noise_law(x, replace(config.energy, **law), seed=seed)
 
 

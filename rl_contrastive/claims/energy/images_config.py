@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from rl_contrastive.claims.energy.image_data import LOADERS
 from rl_contrastive.claims.energy.image_energies import EnergyConfig
 from rl_contrastive.claims.energy.image_levels import LevelsConfig
-from rl_contrastive.claims.ledger import Options
+from rl_contrastive.claims.ledger import Choice
 from rl_contrastive.config import require
 from rl_contrastive.energy.score import NoiseLadder
 
@@ -19,10 +19,10 @@ LEVELS = "DSM, Gaussian"
 """Denoising score matching at many noise levels, a correction of one blurred Gaussian."""
 
 
-RATES: tuple[Options, ...] = ({"lr": 3e-3}, {"lr": 1e-3})
+RATES: tuple[Choice, ...] = ({"lr": 3e-3}, {"lr": 1e-3})
 
 
-CANDIDATES: dict[str, tuple[Options, ...]] = {
+CANDIDATES: dict[str, tuple[Choice, ...]] = {
     "real train": ({},),
     "GMM": ({"components": 40, "ridge": 0.02}, {"components": 120, "ridge": 0.1}),
     "KDE": ({"bandwidth": 0.1}, {"bandwidth": 0.2}),

@@ -17,8 +17,9 @@ from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.analysis.statistics import Interval
 from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.grid import Cell, Grid, figure, gap_of, run_grid
-from rl_contrastive.claims.ledger import Options, Task
-from rl_contrastive.config import Ge, Gt, In, check_ranges, require
+from rl_contrastive.claims.ledger import Choice, Task
+from rl_contrastive.claims.objectives.stacked import SEEDS
+from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.planning.contrastive_search import contrastive_search
 from rl_contrastive.registry import register
 from rl_contrastive.spec import BoolArray, FloatArray, IntArray
@@ -31,7 +32,7 @@ GREEDY, SAMPLING = "greedy", "sampling"
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(Options, where="contrastive-search"):
     """Sizes of the measurement."""
 
     size: Annotated[int, Ge(3)] = 10
@@ -56,7 +57,7 @@ class SearchConfig:
     """Further widths, reported at bar_alpha."""
     episodes: Annotated[int, Ge(1)] = 200
     """Worlds of a seed, an episode each."""
-    seeds: tuple[int, ...] = (500, 501, 502, 503, 504)
+    seeds: tuple[int, ...] = SEEDS
     """Seeds."""
 
     @classmethod
@@ -65,7 +66,7 @@ class SearchConfig:
         return cls(alphas=(0.6, 0.9), other_widths=(3.0,), episodes=60, seeds=(500, 501))
 
     def __post_init__(self) -> None:
-        check_ranges(self, "contrastive-search")
+        super().__post_init__()
         inside = {self.bar_alpha, self.paper_alpha} <= set(self.alphas)
         require(inside, "contrastive-search: alphas must hold bar_alpha and paper_alpha.")
 
@@ -139,7 +140,7 @@ def contrastive_search_grid(config: SearchConfig, context: Context) -> Report:
     """Contrastive search reaches the goal 1.5 times as often as a random penalty."""
     curve = [f"{kind} @ {a:g}" for kind in (SEARCH, RANDOM) for a in config.alphas]
     bar = f"{OTHER} @ {config.bar_alpha:g}"
-    main: dict[str, list[Options]] = {m: [{}] for m in (GREEDY, SAMPLING, *curve, bar)}
+    main: dict[str, list[Choice]] = {m: [{}] for m in (GREEDY, SAMPLING, *curve, bar)}
     grid = Grid([f"{config.width:g}"], main, "reached", (), config.seeds)
     cells = {m: cell for (_, m), cell in run_grid(fit, config, grid, context.part("curve")).items()}
     at_bar = f"{SEARCH} @ {config.bar_alpha:g}"

@@ -21,6 +21,7 @@ from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.grid import Cell, Grid, figure, gap_of, run_grid
 from rl_contrastive.claims.ledger import Task
 from rl_contrastive.claims.objectives.docstrings import UNKNOWN, Corpus, corpus
+from rl_contrastive.claims.objectives.stacked import SEEDS
 from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.objectives.parts import draw_linear
 from rl_contrastive.objectives.samplers import SimCTG
@@ -66,7 +67,7 @@ class TextConfig(Options, where="contrastive-search-text"):
     """The paper's, one of alphas."""
     nucleus: Annotated[float, In(0, 1, above=True)] = 0.95
     """Mass of the words nucleus sampling draws from."""
-    seeds: tuple[int, ...] = (500, 501, 502, 503, 504)
+    seeds: tuple[int, ...] = SEEDS
     """Seeds: a model each."""
 
     @classmethod

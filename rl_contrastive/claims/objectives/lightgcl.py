@@ -20,9 +20,10 @@ from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.analysis.statistics import Interval
 from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.grid import Cell, Grid, figure, gap_of, metric_of, run_grid
-from rl_contrastive.claims.ledger import Options, Task
+from rl_contrastive.claims.ledger import Choice, Task
 from rl_contrastive.claims.objectives import movielens
-from rl_contrastive.config import Ge, Gt, check_ranges, require
+from rl_contrastive.claims.objectives.stacked import SEEDS
+from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.objectives.graph import (
     Layers,
     SVDView,
@@ -44,7 +45,7 @@ MOVIES, NOISY = "MovieLens-100k", "noise"
 
 
 @dataclass(frozen=True)
-class LightGCLClaimConfig:
+class LightGCLClaimConfig(Options, where="lightgcl"):
     """Sizes of the measurement."""
 
     pairs: Annotated[int, Ge(2)] = 300
@@ -69,7 +70,7 @@ class LightGCLClaimConfig:
     """Parameter of the Dirichlet law of phi: the smaller, the closer each pair is to one of the factors."""
     dim: Annotated[int, Ge(2)] = 32
     """d."""
-    seeds: tuple[int, ...] = (500, 501, 502, 503, 504)
+    seeds: tuple[int, ...] = SEEDS
     """Seeds."""
 
     @classmethod
@@ -78,7 +79,7 @@ class LightGCLClaimConfig:
         return cls(settings=("4000",), weights=(0.2, 0.02), steps=80, movie_steps=0, seeds=(500, 501))
 
     def __post_init__(self) -> None:
-        check_ranges(self, "lightgcl")
+        super().__post_init__()
         good = all(word.split(" ")[0].isdigit() and word.split(" ")[1:] in ([], [NOISY]) for word in self.settings)
         require(good, f"lightgcl: a setting is a number of transitions or 'N {NOISY}', got {self.settings}.")
 
@@ -188,7 +189,7 @@ def lightgcl(config: LightGCLClaimConfig, context: Context) -> Report:
     film = bool(config.movie_steps) and movielens.path() is not None
     cells: dict[tuple[str, str], Cell] = {}
     for i, setting in enumerate((*config.settings, *((MOVIES,) if film else ()))):
-        methods: dict[str, list[Options]] = {m: [{}] for m in [*fixed, *(every if i == 0 else few)]}
+        methods: dict[str, list[Choice]] = {m: [{}] for m in [*fixed, *(every if i == 0 else few)]}
         cells |= run_grid(fit, config, Grid([setting], methods, "recall", (), config.seeds), context.part(setting))
     return _report(config, context, cells)
 

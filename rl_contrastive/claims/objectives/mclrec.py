@@ -18,9 +18,10 @@ from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.analysis.statistics import Interval
 from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.grid import Cell, Grid, figure, gap_of, run_grid
-from rl_contrastive.claims.ledger import Options, Task
+from rl_contrastive.claims.ledger import Choice, Task
 from rl_contrastive.claims.objectives import trajectories as world_of
-from rl_contrastive.config import Ge, check_ranges
+from rl_contrastive.claims.objectives.stacked import SEEDS
+from rl_contrastive.config import Ge, Options
 from rl_contrastive.features.embedding import effective_rank
 from rl_contrastive.objectives.augmenters import (
     Augmenters,
@@ -46,7 +47,7 @@ HERE, MORE, WEAK, UNIT = "as specified", "four times the data", "main loss x .1"
 
 
 @dataclass(frozen=True)
-class MCLRecClaimConfig:
+class MCLRecClaimConfig(Options, where="mclrec"):
     """Sizes of the measurement."""
 
     world: world_of.WorldConfig = field(default_factory=world_of.WorldConfig)
@@ -57,7 +58,7 @@ class MCLRecClaimConfig:
     """Weight of R in M."""
     settings: tuple[str, ...] = (HERE, MORE, WEAK, UNIT)
     """Where it is measured; the bar is on the first."""
-    seeds: tuple[int, ...] = (500, 501, 502, 503, 504)
+    seeds: tuple[int, ...] = SEEDS
     """Seeds."""
 
     @classmethod
@@ -65,9 +66,6 @@ class MCLRecClaimConfig:
         """Seconds."""
         world = world_of.WorldConfig(trajectories=200, fresh=500, batches=150)
         return cls(world=world, settings=(HERE,), seeds=(500, 501))
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "mclrec")
 
 
 class SideBySide(Augmenters):
@@ -171,7 +169,7 @@ def mclrec(config: MCLRecClaimConfig, context: Context) -> Report:
     few, all_of = (MAIN, NCE, MCLREC), (ONE_STEP, MAIN, NCE, STRONG, MCLREC, WITHOUT_R, HEAVY, QUICK_VIEWS, UNTRAINED)
     cells: dict[tuple[str, str], Cell] = {}
     for setting in config.settings:
-        methods: dict[str, list[Options]] = {m: [{}] for m in (all_of if setting == config.settings[0] else few)}
+        methods: dict[str, list[Choice]] = {m: [{}] for m in (all_of if setting == config.settings[0] else few)}
         part = context.part(setting.replace(" ", "-").replace(",", ""))
         cells |= run_grid(fit, config, Grid([setting], methods, "hit", (), config.seeds, together=True), part)
     return _report(config, context, cells)

@@ -18,12 +18,11 @@ from torch import Tensor
 
 from rl_contrastive.analysis.figures import colour, draw, ticks_at, words
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
+from rl_contrastive.claims.objectives.stacked import SEEDS, interval
 from rl_contrastive.claims.objectives.worlds import (
-    SEEDS,
     BlockWorld,
     Encoders,
     WorldConfig,
-    interval,
     ranks,
     smallest_step,
     tensor,

@@ -19,9 +19,10 @@ from torch import Tensor
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.grid import Cell, Grid, figure, gap_of, metric_of, run_grid
-from rl_contrastive.claims.ledger import Options, Task
+from rl_contrastive.claims.ledger import Choice, Task
 from rl_contrastive.claims.objectives import trajectories as world_of
-from rl_contrastive.config import Ge, Gt, check_ranges
+from rl_contrastive.claims.objectives.stacked import SEEDS
+from rl_contrastive.config import Ge, Gt, Options
 from rl_contrastive.objectives.augmenters import symmetric_nce
 from rl_contrastive.objectives.samplers import HardTopK, HardTopKConfig, SemanticConfig, SemanticNeighbours, mixed
 from rl_contrastive.registry import register
@@ -36,7 +37,7 @@ LONG = "three times the batches"
 
 
 @dataclass(frozen=True)
-class SRAClaimConfig:
+class SRAClaimConfig(Options, where="sra-cl"):
     """Sizes of the measurement."""
 
     world: world_of.WorldConfig = field(default_factory=world_of.WorldConfig)
@@ -51,7 +52,7 @@ class SRAClaimConfig:
     """Share of the states of a copy that are replaced."""
     settings: tuple[str, ...] = (HERE, LONG, FEW, CLEAR)
     """Where it is measured; the bar is on the first."""
-    seeds: tuple[int, ...] = (500, 501, 502, 503, 504)
+    seeds: tuple[int, ...] = SEEDS
     """Seeds."""
 
     @classmethod
@@ -59,9 +60,6 @@ class SRAClaimConfig:
         """Seconds."""
         world = world_of.WorldConfig(trajectories=200, fresh=500, batches=60)
         return cls(world=world, settings=(HERE,), seeds=(500, 501))
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "sra-cl")
 
 
 def semantic_of(config: SRAClaimConfig, kind: IntArray, noise: float, *, rng: np.random.Generator) -> FloatArray:
@@ -176,7 +174,7 @@ def sra_cl(config: SRAClaimConfig, context: Context) -> Report:
     few = (MAIN, COPIES, RANDOM, LEARNED, SRA)
     cells: dict[tuple[str, str], Cell] = {}
     for i, setting in enumerate(config.settings):
-        methods: dict[str, list[Options]] = {m: [{}] for m in (every if i == 0 else few)}
+        methods: dict[str, list[Choice]] = {m: [{}] for m in (every if i == 0 else few)}
         grid = Grid([setting], methods, "hit", (), config.seeds, together=True)
         cells |= run_grid(fit, config, grid, context.part(setting.replace(" ", "-").replace(",", "")))
     return _report(config, context, cells)

@@ -92,19 +92,19 @@ def nearest_neighbour(z: Tensor, y: Tensor, z_test: Tensor, y_test: Tensor) -> F
     return (y.gather(-1, found) == y_test).double().mean(-1).numpy()
 
 
-def mean_of(values: Sequence[float] | FloatArray) -> Interval:
+def interval(values: Sequence[float] | FloatArray) -> Interval:
     """Mean over seeds with its t-interval."""
     return mean_interval(np.asarray(values, dtype=np.float64))
 
 
 def shown(values: Sequence[float] | FloatArray, decimals: int = 3) -> str:
     """`0.745 [0.731, 0.759]`: mean over seeds and t-interval."""
-    return words(mean_of(values), decimals)
+    return words(interval(values), decimals)
 
 
 def centres(values: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray]:
     """Means (K,) of K lists of values by seed, and lengths (2, K) of their t-intervals to both sides, for a plot."""
-    parts = [mean_of(x) for x in values]
+    parts = [interval(x) for x in values]
     centre = np.array([part.estimate for part in parts])
     return centre, np.array([centre - [part.low for part in parts], [part.high for part in parts] - centre])
 

@@ -17,12 +17,11 @@ import numpy as np
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of, ticks_at, words
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
+from rl_contrastive.claims.objectives.stacked import SEEDS, interval
 from rl_contrastive.claims.objectives.worlds import (
-    SEEDS,
     BlockWorld,
     Encoders,
     WorldConfig,
-    interval,
     probe,
     smallest_step,
     train,

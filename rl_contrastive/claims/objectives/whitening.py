@@ -19,13 +19,12 @@ from torch import Tensor
 
 from rl_contrastive.analysis.figures import colour, draw, words
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
+from rl_contrastive.claims.objectives.stacked import SEEDS, interval
 from rl_contrastive.claims.objectives.worlds import (
-    SEEDS,
     BlockWorld,
     Encoders,
     WorldConfig,
     each,
-    interval,
     probe,
     ranks,
     train,

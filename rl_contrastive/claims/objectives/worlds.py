@@ -20,14 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.analysis.figures import rng_of
-from rl_contrastive.analysis.statistics import Interval, mean_interval
+from rl_contrastive.analysis.statistics import Interval
+from rl_contrastive.claims.objectives.stacked import interval
 from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.features.embedding import effective_rank, uniformity
 from rl_contrastive.objectives.views import ViewObjective, Views
 from rl_contrastive.spec import FloatArray, IntArray
 
-SEEDS = (500, 501, 502, 503, 504)
-"""Of the reported figures; settings were chosen on others."""
 RIDGE = 1e-3
 """Added to the covariance of standardised features: collapsed ones leave it singular."""
 Embed = Callable[[FloatArray], FloatArray]
@@ -184,11 +183,6 @@ def ranks(z: FloatArray) -> FloatArray:
 def uniformities(z: FloatArray) -> FloatArray:
     """(S,)."""
     return each(uniformity, z)
-
-
-def interval(values: Any) -> Interval:
-    """Mean and Student's interval over the seeds (S,)."""
-    return mean_interval(np.asarray(values, dtype=np.float64))
 
 
 def smallest_step(values: FloatArray, sign: int) -> Interval:
