@@ -22,7 +22,18 @@ from typing import Any, Literal, TypeVar
 from rl_contrastive.config import from_dict, require, to_dict
 from rl_contrastive.errors import RlcError, unknown_name
 
-Kind = Literal["agent", "env", "objective", "view-objective", "energy-objective", "claim", "opponent"]
+Kind = Literal[
+    "agent",
+    "env",
+    "objective",
+    "view-objective",
+    "energy-objective",
+    "pair-objective",
+    "group-objective",
+    "reward-objective",
+    "claim",
+    "opponent",
+]
 PACKAGES: dict[Kind, str] = {
     "agent": "rl_contrastive.agents",
     "env": "rl_contrastive.envs",
@@ -31,6 +42,9 @@ PACKAGES: dict[Kind, str] = {
     "energy-objective": "rl_contrastive.energy",
     "claim": "rl_contrastive.claims",
     "opponent": "rl_contrastive.agents",
+    "pair-objective": "rl_contrastive.preferences",
+    "group-objective": "rl_contrastive.preferences",
+    "reward-objective": "rl_contrastive.preferences",
 }
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -23,7 +23,8 @@ class ListCommand:
     """Print the registered names, all of them or those of one kind. A name that ends in ':' is a prefix."""
 
     kind: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="KIND")] = None
-    """agents | envs | objectives | view-objectives | energy-objectives | claims | opponents; default: all."""
+    """agents | envs | objectives | view-objectives | energy-objectives | pair-objectives | group-objectives |
+    reward-objectives | claims | opponents; default: all."""
     json: bool = False
     """Print names, summaries and config fields as JSON."""
     imports: Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction] = ()
