@@ -140,7 +140,7 @@ def train(worlds: list[Items], config: PropensityClaimConfig, positives: str, ha
         scores = a @ b.mT  # (S, B, B)
         pos = scores.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
         neg = torch.cat([scores, (a * c).sum(-1, keepdim=True)], -1) if hard else scores
-        return objective(pos, neg, torch.full_like(pos, 1.0 / B), law).loss
+        return objective.loss(pos, neg, torch.full_like(pos, 1.0 / B), law).loss
 
     descend(encoder.parameters(), loss, config.steps, config.lr)
     z: Tensor = encoder(x).detach()
