@@ -174,6 +174,8 @@ def _cell(
 def _measure(fit: Fit, config: Any, tasks: list[Task], ledger: Ledger, context: Context, phase: str) -> None:
     """Fit what the ledger does not have yet, here or in worker processes."""
     todo = [task for task in tasks if task not in ledger]
+    if todo:
+        context.say(f"{phase}: {len(todo)} of {len(tasks)} fits to do, from {todo[0].setting}, {todo[0].method} on")
     outcomes = measured(partial(run_task, fit, config), todo, context.workers, begin=_one_thread)
     for count, (task, line) in enumerate(outcomes, start=1):
         ledger.append(task, line)

@@ -87,7 +87,7 @@ class ProgressLines:
         words = f"{done} runs done"
         if self.runs is not None:
             share = sum(self._shares.values()) / self.runs
-            left = f", about {_time(elapsed * (1 - share) / share)} left" if share > 0.02 else ""
+            left = f", about {duration(elapsed * (1 - share) / share)} left" if share > 0.02 else ""
             words = f"{done} of {self.runs} runs done{left}"
         self._say("; ".join([words, *list(self._newest.values())[-MOST:]]))
 
@@ -101,7 +101,7 @@ def _share(job: Job, message: dict[str, Any]) -> float:
     return float(done) / max(cap or 1, 1)
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """`40 s`, `12 min`, `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"

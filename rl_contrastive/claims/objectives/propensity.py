@@ -166,8 +166,8 @@ def propensity(config: PropensityClaimConfig, context: Context) -> Report:
     """Inverse propensity weights recover the meaning that a pretrained similarity mixes with the surface (DebCSE)."""
     worlds = [make_items(config, seed) for seed in config.seeds]
     meaning, surface = ({name: np.zeros(len(worlds)) for name in METHODS} for _ in range(2))
-    for name, (positives, hard) in METHODS.items():
-        z = train(worlds, config, positives, hard).numpy()
+    for name in context.each("method", METHODS):
+        z = train(worlds, config, *METHODS[name]).numpy()
         for s, world in enumerate(worlds):
             some = rng_of(config.seeds[s], 3).choice(config.items, min(config.items, 500), replace=False)
             learned = cosines(z[s][some])
