@@ -63,7 +63,7 @@ def test_measured_cells_are_not_measured_again(tmp_path):
     (tmp_path / CELLS).write_text(text[:-20])  # the last line, cut as a kill would cut it
     again = []
     run_grid(bowl, BowlConfig(), grid(seeds=(10, 11, 12, 13)), Context(tmp_path, say=again.append))
-    assert len(again) == 1
+    assert len(again) == 2  # how many there are to do, and the one
     assert len((tmp_path / CELLS).read_text().splitlines()) == len(text.splitlines())
 
 
