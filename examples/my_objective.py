@@ -29,7 +29,7 @@ class WeightedNCE(Objective):
     def __init__(self, config=None):
         self.config = config or WeightedConfig()
 
-    def __call__(self, pos, neg, pos_weight, neg_weight):  # (..., N, K) and (..., N, M) scores, and their weights
+    def loss(self, pos, neg, pos_weight, neg_weight):  # (..., N, K) and (..., N, M) scores, and their weights
         negatives = self.config.weight * (neg_weight * softplus(neg)).sum(-1)
         return ObjectiveResult(*reduce_rows(softplus(-pos), negatives, pos_weight))
 

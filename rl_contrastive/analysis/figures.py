@@ -11,6 +11,7 @@ import numpy as np
 
 from rl_contrastive.analysis import plots
 from rl_contrastive.analysis.statistics import Interval
+from rl_contrastive.analysis.tables import unsigned_zeros
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,8 +71,8 @@ def words(value: Interval, decimals: int = 2) -> str:
     """`-0.49 [-0.51, -0.47]`."""
     d = f".{decimals}f"
     if math.isnan(value.low):
-        return f"{value.estimate:{d}} (one run, no CI)"
-    return f"{value.estimate:{d}} [{value.low:{d}}, {value.high:{d}}]"
+        return unsigned_zeros(f"{value.estimate:{d}} (one run, no CI)")
+    return unsigned_zeros(f"{value.estimate:{d}} [{value.low:{d}}, {value.high:{d}}]")
 
 
 def plain(value: Any) -> Any:

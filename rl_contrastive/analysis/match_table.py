@@ -11,7 +11,7 @@ import numpy as np
 
 from rl_contrastive.analysis import plots
 from rl_contrastive.analysis import statistics as st
-from rl_contrastive.analysis.tables import Table, finite, interval, number
+from rl_contrastive.analysis.tables import Table, finite, interval, number, unsigned_zeros
 from rl_contrastive.runs.load import (
     Trained,
 )
@@ -170,5 +170,5 @@ def _scale(played: Matches, table: Any) -> tuple[float, float, float]:
 
 def _text(cell: Match, decimals: int) -> str:
     mean, low, high = (f"{v:.{decimals}f}" for v in (cell.mean.estimate, cell.mean.low, cell.mean.high))
-    text = mean if math.isnan(cell.mean.low) else f"{mean}\n[{low}, {high}]"
+    text = unsigned_zeros(mean if math.isnan(cell.mean.low) else f"{mean}\n[{low}, {high}]")
     return text + (f"\nwins {cell.shares['win'].estimate:.1%}" if cell.shares else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,14 @@ from rl_contrastive.config import require
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
+
+ZERO = re.compile(r"(?<![\w.)-])-(0(?:\.0+)?(?:e[+-]0+)?)(?!\w|\.\d)")
+"""A zero with a minus sign: not `seed-0`, `1-0` or the begin of `-0.5`."""
+
+
+def unsigned_zeros(text: str) -> str:
+    """The text with 0 for -0 and 0.00 for -0.00, as small negative numbers are rounded."""
+    return ZERO.sub(r"\1", text)
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Table:
     def __post_init__(self) -> None:
         whole = all(len(row) == len(self.columns) for row in self.rows)
         require(whole, f"a row of the table '{self.title}' has not {len(self.columns)} cells.")
+        object.__setattr__(self, "rows", [tuple(map(unsigned_zeros, row)) for row in self.rows])
 
     def _left(self, column: int) -> bool:
         return self.text_columns is None or column < self.text_columns
@@ -61,7 +71,7 @@ class Table:
 def number(value: float) -> str:
     """Thousands separated by thin gaps, at most 3 significant decimals: 12 600, 0.953, 1.2e-04."""
     if value == 0 or abs(value) >= 1000:
-        return f"{value:,.0f}".replace(",", " ")
+        return unsigned_zeros(f"{value:,.0f}".replace(",", " "))
     return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
@@ -90,7 +100,7 @@ def interval(value: Interval | None) -> str:
     if not any("e" in word or " " in word for word in words):
         decimals = max(len(word.partition(".")[2]) for word in words)
         words = [f"{v:.{decimals}f}" for v in (value.estimate, value.low, value.high)]
-    return f"{words[0]} [{words[1]}, {words[2]}]"
+    return unsigned_zeros(f"{words[0]} [{words[1]}, {words[2]}]")
 
 
 def finite(value: Interval) -> dict[str, float | None]:

@@ -8,19 +8,34 @@ so that a measurement which cannot tell the difference is found out. A missed ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rl_contrastive.analysis.tables import Table
+from rl_contrastive.runs.progress import duration
 
-__all__ = ["Bar", "Context", "Report", "Table", "control", "silent"]
+__all__ = ["Bar", "Context", "Report", "Table", "Timed", "control", "silent"]
+T = TypeVar("T")
 
 
 def silent(line: str) -> None:
     """Takes a line of progress and says nothing."""
     del line
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Puts the claim's name and the time since its start before each line: `theory/tv-rate, 12 s: S 2 of 3: 40`."""
+
+    name: str
+    say: Callable[[str], None]
+    started: float = field(default_factory=time.monotonic)
+
+    def __call__(self, line: str) -> None:
+        self.say(f"{self.name}, {duration(time.monotonic() - self.started)}: {line}")
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,14 @@ class Context:
     def part(self, name: str) -> Context:
         """The same for one of several grids of a claim: its cells go to a folder of their own."""
         return replace(self, out=self.out / name)
+
+    def each(self, what: str, items: Iterable[T]) -> Iterator[T]:
+        """The items, with a line of progress as each of them begins: `method 2 of 5: SRA`."""
+        known = list(items)
+        for i, item in enumerate(known, start=1):
+            name = " ".join(map(str, item)) if isinstance(item, tuple) else str(item)
+            self.say(f"{what} {i} of {len(known)}: {name}")
+            yield item
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.analysis.statistics import Interval, mean_interval
+from rl_contrastive.analysis.tables import unsigned_zeros
 from rl_contrastive.claims.base import Context
 from rl_contrastive.claims.ledger import CELLS, Choice, Fit, Ledger, Task, run_task
 from rl_contrastive.claims.processes import measured
@@ -108,8 +109,8 @@ def figure(value: Interval) -> str:
         return "failed"
     width = ".3f" if abs(value.estimate) < 1000.0 else ".1e"
     if not np.isfinite(value.low):
-        return f"{value.estimate:{width}} (one run)"
-    return f"{value.estimate:{width}} [{value.low:{width}}, {value.high:{width}}]"
+        return unsigned_zeros(f"{value.estimate:{width}} (one run)")
+    return unsigned_zeros(f"{value.estimate:{width}} [{value.low:{width}}, {value.high:{width}}]")
 
 
 def run_grid(fit: Fit, config: Any, grid: Grid, context: Context) -> dict[tuple[str, str], Cell]:
@@ -174,6 +175,8 @@ def _cell(
 def _measure(fit: Fit, config: Any, tasks: list[Task], ledger: Ledger, context: Context, phase: str) -> None:
     """Fit what the ledger does not have yet, here or in worker processes."""
     todo = [task for task in tasks if task not in ledger]
+    if todo:
+        context.say(f"{phase}: {len(todo)} of {len(tasks)} fits to do, from {todo[0].setting}, {todo[0].method} on")
     outcomes = measured(partial(run_task, fit, config), todo, context.workers, begin=_one_thread)
     for count, (task, line) in enumerate(outcomes, start=1):
         ledger.append(task, line)

@@ -68,9 +68,11 @@ def energy(args: list[str]) -> int:
 
 def claims(args: list[str], group: str = "") -> int:
     """`rlc claims [NAME ...]`; exit code 1 if a claim does not hold or a control does not fail."""
+    names, options = _split(args)
+    if sys.stderr.isatty() and not {"-h", "--help"} & set(options):
+        _say("claims: loading")  # the imports alone take seconds; in a pipe an error is one line
     from rl_contrastive.claims.runner import default_config, run_claims, selected
 
-    names, options = _split(args)
     chosen = selected(names, group)
     prog = f"rlc {group or 'claims'} {' '.join(names) or '[NAME ...]'}"
     single = len(chosen) == 1

@@ -24,6 +24,7 @@ from rl_contrastive.deep.config import AugmentConfig, AuxiliaryConfig
 from rl_contrastive.deep.feature_net import put, torch_generator
 from rl_contrastive.deep.networks import RELU_GAIN, Encoder, Layers, linear
 from rl_contrastive.deep.replay.replay import Replay, ReplayBatch
+from rl_contrastive.deep.replay.ring import written
 from rl_contrastive.features.view_learner import draw_seed, seeded
 from rl_contrastive.objectives.views import ViewObjective, Views
 from rl_contrastive.registry import build
@@ -123,8 +124,7 @@ class Auxiliary(nn.Module):
         self.seen.fill_(total)
         if not self.indexed or total <= before:
             return
-        start = max(before, total - self.slots)
-        slots = torch.arange(start, total, device=self.seen.device) % self.slots
+        slots = put(written(before, total, self.slots), self.seen.device)
         self._keep(self.objective.reset(self._state(), slots))
 
     def _state(self) -> dict[str, Any]:

@@ -69,11 +69,13 @@ class ObsLayout:
 class TransitionFeatures(nn.Module):
     """An encoder with the two heads on it: raw observations in, features out."""
 
-    def __init__(self, layout: ObsLayout, num_actions: int, config: FeatureConfig, *, rng: torch.Generator) -> None:
+    def __init__(
+        self, layout: ObsLayout, num_actions: int, config: FeatureConfig, *, rng: torch.Generator, slots: int = 0
+    ) -> None:
         super().__init__()
         self.layout, self.num_actions = layout, num_actions
         self.encoder = layout.encoder(config.encoder, rng=rng)
-        self.heads = Representation(self.encoder.width, num_actions, config.representation, rng=rng)
+        self.heads = Representation(self.encoder.width, num_actions, config.representation, rng=rng, slots=slots)
 
     @property
     def dim(self) -> int:
@@ -97,10 +99,11 @@ class TransitionFeatures(nn.Module):
         *,
         weight: Tensor | None = None,
         same: Tensor | None = None,
+        ids: Tensor | None = None,
     ) -> Tensor:
         """`Representation.contrast` of N transitions; both ends go through the encoder in one pass."""
         z, z_next = self.encoder(torch.cat([obs, next_obs])).chunk(2)
-        return self.heads.contrast(z, action, z_next, weight=weight, same=same)
+        return self.heads.contrast(z, action, z_next, weight=weight, same=same, ids=ids)
 
 
 class FeatureNet:
@@ -114,10 +117,14 @@ class FeatureNet:
         *,
         rng: torch.Generator,
         compiled: bool = False,
+        slots: int = 0,
     ) -> None:
-        """rng: on the CPU, so that the weights are the same on each device. compiled: `torch.compile` the gradient."""
+        """rng: on the CPU, so that the weights are the same on each device. compiled: `torch.compile` the gradient.
+
+        slots: capacity of the replay, for objectives that remember something of each stored transition.
+        """
         self.config, self.device = config, resolve_device(config.device)
-        self.online = TransitionFeatures(layout, num_actions, config, rng=rng).to(self.device)
+        self.online = TransitionFeatures(layout, num_actions, config, rng=rng, slots=slots).to(self.device)
         self.frozen = frozen_copy(self.online).eval()
         self._flat = FlatParameters(self.online.parameters())
         self._optimiser = FlatAdam(self._flat, lr=config.lr)
@@ -131,16 +138,33 @@ class FeatureNet:
         *,
         weight: Tensor | None = None,
         same: Tensor | None = None,
+        ids: Tensor | None = None,
     ) -> Tensor:
         """One gradient step on N transitions with importance weights (N,); returns the loss, on the device."""
-        loss, gradient = self._gradient_of(obs, action, next_obs, weight, same)
+        loss, gradient = self._gradient_of(obs, action, next_obs, weight, same, ids)
         self._optimiser.step(gradient)
         return loss
 
+    def slots(self, index: IntArray, total: int) -> Tensor | None:
+        """ids (N,) of a batch from the slots `index`, and entries of slots that were overwritten begin anew.
+
+        total: transitions that the replay has taken in. None where the objective remembers nothing of a slot.
+        """
+        if not self.online.heads.keyed:
+            return None
+        self.online.heads.forget(total)
+        return put(index, self.device)
+
     def _gradient(
-        self, obs: Tensor, action: Tensor, next_obs: Tensor, weight: Tensor | None, same: Tensor | None
+        self,
+        obs: Tensor,
+        action: Tensor,
+        next_obs: Tensor,
+        weight: Tensor | None,
+        same: Tensor | None,
+        ids: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        loss = self.online.contrast(obs, action, next_obs, weight=weight, same=same)
+        loss = self.online.contrast(obs, action, next_obs, weight=weight, same=same, ids=ids)
         return loss.detach(), self._flat.gradient(loss)
 
     @torch.inference_mode()
@@ -210,7 +234,7 @@ class FeatureLearner:
     def __init__(self, layout: ObsLayout, num_actions: int, config: FeatureConfig, *, rng: np.random.Generator) -> None:
         """rng: initial weights and batches are drawn from it."""
         self.config, self.layout, self.rng = config, layout, rng
-        self.net = FeatureNet(layout, num_actions, config, rng=torch_generator(rng))
+        self.net = FeatureNet(layout, num_actions, config, rng=torch_generator(rng), slots=config.capacity)
         self.stored = self.steps = 0
         """Transitions ever stored, gradient steps ever taken."""
         size = 2 * config.capacity * math.prod(layout.shape) * np.dtype(layout.dtype).itemsize
@@ -246,7 +270,7 @@ class FeatureLearner:
         same = put(identical(successors), device) if self.config.representation.mask_identical else None
         batch = (put(array, device) for array in (self._obs[rows], self._action[rows], successors))
         self.steps += 1
-        return self.net.descend(*batch, same=same)
+        return self.net.descend(*batch, same=same, ids=self.net.slots(rows, self.stored))
 
     def standardise(self) -> None:
         """Centre and scale vector observations by those stored: once, before the first step."""

@@ -55,7 +55,7 @@ class DeepLearner:
     def __init__(
         self, spec: EnvSpec, obs_shape: tuple[int, ...], config: DeepLearnerConfig, *, seed: int, slots: int = 0
     ) -> None:
-        """obs_shape: of a stacked observation. slots: entries of the replay, for an auxiliary loss that remembers."""
+        """obs_shape: of a stacked observation. slots: entries of the replay, for losses that remember."""
         self.config, self.num_actions = config, spec.num_actions
         self.device = resolve_device(config.device)
         rng = torch.Generator().manual_seed(seed)  # on the CPU: the same weights whatever the device
@@ -78,6 +78,7 @@ class DeepLearner:
             FeatureConfig(config.feature_encoder, config.representation, lr=config.lr, device=config.device),
             rng=rng,
             compiled=config.compile,
+            slots=slots,
         )
         check_augment(config.augment, self.features.online.encoder.kind)
         self.target = frozen_copy(self.values)
@@ -180,7 +181,8 @@ class DeepLearner:
         weighted = self.config.representation.weighted and replay.tree is not None
         weight = put(batch.weight, self.device) if weighted else None
         obs, ahead = (self._augment(put(frames, self.device), rng) for frames in (batch.obs, successors))
-        return self.features.descend(obs, put(batch.action, self.device), ahead, weight=weight, same=same)
+        ids = self.features.slots(batch.index, replay.ring.total)
+        return self.features.descend(obs, put(batch.action, self.device), ahead, weight=weight, same=same, ids=ids)
 
     def _inputs(self, batch: ReplayBatch, replay: Replay, bonus: Bonus) -> tuple[Tensor, Tensor]:
         """The inputs of `_gradient`, in two copies to the device."""

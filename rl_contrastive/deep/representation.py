@@ -16,11 +16,15 @@ The bonus counts u_phi ("logits", the default), phi / |phi| ("unit"), w ("simple
 on how phi and psi share their scale, coordinate by coordinate; |phi| <= 1, which the theory asks for, holds for unit
 and simplex. With all of them, an action never tried here looks like a similar one elsewhere. "psi" counts u_psi(s)
 separately for each action, as a decoder of latent states does. Unpredictable parts of s are not in psi.
+
+Some objectives remember something of each anchor (`Objective.keyed`, as meco-keyed and isogclr do). Then an anchor is a
+slot of the replay: the state has one entry a slot, and an entry begins anew when another transition takes its slot.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -30,12 +34,14 @@ from torch.nn.functional import softplus
 from rl_contrastive.config import require
 from rl_contrastive.deep.config import RepresentationConfig
 from rl_contrastive.deep.networks import RELU_GAIN, Layers, linear
+from rl_contrastive.deep.replay.ring import written
 from rl_contrastive.energy.compositional import average_log
 from rl_contrastive.energy.low_rank import log_products
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.diagnostics import effective_rank
 from rl_contrastive.objectives import make
-from rl_contrastive.objectives.base import Contrast, Sizes, Space
+from rl_contrastive.objectives.base import Contrast, ObjectiveResult, Sizes, Space
+from rl_contrastive.objectives.base import State as LossState
 from rl_contrastive.objectives.scores import log_softplus
 from rl_contrastive.spec import Array, BoolArray
 
@@ -49,20 +55,26 @@ class Representation(nn.Module):
     """The two heads, for vectors of an encoder of this width.
 
     Buffers: `log_u` (d,) the moving average log u, which simplex features need, NaN at first; `state_*` the state of
-    the objective.
+    the objective, (1, slots) where it is keyed; then also `seen` () int64, how many transitions the replay had taken in
+    at the last `forget`.
     """
 
     log_u: Tensor
+    seen: Tensor
 
-    def __init__(self, width: int, num_actions: int, config: RepresentationConfig, *, rng: torch.Generator) -> None:
+    def __init__(
+        self, width: int, num_actions: int, config: RepresentationConfig, *, rng: torch.Generator, slots: int = 0
+    ) -> None:
+        """slots: capacity of the replay, for objectives that remember something of each stored transition."""
         super().__init__()
         self.config, self.num_actions = config, num_actions
         self.objective = make(config.objective, config.objective_options)
-        # Numbers for each stored row, as in `meco-keyed` and `isogclr`, do not work with a replay that drops rows.
-        hint = "but rows of a replay come and go; use meco or infonce"
-        keyed = self.objective.keyed
-        require(not keyed, f"representation: {config.objective} keeps a table of all anchors, {hint}.")
-        masked = self.objective.shared and config.mask_identical
+        self.keyed, self.slots = self.objective.keyed, slots
+        hint = "give the number of `slots` of the replay"
+        known = slots > 0 or not self.keyed
+        require(known, f"representation: {config.objective} keeps an entry for each stored transition; {hint}.")
+        # A row without a negative has weight 0, but would count in its entry.
+        masked = (self.objective.shared or self.keyed) and config.mask_identical
         require(not masked, f"representation: {config.objective} cannot leave out negatives.")
 
         def head(outputs: int) -> Layers:
@@ -76,13 +88,15 @@ class Representation(nn.Module):
         unset = torch.full((config.dim,), math.nan, dtype=torch.float64, device=rng.device)
         self.register_buffer("log_u", unset.clone())
         with rng.device:
-            state = self.objective.initial(Sizes(levels=1, anchors=0, dim=config.dim))
+            state = self.objective.initial(Sizes(levels=1, anchors=slots if self.keyed else 0, dim=config.dim))
         self.remembered = tuple(state)
         for name, value in state.items():
             if isinstance(value, nn.Parameter):
                 self.register_parameter(STATE + name, value)
             else:
                 self.register_buffer(STATE + name, value)
+        if self.keyed:
+            self.register_buffer("seen", torch.zeros((), dtype=torch.int64, device=rng.device))
 
     def anchors(self, z: Tensor) -> Tensor:
         """u_phi of all actions: z (N, width) -> (N, A, d)."""
@@ -128,6 +142,7 @@ class Representation(nn.Module):
         *,
         weight: Tensor | None = None,
         same: Tensor | None = None,
+        ids: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch of N >= 2 transitions; in training it moves the objective's state, and `log_u` of simplex
         features.
@@ -136,11 +151,13 @@ class Representation(nn.Module):
 
         z, z' (N, width) of s and of the next observation (one step on, whatever n the returns have), action (N,).
         weight (N,) > 0: importance weights, of rows and of their successors as negatives. same (N, N): pairs of
-        identical successors (`identical`), needed if `mask_identical`.
+        identical successors (`identical`), needed if `mask_identical`. ids (N,): slots of the rows in the replay, which
+        keyed objectives need.
         """
         N = len(z)
         require(N >= 2, f"representation: a batch needs two rows or more for negatives, got {N}.")
         require((same is not None) or not self.config.mask_identical, "representation: mask_identical needs `same`.")
+        require((ids is not None) or not self.keyed, "representation: a keyed objective needs `ids`, the rows' slots.")
         # Scores are sums of exponentials; in bfloat16 the logarithm of a rare f would be noise.
         with torch.autocast(z.device.type, enabled=False):
             dtype = next(self.parameters()).dtype
@@ -152,22 +169,59 @@ class Representation(nn.Module):
             if self.training and self.config.features == "simplex":
                 self._average(log_softplus(v, self.config.beta).detach(), w)
             masked = same if self.config.mask_identical else None
-            return self._descended(self._halves(u, v, w) if self.objective.shared else [self._pairs(u, v, w, masked)])
+            slots = ids if self.keyed else None
+            if self.objective.shared:
+                return self._descended(self._halves(u, v, w, slots))
+            return self._descended([self._pairs(u, v, w, masked, slots)])
+
+    @torch.no_grad()
+    def forget(self, total: int) -> None:
+        """The replay has taken in `total` transitions: entries whose slots it has written since begin anew."""
+        before = int(self.seen)
+        self.seen.fill_(total)
+        slots = torch.as_tensor(written(before, total, self.slots), device=self.seen.device)
+        M = len(slots)
+        if M:
+            here = torch.arange(M, device=slots.device)
+            old = {name: value[:, slots] for name, value in self._state().items()}
+            fresh = self.objective.reset(old, Sizes(levels=1, anchors=M, dim=self.config.dim), here)
+            for name, value in self._state().items():
+                value[:, slots] = fresh[name]
+
+    def _state(self) -> LossState:
+        return {name: getattr(self, STATE + name) for name in self.remembered}
+
+    def _keyed_step(self, batch: Contrast, slots: Tensor) -> ObjectiveResult:
+        """A step on the entries of the batch's slots (N,) alone, so that it costs nothing more in a large replay."""
+        # Rows that were drawn twice share an entry, that of the first. The sizes do not depend on the draw.
+        first = (slots[:, None] == slots).to(torch.uint8).argmax(1)
+        state = self._state()
+        result, new = self.objective.step(
+            replace(batch, ids=first[None]), {name: value[:, slots] for name, value in state.items()}
+        )
+        if self.training:
+            with torch.no_grad():
+                for name, value in state.items():
+                    value[:, slots] = new[name][:, first].detach()
+        return result
 
     def _descended(self, batches: list[Contrast]) -> Tensor:
         """The objective's loss of the batches, one step after the other; its state is kept in training."""
-        state = {name: getattr(self, STATE + name) for name in self.remembered}
+        state = self._state()
         losses = []
         for batch in batches:
-            result, state = self.objective.step(batch, state)
+            if batch.ids is not None:
+                result = self._keyed_step(batch, batch.ids[0])
+            else:
+                result, state = self.objective.step(batch, state)
             losses.append(result.loss[0].to(batch.pos_weight.dtype))
-        if self.training:
+        if self.training and not self.keyed:
             for name, value in state.items():
                 if (kept := getattr(self, STATE + name)) is not value:
                     kept.copy_(value)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def _pairs(self, u: Tensor, v: Tensor, w: Tensor, same: Tensor | None) -> Contrast:
+    def _pairs(self, u: Tensor, v: Tensor, w: Tensor, same: Tensor | None, ids: Tensor | None) -> Contrast:
         """Each row with the successors of all others as its negatives."""
         f = (softplus(u, self.config.beta) @ softplus(v, self.config.beta).T).clamp_min(LEAST)  # (N, N)
 
@@ -189,9 +243,10 @@ class Representation(nn.Module):
             log_psi=lambda: log_softplus(v, self.config.beta)[None],
             pos_weight=w[None, :, None],
             law=(law / law.sum(-1, keepdim=True))[None],
+            ids=None if ids is None else ids[None],
         )
 
-    def _halves(self, u: Tensor, v: Tensor, w: Tensor) -> list[Contrast]:
+    def _halves(self, u: Tensor, v: Tensor, w: Tensor, ids: Tensor | None) -> list[Contrast]:
         """Each half of the rows with the successors of the other half, because a row's own one is no sample of P^-."""
         log_phi, log_psi = log_softplus(u, self.config.beta), log_softplus(v, self.config.beta)
         own = torch.logsumexp(log_phi + log_psi, dim=-1)  # (N,) log f of each row and its successor
@@ -206,6 +261,7 @@ class Representation(nn.Module):
                 log_psi=lambda: b,
                 pos_weight=w[None, mine, None],
                 law=(w[others] / w[others].sum())[None],
+                ids=None if ids is None else ids[None, mine],
             )
 
         return [half(first, second), half(second, first)]

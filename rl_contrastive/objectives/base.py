@@ -12,13 +12,14 @@ A descent calls `step`, which may remember something from batch to batch: its st
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from rl_contrastive.config import require
 
 Space = Literal["log", "ratio"]
 Recovers = Literal["ratio", "ratio-up-to-row", "tempered", "nothing"]
@@ -88,7 +89,7 @@ class Contrast:
         return (neg if self.same else self.pos(space)), neg, law.expand_as(neg)
 
 
-class Objective(ABC):
+class Objective:
     """A loss of scores; `registry.get("objective", name)` gives its factory, which is called with its config."""
 
     space: Space = "log"
@@ -121,18 +122,49 @@ class Objective(ABC):
         """What the optimiser trains beside phi and psi."""
         return [value for value in state.values() if isinstance(value, nn.Parameter)]
 
-    @abstractmethod
     def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
-        """The loss without a state, which stops and judges a fit; see the module's first lines for shapes."""
+        """`loss` of arrays that were checked first: RlcError for other shapes than above, NaN or infinite numbers."""
+        require_scores(self, pos, neg, pos_weight, neg_weight)
+        return self.loss(pos, neg, pos_weight, neg_weight)
+
+    def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+        """The loss without a state, which stops and judges a fit; see the module's first lines for shapes.
+
+        Every objective defines it. It is called in loops, so it checks nothing.
+        """
+        # Objectives written for earlier versions define __call__ in its place.
+        own = type(self).__call__ is not Objective.__call__
+        require(own, f"{type(self).__name__}: an objective must define loss(pos, neg, pos_weight, neg_weight).")
+        return self(pos, neg, pos_weight, neg_weight)
 
     def judge(self, batch: Contrast) -> ObjectiveResult:
-        """`__call__` on a batch."""
+        """`loss` of a batch."""
         pos, neg, neg_weight = batch.scores(self.space)
-        return self(pos, neg, batch.pos_weight, neg_weight)
+        return self.loss(pos, neg, batch.pos_weight, neg_weight)
 
     def step(self, batch: Contrast, state: State) -> tuple[ObjectiveResult, State]:
         """What a descent minimises on this batch, and the new state."""
         return self.judge(batch), state
+
+
+def require_scores(objective: Objective, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> None:
+    """RlcError unless the scores (..., N, K), (..., N, M) and their weights are finite and fit, with weights >= 0."""
+    name = type(objective).__name__
+    arrays = {"pos": pos, "neg": neg, "pos_weight": pos_weight, "neg_weight": neg_weight}
+    for what, x in arrays.items():
+        require(isinstance(x, Tensor), f"{name}: {what} must be a torch tensor, got {type(x).__name__}.")
+        require(x.dtype.is_floating_point, f"{name}: {what} must hold floating-point numbers, got {x.dtype}.")
+    shapes = f"got pos {tuple(pos.shape)} and neg {tuple(neg.shape)}"
+    fit = pos.ndim >= 2 and pos.shape[:-1] == neg.shape[:-1]
+    require(fit, f"{name}: pos must have shape (..., N, K) and neg (..., N, M) with equal (..., N), {shapes}.")
+    require(min(pos.shape[-1], neg.shape[-1]) >= 1, f"{name}: each anchor needs a positive and a negative, {shapes}.")
+    for what, x, scores in (("pos_weight", pos_weight, pos), ("neg_weight", neg_weight, neg)):
+        want = f"{what} must have the shape {tuple(scores.shape)} of its scores"
+        require(x.shape == scores.shape, f"{name}: {want}, got {tuple(x.shape)}.")
+        require(bool((x >= 0).all()) and bool(torch.isfinite(x).all()), f"{name}: {what} must be finite and >= 0.")
+    for what in ("pos", "neg"):
+        good = bool(torch.isfinite(arrays[what]).all())
+        require(good, f"{name}: {what} holds NaN or infinite scores; all must be finite, those of weight 0 too.")
 
 
 def reduce_rows(pos_terms: Tensor, row_terms: Tensor, pos_weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ class NCE(Objective):
 
     recovers = "ratio"
 
-    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+    def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         negatives = (neg_weight * noise_term(neg)).sum(-1)  # (..., N)
         loss, rows = reduce_rows(data_term(pos), negatives, pos_weight)
         return ObjectiveResult(loss, rows)
@@ -51,7 +51,7 @@ class Logistic(Objective):
         self.config = config or LogisticConfig()
         self.recovers = "nothing" if self.config.smoothing else "ratio"
 
-    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+    def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         nu, eps = self.config.negatives, self.config.smoothing
         shift = math.log(nu)
         positives = (1.0 - eps) * data_term(pos, shift) + eps * noise_term(pos, shift)

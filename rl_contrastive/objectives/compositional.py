@@ -55,7 +55,7 @@ class MECO(Objective):
     def initial(self, sizes: Sizes) -> State:
         return {"log_u": torch.full((sizes.levels, sizes.dim), math.nan, dtype=torch.float64)}
 
-    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+    def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         """-s+ + log E_{P^-} e^s."""
         return ObjectiveResult(*reduce_rows(-pos, log_expectation(neg, neg_weight), pos_weight))
 

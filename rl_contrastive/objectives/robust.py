@@ -94,7 +94,7 @@ class ISogCLR(Objective):
         empty = torch.full((sizes.levels, sizes.anchors), math.nan, dtype=torch.float64)
         return {"log_u": empty, "tau": torch.full_like(empty, self.config.tau_0), "m": torch.zeros_like(empty)}
 
-    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+    def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         """F; by the envelope theorem the best temperatures are constants of its gradient."""
         tau, rho = self.best_temperature(neg, neg_weight), self.config.rho
         rest = tau * (log_expectation(neg.double() / tau[..., None], neg_weight) + rho)  # (..., N)

@@ -34,7 +34,7 @@ class InfoNCE(Objective):
         self.config = config or InfoNCEConfig()
         self.recovers = "ratio-up-to-row" if self.config.temperature == 1.0 else "tempered"
 
-    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+    def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         s, t = pos / self.config.temperature, neg / self.config.temperature
         rest = log_expectation(t, neg_weight).unsqueeze(-1) + math.log(neg.shape[-1])  # (..., N, 1)
         losses = among(s, rest)  # (..., N, K)
@@ -54,7 +54,7 @@ class MLE(Objective):
 
     recovers = "ratio-up-to-row"
 
-    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+    def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         log_partition = log_expectation(neg, neg_weight)  # (..., N)
         loss, rows = reduce_rows(-pos, log_partition, pos_weight)
         mean = (pos_weight.sum(-1) * log_partition).sum(-1)

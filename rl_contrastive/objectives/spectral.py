@@ -18,7 +18,7 @@ class Spectral(Objective):
     space = "ratio"
     recovers = "ratio"
 
-    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+    def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         second_moment = (neg_weight * neg.square()).sum(-1)  # (..., N)
         loss, rows = reduce_rows(-2.0 * pos, second_moment, pos_weight)
         mean = (pos_weight.sum(-1) * (neg_weight * neg).sum(-1)).sum(-1)  # 1 for a ratio of distributions

@@ -39,7 +39,7 @@ class DCLScores(Objective):
         self.config = config or DCLScoresConfig()
         self.recovers = "ratio-up-to-row" if self.config.temperature == 1.0 else "tempered"
 
-    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+    def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         tau = self.config.temperature
         rest = log_expectation(neg / tau, neg_weight) + math.log(neg.shape[-1])  # (..., N)
         return ObjectiveResult(*reduce_rows(-pos / tau, rest, pos_weight))
@@ -70,7 +70,7 @@ class DCLWScores(Objective):
     def __init__(self, config: DCLWScoresConfig | None = None) -> None:
         self.config = config or DCLWScoresConfig()
 
-    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+    def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         tau = self.config.temperature
         share = relative_size(pos / self.config.sigma, pos_weight)
         w = 2.0 - (share.detach() if self.config.detach else share)  # (..., N, K)
@@ -110,7 +110,7 @@ class Hard(Objective):
         whole = "ratio-up-to-row" if self.config.temperature == 1.0 else "tempered"
         self.recovers = whole if self.config.alpha == 1.0 else "nothing"  # type: ignore[assignment]
 
-    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+    def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         s, t = pos / self.config.temperature, neg / self.config.temperature
         kept = torch.where(upper_part(t.detach(), neg_weight, self.config.alpha), neg_weight, 0.0)
         rest = log_expectation(t, kept).unsqueeze(-1) + math.log(neg.shape[-1])  # (..., N, 1)
@@ -158,7 +158,7 @@ class Reweighted(Objective):
         self.config = config or ReweightedConfig()
         self.recovers = "ratio" if self.config.weight == "sft" else "ratio-up-to-row"
 
-    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+    def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         none = torch.zeros_like(pos), torch.zeros_like(neg)
         return self.two_logits((pos, none[0]), (neg, none[1]), pos_weight, neg_weight)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,39 @@ LONGEST = 60.0
 """Most seconds between two lines."""
 MOST = 2
 """Number of runs in a line: those that reported last."""
+BASIS = 5.0
+"""Least seconds, and"""
+SHARE = 0.05
+"""least share of the work, between two reports that an estimate rests on; or"""
+ENOUGH = 60.0
+"""so many seconds, whatever the share. The estimate is of this much of the recent past, or of a quarter of all."""
+
+
+class Pace:
+    """The time left at the recent rate; nothing before there is a basis for it.
+
+    Time counts from the first report, so neither the start of processes nor what was done before a resume does.
+    """
+
+    def __init__(self) -> None:
+        self._points: deque[tuple[float, float]] = deque()
+        self._first = 0.0
+
+    def left(self, share: float) -> float | None:
+        """Seconds until the share that is done, in [0, 1], is 1; None: not known yet."""
+        now = time.monotonic()
+        points = self._points
+        if not points:
+            self._first = now
+        if not points or now - points[-1][0] >= 1.0:
+            points.append((now, share))
+        recent = now - max(ENOUGH, (now - self._first) / 4)
+        while len(points) > 2 and points[1][0] <= recent:
+            points.popleft()
+        seconds, gained = now - points[0][0], share - points[0][1]
+        if gained <= 0 or seconds < BASIS or (gained < SHARE and seconds < ENOUGH):
+            return None
+        return seconds * (1.0 - share) / gained
 
 
 class ProgressLines:
@@ -36,6 +70,7 @@ class ProgressLines:
     def __init__(self, *, runs: int | None = None, quiet: bool = False) -> None:
         self.quiet, self.runs = quiet, runs
         self._started, self._shares = time.monotonic(), dict[str, float]()
+        self._paces: dict[str, Pace] = {}
         self.drawn = not quiet and sys.stderr.isatty()
         self._say = Occasionally(EVERY)
         self._newest: dict[str, str] = {}
@@ -68,13 +103,14 @@ class ProgressLines:
         if key not in self._tasks:
             name = f"{job.folder.name} {job.folder.parent.name}"  # the seed first: long names are cut
             self._tasks[key] = self._bars.add_task(
-                name, total=job.config.budget.episodes or job.config.budget.steps, value="", solved=""
+                name, total=job.config.budget.episodes or job.config.budget.steps, left="", value="", solved=""
             )
         steps_only = job.config.budget.episodes is None
         value, solved = message["return"], message["solved_at"]
         self._bars.update(
             self._tasks[key],
             completed=message["env_steps" if steps_only else "episodes"],
+            left=self._left(key, _share(job, message)),
             value="" if value is None else f"return {value:.3f}",
             solved="" if solved is None else f"solved at {solved}",
         )
@@ -86,10 +122,14 @@ class ProgressLines:
         done = sum(part == 1.0 for part in self._shares.values())
         words = f"{done} runs done"
         if self.runs is not None:
-            share = sum(self._shares.values()) / self.runs
-            left = f", about {_time(elapsed * (1 - share) / share)} left" if share > 0.02 else ""
-            words = f"{done} of {self.runs} runs done{left}"
+            left = self._left("all", sum(self._shares.values()) / self.runs)
+            words = f"{done} of {self.runs} runs done" + (f", {left}" if left else "")
         self._say("; ".join([words, *list(self._newest.values())[-MOST:]]))
+
+    def _left(self, key: str, share: float) -> str:
+        """`about 12 min left`, or nothing."""
+        left = self._paces.setdefault(key, Pace()).left(share)
+        return "" if left is None else f"about {duration(left)} left"
 
 
 def _share(job: Job, message: dict[str, Any]) -> float:
@@ -101,7 +141,7 @@ def _share(job: Job, message: dict[str, Any]) -> float:
     return float(done) / max(cap or 1, 1)
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """`40 s`, `12 min`, `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -133,13 +173,13 @@ class Occasionally:
 
 def _bars() -> Bars:
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn
     from rich.table import Column
 
     return Progress(
         TextColumn("{task.description}", table_column=Column(max_width=32, no_wrap=True, overflow="ellipsis")),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
         TextColumn("{task.fields[value]}"),
         TextColumn("{task.fields[solved]}"),
         console=Console(stderr=True),

@@ -241,7 +241,7 @@ def test_features_move_only_at_a_rebuild() -> None:
         ({"n_step": 0}, "n_step must lie in"),
         ({"gamma": 1.5}, "gamma must lie in"),
         ({"learner": {"batch_size": 1}}, "batch_size must lie in"),
-        ({"learner": {"representation": {"objective": "meco-keyed"}}}, "use meco"),
+        ({"learner": {"representation": {"objective": "meco-keyed", "mask_identical": True}}}, "cannot leave out"),
         ({"learner": {"representation": {"objective": "nceee"}}}, "nce"),
         ({"bonus": {"kind": "elliptical"}, **PSI}, "kind tiles alone"),
     ],

@@ -320,7 +320,7 @@ def test_half_precision_inputs_change_no_score() -> None:
 
 
 def test_what_cannot_work_is_refused() -> None:
-    with pytest.raises(RlcError, match="meco-keyed keeps a table"):
+    with pytest.raises(RlcError, match="meco-keyed keeps an entry for each stored transition"):
         heads(objective="meco-keyed")
     with pytest.raises(RlcError, match="cannot leave out"):
         heads(objective="meco", mask_identical=True)

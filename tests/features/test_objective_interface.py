@@ -105,7 +105,7 @@ class Learned(Objective):
     def initial(self, sizes: Sizes) -> State:
         return {"b": nn.Parameter(torch.ones(sizes.levels, dtype=torch.float64))}
 
-    def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
+    def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         return make("mle")(pos, neg, pos_weight, neg_weight)
 
     def step(self, batch: Contrast, state: State) -> tuple[ObjectiveResult, State]:

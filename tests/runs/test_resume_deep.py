@@ -18,8 +18,16 @@ def replay_of(folder):
     return agent.replay.state_dict(), (agent.bonus.inner.keys, agent.bonus.lost)
 
 
-@pytest.mark.parametrize("storage", ["mapped", pytest.param("memory", marks=pytest.mark.slow)])
-def test_killed_and_resumed_it_has_the_same_bytes_and_the_same_replay(storage, two_lives):
+@pytest.mark.parametrize(
+    ("storage", "objective"),
+    [
+        ("mapped", "nce"),
+        pytest.param("memory", "nce", marks=pytest.mark.slow),
+        # It remembers something of each slot of the replay.
+        pytest.param("mapped", "meco-keyed", marks=pytest.mark.long),
+    ],
+)
+def test_killed_and_resumed_it_has_the_same_bytes_and_the_same_replay(storage, objective, two_lives):
     config = RunConfig(
         agent="contrastive-ucb-deep",
         env="low-rank",
@@ -31,6 +39,7 @@ def test_killed_and_resumed_it_has_the_same_bytes_and_the_same_replay(storage, t
             "storage": storage,
             "train_every": 2,
             "episodic": True,
+            "learner": {"representation": {"objective": objective}},
         },
         env_config={"num_states": 6, "num_actions": 3, "horizon": 3, "rank": 2},
         budget=Budget(episodes=40, eval_every=10, eval_episodes=20),

@@ -76,11 +76,10 @@ def cacr(config: CACRClaimConfig, context: Context) -> Report:
     rank: dict[str, list[FloatArray]] = {name: [] for name in LOSSES}
     accuracy: dict[str, list[FloatArray]] = {name: [] for name in LOSSES}
     lean: dict[str, list[FloatArray]] = {name: [] for name in LOSSES}
-    for name, loss in LOSSES.items():
+    for name in context.each("loss", LOSSES):
         for zipf in config.zipf if name in COMPARED else config.zipf[:1]:
-            for kept, value in zip((rank, accuracy, lean), _measured(config, loss, zipf), strict=True):
+            for kept, value in zip((rank, accuracy, lean), _measured(config, LOSSES[name], zipf), strict=True):
                 kept[name].append(value)
-        context.say(f"cacr: {name} trained")
     ratios = [interval(a / b) for a, b in zip(rank["CACR"], rank["uniform weights"], strict=True)]
     worst = min(ratios, key=lambda ratio: ratio.estimate)
     pull = interval(np.min(lean["CACR"], axis=0))

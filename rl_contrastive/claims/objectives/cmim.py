@@ -58,7 +58,8 @@ def other_settings(config: CmimClaimConfig, data: Digits, context: Context) -> d
         "larger images": ({}, split_digits(config.seeds, "mnist"), replace(config, steps=2 * config.steps)),
     }
     out = {}
-    for name, (options, images, own) in ways.items():
+    for name in context.each("setting", ways):
+        options, images, own = ways[name]
         pair = [measure(own, Method(M, contrast=kind, **options), images) for kind in ("none", "cmim")]
         out[name] = (pair[0], pair[1])
         context.say(f"{name}: 1-NN {pair[0]['1-NN'].mean():.3f} -> {pair[1]['1-NN'].mean():.3f}")
@@ -69,8 +70,9 @@ def other_settings(config: CmimClaimConfig, data: Digits, context: Context) -> d
 def cmim(config: CmimClaimConfig, context: Context) -> Report:
     """cMIM needs no second view and hardly depends on the number of negatives; whether it helps is reported."""
     data, found = split_digits(config.seeds), {}
-    for name, method in methods_of(config).items():
-        found[name] = measure(config, method, data)
+    methods = methods_of(config)
+    for name in context.each("method", methods):
+        found[name] = measure(config, methods[name], data)
         context.say(f"{name}: 1-NN {found[name]['1-NN'].mean():.3f}")
     pairs = {"summed reconstruction": (found["MIM"], found[f"cMIM, M = {config.batch - 1}"])}
     pairs |= other_settings(config, data, context) if config.settings else {}

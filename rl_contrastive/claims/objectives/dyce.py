@@ -204,7 +204,7 @@ def pulled(p: Tensor, positives: Tensor) -> Tensor:
 def dyce(config: DyceClaimConfig, context: Context) -> Report:
     """Positives from balanced partitions of a memory have the right latent more often (BECLR's DyCE)."""
     precision, shot, pure = {}, {}, {}
-    for method in METHODS + WAYS * config.ways:
+    for method in context.each("method", METHODS + WAYS * config.ways):
         study = Study(config, method)
         study.fit()
         shot[method] = study.one_shot()

@@ -77,9 +77,8 @@ def isogclr(config: ISogCLRClaimConfig, context: Context) -> Report:
     """Learned temperatures follow the frequency of the latent and return to KL = rho."""
     runs: dict[str, dict[str, Any]] = {}
     settings = [(rho, config.world.zipf) for rho in (config.rho, *config.rho_high)] + [(config.rho, config.steep)]
-    for rho, zipf in settings:
+    for rho, zipf in context.each("rho, Zipf", settings):
         runs[f"rho {rho:g}, Zipf {zipf:g}"] = _run(replace(config, world=replace(config.world, zipf=zipf)), rho)
-        context.say(f"isogclr: rho {rho:g}, Zipf {zipf:g} trained")
     first = next(iter(runs.values()))
     order, blind, off = (interval(first[name]) for name in ("Spearman", "shuffled", "|KL - rho|, returned"))
     fell = [name for name, run in runs.items() if interval(run["Spearman"]).estimate < ORDER]

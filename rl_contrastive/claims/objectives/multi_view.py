@@ -85,10 +85,9 @@ def multi_view(config: MultiViewConfig, context: Context) -> Report:
         "MV-DHEL": MVDHEL(MVDHELConfig(temperature=tau)),
     }
     rank, apart = {}, {}
-    for name, loss in losses.items():
-        both = [_measured(config, loss, V) for V in config.views]
+    for name in context.each("loss", losses):
+        both = [_measured(config, losses[name], V) for V in config.views]
         rank[name], apart[name] = (np.stack(values) for values in zip(*both, strict=True))  # (T, S)
-        context.say(f"multi-view: {name} trained")
     few, many = config.views[0], config.views[-1]
     dhel, best = rank["MV-DHEL"], rank["pairwise"].max(axis=0)  # best: of any V, on each seed
     above, more = interval(dhel[0] - best), interval(dhel[-1] - dhel[0])

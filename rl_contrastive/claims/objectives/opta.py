@@ -120,7 +120,7 @@ def opta(config: OptaClaimConfig, context: Context) -> Report:
     """Prototypes moved by optimal transport gain on balanced queries and lose on unbalanced ones (BECLR's OpTA)."""
     worlds = ((1, BALANCED, 0.0), (1, BALANCED, config.shift), (5, BALANCED, config.shift), (1, UNBALANCED, 0.0))
     found: dict[str, dict[str, FloatArray]] = {}
-    for setting, (shots, counts, shift) in zip(SETTINGS, worlds, strict=True):
+    for setting, (shots, counts, shift) in zip(context.each("setting", SETTINGS), worlds, strict=True):
         runs = [measure(draw_episodes(config, seed, shots, counts, shift)) for seed in config.seeds]
         found[setting] = {name: np.array([run[name] for run in runs]) for name in runs[0]}
         context.say(f"{setting}: {found[setting]['prototypes'].mean():.3f} -> {found[setting]['5 passes'].mean():.3f}")

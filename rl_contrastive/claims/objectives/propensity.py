@@ -140,7 +140,7 @@ def train(worlds: list[Items], config: PropensityClaimConfig, positives: str, ha
         scores = a @ b.mT  # (S, B, B)
         pos = scores.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
         neg = torch.cat([scores, (a * c).sum(-1, keepdim=True)], -1) if hard else scores
-        return objective(pos, neg, torch.full_like(pos, 1.0 / B), law).loss
+        return objective.loss(pos, neg, torch.full_like(pos, 1.0 / B), law).loss
 
     descend(encoder.parameters(), loss, config.steps, config.lr)
     z: Tensor = encoder(x).detach()
@@ -166,8 +166,8 @@ def propensity(config: PropensityClaimConfig, context: Context) -> Report:
     """Inverse propensity weights recover the meaning that a pretrained similarity mixes with the surface (DebCSE)."""
     worlds = [make_items(config, seed) for seed in config.seeds]
     meaning, surface = ({name: np.zeros(len(worlds)) for name in METHODS} for _ in range(2))
-    for name, (positives, hard) in METHODS.items():
-        z = train(worlds, config, positives, hard).numpy()
+    for name in context.each("method", METHODS):
+        z = train(worlds, config, *METHODS[name]).numpy()
         for s, world in enumerate(worlds):
             some = rng_of(config.seeds[s], 3).choice(config.items, min(config.items, 500), replace=False)
             learned = cosines(z[s][some])

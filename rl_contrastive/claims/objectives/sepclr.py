@@ -166,8 +166,9 @@ def measure(objective: SepCLR, config: SepclrClaimConfig, data: Digits) -> dict[
 def sepclr(config: SepclrClaimConfig, context: Context) -> Report:
     """A common and a salient head: kJEM keeps the targets' own factor out of the common one (SepCLR)."""
     data, found = split_digits(config.seeds), {}
-    for name, objective in objectives_of(config).items():
-        found[name] = measure(objective, config, data)
+    objectives = objectives_of(config)
+    for name in context.each("objective", objectives):
+        found[name] = measure(objectives[name], config, data)
         context.say(f"{name}: " + ", ".join(f"{key} {x.mean():.3f}" for key, x in found[name].items()))
     return report(config, context, found)
 

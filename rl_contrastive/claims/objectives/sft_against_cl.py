@@ -80,11 +80,10 @@ class SFTConfig(Options, where="sft-against-cl"):
 def sft_against_cl(config: SFTConfig, context: Context) -> Report:
     """The weights of SFT are larger in total than those of contrastive learning; how both rank is reported."""
     found: dict[tuple[str, Half, Half], dict[str, FloatArray]] = {}
-    for setting in config.settings:
+    for setting in context.each("setting", config.settings):
         for weight, direction in CELLS:
             done = found.get(("far negatives", weight, direction)) if setting == BALANCED and weight == "cl" else None
             found[setting, weight, direction] = done or _measured(config, setting, weight, direction)
-        context.say(f"sft-against-cl: {setting} trained")
     judged = [setting for setting in config.settings if setting != BALANCED]
 
     def excess(setting: str, d: Half) -> Interval:

@@ -168,7 +168,7 @@ def agreement(own: Tensor, centred: bool = False) -> FloatArray:
 def simlap(config: SimlapClaimConfig, context: Context) -> Report:
     """A gate of two classes finds what they share; without it the embedding collapses (SimLAP, Hydra)."""
     found = {}
-    for method in METHODS + WAYS * config.ways:
+    for method in context.each("method", METHODS + WAYS * config.ways):
         study = Study(config, method)
         study.fit()
         found[method] = study.judge()

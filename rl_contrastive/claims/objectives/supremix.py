@@ -74,9 +74,9 @@ def supremix(config: SupReMixClaimConfig, context: Context) -> Report:
     for name, parts in PARTS.items():
         losses[name] = SupReMix(SupReMixConfig(temperature=tau, mixtures=config.mixtures, **parts))
     found = {}
-    for name, loss in losses.items():
-        found[name] = _measured(config, loss)
-        context.say(f"supremix: {name} trained")
+    for name in context.each("loss", losses):
+        found[name] = _measured(config, losses[name])
+    context.say("control: shuffled labels")
     lost = _measured(config, losses["SupReMix"], shuffled=True)
     order = {name: interval(values["Spearman"]) for name, values in found.items()}
     gain = interval(found["SupReMix"]["Spearman"] - found["SupCon"]["Spearman"])

@@ -151,13 +151,12 @@ def _measured(config: TemperatureConfig, context: Context, taus: Any) -> dict[st
     views, latents, order = _judge(config)
     out: dict[str, list[FloatArray]] = {}
     embedded = []
-    for t, tau in enumerate(taus):
+    for t, tau in enumerate(context.each("tau", taus)):
         stream = (100 + t,) if repeated else ()
         encoders = Encoders(config.seeds, (config.world.size, config.hidden, config.dim), *stream)
         world = BlockWorld(config.world, config.seeds, *stream)
         train(encoders, NTXent(NTXentConfig(temperature=float(tau))), world.batches(config.steps, config.batch, 2),
               lr=config.lr)  # fmt: skip
-        context.say(f"temperature: tau {tau:g} trained")
         z = encoders.embed(views)
         embedded.append(z)
         numbers = {

@@ -94,9 +94,8 @@ class Alignment(ViewObjective):
 def whitening(config: WhiteningClaimConfig, context: Context) -> Report:
     """Shuffled group whitening prevents collapse without negatives, if the gradient passes through it."""
     found = {}
-    for form in FORMS:
+    for form in context.each("form", FORMS):
         found[form] = _measured(config, form)
-        context.say(f"whitening: {form} trained")
     through, detached, plain = (found[form] for form in FORMS)
     uniform, accurate, wide = (interval(through[name]) for name in ("uniformity", "probe", "rank"))
     lost = interval(plain["uniformity"])

@@ -82,11 +82,12 @@ def sample_complexity(config: ComplexityConfig, context: Context) -> Report:
     agents, missing = known((LOCK_AGENT, *config.rank_agents))
     cells: dict[str, tuple[Sequence[int], list[FloatArray]]] = {}
     if LOCK_AGENT in agents:
-        cells["H"] = config.horizons, [_lock(config, H, 10) for H in config.horizons]
-        cells["A"] = config.actions, [_lock(config, 10, A) for A in config.actions]
+        cells["H"] = config.horizons, [_lock(config, H, 10) for H in context.each("H", config.horizons)]
+        cells["A"] = config.actions, [_lock(config, 10, A) for A in context.each("A", config.actions)]
     for agent in config.rank_agents:
         if agent in agents:
-            cells[f"d ({agent})"] = config.ranks, [_low_rank(config, agent, d) for d in config.ranks]
+            ranks = context.each(f"{agent}, d", config.ranks)
+            cells[f"d ({agent})"] = config.ranks, [_low_rank(config, agent, d) for d in ranks]
     require(len(cells) > 0, "sample-complexity: none of its agents is registered.")
     fits = {
         name: power_fit(np.array(sizes, dtype=np.float64), runs, rng=rng_of(0)) for name, (sizes, runs) in cells.items()

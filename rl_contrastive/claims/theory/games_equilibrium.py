@@ -61,7 +61,7 @@ def games_equilibrium(config: GamesEquilibriumConfig, context: Context) -> Repor
     above: dict[str, list[float]] = {rule: [] for rule in rules}
     shown: dict[str, tuple[FloatArray, FloatArray]] = {}
     solved, drawn = 0, config.widths[min(1, len(config.widths) - 1)]
-    for i, A in enumerate(config.actions):
+    for i, A in enumerate(context.each("A", config.actions)):
         for j, width in enumerate(config.widths):
             for tied in (False, True):
                 rng = rng_of(config.seed, i, j, int(tied))

@@ -69,10 +69,10 @@ class GamesLockConfig(Options, where="games-lock"):
 @register("claim", "theory/games-lock", GamesLockConfig)
 def games_lock(config: GamesLockConfig, context: Context) -> Report:
     """DuelLock: closed-form Nash value; psi is blind to the live latent, phi is not."""
-    values = [_values(*lock) for lock in config.locks]
+    values = [_values(*lock) for lock in context.each("lock", config.locks)]
     errors, losses, uniforms = zip(*values, strict=True)
     error, loss, uniform = max(errors), max(losses), min(uniforms)
-    right = np.array([_accuracies(config, i) for i in range(config.repeats)])  # (repeats, 3)
+    right = np.array([_accuracies(config, i) for i in context.each("repeat", range(config.repeats))])  # (repeats, 3)
     psi, phi, leaning = right.mean(axis=0)
 
     def paint(axis: Any) -> None:

@@ -92,9 +92,11 @@ class Measured:
 @register("claim", "theory/games-optimism", GamesOptimismConfig)
 def games_optimism(config: GamesOptimismConfig, context: Context) -> Report:
     """V-bar >= V* >= V-under with the theory's bonus; V-bar - V-under covers the true gap with the default one."""
-    theory = {agent: _measure(config, agent, config.theory) for agent in config.agents}
-    found = {agent: _measure(config, agent, None) for agent in config.agents}
-    without = {agent: _measure(config, agent, 0.0) for agent in config.agents}
+    theory = {
+        agent: _measure(config, agent, config.theory) for agent in context.each("theory's bonus, agent", config.agents)
+    }
+    found = {agent: _measure(config, agent, None) for agent in context.each("default bonus, agent", config.agents)}
+    without = {agent: _measure(config, agent, 0.0) for agent in context.each("no bonus, agent", config.agents)}
 
     def paint(axis: Any) -> None:
         for k, (agent, m) in enumerate(found.items()):

@@ -68,7 +68,7 @@ def games_rate(config: GamesRateConfig, context: Context) -> Report:
     sizes["num_opponent_actions"] = config.num_actions
     curves, slopes, last = {}, {}, {}
     final_policy = None
-    for agent in (config.agent, *config.controls):
+    for agent in context.each("agent", (config.agent, *config.controls)):
         results = play(agent, sizes, games=config.games, first=config.seed, episodes=config.episodes, evaluations=50)
         episodes, gap = columns(results, "episodes")[0], columns(results, "gap")
         tail = episodes >= START * config.episodes

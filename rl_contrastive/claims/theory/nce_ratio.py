@@ -63,12 +63,14 @@ def nce_ratio(config: NceRatioConfig, context: Context) -> Report:
     other = rng.dirichlet(np.full(config.num_states, 1.0))
     truth = np.log(P / uniform)
 
+    context.say("gradient and perturbations at the truth")
     gradient = float(np.abs(_gradient(truth, P, uniform)).max())
     loss_truth = _loss(truth, P, uniform)
     raised = [
         _loss(truth + 0.1 * rng.standard_normal(truth.shape), P, uniform) > loss_truth
         for _ in range(config.perturbations)
     ]
+    context.say("two descents")
     errors = _descend(P, uniform, uniform, config.iterations)
     wrong = _descend(P, other, uniform, config.iterations)
 

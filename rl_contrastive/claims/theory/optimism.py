@@ -60,8 +60,8 @@ def optimism(config: OptimismConfig, context: Context) -> Report:
     """V^UCB_1 >= V*_1 along training with a theory-size bonus, and not without a bonus."""
     agents, missing = known(config.agents)
     require(len(agents) > 0, f"optimism: none of the agents {', '.join(config.agents)} is registered.")
-    with_bonus = {agent: _margins(config, agent, config.c) for agent in agents}
-    without = {agent: _margins(config, agent, 0.0) for agent in agents}
+    with_bonus = {agent: _margins(config, agent, config.c) for agent in context.each("with a bonus, agent", agents)}
+    without = {agent: _margins(config, agent, 0.0) for agent in context.each("without, agent", agents)}
     lowest = {agent: float(margin.min()) for agent, margin in with_bonus.items()}
     below = {agent: float((margin < -TOLERANCE).mean()) for agent, margin in without.items()}
 

@@ -54,7 +54,7 @@ def elliptical_potential(config: PotentialConfig, context: Context) -> Report:
         "adversarial": lambda n, bonus: np.asarray(np.linalg.eigh(bonus.Sigma[0])[1][:, 0]),
     }
     bound = np.array([potential_bound(n, d, config.lam) for n in range(1, config.count + 1)])
-    sums = {name: _potential(config, draw_next, update=True) for name, draw_next in sequences.items()}
+    sums = {name: _potential(config, sequences[name], update=True) for name in context.each("features", sequences)}
     frozen = _potential(config, sequences["random"], update=False)
     shares = {name: float((total / bound).max()) for name, total in sums.items()}
     n = np.arange(1, config.count + 1)

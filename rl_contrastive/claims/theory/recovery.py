@@ -55,7 +55,7 @@ def feature_recovery(config: RecoveryConfig, context: Context) -> Report:
     """Features are recovered up to rotation: principal angles shrink with n."""
     n = np.array(config.per_pair, dtype=np.float64)
     sine, random, lost = (np.empty((config.mdps, len(n))) for _ in range(3))
-    for m in range(config.mdps):
+    for m in context.each("MDP", range(config.mdps)):
         model = one_step_model(config.num_states, config.num_actions, config.rank, config.seed + m)
         assert model.phi is not None
         phi = model.phi[0].reshape(-1, config.rank)  # (SA, d)

@@ -85,7 +85,7 @@ def regret_slope(config: RegretConfig, context: Context) -> Report:
     label = {"contrastive-ucb": ON_POLICY}
     judged = [label.get(agent, agent) for agent in judged]
     names = [*(label.get(a, a) for a in agents), *([PAPER] if "contrastive-ucb" in agents else []), "uniform"]
-    curves = {name: _curves(config, name) for name in names}
+    curves = {name: _curves(config, name) for name in context.each("agent", names)}
     regrets = {name: c.slope(c.regret) for name, c in curves.items()}
     averages = {name: c.slope(c.suboptimality) for name, c in curves.items()}
     gaps = {name: float(c.gap.mean()) for name, c in curves.items()}

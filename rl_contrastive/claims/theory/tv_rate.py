@@ -65,7 +65,7 @@ def tv_rate(config: TvRateConfig, context: Context) -> Report:
     n = np.array(config.per_pair, dtype=np.float64)
     shape = (len(config.num_states), config.mdps, len(n))
     tv, raw, lost = np.empty(shape), np.empty(shape), np.empty((config.mdps, len(n)))
-    for i, S in enumerate(config.num_states):
+    for i, S in enumerate(context.each("S", config.num_states)):
         for m in range(config.mdps):
             P = one_step_model(S, config.num_actions, config.rank, config.seed + m).P[0]  # (S, A, S)
             for j, count in enumerate(config.per_pair):

@@ -305,6 +305,11 @@ class Ring:
         self.count_ready = int(np.count_nonzero(self.ready))
 
 
+def written(before: int, total: int, capacity: int) -> IntArray:
+    """Slots, each once, that a ring has written since it had taken in `before` entries; `total` are there now."""
+    return np.arange(max(before, total - capacity), total) % capacity
+
+
 def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any], folder: Path) -> Array:
     """Zeros in a nameless file of `folder`, which the system frees when the process ends, even if it is killed.
 
