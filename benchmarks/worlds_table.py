@@ -5,21 +5,27 @@ row for each agent and setting of the environment, all of the settings but the w
 their cap, and >= marks a figure that they make a lower bound. What ends a row is the mean of the last returns, of games
 that of the last duality gaps, with its 95% t interval; a run that did not finish counts with the worst value that any
 run of its setting recorded at any time. Exit code 1 if there is one.
+
+`--against AGENT` adds a second table: episodes to solve minus those of AGENT, paired by world, over the settings that
+any run solved; the mean with its 95% t interval and Wilcoxon's p.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import wilcoxon
 
 from rl_contrastive.analysis import statistics as st
 from rl_contrastive.analysis.runs import Run, find_runs, read_run
+from rl_contrastive.config import require
 
 
-def main(folders: list[str]) -> int:
+def main(folders: list[str], against: str | None = None) -> int:
     worlds: dict[str, list[Run]] = defaultdict(list)
     runs = [read_run(folder) for folder in find_runs([Path(folder) for folder in folders])]
     for run in runs:
@@ -32,7 +38,33 @@ def main(folders: list[str]) -> int:
         column, worst = _judged(inside)
         for agent in sorted({run.agent for run in inside}):
             print(f"| {world} | {agent} | {_row([run for run in inside if run.agent == agent], column, worst)} |")
+    if against is not None:
+        _print_differences([inside for inside in worlds.values() if any(run.solved for run in inside)], against)
     return int(any(not run.finished for run in runs))
+
+
+def _print_differences(settings: list[list[Run]], against: str) -> None:
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
+    solved: dict[str, int] = defaultdict(int)
+    for run in (run for inside in settings for run in inside):
+        counts[run.agent][f"{run.env_config} {run.seed}"] = _count(run)
+        solved[run.agent] += run.solved
+    require(against in counts, f"--against must be one of {', '.join(sorted(counts))}, got {against}.")
+    print(f"\n| agent | solved | episodes minus those of {against}: mean [95% CI] | p |")
+    print("|---|---|---|---|")
+    for agent in sorted(set(counts) - {against}):
+        shared = sorted(set(counts[agent]) & set(counts[against]))
+        difference = np.array([counts[agent][world] - counts[against][world] for world in shared])
+        mean = st.mean_interval(difference)
+        p = f"{wilcoxon(difference).pvalue:.3f}" if difference.any() else "-"
+        shown = f"{mean.estimate:.0f} [{mean.low:.0f}, {mean.high:.0f}]"
+        cells = (agent, f"{solved[agent]}/{len(counts[agent])}", shown, p)
+        print(f"| {' | '.join(cells)} |")
+
+
+def _count(run: Run) -> int:
+    """Episodes to solve; the cap where it was not solved."""
+    return run.solved_at if run.solved and run.solved_at is not None else run.cap
 
 
 def _varies(runs: list[Run], name: str) -> bool:
@@ -49,7 +81,7 @@ def _judged(runs: list[Run]) -> tuple[str, float | None]:
 
 
 def _row(members: list[Run], column: str, worst: float | None) -> str:
-    counts = np.array([run.solved_at if run.solved and run.solved_at is not None else run.cap for run in members])
+    counts = np.array([_count(run) for run in members])
     episodes = st.solve_summary(counts, np.array([run.solved for run in members]))
 
     def text(count: float, bound: bool) -> str:
@@ -68,4 +100,8 @@ def _row(members: list[Run], column: str, worst: float | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+")
+    parser.add_argument("--against")
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.folders, arguments.against))

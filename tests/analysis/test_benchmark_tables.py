@@ -55,6 +55,17 @@ def test_a_median_that_an_unsolved_run_may_move_is_a_lower_bound(tmp_path, capsy
     assert row(capsys, tmp_path)[1][2:4] == ["2/3", ">= 700 (>= 300->= 800)"]
 
 
+def test_episodes_are_paired_by_world_and_an_unsolved_run_counts_at_its_cap(tmp_path, capsys):
+    for seed, (ours, theirs) in enumerate([(300, 500), (400, None), (700, 800)]):
+        write_run(tmp_path, "a", seed, solved_at=ours)
+        write_run(tmp_path, "b", seed, **({"solved_at": theirs} if theirs else {"returns": (0.0,), "solved_at": None}))
+    runpy.run_path(str(BENCHMARKS / "worlds_table.py"))["main"]([str(tmp_path)], "b")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "| a | 3/3 | -300 [-957, 357] | 0.250 |"  # of -200, -600 (cap 1000) and -100
+    with pytest.raises(RlcError, match="--against must be one of a, b"):
+        runpy.run_path(str(BENCHMARKS / "worlds_table.py"))["main"]([str(tmp_path)], "c")
+
+
 def test_seeds_of_one_problem_are_all_in_the_table_of_objectives(tmp_path, capsys):
     for seed in range(2):
         folder = write_run(tmp_path / "x", "mle", seed, exact=True)
