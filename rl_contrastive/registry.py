@@ -195,9 +195,13 @@ def _discover(kind: Kind, group: str = "") -> None:
         package = f"{package}.{group}"
     if package in _DISCOVERED:
         return
-    _DISCOVERED.add(package)
-    root = importlib.import_module(package)
-    for module in pkgutil.walk_packages(root.__path__, package + "."):
-        importlib.import_module(module.name)
-    for point in entry_points(group="rl_contrastive.plugins"):
-        point.load()
+    _DISCOVERED.add(package)  # first, as a module may ask for a name while it is imported
+    try:
+        root = importlib.import_module(package)
+        for module in pkgutil.walk_packages(root.__path__, package + "."):
+            importlib.import_module(module.name)
+        for point in entry_points(group="rl_contrastive.plugins"):
+            point.load()
+    except BaseException:
+        _DISCOVERED.discard(package)
+        raise

@@ -6,6 +6,7 @@ exist only in the event files, so that no record depends on them. A resumed run 
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import struct
 import time
@@ -21,6 +22,12 @@ OWN = ("histograms/", "features/")
 """Beginnings of the tags that are in the event files alone."""
 BINS = 64
 """Bars of a histogram, of equal width from its smallest to its largest value."""
+
+
+def import_writer() -> None:
+    """Import TensorBoard's writer ahead of its first use."""
+    for module in ("compat.proto.summary_pb2", "summary.writer.event_file_writer"):
+        importlib.import_module(f"tensorboard.{module}")
 
 
 class Board:

@@ -1,8 +1,8 @@
 """Runs in parallel: each run has its own process, which gets a run folder and cannot harm other runs.
 
 Each run has its own process with one BLAS thread, even if there is only one run, so that its bytes do not depend on
-the number of runs beside it. A process that is killed or crashes fails only its own run. With `retries` another process
-continues from the run's checkpoint.
+the number of runs beside it. It is forked from a server that has imported the library (`fork_server.py`). A process
+that is killed or crashes fails only its own run. With `retries` another process continues from the run's checkpoint.
 
 The parent keeps each worker's stdin open. Closing it (or the parent's death) asks the worker to stop after its current
 batch, with a checkpoint; SIGTERM stops it at once. Workers ignore Ctrl-C, which reaches the parent.
@@ -26,12 +26,9 @@ from typing import IO, Annotated, Any
 from rl_contrastive.config import Ge, Gt, Options
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.folder import SUMMARY, RunFolder, write_json
+from rl_contrastive.runs.fork_server import FORKS, ForkServer, Worker, alone
 from rl_contrastive.runs.run import RunConfig, Summary, read_summary
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-WORKER = "from rl_contrastive.runs.workers import worker_main; worker_main()"
-DEAF = ("/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh")
-"""Starts a program that ignores Ctrl-C from the start, because ignored signals stay ignored after exec."""
 REPORT_SECONDS = 0.2
 """A worker reports its progress at most this often."""
 
@@ -73,6 +70,7 @@ class Outcome:
 
 
 Report = Callable[[Job, dict[str, Any]], None]
+Process = Worker | subprocess.Popen[str]
 
 
 class Pool:
@@ -80,7 +78,8 @@ class Pool:
 
     def __init__(self, workers: int, report: Report = lambda job, message: None, *, retries: int = 0) -> None:
         self.workers, self.report, self.retries = max(1, workers), report, retries
-        self._running: set[subprocess.Popen[str]] = set()
+        self._running: set[Process] = set()
+        self._servers: dict[int, ForkServer] = {}
         self._guard = threading.RLock()  # a second Ctrl-C may come while the first is served
         self._stopping = False
 
@@ -88,7 +87,10 @@ class Pool:
         """All outcomes, in the order of the jobs. Ctrl-C stops them after their batch, a second one at once."""
         with on_ctrl_c(lambda: self.stop(at_once=self._stopping)), ThreadPoolExecutor(self.workers) as threads:
             futures = [threads.submit(self._one, job) for job in jobs]
-            return [future.result() for future in futures]
+            try:
+                return [future.result() for future in futures]
+            finally:
+                self._close_servers()
 
     def stop(self, *, at_once: bool = False) -> None:
         """Ask the runs to stop after their batch, or end them; none is started any more."""
@@ -124,21 +126,30 @@ class Pool:
             with self._guard:
                 self._running.discard(process)
 
-    def _start(self, job: Job) -> subprocess.Popen[str]:
-        threads = {name: str(job.config.threads) for name in THREAD_VARIABLES}
-        process = subprocess.Popen(
-            [*DEAF, sys.executable, "-c", WORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **threads},
-        )
+    def _start(self, job: Job) -> Process:
+        process = self._process(job.config.threads)
         assert process.stdin is not None
-        process.stdin.write(json.dumps({"folder": str(job.folder), "trusted": job.trusted}) + "\n")
-        process.stdin.flush()
+        with suppress(BrokenPipeError):  # killed already; `_follow` finds out
+            process.stdin.write(json.dumps({"folder": str(job.folder), "trusted": job.trusted}) + "\n")
+            process.stdin.flush()
         return process
 
-    def _follow(self, job: Job, process: subprocess.Popen[str]) -> Outcome:
+    def _process(self, threads: int) -> Process:
+        """A worker; BLAS reads its number of threads once, so each number has a server of its own."""
+        if not FORKS:
+            return alone(threads)
+        server = self._servers.get(threads)
+        if server is None or not server.alive:
+            server = self._servers[threads] = ForkServer(threads)
+        return server.start()
+
+    def _close_servers(self) -> None:
+        with self._guard:
+            for server in self._servers.values():
+                server.close()
+            self._servers = {}
+
+    def _follow(self, job: Job, process: Process) -> Outcome:
         """Pass on progress until the process ends; its last message is the outcome."""
         assert process.stdout is not None
         outcome: Outcome | None = None
