@@ -211,6 +211,15 @@ class Env(Protocol):
 
 
 @runtime_checkable
+class WithEpisodeMetrics(Protocol):
+    """An environment that measures episodes beyond their return."""
+
+    def episode_metrics(self) -> dict[str, FloatArray]:
+        """Name -> a number (B,) of the episode of each row since the last `reset`. The loop records the mean over
+        training episodes as `env/NAME`."""
+
+
+@runtime_checkable
 class Agent(Protocol):
     """act / observe / update / state: everything the loop, the records and the checkpoints need.
 

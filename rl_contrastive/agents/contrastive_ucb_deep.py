@@ -4,7 +4,8 @@ Deep Contrastive-UCB follows Algorithm 1 of Qiu et al. 2022 with networks, for a
 Its bonus is not that of the authors' Atari agent, which is elliptical on last-layer features of SPR.
 
     at each step of B episodes side by side:
-      1. act by argmax_a b(s,a) + G(s,a): the current bonus of phi(s,a) (`deep/bonus.py`) and the optimistic rest
+      1. act by argmax_a b(s,a) + G(s,a): the current bonus of phi(s,a) (`deep/bonus.py`) and the optimistic rest;
+         a bonus b(s') that is paid on arrival (`deep/arrival.py`) is part of G, and then b(s,a) = 0
       2. store the step and count the visit, once                             (never at a gradient step)
       3. every `train_every` steps one gradient step on
              Q(s,a) <- n-step rewards + Q',   G(s,a) <- n-step rewards and bonuses + (b + G')      (`deep/value.py`)
@@ -18,9 +19,8 @@ The official code (Atari, SPR-UCB) has another bonus: see docs/agents/contrastiv
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -28,18 +28,13 @@ from rl_contrastive.acting import choose, greedy
 from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
-from rl_contrastive.deep.bonus import make_bonus
-from rl_contrastive.deep.bonus_contract import Bonus, NoBonus, evenly
-from rl_contrastive.deep.episodic import EpisodicBonus, LeastTried
+from rl_contrastive.deep.bonus_config import with_features
+from rl_contrastive.deep.bonus_contract import Bonus, Step, evenly
+from rl_contrastive.deep.episodic import LeastTried
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
-from rl_contrastive.seeding import SeedTree, generator_state, restore_generator
-from rl_contrastive.spec import Array, Embedded, Env, EnvSpec, FloatArray, IntArray, State, Transition
-
-if TYPE_CHECKING:
-    from rl_contrastive.deep.replay.replay import Replay
-
-    BonusMaker = Callable[[EnvSpec, Replay, SeedTree], Bonus]
+from rl_contrastive.seeding import generator_state, restore_generator
+from rl_contrastive.spec import Array, Embedded, Env, FloatArray, IntArray, State, Transition
 
 LARGEST_REWARD = 1e30
 """Limit for the networks' targets: float32 ends at 3e38, and returns and losses are sums of many terms."""
@@ -51,10 +46,8 @@ class ContrastiveUCBDeep(BaseAgent):
 
     config: ContrastiveUCBDeepConfig
 
-    def __init__(
-        self, env: Env, config: ContrastiveUCBDeepConfig, *, seed: int = 0, bonus: BonusMaker | None = None
-    ) -> None:
-        """bonus: makes another bonus, which replaces counted features (`baselines/rnd_dqn.py`)."""
+    def __init__(self, env: Env, config: ContrastiveUCBDeepConfig, *, seed: int = 0) -> None:
+        from rl_contrastive.deep.build_bonus import BonusBuilder
         from rl_contrastive.deep.clock import Clock
         from rl_contrastive.deep.learner import DeepLearner
         from rl_contrastive.deep.past import Past
@@ -79,11 +72,10 @@ class ContrastiveUCBDeep(BaseAgent):
         )
         self.replay.ring.check_rows(config.batch)
         seed = self.seeds.integer("init")
-        self.learner = DeepLearner(spec, self.replay.stacked_shape, config.learner, seed=seed, slots=config.capacity)
-        make = bonus or self._count_features
-        self.bonus: Bonus = make(spec, self.replay, self.seeds)
-        if config.episodic:
-            self.bonus = EpisodicBonus(self.bonus, config.capacity, spec.num_actions)
+        learner = with_features(config.learner, config.bonus)
+        self.learner = DeepLearner(spec, self.replay.stacked_shape, learner, seed=seed, slots=config.capacity)
+        build = BonusBuilder(config, learner.representation, spec, self.replay, self._features_of, self.seeds)
+        self.bonus: Bonus = build.build()
         room = min(config.bonus.past, config.capacity)
         shape, dtype = self.replay.stacked_shape, spec.obs_dtype
         self.past = Past(room, shape, dtype, rng=self.seeds.generator("fit", 1))
@@ -99,13 +91,9 @@ class ContrastiveUCBDeep(BaseAgent):
         self._lost = False  # loaded without its replay
         self._first: FloatArray = np.zeros((0, 0, 0))
 
-    def _count_features(self, spec: EnvSpec, replay: Replay, seeds: SeedTree) -> Bonus:
-        """The agent's own bonus: visits of cells of phi, or none where beta is 0."""
-        config, of, A = self.config, self.config.learner.representation, spec.num_actions
-        if config.beta == 0:
-            return NoBonus(A)
-        rng = seeds.generator("init", 1)
-        return make_bonus(config.bonus, config.capacity, A, of.dim, beta=config.beta, rng=rng, of_states=of.of_states)
+    def _features_of(self, entries: IntArray) -> FloatArray:
+        """Features of the states at entries (n,) of the replay -> (n, d)."""
+        return self._phi(self.replay.observations(entries))[:, 0]
 
     def _phi(self, stacked: Array) -> FloatArray:
         """Features for the bonus: (N, ...) -> (N, A, d), (N, 1, d) of states, or d = 0 if it counts no features."""
@@ -178,21 +166,32 @@ class ContrastiveUCBDeep(BaseAgent):
         alive = np.flatnonzero(transition.alive)
         self._check_rewards(transition.reward[alive])
         if self.bonus.uses_features:
-            gone = self.replay.leaving(transition)
-            self.past.add(self.replay.observations(gone), self.replay.actions(gone), self._taken)
+            self.past.add(*self._leaving(transition), self._taken)
         self.replay.observe(transition)
         if not self.first_reward and (transition.reward[alive] > 0).any():
             self.first_reward = self.steps + len(alive)
         if not self.first_terminal and (transition.discount[alive] == 0).any():
             self.first_terminal = self.steps + len(alive)
         index = self.replay.ring.acted
-        if transition.h == 0:
-            self.bonus.store(index, self._first)
         newest = self.replay.ring.next[index]
+        phi = np.zeros((len(newest), self.env_spec.num_actions, 0))
         if self.bonus.uses_features:
-            self.bonus.store(newest, self._phi(self.replay.observations(newest)))
-        self.bonus.visit(index, transition.action[alive])
-        self.bonus.watch(transition, index, newest)
+            phi = self._phi(self.replay.observations(newest))
+        self.bonus.watch(Step(transition, index, newest, self._first, phi))
+
+    def _leaving(self, transition: Transition) -> tuple[Array, IntArray]:
+        """What this step drops from the replay: observations and actions of visits, for a bonus of pairs.
+
+        A bonus of arrivals counts all observations, final ones too: all with action 0, or, if pairs are counted as
+        well, with their actions and A for none.
+        """
+        pays, ring = self.bonus.pays, self.replay.ring
+        gone = self.replay.leaving(transition, final=pays != "pair")
+        action = ring.action[gone].astype(np.int64)
+        if pays == "arrival":
+            action[:] = 0
+        action[action < 0] = self.env_spec.num_actions
+        return self.replay.observations(gone), action
 
     def _check_rewards(self, reward: FloatArray) -> None:
         """RlcError where sums of rewards as the networks learn them would be beyond float32."""
@@ -238,7 +237,7 @@ class ContrastiveUCBDeep(BaseAgent):
         """Of up to 2048 stored visits: b(s,a), the coordinates of phi(s,a), and the singular values of phi / sqrt n."""
         some = self._some(2048)
         action = self.replay.actions(some)
-        if not self.bonus.uses_features and self.config.beta > 0:
+        if not self.bonus.uses_features and self.bonus.pays != "pair":
             return {"bonus": self.bonus.taken(some, action)}
         phi = self.learner.features.phi(self.replay.observations(some), action)  # (n, d)
         singular = np.linalg.svd(phi / np.sqrt(len(phi)), compute_uv=False)
@@ -266,7 +265,8 @@ class ContrastiveUCBDeep(BaseAgent):
         report = {name: float(value) for name, value in self._report.items()}
         counts = {"visits": self.bonus.visits, "updates": self.learner.steps}
         firsts = {"first_reward": self.first_reward, "first_terminal": self.first_terminal}
-        return {**report, **{name: float(number) for name, number in {**counts, **firsts}.items()}}
+        numbers = {**counts, **firsts, **self.bonus.report()}
+        return {**report, **{name: float(number) for name, number in numbers.items()}}
 
     def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
         """argmax_a Q(s,a) of the target network, or argmax_a b + G with explore; uniform over exact ties.

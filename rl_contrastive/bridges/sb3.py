@@ -24,7 +24,8 @@ from torch import Tensor
 
 from rl_contrastive.config import Ge, Gt, Options, require, require_keys
 from rl_contrastive.deep.bonus import make_bonus
-from rl_contrastive.deep.config import BonusConfig, RepresentationConfig, check_counts
+from rl_contrastive.deep.bonus_config import BonusConfig, check_counts
+from rl_contrastive.deep.config import RepresentationConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureLearner, ObsLayout, TransitionFeatures
 from rl_contrastive.deep.past import Past
 from rl_contrastive.errors import RlcError
@@ -124,6 +125,10 @@ class EllipticalBonusConfig(Options, where="sb3 bonus"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        kinds = ("tiles", "elliptical")
+        require(
+            self.counts.kind in kinds, f"sb3 bonus: counts.kind must be tiles or elliptical, got {self.counts.kind}."
+        )
         check_counts(self.counts, self.features.representation)
 
 

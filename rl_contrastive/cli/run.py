@@ -9,7 +9,7 @@ import sys
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, get_args
 
 import tyro
 
@@ -17,9 +17,10 @@ from rl_contrastive import registry
 from rl_contrastive.cli.options import in_new_form, with_options
 from rl_contrastive.cli.parse import Done, Nothing, flags_of, parse, python_files
 from rl_contrastive.cli.short_help import long_help, short_help
-from rl_contrastive.config import require, to_dict
+from rl_contrastive.config import from_dict, require, to_dict
 from rl_contrastive.device import require_devices
 from rl_contrastive.runs.budget import Budget, Limits
+from rl_contrastive.runs.presets import PresetName, preset_of, without
 
 if TYPE_CHECKING:
     from rl_contrastive.runs.engine_options import EngineOptions
@@ -44,6 +45,9 @@ class RunFlags(Limits):
     """Folder of all runs; one goes to OUT/GROUP/LABEL--ENV/seed-N."""
     group: str = "default"
     """Name of the group of runs."""
+    preset: PresetName = "auto"
+    """Settings of the deep agents for a family of environments, as measured: auto (by the environment's name, if no
+    option of the agent is given) | none | minigrid | minatar | atari | classic. Other options win over them."""
     label: str | None = None
     """Name in folders, tables and plots; default: the agent's."""
     workers: int | None = None
@@ -92,20 +96,36 @@ def run(args: list[str]) -> int:
         entry, fixed = registry.get("env", names[1])
         env_config = entry.config
     prog = f"rlc run {' '.join(names) if len(names) == 2 else 'AGENT ENV'}"
-    agent, env = with_options(agent_config(), options, "--agent."), env_config(**fixed)
+    agent, env, flags_now = agent_config(), env_config(**fixed), RunFlags()
+    found = preset_of(names[0], names[1], _asked(options), options) if len(names) == 2 else None
+    if found is not None:
+        name, preset = found
+        agent, env = from_dict(agent_config, preset.agent), from_dict(env_config, {**fixed, **preset.env})
+        flags_now = replace(flags_now, **without(preset.run, options))
+        if not wants_help:
+            hint = "--preset none for the agent's own defaults"
+            print(f"rlc: settings of the preset {name}, from {preset.source} ({hint}).", file=sys.stderr)
+    agent = with_options(agent, options, "--agent.")
     if wants_help:
         write = long_help if "--help-all" in options else short_help
-        print(write(prog, RunFlags(), agent, env))
+        print(write(prog, flags_now, agent, env))
         return 0
     flags = flags_of(RunFlags) - {"--imports"} | {"--import"}
     flags |= flags_of(agent, "--agent.") | flags_of(env_config, "--env.")
     generic: Any = RunCommand
-    default = RunCommand(RunFlags(), agent, env)
+    default = RunCommand(flags_now, agent, env)
     try:
         parsed = parse(generic[agent_config, env_config], options, prog=prog, flags=flags, default=default)
     except Done:  # tyro has options of its own, such as the one for shell completion
         return 0
     return start(names[0], names[1], parsed, "rlc run " + shlex.join(args))
+
+
+def _asked(options: list[str]) -> str:
+    """The value of --preset, needed before the other options can be known; the parser complains about a wrong one."""
+    after = [after for word, after in itertools.pairwise([*options, ""]) if word == "--preset"]
+    asked = [*after, *(word.partition("=")[2] for word in options if word.startswith("--preset="))]
+    return asked[-1] if asked and asked[-1] in get_args(PresetName) else "auto"
 
 
 OLD_FLAGS = {"--experiment": "--group"}

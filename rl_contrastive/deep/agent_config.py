@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from rl_contrastive.config import Ge, Gt, In, Options, require
-from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, check_counts
+from rl_contrastive.deep.bonus_config import BonusConfig, RNDConfig, check_counts, with_features
+from rl_contrastive.deep.config import DeepLearnerConfig
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,10 @@ class ContrastiveUCBDeepConfig(Options, where="deep"):
     """Scale of the bonus, in units of reward: after n visits the bonus is about beta / sqrt(n). 0 is the control
     without optimism, which learns no features and counts nothing."""
     bonus: BonusConfig = field(default_factory=BonusConfig)
-    """How visits are counted."""
+    """What the bonus is for, and how it is computed."""
+    rnd: RNDConfig = field(default_factory=RNDConfig)
+    """The networks of random network distillation, for the bonuses with `lifelong` rnd. Their encoders are of the
+    learner's kind."""
     clock: bool = False
     """Add the step h to the observation, for environments whose transitions, rewards or end depend on it; state indices
     and vectors only (`deep/clock.py`)."""
@@ -73,8 +77,11 @@ class ContrastiveUCBDeepConfig(Options, where="deep"):
         super().__post_init__()
         both = "deep: clock and episodic exclude each other: with its step, no observation comes again in an episode."
         require(not (self.clock and self.episodic), both)
-        check_counts(self.bonus, self.learner.representation)
-        learned = self.beta > 0 and self.learner.learn_features and not self.learner.representation.of_states
+        learner = with_features(self.learner, self.bonus)
+        check_counts(self.bonus, learner.representation)
+        parts = self.bonus.parts
+        counted = self.beta > 0 and parts is not None and parts.uses_features
+        learned = counted and learner.learn_features and not learner.representation.of_states
         hint = "beta > 0, learner.learn_features, and features other than psi"
         require(
             self.search.alpha == 0 or learned, f"deep: search compares learned features of actions: it needs {hint}."

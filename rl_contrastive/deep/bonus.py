@@ -1,4 +1,4 @@
-"""The bonus of the deep agent: counts are visits, features are those of one frozen network at a time.
+"""Counts of visits as a bonus: features are those of one frozen network at a time.
 
     elliptical  b(s,a) = beta ||phi(s,a)||_{Sigma^-1},   Sigma = lambda I + sum over visits phi phi'
     tiles       b(s,a) = beta sqrt(mean over tilings of 1 / (lambda + visits of the cell)): hash counts of the cells
@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import require, require_keys
-from rl_contrastive.deep.bonus_contract import Chunk, Gone
+from rl_contrastive.deep.bonus_config import BonusConfig, Pays
+from rl_contrastive.deep.bonus_contract import Chunk, Gone, Step
 from rl_contrastive.deep.cells import Tiles
-from rl_contrastive.deep.config import BonusConfig
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.planning.bonus import EllipticalBonus
-from rl_contrastive.spec import Array, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 Counted = tuple[Array, FloatArray]
 """Keys (n, w) and their numbers of visits (n,)."""
@@ -40,7 +40,8 @@ Counted = tuple[Array, FloatArray]
 class VisitBonus(ABC):
     """Counts of all visits, and the keys (capacity, A, ...) of the entries that the replay still holds."""
 
-    before_step = uses_features = True
+    pays: Pays = "pair"
+    uses_features = True
 
     def __init__(self, keys: Array, *, beta: float) -> None:
         """keys: zeros; beta >= 0."""
@@ -87,9 +88,12 @@ class VisitBonus(ABC):
         self.keys[index] = self.key(phi)
         self.patches["keys"].touch(index)
 
-    def watch(self, transition: Transition, index: IntArray, newest: IntArray) -> None:
-        """It does nothing, because `visit` counts visits."""
-        del transition, index, newest
+    def watch(self, step: Step) -> None:
+        """Store the keys of what was seen, and count what was done."""
+        if step.transition.h == 0:
+            self.store(step.index, step.first)
+        self.store(step.newest, step.phi)
+        self.visit(step.index, step.action)
 
     def start(self, obs: Array) -> None:
         """It does nothing, because features have their own scale."""
@@ -126,6 +130,10 @@ class VisitBonus(ABC):
             fits, f"bonus: {stored} stored visits and {total - stored:g} that left, but {self.visits} were counted."
         )
         self._recount(counted)
+
+    def report(self) -> dict[str, float]:
+        """Nothing, unless a subclass has something to say."""
+        return {}
 
     @abstractmethod
     def state_dict(self, *, whole: bool = True) -> State:
@@ -229,6 +237,10 @@ class TileVisits(VisitBonus):
         for keys, weight in counted:
             np.add.at(self.counts, keys, weight[:, None])
 
+    def report(self) -> dict[str, float]:
+        """Width of the strips and share of occupied cells, where they are fitted."""
+        return {} if self.tiles.rho is None else {"width": self.tiles.width, "occupied": self.tiles.occupied}
+
     def state_dict(self, *, whole: bool = True) -> State:
         cells = np.flatnonzero(self.counts)
         return {
@@ -260,18 +272,29 @@ def make_bonus(
     rng: np.random.Generator,
     of_states: bool = False,
 ) -> VisitBonus:
-    """The bonus of this kind for features in R^dim; rng: the tilings' directions are drawn from it.
+    """Counts of pairs in the cells or the ellipse of features in R^dim; rng draws the tilings' directions.
 
-    of_states: features of states, each action counted separately (`RepresentationConfig.of_states`); tiles only.
+    of_states: features of states, each action counted separately (`RepresentationConfig.of_states`); cells only.
     """
-    if config.kind == "elliptical":
+    parts = config.parts
+    require(parts is not None, "bonus: kind none counts nothing.")
+    assert parts is not None
+    if parts.lifelong == "ellipse":
         return EllipticalVisits(capacity, num_actions, dim, lam=config.lam, beta=beta)
-    tiles = Tiles(
+    require(parts.lifelong == "cells", f"bonus: {parts.lifelong} are no counts of features: take cells or ellipse.")
+    tiles = make_tiles(config, capacity, dim, rng=rng)
+    return TileVisits(capacity, num_actions, tiles, lam=config.lam, beta=beta, of_states=of_states)
+
+
+def make_tiles(config: BonusConfig, capacity: int, dim: int, *, rng: np.random.Generator) -> Tiles:
+    """The cells that the options ask for; capacity: entries of the replay."""
+    width = 1.0 if config.parts is None else config.parts.width
+    return Tiles(
         dim,
         tilings=config.tilings,
         directions=config.directions,
-        width=config.width,
+        width=width,
+        rho=config.rho,
         rng=rng,
         per_tiling=max(1 << 18, 1 << (capacity - 1).bit_length()),  # at least a cell for each entry
     )
-    return TileVisits(capacity, num_actions, tiles, lam=config.lam, beta=beta, of_states=of_states)

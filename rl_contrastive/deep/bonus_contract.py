@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from rl_contrastive.config import require_keys
+from rl_contrastive.deep.bonus_config import Pays
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.spec import Array, FloatArray, IntArray, State, Transition
 
@@ -17,56 +19,93 @@ Gone = tuple[FloatArray, IntArray, FloatArray]
 """Places that left the replay (`past.py`): features as above, actions (n,), and the number of visits of each."""
 
 
-class Bonus(Protocol):
-    """The interface of a bonus for the agent and its learner. `VisitBonus` and `rnd.py` implement it."""
+@dataclass(frozen=True)
+class Step:
+    """One step of the k rows alive, which is in the replay already."""
 
-    before_step: bool
-    """Whether b(s,a) is known before the step. Then acting and the end of a path add it, and G(s,a) leaves it out."""
+    transition: Transition
+    index: IntArray
+    """(k,) the entries in which they acted."""
+    newest: IntArray
+    """(k,) the entries of what they saw next."""
+    first: FloatArray
+    """Features of `index`, (k, A, d) or (k, 1, d) of states, at h = 0; otherwise those of an earlier step."""
+    phi: FloatArray
+    """Features of `newest`, as `first`; d = 0 for a bonus that uses none."""
+
+    @property
+    def rows(self) -> IntArray:
+        """(k,) the rows alive."""
+        return np.flatnonzero(self.transition.alive)
+
+    @property
+    def action(self) -> IntArray:
+        """(k,) what they did."""
+        return np.asarray(self.transition.action[self.rows])
+
+
+class Bonus(Protocol):
+    """The interface of a bonus for the agent and its learner. `build_bonus.py` makes one from its options."""
+
+    pays: Pays
+    """pair: b(s,a) is known before the step. Then acting and the end of a path add it, and G(s,a) leaves it out.
+    arrival: b(s') is known after it and is part of G(s,a). both: the sum of two such parts."""
     uses_features: bool
-    """Whether the bonus uses phi(s,a). If not, no features are learned or computed."""
+    """Whether the bonus uses features of the network. If not, none are learned or computed."""
     patches: dict[str, Patches]
     """Arrays beside the replay, by the names that their files have."""
 
     @property
-    def visits(self) -> int: ...
+    def visits(self) -> int:
+        """Steps so far."""
 
-    def value(self, phi: FloatArray) -> FloatArray: ...
+    def value(self, phi: FloatArray) -> FloatArray:
+        """The part that is known before the step, of all actions, of features (N, A, d) or (N, 1, d) -> (N, A)."""
 
-    def at(self, index: IntArray) -> FloatArray: ...
+    def at(self, index: IntArray) -> FloatArray:
+        """The same at entries index (N,) -> (N, A)."""
 
-    def taken(self, index: IntArray, action: IntArray) -> FloatArray: ...
+    def taken(self, index: IntArray, action: IntArray) -> FloatArray:
+        """The whole bonus of stored steps, as it is today: entries and actions (...,) -> (...,)."""
 
-    def store(self, index: IntArray, phi: FloatArray) -> None: ...
-
-    def visit(self, index: IntArray, action: IntArray) -> None: ...
-
-    def watch(self, transition: Transition, index: IntArray, newest: IntArray) -> None:
-        """One step of the rows alive: they acted at entries index (k,); newest (k,) hold what they saw next."""
+    def watch(self, step: Step) -> None:
+        """Take in one step: store its keys, count it."""
 
     def start(self, obs: Array) -> None:
         """Called after the warm start, with observations (n, ...) by which a bonus may standardise its inputs."""
 
-    def key_taken(self, phi: FloatArray, action: IntArray) -> Array: ...
+    def key_taken(self, phi: FloatArray, action: IntArray) -> Array:
+        """What the bonus counts for places of features (n, A, d) and actions (n,): (n, w). Equal: not told apart."""
 
-    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk], gone: Iterable[Gone] = ()) -> None: ...
+    def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk], gone: Iterable[Gone] = ()) -> None:
+        """Features changed: count again, from the entries of the replay and the places that left it.
 
-    def state_dict(self, *, whole: bool = True) -> State: ...
+        sample (n, d): features of some visits, to adapt to.
+        """
 
-    def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None: ...
+    def report(self) -> dict[str, float]:
+        """Diagnostics to record."""
+
+    def state_dict(self, *, whole: bool = True) -> State:
+        """The state; where not `whole`, without the arrays that `patches` saves."""
+
+    def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
+        """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
 
 
 class NoBonus:
     """b = 0 for all: the control without optimism, at the cost of plain Q-learning."""
 
-    before_step, uses_features = True, False
+    pays: Pays = "pair"
+    uses_features = False
 
     def __init__(self, num_actions: int) -> None:
         self.num_actions, self.visits = num_actions, 0
         self.patches: dict[str, Patches] = {}
 
     def value(self, phi: FloatArray) -> FloatArray:
-        """(..., d) -> (...,)."""
-        return np.zeros(phi.shape[:-1])
+        """(N, ..., d) -> (N, A)."""
+        return np.zeros((len(phi), self.num_actions))
 
     def at(self, index: IntArray) -> FloatArray:
         """(N,) -> (N, A)."""
@@ -76,18 +115,12 @@ class NoBonus:
         """(...,) -> (...,)."""
         return np.zeros(index.shape)
 
-    def store(self, index: IntArray, phi: FloatArray) -> None:
-        """Nothing is kept."""
-
-    def watch(self, transition: Transition, index: IntArray, newest: IntArray) -> None:
-        """Nothing."""
+    def watch(self, step: Step) -> None:
+        """Only the number of visits is kept."""
+        self.visits += len(step.index)
 
     def start(self, obs: Array) -> None:
         """Nothing."""
-
-    def visit(self, index: IntArray, action: IntArray) -> None:
-        """Count them; only their number is kept."""
-        self.visits += len(index)
 
     def key_taken(self, phi: FloatArray, action: IntArray) -> Array:
         """Nothing."""
@@ -96,12 +129,16 @@ class NoBonus:
     def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk], gone: Iterable[Gone] = ()) -> None:
         """Nothing depends on features."""
 
+    def report(self) -> dict[str, float]:
+        """Nothing."""
+        return {}
+
     def state_dict(self, *, whole: bool = True) -> State:
         """The number of visits."""
         return {"visits": self.visits}
 
     def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
-        """Inverse of `state_dict`; raises RlcError on missing keys."""
+        """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
         require_keys(state, ("visits",), "bonus")
         self.visits = int(state["visits"])
 

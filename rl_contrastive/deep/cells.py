@@ -27,6 +27,10 @@ STEP = 40503
 """Offset between the cells of two actions; it is odd, so that the cells of all actions differ."""
 
 
+FINEST, WIDEST, BISECTIONS = 0.02, 2.0, 12
+"""Bounds of a fitted width, and steps of its bisection."""
+
+
 class Tiles:
     """T tilings of R^d by K directions each; cells of tiling j are numbered j * per_tiling and up."""
 
@@ -39,11 +43,15 @@ class Tiles:
         width: float,
         rng: np.random.Generator,
         per_tiling: int = 1 << 18,
+        rho: float | None = None,
     ) -> None:
-        """per_tiling: numbers to hash to; distinct cells collide with probability 1 / per_tiling."""
+        """per_tiling: numbers to hash to; distinct cells collide with probability 1 / per_tiling. rho: `adapt` fits the
+        width, such that the occupied cells of a tiling are this share of the distinct features."""
         require(min(dim, tilings, directions) >= 1, "tiles: dim, tilings and directions must be >= 1.")
         require(0.0 < width < np.inf, f"tiles: width must be finite and > 0, got {width}.")
         self.dim, self.tilings, self.width, self.per_tiling = dim, tilings, float(width), per_tiling
+        self.rho, self.occupied = rho, 0.0
+        """Share of occupied cells in distinct features that is wanted, and that of the last `adapt`."""
         self.W: FloatArray = rng.normal(size=(dim, tilings, directions))
         self.shift: FloatArray = rng.random((tilings, directions))
         self._odd = rng.integers(1 << 63, size=(tilings, directions), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -66,6 +74,31 @@ class Tiles:
         spread = float(np.sqrt(np.square(phi - self.mean).sum(axis=1).mean()))
         self.spread = spread if spread > 0 else 1.0
         self._fold()
+        if self.rho is not None:
+            self._fit_width(phi, self.rho)
+
+    def _fit_width(self, phi: FloatArray, rho: float) -> None:
+        """Bisect log width for the widest strips whose occupied cells are rho times the distinct features (n, d).
+
+        If even the finest have fewer, those are taken.
+        """
+        # The same observation has slightly different features at different places of a batch.
+        distinct = len(np.unique(np.round((phi - self.mean) / self.spread, 4), axis=0))
+
+        def share(width: float) -> float:
+            self.width = width
+            self._fold()
+            cells = self.cells_of(phi)  # (n, T)
+            return sum(len(np.unique(cells[:, j])) for j in range(self.tilings)) / (self.tilings * distinct)
+
+        low, high = FINEST, WIDEST
+        if share(high) < rho:
+            for _ in range(BISECTIONS):
+                middle = math.sqrt(low * high)
+                low, high = (middle, high) if share(middle) >= rho else (low, middle)
+            self.occupied = share(low)
+        else:
+            self.occupied = share(high)
 
     def _fold(self) -> None:
         """One matrix and one offset: floor(phi M + offset)."""
@@ -99,13 +132,17 @@ class Tiles:
         return out
 
     def state_dict(self) -> State:
-        """Directions, shifts, hash, origin and unit."""
+        """Directions, shifts, hash, origin and unit; the width where it is fitted."""
+        fitted = {} if self.rho is None else {"width": self.width, "occupied": self.occupied}
         own = {"W": self.W, "shift": self.shift, "odd": self._odd, "mean": self.mean}
-        return {**{name: array.copy() for name, array in own.items()}, "spread": self.spread}
+        return {**{name: array.copy() for name, array in own.items()}, "spread": self.spread, **fitted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
         require_keys(state, ("spread",), "tiles")
         fill_arrays({"W": self.W, "shift": self.shift, "odd": self._odd, "mean": self.mean}, state, "tiles")
         self.spread = float(state["spread"])
+        if self.rho is not None:
+            require_keys(state, ("width", "occupied"), "tiles")
+            self.width, self.occupied = float(state["width"]), float(state["occupied"])
         self._fold()

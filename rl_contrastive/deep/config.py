@@ -89,6 +89,9 @@ class RepresentationConfig(Options, where="representation"):
     to length 1; or phi. The bounded ones suit a full Sigma, but saturate: states further out in a known direction look
     as those seen there, and cells (`BonusConfig`) cannot tell them apart. psi: u_psi(s), what s tells about where it
     came from, and each action by itself: noise is left out, and an action never tried is not taken for another one."""
+    loss: Literal["contrast", "inverse"] = "contrast"
+    """contrast: the contrastive loss of f = psi'phi; inverse: cross-entropy of the action between u_psi(s) and
+    u_psi(s'), as for the features of E3B, which leaves phi as it was drawn."""
     law_rate: Annotated[float, In(0, 1, above=True)] = 0.01
     """Weight of the newest batch in the moving average u of psi over P^-, for simplex features alone."""
     every: Annotated[int, Ge(1)] = 4
@@ -104,34 +107,6 @@ class RepresentationConfig(Options, where="representation"):
     def of_states(self) -> bool:
         """Whether the bonus counts features of states, (N, 1, d), separately by action, and not of pairs, (N, A, d)."""
         return self.features == "psi"
-
-
-@dataclass(frozen=True)
-class BonusConfig(Options, where="bonus"):
-    """How visits are counted (`bonus.py`)."""
-
-    kind: Literal["tiles", "elliptical"] = "tiles"
-    """tiles: visits of the cells that phi falls into; elliptical: phi itself, with a full Sigma."""
-    lam: Annotated[float, Gt(0)] = 0.1
-    """lambda, prior visits of everything: a first visit is worth beta / sqrt(lambda). Where noise keeps falling
-    into new cells, a larger value (10) keeps these cells from outweighing all others."""
-    tilings: Annotated[int, In(1, 1000)] = 4
-    """T, number of partitions that are averaged."""
-    directions: Annotated[int, In(1, 1000)] = 8
-    """K, number of directions that cut the cells of a tiling."""
-    width: Annotated[float, Gt(0)] = 1.0
-    """Width of the strips in units of the features' spread."""
-    past: Annotated[int, Ge(2)] = 10_000
-    """Largest number of places (observation and action) that represent the visits that left the replay; at most
-    the replay's capacity. Each takes the memory of a stacked observation. If more were visited, a sample represents
-    them."""
-
-
-def check_counts(bonus: BonusConfig, representation: RepresentationConfig) -> None:
-    """RlcError unless this bonus can count these features."""
-    fits = bonus.kind == "tiles" or not representation.of_states
-    features = representation.features
-    require(fits, f"bonus: features {features} are those of states, which the kind tiles alone counts for each action.")
 
 
 @dataclass(frozen=True)
@@ -232,18 +207,3 @@ class DeepLearnerConfig(DeviceOptions, where="deep"):
         super().__post_init__()
         both = self.compile and self.auxiliary.objective
         require(not both, "deep: compile does not cover an auxiliary loss; leave one of them out.")
-
-
-@dataclass(frozen=True)
-class RNDConfig(Options, where="rnd"):
-    """Random network distillation (`deep/rnd.py`)."""
-
-    dim: Annotated[int, In(1, MOST_WIDTH)] = 128
-    """k, outputs of both networks."""
-    hidden: Annotated[int, In(0, MOST_WIDTH)] = 256
-    """Width of the ReLU layer that the predictor has beyond its target (0: none)."""
-    lr: Annotated[float, Gt(0)] = 1e-3
-    """Adam's step size for the predictor. 1e-4 is usual where each observation is used several times. Here each is used
-    once, and with 1e-4 the errors lag behind the visits."""
-    batch_size: Annotated[int, In(1, MOST_DRAWN)] = 32
-    """Visited observations of one step of the predictor; each is used once."""

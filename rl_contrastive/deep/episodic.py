@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_contrastive.config import require, require_keys
-from rl_contrastive.deep.bonus_contract import Bonus, Chunk, Gone
+from rl_contrastive.deep.bonus_contract import Bonus, Chunk, Gone, Step
 from rl_contrastive.deep.replay.changed_rows import Patches
-from rl_contrastive.spec import Array, FloatArray, IntArray, State, Transition
+from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 
 @dataclass
@@ -44,7 +44,7 @@ class EpisodicBonus:
 
     def __init__(self, inner: Bonus, capacity: int, num_actions: int) -> None:
         """capacity: entries of the replay, whose indices are used here too."""
-        self.inner, self.before_step, self.uses_features = inner, inner.before_step, inner.uses_features
+        self.inner, self.pays, self.uses_features = inner, inner.pays, inner.uses_features
         self.lost: NDArray[np.float32] = np.zeros((capacity, num_actions), dtype=np.float32)
         """1 - w."""
         self.patches = {**inner.patches, "lost": Patches(self.lost)}
@@ -71,14 +71,6 @@ class EpisodicBonus:
         out[some] *= self.inner.taken(index[some], action[some])
         return out
 
-    def store(self, index: IntArray, phi: FloatArray) -> None:
-        """Passed on to the wrapped bonus."""
-        self.inner.store(index, phi)
-
-    def visit(self, index: IntArray, action: IntArray) -> None:
-        """Passed on to the wrapped bonus."""
-        self.inner.visit(index, action)
-
     def key_taken(self, phi: FloatArray, action: IntArray) -> Array:
         """Passed on to the wrapped bonus."""
         return self.inner.key_taken(phi, action)
@@ -91,14 +83,17 @@ class EpisodicBonus:
         """Passed on to the wrapped bonus."""
         self.inner.start(obs)
 
-    def watch(self, transition: Transition, index: IntArray, newest: IntArray) -> None:
-        """Note one step of the rows alive: they acted at entries index (k,), and newest (k,) hold what they saw next.
+    def report(self) -> dict[str, float]:
+        """Passed on to the wrapped bonus."""
+        return self.inner.report()
 
-        An episode begins at h = 0, and its steps must come in order.
-        """
+    def watch(self, step: Step) -> None:
+        """Note one step; an episode begins at h = 0, and its steps must come in order."""
+        self.inner.watch(step)
+        transition, index, newest = step.transition, step.index, step.newest
         if transition.h == 0:
             self._episodes = [{} for _ in transition.alive]
-            self._here = [_name(obs) for obs in transition.obs]
+            self._here = [name_of(obs) for obs in transition.obs]
             self._set(index, np.zeros((len(index), self.lost.shape[1])))
         lost = np.zeros((len(newest), self.lost.shape[1]))
         for k, row in enumerate(np.flatnonzero(transition.alive).tolist()):
@@ -106,7 +101,7 @@ class EpisodicBonus:
             here = episode.setdefault(name, Seen(set()))
             here.taken.add(int(transition.action[row]))
             here.visits += 1
-            self._here[row] = _name(transition.next_obs[row])
+            self._here[row] = name_of(transition.next_obs[row])
             again = episode.get(self._here[row])
             if again is not None:
                 lost[k] = 1.0 - 1.0 / (1 + again.visits)
@@ -147,7 +142,7 @@ class LeastTried:
         if h == 0:
             self._episodes = [{} for _ in q]
         require(len(self._episodes) == len(q), f"least tried: {len(q)} rows at step {h}, {len(self._episodes)} before.")
-        names = [_name(one) for one in obs]
+        names = [name_of(one) for one in obs]
         never = [0.0] * q.shape[1]
         times = np.array([row.get(name, never) for row, name in zip(self._episodes, names, strict=True)])
         values = np.where(times == times.min(axis=1, keepdims=True), q, -np.inf)
@@ -158,6 +153,6 @@ class LeastTried:
         return probabilities
 
 
-def _name(obs: Array) -> bytes:
+def name_of(obs: Array) -> bytes:
     """Short for the bytes of an observation."""
     return blake2b(np.ascontiguousarray(obs).tobytes(), digest_size=16).digest()

@@ -195,13 +195,15 @@ class DeepLearner:
         numbers = np.zeros((N, 5 + 2 * A), dtype=np.float64 if huge else np.float32)
         numbers[:, 0] = numbers[:, 1] = reward
         counted = batch.mask
-        if bonus.before_step:  # then G leaves out the bonus at (s,a) itself
+        if bonus.pays == "pair":  # then G leaves out the bonus at (s,a) itself
             counted = batch.mask.copy()
             counted[:, 0] = False
         if counted.any():
             on_the_way = np.zeros(counted.shape)
             some = batch.steps[counted]
             on_the_way[counted] = bonus.taken(some, replay.actions(some))
+            if bonus.pays == "both":  # the same of its part that is known before the step
+                on_the_way[:, 0] -= bonus.at(batch.index)[np.arange(N), batch.action]
             numbers[:, 1] = reward + replay.discounted(on_the_way, counted)
         numbers[:, 2], numbers[:, 3], numbers[:, 4] = batch.discount, batch.weight, batch.action
         numbers[:, 5 + A :] = bonus.at(batch.end)

@@ -29,7 +29,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import cross_entropy, softplus
 
 from rl_contrastive.config import require
 from rl_contrastive.deep.config import RepresentationConfig
@@ -85,6 +85,9 @@ class Representation(nn.Module):
             return Layers(*layers, linear(inputs, outputs, gain=1.0, init="orthogonal", rng=rng))
 
         self.phi_head, self.psi_head = head(num_actions * config.dim), head(config.dim)
+        self.inverse_head: Layers | None = None
+        if config.loss == "inverse":
+            self.inverse_head = Layers(linear(2 * config.dim, num_actions, gain=1.0, init="orthogonal", rng=rng))
         unset = torch.full((config.dim,), math.nan, dtype=torch.float64, device=rng.device)
         self.register_buffer("log_u", unset.clone())
         with rng.device:
@@ -155,6 +158,8 @@ class Representation(nn.Module):
         keyed objectives need.
         """
         N = len(z)
+        if self.inverse_head is not None:
+            return self._inverse(self.inverse_head, z, action, z_next, weight)
         require(N >= 2, f"representation: a batch needs two rows or more for negatives, got {N}.")
         require((same is not None) or not self.config.mask_identical, "representation: mask_identical needs `same`.")
         require((ids is not None) or not self.keyed, "representation: a keyed objective needs `ids`, the rows' slots.")
@@ -204,6 +209,14 @@ class Representation(nn.Module):
                 for name, value in state.items():
                     value[:, slots] = new[name][:, first].detach()
         return result
+
+    def _inverse(self, head: Layers, z: Tensor, action: Tensor, z_next: Tensor, weight: Tensor | None) -> Tensor:
+        """Mean of -log p(a | u_psi(s), u_psi(s')), linear in both (Pathak et al. 2017)."""
+        with torch.autocast(z.device.type, enabled=False):
+            dtype = next(self.parameters()).dtype
+            v, v_next = self.successors(z.to(dtype)), self.successors(z_next.to(dtype))
+            loss = cross_entropy(head.forward(torch.cat([v, v_next], dim=1)), action, reduction="none")
+            return loss.mean() if weight is None else (weight.to(dtype) * loss).sum() / weight.to(dtype).sum()
 
     def _descended(self, batches: list[Contrast]) -> Tensor:
         """The objective's loss of the batches, one step after the other; its state is kept in training."""

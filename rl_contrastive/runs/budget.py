@@ -133,6 +133,10 @@ class Progress:
     """Newest value of each scalar that `agent.update()` returned."""
     exact: dict[str, float] = field(default_factory=dict)
     """Exact metrics of the last evaluation."""
+    measured: dict[str, float] = field(default_factory=dict)
+    """Sums of the environment's own metrics over the training episodes since the last evaluation."""
+    measured_episodes: int = 0
+    """Number of these episodes."""
 
     def state_dict(self) -> State:
         """JSON values only."""
@@ -142,7 +146,8 @@ class Progress:
     def from_state(cls, state: State) -> Progress:
         """Inverse of `state_dict`; RlcError on missing or unknown keys."""
         names = {f.name for f in dataclasses.fields(cls)}
-        state = {"eval_steps": 0, "evaluated_version": -1, **state}  # checkpoints older than these
+        older = {"eval_steps": 0, "evaluated_version": -1, "measured": {}, "measured_episodes": 0}
+        state = {**older, **state}  # checkpoints older than these
         require(state.keys() == names, f"the checkpoint's progress has fields {sorted(state)}, not {sorted(names)}.")
         solved = state["solved_at"]
         pairs = {"first_met": tuple(state["first_met"]), "solved_at": None if solved is None else tuple(solved)}

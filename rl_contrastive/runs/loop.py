@@ -29,7 +29,7 @@ from rl_contrastive.runs.evaluate import evaluate, exact_model
 from rl_contrastive.runs.oracle import Oracle, make_oracle
 from rl_contrastive.runs.rollout import play
 from rl_contrastive.seeding import SeedTree
-from rl_contrastive.spec import Agent, Env, EnvSpec, OwnLoop, State, is_memoryless
+from rl_contrastive.spec import Agent, Env, EnvSpec, OwnLoop, State, WithEpisodeMetrics, is_memoryless
 
 __all__ = ["Budget", "Progress", "Sink", "TrainingResult", "check_fit", "train"]
 
@@ -193,9 +193,17 @@ class _Loop:
         for step in play(self.env, self.tree.env_seeds("env", progress.iteration, B), agent.act):
             agent.observe(step)
             progress.env_steps += int(np.count_nonzero(step.alive))
+        self._note_episodes()
         progress.scalars.update({name: float(value) for name, value in agent.update().items()})
         progress.iteration += 1
         progress.episodes += B
+
+    def _note_episodes(self) -> None:
+        """Add up what the environment measured of the batch that ended."""
+        if isinstance(self.env, WithEpisodeMetrics):
+            for name, values in self.env.episode_metrics().items():
+                self.progress.measured[name] = self.progress.measured.get(name, 0.0) + float(values.sum())
+            self.progress.measured_episodes += self.agent.batch
 
     def _note_losses(self, oracle: Oracle) -> None:
         """Add the losses of the batch that begins: the one of pi_k, and the one of its episodes as played."""
@@ -245,6 +253,9 @@ class _Loop:
             progress.exact.update({name: float(number) for name, number in more.items()})
             line.update(progress.exact)
         line.update({f"agent/{name}": number for name, number in progress.scalars.items()})
+        played = progress.measured_episodes
+        line.update({f"env/{name}": total / played for name, total in progress.measured.items() if played})
+        progress.measured, progress.measured_episodes = {}, 0
         self._note_solved(result.mean)
         progress.last_return = result.mean
         progress.evaluations += 1

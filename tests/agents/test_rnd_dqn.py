@@ -41,7 +41,7 @@ def test_bonuses_of_all_steps_of_a_path_are_in_g_and_end_with_the_episode() -> N
     batch = agent.replay.sample(64, rng=np.random.default_rng(0))
     _, numbers = agent.learner._inputs(batch, agent.replay, agent.bonus)
     after = agent.replay.ring.obs[agent.replay.ring.next[batch.steps]]  # (64, 4) next states
-    b = 0.5 * agent.bonus.rnd.bonus(after.ravel()).reshape(64, 4)
+    b = 0.5 * agent.bonus.lifelong.rnd.bonus(after.ravel()).reshape(64, 4)
     expected = [sum(0.99**k * b[i, k] for k in range(int(batch.mask[i].sum()))) for i in range(64)]
     np.testing.assert_allclose((numbers[:, 1] - numbers[:, 0]).numpy(), expected, rtol=1e-4, atol=1e-6)
     assert (batch.mask.sum(1) < 4).any()  # some episodes end within n steps, or this test says nothing
@@ -54,7 +54,7 @@ def test_one_step_returns_have_their_bonus_too() -> None:
     batches(agent, 0, 8)
     batch = agent.replay.sample(16, rng=np.random.default_rng(0))
     _, numbers = agent.learner._inputs(batch, agent.replay, agent.bonus)
-    expected = 0.5 * agent.bonus.rnd.bonus(agent.replay.ring.obs[batch.end])
+    expected = 0.5 * agent.bonus.lifelong.rnd.bonus(agent.replay.ring.obs[batch.end])
     np.testing.assert_allclose((numbers[:, 1] - numbers[:, 0]).numpy(), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -74,15 +74,15 @@ def test_it_acts_by_g_and_is_evaluated_by_q_alone() -> None:
 def test_each_visit_is_learned_once_whatever_the_number_of_gradient_steps(train_every: int) -> None:
     agent = sea(train_every=train_every)
     seen: list[int] = []
-    visit = agent.bonus.rnd.visit
-    agent.bonus.rnd.visit = lambda obs: (seen.extend(obs.tolist()), visit(obs))
+    visit = agent.bonus.lifelong.rnd.visit
+    agent.bonus.lifelong.rnd.visit = lambda obs: (seen.extend(obs.tolist()), visit(obs))
     came: list[int] = []
     batches(agent, 0, 3, lambda step: came.extend(step.next_obs[step.alive].tolist()))
     assert len(seen) == 32  # 4 batches of 8 in 36 steps of 2 rows; the 30 of the warm start are among them
     batches(agent, 3, 5, lambda step: came.extend(step.next_obs[step.alive].tolist()))
     assert seen == came[: len(seen)]
-    assert len(seen) == agent.bonus.rnd.spread.count == 96
-    assert agent.bonus.waiting == 0
+    assert len(seen) == agent.bonus.lifelong.rnd.spread.count == 96
+    assert agent.bonus.lifelong.waiting == 0
     assert agent.bonus.visits == agent.steps == 96
     agent.learner.step(agent.replay, agent.bonus, rng=agent.fit_rng)
     assert len(seen) == 96
@@ -92,7 +92,7 @@ def test_a_warm_start_longer_than_the_replay_learns_from_what_is_left() -> None:
     agent = sea(warm_start=200, capacity=100)
     batches(agent, 0, 20)
     assert agent.bonus.visits == 240
-    assert 40 < agent.bonus.rnd.spread.count <= 140  # at most 100 of the 200, and the 40 behind them
+    assert 40 < agent.bonus.lifelong.rnd.spread.count <= 140  # at most 100 of the 200, and the 40 behind them
 
 
 def test_vectors_are_standardised_as_in_the_values() -> None:
@@ -100,7 +100,7 @@ def test_vectors_are_standardised_as_in_the_values() -> None:
     batches(agent, 0, 8)
     centre = agent.learner.values.encoder.inputs.centre
     assert float(centre.abs().max()) > 0
-    for network in (agent.bonus.rnd.target, agent.bonus.rnd.predictor):
+    for network in (agent.bonus.lifelong.rnd.target, agent.bonus.lifelong.rnd.predictor):
         assert torch.equal(network[0].inputs.centre, centre)
 
 
@@ -109,7 +109,7 @@ def test_it_resumes_to_the_bit(options) -> None:
     straight, first = sea(**options), sea(**options)
     batches(straight, 0, 8)
     batches(first, 0, 4)
-    assert first.bonus.rnd.spread.count > 0
+    assert first.bonus.lifelong.rnd.spread.count > 0
     resumed = sea(**options)
     resumed.load_state_dict(first.state_dict())
     batches(resumed, 4, 4)

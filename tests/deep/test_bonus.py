@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits, VisitBonus, make_bonus
+from rl_contrastive.deep.bonus_config import BonusConfig
 from rl_contrastive.deep.cells import Tiles
-from rl_contrastive.deep.config import BonusConfig
 from rl_contrastive.errors import RlcError
 
 

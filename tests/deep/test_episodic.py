@@ -9,6 +9,7 @@ from agents_common import batches, same
 from rl_contrastive import registry
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.bonus import EllipticalVisits
+from rl_contrastive.deep.bonus_contract import Step
 from rl_contrastive.deep.episodic import EpisodicBonus, LeastTried
 from rl_contrastive.errors import RlcError
 from rl_contrastive.runs.loop import train
@@ -21,16 +22,14 @@ A, B = 7, 9
 def two_rows() -> EpisodicBonus:
     """Two rows, two actions, features 1 for all pairs, lambda = 1, beta = 1: b = 1 / sqrt(1 + visits)."""
     bonus = EpisodicBonus(EllipticalVisits(20, 2, 1, lam=1.0, beta=1.0), 20, 2)
-    bonus.store(np.arange(20), np.ones((20, 2, 1)))
     return bonus
 
 
 def step(bonus: EpisodicBonus, h: int, obs, action, next_obs, index, newest, alive=(True, True)) -> None:
     rows, alive = np.zeros(2), np.array(alive)
-    kept = np.flatnonzero(alive)
     transition = Transition(h, np.array(obs), np.array(action), rows, np.array(next_obs), rows + 1, rows > 0, alive)
-    bonus.visit(np.array(index), np.array(action)[kept])
-    bonus.watch(transition, np.array(index), np.array(newest))
+    ones = np.ones((len(index), 2, 1))
+    bonus.watch(Step(transition, np.array(index), np.array(newest), ones, ones))
 
 
 def test_what_was_done_pays_nothing_and_what_was_seen_less_by_hand() -> None:

@@ -10,7 +10,8 @@ import torch
 
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.bonus import make_bonus
-from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig
+from rl_contrastive.deep.bonus_config import BonusConfig
+from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.learner import DeepLearner
 from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.errors import RlcError

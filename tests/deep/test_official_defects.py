@@ -27,7 +27,8 @@ from rl_contrastive import registry
 from rl_contrastive.cli import main
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.bonus import VisitBonus, make_bonus
-from rl_contrastive.deep.config import BonusConfig, RepresentationConfig, SelfPredictionConfig
+from rl_contrastive.deep.bonus_config import BonusConfig
+from rl_contrastive.deep.config import RepresentationConfig, SelfPredictionConfig
 from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.deep.representation import Representation
 from rl_contrastive.deep.self_prediction import SelfPrediction

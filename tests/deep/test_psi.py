@@ -15,7 +15,8 @@ from rl_contrastive.bridges.sb3 import ContrastiveExtractor, EllipticalBonusConf
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.bonus import make_bonus
-from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, RepresentationConfig
+from rl_contrastive.deep.bonus_config import BonusConfig
+from rl_contrastive.deep.config import DeepLearnerConfig, RepresentationConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, TransitionFeatures
 from rl_contrastive.deep.representation import Representation
 from rl_contrastive.errors import RlcError

@@ -7,9 +7,11 @@ import pytest
 import torch
 from agents_common import same
 
-from rl_contrastive.deep.config import EncoderConfig, RNDConfig
+from rl_contrastive.deep.bonus_config import RNDConfig
+from rl_contrastive.deep.config import EncoderConfig
 from rl_contrastive.deep.feature_net import ObsLayout
-from rl_contrastive.deep.rnd import RandomDistillation, Spread
+from rl_contrastive.deep.rnd import RandomDistillation
+from rl_contrastive.deep.spread import Spread
 from rl_contrastive.errors import RlcError
 
 STATES = ObsLayout((), "int64", 12)

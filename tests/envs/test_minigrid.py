@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 import warnings
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
+from rl_contrastive import make_env
+from rl_contrastive.envs.adapters.minigrid_depth import door_depths
 from rl_contrastive.envs.adapters.minigrid_rooms import PLANES, MiniGridConfig, make_minigrid
 from rl_contrastive.envs.adapters.minigrid_view import PartialView, lit
 from rl_contrastive.errors import RlcError
+from rl_contrastive.runs.loop import train
 from rl_contrastive.runs.rollout import play
 
 LEFT, RIGHT, FORWARD = 0, 1, 2
@@ -211,3 +215,92 @@ def test_what_cannot_be_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "minigrid", None)
     with pytest.raises(RlcError, match=r"needs minigrid: pip install -e '\.\[bench\]'\.$"):
         made()
+
+
+def test_depth_counts_the_doors_behind_by_hand() -> None:
+    """Two rooms and a third behind a locked door; a wall between all of them."""
+    from minigrid.core.grid import Grid
+    from minigrid.core.world_object import Ball, Door, Wall
+
+    world = SimpleNamespace(grid=Grid(7, 3), agent_pos=(1, 1))
+    for x in range(7):
+        for y in (0, 2):
+            world.grid.set(x, y, Wall())
+    for x, thing in ((0, Wall()), (2, Door("red")), (3, Ball("blue")), (5, Door("grey", is_locked=True)), (6, None)):
+        world.grid.set(x, 1, thing)
+    assert door_depths(world)[:, 1].tolist() == [-1, 0, 0, 1, 1, 1, 2]
+    assert (door_depths(world)[:, 0] == -1).all()
+
+
+def test_depth_of_rooms_is_their_number() -> None:
+    env = make_env("minigrid:MiniGrid-MultiRoom-N4-S5-v0", 3)
+    for k in range(4):
+        env.reset(seed=[10 * k + row for row in range(3)])
+        for world, depths in zip(env.worlds, env._depths, strict=True):
+            for number, room in enumerate(world.rooms):
+                inside = depths[room.top[0] + 1 : room.top[0] + room.size[0] - 1, room.top[1] + 1]
+                assert (inside == number).all()
+            assert len(world.rooms) == 6
+    assert env.episode_metrics()["depth"].tolist() == [0, 0, 0]
+
+
+def test_depth_is_that_of_the_episode_since_reset_and_survives_its_end() -> None:
+    env = make_env("minigrid:MiniGrid-MultiRoom-N2-S4-v0", 2)
+    env.reset(seed=[1, 2])
+    world = env.worlds[0]
+    world.agent_pos, world.step_count = np.array(world.goal_pos), world.max_steps - 1  # in the second room
+    for _ in range(9):  # row 0 begins a new episode after its first step, which is not measured
+        env.step(np.array([0, 0]))
+        assert env.episode_metrics()["depth"].tolist() == [1, 0]
+    env.reset(seed=[2, 3])
+    assert env.episode_metrics()["depth"].tolist() == [0, 0]
+    assert make_env("minigrid:MiniGrid-Empty-5x5-v0", 1).episode_metrics() == {}
+
+
+def test_depth_is_recorded_of_training_episodes(make_agent) -> None:
+    agent = make_agent("uniform", "minigrid:MiniGrid-MultiRoom-N2-S4-v0", batch=2)
+    seen = []
+    measure = agent.env.episode_metrics
+    agent.env.episode_metrics = lambda: seen.append(measure()["depth"]) or {"depth": seen[-1]}
+    history = train(agent, agent.env, episodes=12, eval_every=6, eval_episodes=2, seed=3).history
+    for line, part in zip(history, (seen[:3], seen[3:]), strict=True):
+        assert line["env/depth"] == pytest.approx(np.mean(part))
+    assert any(np.any(depth > 0) for depth in seen)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "rooms", "size"),
+    [
+        ("MiniGrid-MultiRoom-N7-S8-v0", {}, 7, 8),
+        ("MiniGrid-MultiRoom-N10-S4-v0", {}, 10, 4),
+        ("MiniGrid-MultiRoom-N10-S10-v0", {}, 10, 10),
+        ("MiniGrid-MultiRoom-N4-S5-v0", {}, 6, 5),  # registered, with six rooms
+        ("MiniGrid-MultiRoom-N6-v0", {"rooms": 3, "size": 5}, 3, 5),
+    ],
+)
+def test_rooms_and_sizes(name, options, rooms, size) -> None:
+    env = make_env(f"minigrid:{name}", 1, **options)
+    env.reset(seed=[0])
+    world = env.worlds[0]
+    assert len(world.rooms) == rooms
+    assert max(max(room.size) for room in world.rooms) <= size
+    assert env.env_spec.horizon == 20 * rooms
+    assert env._depths[0].max() == rooms - 1
+
+
+@pytest.mark.parametrize("name", ["KeyCorridorS3R3", "LockedRoom", "ObstructedMaze-1Dlhb", "ObstructedMaze-2Dlh"])
+def test_harder_worlds_have_rooms(name) -> None:
+    env = make_env(f"minigrid:MiniGrid-{name}-v0", 1)
+    env.reset(seed=[0])
+    assert env._depths[0].max() >= 1
+
+
+def test_rooms_that_cannot_be_are_a_sentence() -> None:
+    for name, options, words in (
+        ("MiniGrid-MultiRoom-N40-S4-v0", {}, "rooms must lie in"),
+        ("MiniGrid-MultiRoom-N4-S2-v0", {}, "size must lie in"),
+        ("MiniGrid-DoorKey-5x5-v0", {"rooms": 3}, "options of MultiRoom worlds alone"),
+        ("MiniGrid-MultiRooms-N4-S5-v0", {}, "MultiRoom-N4-S5"),
+    ):
+        with pytest.raises(RlcError, match=words):
+            make_env(f"minigrid:{name}", 1, **options)

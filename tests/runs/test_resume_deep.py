@@ -56,3 +56,34 @@ def test_killed_and_resumed_it_has_the_same_bytes_and_the_same_replay(storage, o
     assert all(array.any() for array in keys)
     names = {path.name.split("-")[0] for path in (killed / "replay").iterdir()}
     assert names == {"segment", "priority", "keys", "lost", "past", "cursor"}
+
+
+@pytest.mark.parametrize(
+    "bonus",
+    [
+        {"kind": "ours-both", "unit": True, "rho": 0.5},
+        *(pytest.param({"kind": kind}, marks=pytest.mark.long) for kind in ("ours-arrival", "noveld", "e3b", "counts")),
+    ],
+    ids=lambda bonus: bonus["kind"],
+)
+def test_killed_and_resumed_every_bonus_has_the_same_bytes(bonus, two_lives):
+    config = RunConfig(
+        agent="contrastive-ucb-deep",
+        env="low-rank",
+        agent_config={"warm_start": 6, "capacity": 100, "train_every": 4, "bonus": bonus},
+        env_config={"num_states": 6, "num_actions": 3, "horizon": 3, "rank": 2},
+        budget=Budget(episodes=40, eval_every=10, eval_episodes=20),
+        checkpoint_seconds=0.0,
+        tensorboard=False,
+    )
+    whole, killed = two_lives(config)
+    for name in ("metrics.jsonl", "checkpoint/state.npz"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+    agents = []
+    for folder in (whole, killed):
+        agent, _, _ = build(read_config(folder))
+        agent.persist_in(folder / "replay")
+        agent.load_state_dict(load_state(folder / "checkpoint")["agent"])
+        agents.append(agent)
+    assert agents[0].replay.ring.total > 100
+    assert same(agents[0].bonus.state_dict(), agents[1].bonus.state_dict())

@@ -1,6 +1,6 @@
 """RND on the deep agent's networks: the control that separates the effects of its bonus and its Q-learning.
 
-Replay, networks, learner, acting and evaluation are those of contrastive-ucb-deep (`agents/contrastive_ucb_deep.py`);
+This is `contrastive-ucb-deep` (`agents/contrastive_ucb_deep.py`) with `--agent.bonus.kind rnd` and other defaults;
 the bonus of a step (s,a,s') is beta * error(s') / spread of random network distillation (`deep/rnd.py`):
 
     G(s,a) <- sum_{k<m} gamma^k (r_k + b_k) + discount G'(s_m, argmax_a G(s_m, a)),  b_k = beta bonus(s_{k+1})
@@ -12,20 +12,16 @@ beyond its end, train by PPO, and clip observations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from rl_contrastive.agents.contrastive_ucb_deep import ContrastiveUCBDeep
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
-from rl_contrastive.deep.bonus_contract import Bonus
-from rl_contrastive.deep.config import BonusConfig, DeepLearnerConfig, RNDConfig
+from rl_contrastive.deep.bonus_config import BonusConfig, GateName
+from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.registry import register
-from rl_contrastive.seeding import SeedTree
-from rl_contrastive.spec import Env, EnvSpec
-
-if TYPE_CHECKING:
-    from rl_contrastive.deep.replay.replay import Replay
+from rl_contrastive.spec import Env
 
 
 @dataclass(frozen=True)
@@ -41,14 +37,14 @@ class RndDqnConfig(ContrastiveUCBDeepConfig):
     this bonus does not favour actions that were never tried."""
     learner: DeepLearnerConfig = field(default_factory=lambda: DeepLearnerConfig(learn_features=False))
     """Networks, losses, optimiser."""
-    rnd: RNDConfig = field(default_factory=RNDConfig)
-    """The random network and its predictor, which have encoders of their own, of the learner's kind."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         usual, hint = DeepLearnerConfig(), "is of no use here, it learns and counts no features"
         require(self.growth == ContrastiveUCBDeepConfig.growth, f"rnd-dqn: growth {hint}.")
-        unused: dict[str, tuple[Any, Any]] = {"bonus": (self.bonus, BonusConfig())}
+        # Older run folders name the usual width.
+        bonus = replace(self.bonus, width=None) if self.bonus.width == 1.0 else self.bonus
+        unused: dict[str, tuple[Any, Any]] = {"bonus": (bonus, BonusConfig())}
         for name in ("representation", "feature_encoder"):
             unused[f"learner.{name}"] = (getattr(self.learner, name), getattr(usual, name))
         for name, (given, default) in unused.items():
@@ -59,14 +55,7 @@ class RndDqnConfig(ContrastiveUCBDeepConfig):
 @register("agent", "rnd-dqn", RndDqnConfig)
 def make_rnd_dqn(env: Env, config: RndDqnConfig, *, seed: int = 0) -> ContrastiveUCBDeep:
     """Control: the deep agent's networks and replay with the bonus of random network distillation."""
-
-    def errors(spec: EnvSpec, replay: Replay, seeds: SeedTree) -> Bonus:
-        from rl_contrastive.deep.feature_net import ObsLayout
-        from rl_contrastive.deep.rnd import NextErrors, RandomDistillation
-
-        layout = ObsLayout(replay.stacked_shape, spec.obs_dtype, spec.num_states, spec.codes)
-        encoders, device = config.learner.encoder, config.learner.device
-        rnd = RandomDistillation(layout, encoders, config.rnd, seed=seeds.integer("init", 1), device=device)
-        return NextErrors(rnd, replay, spec.num_actions, beta=config.beta)
-
-    return ContrastiveUCBDeep(env, config, seed=seed, bonus=errors)
+    gate: GateName = "tried" if config.episodic else "none"
+    own = {f.name: getattr(config, f.name) for f in fields(ContrastiveUCBDeepConfig)}
+    bonus = BonusConfig(kind="rnd", gate=gate)
+    return ContrastiveUCBDeep(env, ContrastiveUCBDeepConfig(**{**own, "bonus": bonus}), seed=seed)

@@ -136,12 +136,14 @@ class Replay:
         """`add` of a transition of the loop."""
         self.add(step.obs, step.action, step.reward, step.next_obs, step.discount, step.boundary, step.alive)
 
-    def leaving(self, step: Transition) -> IntArray:
-        """Indices of the visits that `observe` of this step will drop or leave without their stack."""
+    def leaving(self, step: Transition, *, final: bool = False) -> IntArray:
+        """Indices of the visits that `observe` of this step will drop or leave without their stack.
+
+        final: of the observations in which no action was taken too.
+        """
         rows = int(np.count_nonzero(step.alive))
-        return self.ring.leaving(
-            rows if self.ring.started else 2 * rows
-        )  # an episode's first step has two observations
+        # An episode's first step has two observations.
+        return self.ring.leaving(rows if self.ring.started else 2 * rows, final=final)
 
     def update_priorities(self, index: IntArray, priority: FloatArray) -> None:
         """p_i <- priority (N,), > 0 and finite, for the entries of a batch drawn since the last `add`."""

@@ -158,8 +158,11 @@ class Ring:
         """All occupied slots, oldest first."""
         return np.arange(self.oldest, self.total) % self.capacity
 
-    def leaving(self, count: int) -> IntArray:
-        """Slots of the visits that the next `count` entries overwrite or leave without their stack; oldest first."""
+    def leaving(self, count: int, *, final: bool = False) -> IntArray:
+        """Slots of the visits that the next `count` entries overwrite or leave without their stack; oldest first.
+
+        final: also of observations in which no action was taken.
+        """
         slots = np.arange(self.oldest, self.total + count - self.capacity) % self.capacity
         if self.stack > 1:
             reach = [slots]
@@ -167,7 +170,7 @@ class Ring:
                 reach.append(self.next[reach[-1]])
             met, first = np.unique(np.concatenate(reach), return_index=True)
             slots = met[np.argsort(first)]
-        return slots[self.whole[slots] & (self.action[slots] >= 0)]
+        return slots[self.whole[slots] & (final | (self.action[slots] >= 0))]
 
     # -- writing -------------------------------------------------------------------------------------------------
 

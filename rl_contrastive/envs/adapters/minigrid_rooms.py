@@ -11,12 +11,17 @@ more.
 
 The codes are the package's (Chevalier-Boisvert et al. 2023); reaching the goal pays 1 - .9 t / max_steps there. Every
 episode of row i is a world drawn from the stream of row i.
+
+Of worlds with doors the deepest room of each episode is recorded as `env/depth` (`minigrid_depth.py`). Names of the
+form MiniGrid-MultiRoom-N7-S8-v0 that the package does not register are made: 7 rooms of at most 8 x 8 cells, walls
+included.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import re
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -28,12 +33,13 @@ from numpy.typing import NDArray
 
 from rl_contrastive.config import MOST_COPIES, Ge, In, Options, require, require_rows
 from rl_contrastive.envs.adapters.gym_adapter import one_line
+from rl_contrastive.envs.adapters.minigrid_depth import door_depths
 from rl_contrastive.envs.adapters.minigrid_view import Image, PartialView
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.streams import Words, integers
 from rl_contrastive.errors import RlcError, unknown_name
 from rl_contrastive.registry import register
-from rl_contrastive.spec import Array, BoolArray, EnvSpec, IntArray
+from rl_contrastive.spec import Array, BoolArray, EnvSpec, FloatArray, IntArray
 
 PLANES = (11, 6, 3, 4)
 """Numbers of objects, colours, states and directions."""
@@ -43,6 +49,9 @@ MOST_MISSIONS = 100_000
 """Sentences that are listed at most."""
 Codes = NDArray[np.uint8]
 """Numbers of words, (gaps, 1, 1)."""
+MULTI_ROOM = re.compile(r"MiniGrid-MultiRoom-N(\d+)-S(\d+)-v0")
+MOST_ROOMS = 10
+"""The package searches until it has placed all rooms into 25 x 25 cells: for 12 of 10 x 10 that takes seconds."""
 TILE = 16
 """Pixels of a cell in pictures."""
 
@@ -60,6 +69,10 @@ class MiniGridConfig(Options, where="minigrid"):
     """Views shown at once: `EnvSpec.frame_stack` of them, which agents stack themselves if they can."""
     observation: Literal["image", "onehot"] = "image"
     """"image": the codes as numbers; "onehot": a plane for each value of each code."""
+    rooms: Annotated[int | None, In(1, MOST_ROOMS)] = None
+    """Number of rooms of a MultiRoom world, whatever its id says."""
+    size: Annotated[int | None, In(4, 10)] = None
+    """Largest width and height of a MultiRoom world's rooms, walls included."""
     mission: Literal["auto", "shown", "hidden"] = "auto"
     """Whether the words that vary in the mission are planes of the observation. auto: shown, but for KeyCorridor,
     LockedRoom and the UnlockPickups, where it says nothing that cannot be seen."""
@@ -73,17 +86,31 @@ def make_minigrid(config: MiniGridConfig, num_envs: int) -> MiniGridEnv:
     except ImportError as error:
         raise RlcError(f"minigrid:{config.id} needs minigrid: pip install -e '.[bench]'.") from error
     require_rows(f"minigrid:{config.id}: num_envs", num_envs, MOST_COPIES)
-    known = [name for name in gym.registry if name.startswith("MiniGrid-")]
-    if config.id not in known:
-        raise unknown_name("MiniGrid world", config.id, known)
+    id, rooms = named_world(config)
     try:
-        make: Any = partial(gym.make, config.id)
+        make: Any = partial(gym.make, id, **rooms)
         if config.horizon is not None and config.horizon > make().unwrapped.max_steps:
             make = partial(make, max_steps=config.horizon)
         worlds = [make().unwrapped for _ in range(num_envs)]
     except Exception as error:
         raise RlcError(f"minigrid:{config.id} cannot be made: {one_line(error)}.") from error
     return MiniGridEnv(config, worlds)
+
+
+def named_world(config: MiniGridConfig) -> tuple[str, dict[str, Any]]:
+    """A registered id and the arguments of its world; RlcError for an unknown one."""
+    known = [name for name in gym.registry if name.startswith("MiniGrid-")]
+    id, rooms, size = config.id, config.rooms, config.size
+    named = MULTI_ROOM.fullmatch(id)
+    if named is not None and id not in known:
+        numbers = MiniGridConfig(rooms=int(named[1]), size=int(named[2]))  # of an allowed size
+        id, rooms, size = "MiniGrid-MultiRoom-N6-v0", rooms or numbers.rooms, size or numbers.size
+    if id not in known:
+        raise unknown_name("MiniGrid world", config.id, known)
+    given = rooms is not None or size is not None
+    require(not given or "MultiRoom" in id, f"minigrid:{id}: rooms and size are options of MultiRoom worlds alone.")
+    chosen = {"minNumRooms": rooms, "maxNumRooms": rooms, "maxRoomSize": size}
+    return id, {name: number for name, number in chosen.items() if number is not None}
 
 
 class MiniGridEnv(BatchEnv):
@@ -119,13 +146,19 @@ class MiniGridEnv(BatchEnv):
         # (n, planes, V, V) codes of what each row sees now.
         self._codes = np.zeros((len(worlds), len(self._counts), size, size), dtype=np.uint8)
         self._taken = np.zeros(len(worlds), dtype=np.int64)
+        self._depths: list[IntArray] = [np.zeros((0, 0), dtype=np.int64)] * len(worlds)
+        self._deepest = np.zeros(len(worlds))
+        self._measured = np.zeros(len(worlds), dtype=np.bool_)  # rows in the episode of the last `reset`
 
     def _prepare(self, words: Words) -> None:
         self._seeds = integers(words[:, 0], 2**31)  # (K, n)
 
     def _start(self, slot: int, rows: BoolArray | None) -> None:
+        self._measured[:] = self._measured & ~rows if rows is not None else True
         for row in range(self.num_envs) if rows is None else np.flatnonzero(rows).tolist():
             seen, _ = self.worlds[row].reset(seed=int(self._seeds[slot, row]))
+            if rows is None:
+                self._depths[row], self._deepest[row] = door_depths(self.worlds[row]), 0.0
             self._note(row, seen)
             self._taken[row] = 0
 
@@ -140,7 +173,15 @@ class MiniGridEnv(BatchEnv):
             self._note(row, seen)
         return reward, terminated, (truncated | (self._taken >= self._length)) & ~terminated
 
+    def episode_metrics(self) -> dict[str, FloatArray]:
+        """`depth` (n,): the deepest room of each row's episode since `reset`, the first is 0; nothing without doors."""
+        doors = any((depths > 0).any() for depths in self._depths)
+        return {"depth": self._deepest.copy()} if doors else {}
+
     def _note(self, row: int, seen: dict[str, Any]) -> None:
+        if self._measured[row]:
+            here = self._depths[row][tuple(self.worlds[row].agent_pos)]
+            self._deepest[row] = max(self._deepest[row], here)
         self._codes[row, :3] = seen["image"].transpose(2, 0, 1)
         self._codes[row, 3] = seen["direction"]
         if self._mission.counts:

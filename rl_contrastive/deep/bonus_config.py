@@ -1,0 +1,191 @@
+"""The options of the exploration bonus: named kinds, and the parts of which they are made; needs no torch.
+
+    b(s,a,s') = beta e(s') l(s'),   l <- max(l(s') - alpha l(s), 0) with a difference
+
+e is the gate of the episode (`gates.py`), l the lifelong novelty (`lifelong.py`), alpha the difference. A kind names
+all parts; each may be given by itself as well.
+
+| kind | pays for | lifelong | gate | difference | features | source |
+|---|---|---|---|---|---|---|
+| tiles | pair | cells | tried with `episodic` | 0 | as `representation` says | ours, the default |
+| elliptical | pair | ellipse | tried with `episodic` | 0 | as `representation` says | Qiu et al. 2022 |
+| ours-arrival | arrival | cells | first | 0 | psi | ours |
+| ours-pair | pair | cells | tried | 0 | psi | ours |
+| ours-both | both | cells | first | 0 | psi | ours |
+| rnd | arrival | rnd | none | 0 | none | Burda et al. 2018 |
+| noveld | arrival | rnd | first | .5 | none | Zhang et al. 2021 |
+| e3b | arrival | none | e3b | 0 | inverse | Henaff et al. 2022 |
+| deir | arrival | none | nearest | 0 | psi | Wan et al. 2023, without the recurrent trajectory |
+| counts | arrival | counts | first | 0 | none | exact counts of observations |
+| none | | | | | | no bonus |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, NamedTuple
+
+from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, Options, require
+from rl_contrastive.deep.config import DeepLearnerConfig, RepresentationConfig
+
+Pays = Literal["arrival", "pair", "both"]
+Kind = Literal[
+    "tiles",
+    "elliptical",
+    "ours-arrival",
+    "ours-pair",
+    "ours-both",
+    "rnd",
+    "noveld",
+    "e3b",
+    "deir",
+    "counts",
+    "none",
+]
+Lifelong = Literal["cells", "ellipse", "rnd", "counts", "none"]
+GateName = Literal["none", "tried", "first", "cells", "ellipse", "e3b", "nearest"]
+Features = Literal["phi", "psi", "drawn", "inverse"]
+
+
+class Parts(NamedTuple):
+    """What a bonus is made of."""
+
+    pays: Pays
+    lifelong: Lifelong
+    gate: GateName | None
+    """None: tried with the agent's `episodic`, else none."""
+    difference: float = 0.0
+    features: Features | None = None
+    """None: as `learner.representation` says."""
+    width: float = 1.0
+
+    @property
+    def uses_features(self) -> bool:
+        """Whether a part is computed from features of the network."""
+        return self.lifelong in ("cells", "ellipse") or self.gate in FEATURE_GATES
+
+
+FEATURE_GATES = ("cells", "ellipse", "e3b", "nearest")
+KINDS: dict[str, Parts] = {
+    "tiles": Parts("pair", "cells", None),
+    "elliptical": Parts("pair", "ellipse", None),
+    "ours-arrival": Parts("arrival", "cells", "first", 0.0, "psi", 0.25),
+    "ours-pair": Parts("pair", "cells", "tried", 0.0, "psi", 0.25),
+    "ours-both": Parts("both", "cells", "first", 0.0, "psi", 0.25),
+    "rnd": Parts("arrival", "rnd", "none"),
+    "noveld": Parts("arrival", "rnd", "first", 0.5),
+    "e3b": Parts("arrival", "none", "e3b", 0.0, "inverse"),
+    "deir": Parts("arrival", "none", "nearest", 0.0, "psi"),
+    "counts": Parts("arrival", "counts", "first"),
+}
+"""Kind -> its parts; `none` has none."""
+
+
+@dataclass(frozen=True)
+class BonusConfig(Options, where="bonus"):
+    """The exploration bonus: a named kind, of which each part may be replaced (`bonus_config.py`)."""
+
+    kind: Kind = "tiles"
+    """tiles: counts of cells of phi(s,a), as is usual here; elliptical: phi itself, with a full Sigma; ours-arrival,
+    ours-pair, ours-both: cells of psi, paid for what is reached, for what is tried, or for both; rnd, noveld, e3b,
+    deir, counts: published bonuses on the same networks; none."""
+    pays: Pays | None = None
+    """arrival: b(s'), known after the step alone; pair: b(s,a), known before it; both: their sum. Default: the
+    kind's."""
+    lifelong: Lifelong | None = None
+    """Novelty over all episodes. cells: (mean 1 / (lam + N))^(1/2) over tilings; ellipse: the norm under a full Sigma;
+    rnd: the error of random network distillation; counts: (lam + N)^(-1/2) of equal observations; none: 1. Default: the
+    kind's."""
+    gate: GateName | None = None
+    """Novelty within the episode. first: 1 for an observation that is new in it; cells: mean (1 + n)^(-2); e3b: x'C^-1x
+    of features; ellipse: q / (1 + q) of q = x'C^-1x and whitened features; nearest: the least squared distance to
+    earlier features over its running mean; tried: the fading weight of `episodic`, which alone fits pairs; none: 1.
+    Default: the kind's."""
+    difference: Annotated[float | None, Ge(0)] = None
+    """alpha of max(l(s') - alpha l(s), 0), as in NovelD; 0: off. Default: the kind's."""
+    features: Features | None = None
+    """phi: of pairs, as `learner.representation` says; psi: of states, by the contrastive loss; drawn: psi with random
+    initial weights; inverse: of states, trained to tell the action between two. Default: the kind's; psi where arrivals
+    are paid."""
+    lam: Annotated[float, Gt(0)] = 0.1
+    """lambda, prior visits of everything: a first visit is worth beta / sqrt(lambda). Where noise keeps falling
+    into new cells, a larger value (10) keeps these cells from outweighing all others."""
+    gate_lam: Annotated[float, Gt(0)] = 0.1
+    """lambda of the gates e3b and ellipse: C = lambda I at the start of an episode."""
+    tilings: Annotated[int, In(1, 1000)] = 4
+    """T, number of partitions that are averaged."""
+    directions: Annotated[int, In(1, 1000)] = 8
+    """K, number of directions that cut the cells of a tiling."""
+    width: Annotated[float | None, Gt(0)] = None
+    """Width of the strips in units of the features' spread. Default: .25 for ours-arrival, ours-pair and ours-both, 1
+    for the others."""
+    rho: Annotated[float | None, In(0, 1, above=True)] = None
+    """Fit the width at each rebuild, within .02 and 2, such that the occupied cells of a tiling are this share of the
+    distinct visits. Default: the width is constant."""
+    unit: bool = False
+    """Divide the bonus by its running standard deviation over visits, so that beta is in units of reward."""
+    past: Annotated[int, Ge(2)] = 10_000
+    """Largest number of places (observation and action) that represent the visits that left the replay; at most
+    the replay's capacity. Each takes the memory of a stacked observation. If more were visited, a sample represents
+    them."""
+
+    @property
+    def parts(self) -> Parts | None:
+        """All parts; None for no bonus."""
+        if self.kind == "none":
+            return None
+        usual = KINDS[self.kind]
+        given = {name: getattr(self, name) for name in ("pays", "lifelong", "gate", "difference", "features", "width")}
+        found = usual._replace(**{name: value for name, value in given.items() if value is not None})
+        if found.pays != "pair" and found.features is None and found.uses_features:
+            found = found._replace(features="psi")
+        return found
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parts = self.parts
+        if parts is None:
+            return
+        pays, lifelong, gate = parts.pays, parts.lifelong, parts.gate
+        if pays != "pair":
+            require(parts.features != "phi", f"bonus: {pays} needs features of states: psi, drawn or inverse.")
+        if pays != "arrival":
+            fits = lifelong in ("cells", "ellipse") if pays == "pair" else lifelong == "cells"
+            allowed = "cells or ellipse" if pays == "pair" else "cells"
+            require(fits, f"bonus: lifelong {lifelong} cannot count pairs; with pays {pays} it must be {allowed}.")
+            require(parts.difference == 0, f"bonus: a difference needs pays arrival, got {pays}.")
+        if pays == "pair":
+            require(gate in (None, "none", "tried"), f"bonus: gate {gate} weighs arrivals; pairs have tried or none.")
+
+
+@dataclass(frozen=True)
+class RNDConfig(Options, where="rnd"):
+    """Random network distillation (`deep/rnd.py`)."""
+
+    dim: Annotated[int, In(1, MOST_WIDTH)] = 128
+    """k, outputs of both networks."""
+    hidden: Annotated[int, In(0, MOST_WIDTH)] = 256
+    """Width of the ReLU layer that the predictor has beyond its target (0: none)."""
+    lr: Annotated[float, Gt(0)] = 1e-3
+    """Adam's step size for the predictor. 1e-4 is usual where each observation is used several times. Here each is used
+    once, and with 1e-4 the errors lag behind the visits."""
+    batch_size: Annotated[int, In(1, MOST_DRAWN)] = 32
+    """Visited observations of one step of the predictor; each is used once."""
+
+
+def check_counts(bonus: BonusConfig, representation: RepresentationConfig) -> None:
+    """RlcError unless this bonus can count these features."""
+    parts = bonus.parts
+    fits = parts is None or parts.pays != "pair" or parts.lifelong == "cells" or not representation.of_states
+    features = representation.features
+    require(fits, f"bonus: features {features} are those of states, which the kind tiles alone counts for each action.")
+
+
+def with_features(learner: DeepLearnerConfig, bonus: BonusConfig) -> DeepLearnerConfig:
+    """The learner's options with the features that the bonus asks for; unchanged where it does not say."""
+    kind = None if bonus.parts is None else bonus.parts.features
+    if kind is None or kind == "phi":
+        return learner
+    loss: Literal["contrast", "inverse"] = "inverse" if kind == "inverse" else learner.representation.loss
+    own = replace(learner.representation, features="psi", loss=loss)
+    return replace(learner, representation=own, learn_features=learner.learn_features and kind != "drawn")

@@ -1,0 +1,91 @@
+"""Makes the bonus that the options of the deep agent ask for, from its parts (`bonus_config.py`)."""
+
+from __future__ import annotations
+
+from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
+from rl_contrastive.deep.arrival import ArrivalBonus, Both, FeaturesOf, UnitScale
+from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits, VisitBonus, make_bonus, make_tiles
+from rl_contrastive.deep.bonus_config import Parts
+from rl_contrastive.deep.bonus_contract import Bonus, NoBonus
+from rl_contrastive.deep.config import RepresentationConfig
+from rl_contrastive.deep.episodic import EpisodicBonus
+from rl_contrastive.deep.feature_net import ObsLayout
+from rl_contrastive.deep.gates import CellVisits, Ellipse, FirstVisit, Gate, Nearest
+from rl_contrastive.deep.lifelong import CountedBytes, CountedFeatures, Distilled, Flat, Lifelong
+from rl_contrastive.deep.replay.replay import Replay
+from rl_contrastive.deep.rnd import RandomDistillation
+from rl_contrastive.seeding import SeedTree
+from rl_contrastive.spec import EnvSpec
+
+
+class BonusBuilder:
+    """What all parts are made from."""
+
+    def __init__(
+        self,
+        config: ContrastiveUCBDeepConfig,
+        representation: RepresentationConfig,
+        spec: EnvSpec,
+        replay: Replay,
+        features_of: FeaturesOf,
+        seeds: SeedTree,
+    ) -> None:
+        """representation: that of the features which the bonus gets; features_of: computes those of stored entries."""
+        self.config, self.representation, self.spec, self.replay = config, representation, spec, replay
+        self.features_of, self.seeds = features_of, seeds
+
+    def build(self) -> Bonus:
+        """The bonus of the agent's options."""
+        config, parts = self.config, self.config.bonus.parts
+        if config.beta == 0 or parts is None:
+            return NoBonus(self.spec.num_actions)
+        beta = 1.0 if config.bonus.unit else config.beta
+        gate = parts.gate or ("tried" if config.episodic else "none")
+        bonus: Bonus
+        if parts.pays == "pair":
+            bonus = self._pairs(beta)
+        elif parts.pays == "arrival":
+            bonus = self._arrivals(parts, beta)
+        else:
+            pair: Bonus = self._pairs(beta)
+            if gate not in ("none", "tried"):  # what the gate is to arrivals
+                pair = EpisodicBonus(pair, config.capacity, self.spec.num_actions)
+            bonus = Both(pair, self._arrivals(parts, beta))
+        if gate == "tried":
+            bonus = EpisodicBonus(bonus, config.capacity, self.spec.num_actions)
+        return UnitScale(bonus, beta=config.beta) if config.bonus.unit else bonus
+
+    def _pairs(self, beta: float) -> VisitBonus:
+        of, rng = self.representation, self.seeds.generator("init", 1)
+        options, A = self.config.bonus, self.spec.num_actions
+        return make_bonus(options, self.config.capacity, A, of.dim, beta=beta, rng=rng, of_states=of.of_states)
+
+    def _arrivals(self, parts: Parts, beta: float) -> ArrivalBonus:
+        life, gate, A = self._lifelong(parts), self._gate(parts), self.spec.num_actions
+        return ArrivalBonus(life, gate, self.replay, A, self.features_of, beta=beta, alpha=parts.difference)
+
+    def _lifelong(self, parts: Parts) -> Lifelong:
+        options, capacity, dim = self.config.bonus, self.config.capacity, self.representation.dim
+        if parts.lifelong == "rnd":
+            layout = ObsLayout(self.replay.stacked_shape, self.spec.obs_dtype, self.spec.num_states, self.spec.codes)
+            own, seed = self.config.learner, self.seeds.integer("init", 1)
+            rnd = RandomDistillation(layout, own.encoder, self.config.rnd, seed=seed, device=own.device)
+            return Distilled(rnd, self.replay)
+        if parts.lifelong == "counts":
+            return CountedBytes(capacity, lam=options.lam)
+        if parts.lifelong == "ellipse":
+            return CountedFeatures(EllipticalVisits(capacity, 1, dim, lam=options.lam, beta=1.0))
+        if parts.lifelong == "cells":
+            tiles = make_tiles(options, capacity, dim, rng=self.seeds.generator("init", 3))
+            return CountedFeatures(TileVisits(capacity, 1, tiles, lam=options.lam, beta=1.0))
+        return Flat()
+
+    def _gate(self, parts: Parts) -> Gate | None:
+        options, dim = self.config.bonus, self.representation.dim
+        if parts.gate == "first":
+            return FirstVisit()
+        if parts.gate == "cells":
+            return CellVisits(make_tiles(options, self.config.capacity, dim, rng=self.seeds.generator("init", 4)))
+        if parts.gate in ("e3b", "ellipse"):
+            return Ellipse(dim, lam=options.gate_lam, bounded=parts.gate == "ellipse")
+        return Nearest() if parts.gate == "nearest" else None

@@ -1,0 +1,121 @@
+"""Every kind of bonus in the deep agent: resumed to the bit, counted right beyond the replay, and worth its name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from agents_common import batches, same
+
+from rl_contrastive import registry
+from rl_contrastive.config import from_dict, to_dict
+from rl_contrastive.deep.bonus_config import KINDS
+from rl_contrastive.errors import RlcError
+
+LEARNER = {
+    "batch_size": 8,
+    "encoder": {"hidden": [16]},
+    "feature_encoder": {"hidden": [16]},
+    "representation": {"dim": 8, "hidden": 16},
+}
+SMALL = {
+    "warm_start": 30,
+    "train_every": 4,
+    "capacity": 120,
+    "growth": 0.1,
+    "rnd": {"dim": 8, "hidden": 16, "batch_size": 8},
+}
+VARIANTS = [
+    *({"kind": kind} for kind in KINDS),
+    {"kind": "ours-arrival", "gate": "cells", "rho": 0.5, "unit": True},
+    {"kind": "ours-arrival", "gate": "ellipse", "lifelong": "ellipse", "difference": 0.1},
+    {"kind": "ours-both", "gate": "tried", "unit": True, "past": 10},
+    {"kind": "ours-arrival", "past": 10, "features": "drawn"},
+    {"kind": "rnd", "gate": "tried", "unit": True},
+    {"kind": "none"},
+]
+
+
+def sea(bonus: dict, *, seed: int = 0, size: int = 6, agent: str = "contrastive-ucb-deep", **options):
+    env_entry, _ = registry.get("env", "deep-sea")
+    entry, _ = registry.get("agent", agent)
+    rows = env_entry.factory(from_dict(env_entry.config, {"size": size}), 2)
+    config = {"batch": 2, "n_step": 3, **SMALL, "learner": LEARNER, "bonus": bonus, **options}
+    return entry.factory(rows, from_dict(entry.config, config), seed=seed)
+
+
+@pytest.mark.parametrize("bonus", VARIANTS, ids=str)
+def test_it_resumes_to_the_bit(bonus: dict, tmp_path) -> None:
+    """Kept in the state, and kept in a folder; the replay was overwritten before."""
+    straight, first, resumed = (sea(bonus) for _ in range(3))
+    batches(straight, 0, 16)
+    batches(first, 0, 12)
+    assert first.replay.ring.total > 120
+    resumed.load_state_dict(first.state_dict())
+    batches(resumed, 12, 4)
+    assert same(straight.state_dict(), resumed.state_dict())
+    kept, again = sea(bonus), sea(bonus)
+    for one in (kept, again):
+        one.persist_in(tmp_path)
+    batches(kept, 0, 12)
+    again.load_state_dict(kept.state_dict())
+    batches(again, 12, 4)
+    for part in ("bonus", "learner"):
+        assert same(getattr(again, part).state_dict(), getattr(straight, part).state_dict())
+
+
+@pytest.mark.parametrize("bonus", [{"kind": "ours-arrival"}, {"kind": "ours-both"}], ids=str)
+def test_every_observation_is_counted_once_in_the_replay_or_outside(bonus: dict) -> None:
+    """16 batches of two episodes of six steps show 16 x 2 x 7 observations, of which 120 are still there."""
+    agent = sea(bonus, growth=0.01)
+    batches(agent, 0, 16)
+    part = agent.bonus.arrival if bonus["kind"] == "ours-both" else agent.bonus
+    counts = part.lifelong.counts
+    assert agent.replay.ring.total == 16 * 2 * 7 == counts.visits
+    per_tiling = counts.counts.reshape(counts.tiles.tilings, -1).sum(axis=1)
+    np.testing.assert_allclose(per_tiling, 224.0)
+    assert agent.bonus.visits == agent.steps == 192
+    assert agent.past.visits == 224 - 120
+
+
+def test_what_is_paid_on_arrival_is_in_g_from_the_first_step_and_never_added_in_acting() -> None:
+    for kind in ("ours-arrival", "ours-both"):
+        agent = sea({"kind": kind}, capacity=500, epsilon=0.0)
+        batches(agent, 0, 12)
+        batch = agent.replay.sample(64, rng=np.random.default_rng(0))
+        _, numbers = agent.learner._inputs(batch, agent.replay, agent.bonus)
+        whole = agent.bonus.taken(batch.steps, agent.replay.actions(batch.steps))
+        if kind == "ours-both":
+            whole[:, 0] -= agent.bonus.pair.taken(batch.index, batch.action)
+        expected = [sum(0.99**k * whole[i, k] for k in range(int(batch.mask[i].sum()))) for i in range(64)]
+        np.testing.assert_allclose((numbers[:, 1] - numbers[:, 0]).numpy(), expected, rtol=1e-4, atol=1e-6)
+        assert agent.bonus.at(batch.end).any() == (kind == "ours-both")
+        assert (np.array(expected) > 0).any()
+
+
+def test_rnd_dqn_is_a_configuration() -> None:
+    learner = {**LEARNER, "representation": {}, "feature_encoder": {}, "learn_features": False}
+    options = {"beta": 0.3, "epsilon": 0.2, "learner": learner, "growth": 0.2}
+    one = sea({}, agent="rnd-dqn", **options)
+    other = sea({"kind": "rnd"}, **options)
+    for agent in (one, other):
+        batches(agent, 0, 10)
+    assert same(one.state_dict(), other.state_dict())
+    # An older run folder names the width that was usual.
+    entry, _ = registry.get("agent", "rnd-dqn")
+    from_dict(entry.config, {"bonus": {**to_dict(entry.config().bonus), "width": 1.0}})
+    with pytest.raises(RlcError, match="bonus is of no use here"):
+        from_dict(entry.config, {"bonus": {"kind": "noveld"}})
+
+
+def test_unit_scale_makes_the_deviation_of_the_bonus_beta() -> None:
+    """Within an episode's changes: b over all visits as they came, against its recorded deviation."""
+    agent, seen = sea({"kind": "counts", "unit": True}, beta=0.05, capacity=500), []
+    watch = agent.bonus.inner.watch
+
+    def spy(step):
+        watch(step)
+        seen.append(agent.bonus.inner.taken(step.index, step.action))
+
+    agent.bonus.inner.watch = spy
+    batches(agent, 0, 10)
+    assert agent.update()["bonus_spread"] == pytest.approx(np.std(np.concatenate(seen)), rel=1e-9)
