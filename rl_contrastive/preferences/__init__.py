@@ -12,6 +12,22 @@ from typing import Any
 NAMES: dict[str, tuple[str, ...]] = {
     "base": ("Completions", "GroupObjective", "PairObjective", "Pairs", "PreferenceResult"),
     "exact": ("divergence", "optimum", "policy_value", "regret", "regularised_value", "soft_optimal"),
+    "groups": (
+        "AWR",
+        "GRPO",
+        "PPO",
+        "RLOO",
+        "AWRConfig",
+        "BestOfN",
+        "BestOfNConfig",
+        "CoPG",
+        "CoPGConfig",
+        "GRPOConfig",
+        "PPOConfig",
+        "RLOOConfig",
+        "Reinforce",
+        "ReinforceConfig",
+    ),
     "pairwise": (
         "CDPO",
         "DPO",
