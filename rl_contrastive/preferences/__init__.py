@@ -41,6 +41,8 @@ NAMES: dict[str, tuple[str, ...]] = {
         "RPOConfig",
         "online_kl",
     ),
+    "transforms": ("GCPO", "GRACE", "GCPOConfig", "GRACEConfig"),
+    "weights": ("SemDPO", "SemDPOConfig"),
 }
 """File -> the public names in it."""
 _HOME = {name: file for file, names in NAMES.items() for name in names}
