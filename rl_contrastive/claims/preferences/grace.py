@@ -1,9 +1,10 @@
 """Claim (GRACE): texts embedded by what a policy writes about them; the published reward has no repulsion, ours has.
 
-A text of one of 8 classes is given to a policy that writes 4 tokens out of 24, each place by logits of its own; the embedding is the mean of their fixed
-vectors. The policy learns by GRPO (group mean, no std) from 8 groups of 8 rollouts, one group a class, rewarded by the
-forms of `GRACE`: q is what it writes about another text of the class, neg about a text of another class, both once a
-group at temperature .5. Measured on new texts: the share whose nearest neighbour is of their class (chance .125).
+A text of one of 8 classes is given to a policy that writes 4 tokens out of 24, each place by logits of its own; the
+embedding is the mean of the tokens' fixed vectors. The policy learns by GRPO (group mean, no std) from 8 groups of 8
+rollouts, one group a class, rewarded by the forms of `GRACE`: q is what it writes about another text of the class, neg
+about a text of another class, both once a group at temperature .5. Measured on new texts: the share whose nearest
+neighbour is of their class (chance .125).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.objectives.digits import normal
 from rl_contrastive.claims.objectives.stacked import Stack, centres, descend, generators, interval, least, shown
-from rl_contrastive.claims.preferences.common import SEEDS
+from rl_contrastive.claims.preferences.common import MORE_SEEDS, SEEDS
 from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.preferences.base import Completions
 from rl_contrastive.preferences.groups import GRPO, GRPOConfig
@@ -54,7 +55,7 @@ class GRACEClaimConfig(Options, where="grace"):
     """Of Adam."""
     test: Annotated[int, In(2, 1024)] = 20
     """New texts a class."""
-    seeds: tuple[int, ...] = SEEDS
+    seeds: tuple[int, ...] = MORE_SEEDS
     """Worlds and trainings."""
 
     @classmethod
