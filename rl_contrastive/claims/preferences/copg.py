@@ -86,7 +86,7 @@ class Study:
         """Train and keep regrets (S, bandits), the worst where a bandit is there several times, and their median."""
         at = at or self.bandits
         log_pi, seen = fit(loss, at.log_ref if start is None else start, self.config.steps, self.config.lr, at.regret)
-        self.regrets[name] = self.by_seed(at.regret(log_pi))
+        self.regrets[name] = np.maximum(self.by_seed(at.regret(log_pi)), 0)  # rounding may leave -1e-16
         self.curves[name] = np.median(np.array(seen), axis=1)
 
     def others(self) -> tuple[Bandits, FloatArray]:
@@ -154,7 +154,7 @@ def copg(config: CoPGClaimConfig, context: Context) -> Report:
 def within(what: str, values: FloatArray, bound: float, *, control: bool = False) -> Bar:
     """Every regret (S, bandits) is below the bound."""
     share, worst = float((values < bound).mean()), float(values.max())
-    measured = f"{int((values < bound).sum())} of {values.size}, largest {max(worst, 0):.1e}"
+    measured = f"{int((values < bound).sum())} of {values.size}, largest {worst:.1e}"
     return Bar(what, f"all < {bound:g}", measured, share == 1.0, control)
 
 
@@ -175,7 +175,7 @@ def report(config: CoPGClaimConfig, context: Context, regrets: dict[str, FloatAr
         within("control: CoPG with half of beta", regrets[HALF], CLOSE, control=True),
         within("control: CoPG where mu never draws the best arm", regrets[UNSEEN], CLOSE, control=True),
     ]  # fmt: skip
-    rows = [(name, shown(x.mean(-1)), f"{max(x.max(), 0):.2e}", f"{int((x < CLOSE).sum())} of {x.size}")
+    rows = [(name, shown(x.mean(-1)), f"{x.max():.2e}", f"{int((x < CLOSE).sum())} of {x.size}")
             for name, x in regrets.items()]  # fmt: skip
 
     def paint(axis: Any) -> None:
@@ -197,7 +197,7 @@ def report(config: CoPGClaimConfig, context: Context, regrets: dict[str, FloatAr
         bars=bars,
         answer=f"Without a baseline the regret is {shown(plain)} on average and {regrets[PLAIN].max():.2f} at most; "
         f"{int((regrets[PLAIN] < 1e-2).sum())} of {regrets[PLAIN].size} bandits end below 1e-2. With the baseline E_mu "
-        f"it is {max(regrets[BASELINE].max(), 0):.1e} at most: what matters is the baseline, and CoPG contains it.",
+        f"it is {regrets[BASELINE].max():.1e} at most: what matters is the baseline, and CoPG contains it.",
         tables=[Table("Regret at the end", ("Method", "mean over bandits", "largest", f"< {CLOSE:g}"), rows,
                       f"Means over {len(config.seeds)} seeds of {config.bandits} bandits, 95% t-interval.", 1)],
         plots=[draw(context.out, "copg", {"Regret in training": paint, "Regret at the end": paint_all},
