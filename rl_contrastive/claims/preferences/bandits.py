@@ -45,8 +45,8 @@ class Bandits:
 
     def repeated(self, times: int) -> Bandits:
         """Each bandit `times` times, one after the other."""
-        parts = (np.repeat(x, times, axis=0) for x in (self.reward, self.log_ref, self.log_mu))
-        return Bandits(*parts, self.beta)
+        reward, log_ref, log_mu = (np.repeat(x, times, axis=0) for x in (self.reward, self.log_ref, self.log_mu))
+        return Bandits(reward, log_ref, log_mu, self.beta)
 
 
 def random_bandits(seeds: Sequence[int], count: int, arms: int, beta: float, least: float) -> Bandits:

@@ -80,7 +80,8 @@ class Study:
 
     def by_seed(self, values: FloatArray) -> FloatArray:
         """(S, bandits)."""
-        return values.reshape(len(self.config.seeds), self.config.bandits, -1).max(-1)
+        out: FloatArray = values.reshape(len(self.config.seeds), self.config.bandits, -1).max(-1)
+        return out
 
     def measure(self, name: str, loss: Any, at: Bandits | None = None, start: FloatArray | None = None) -> None:
         """Train and keep regrets (S, bandits), the worst where a bandit is there several times, and their median."""

@@ -23,11 +23,11 @@ from rl_contrastive.claims.preferences.common import MORE_SEEDS, SEEDS
 from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.preferences.base import Completions
 from rl_contrastive.preferences.groups import GRPO, GRPOConfig
-from rl_contrastive.preferences.transforms import GRACE, GRACEConfig
+from rl_contrastive.preferences.transforms import GRACE, Form, GRACEConfig
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 
-FORMS = ("query", "consistent", "published", "per-rollout", "softmax")
+FORMS: tuple[Form, ...] = ("query", "consistent", "published", "per-rollout", "softmax")
 UNTRAINED = "untrained"
 
 
@@ -69,9 +69,9 @@ class GRACEClaimConfig(Options, where="grace"):
 
 
 class Study:
-    """Worlds and policies of all seeds, trained with one form of the reward."""
+    """Worlds and policies of all seeds, trained with one form of the reward; None: not trained."""
 
-    def __init__(self, config: GRACEClaimConfig, form: str) -> None:
+    def __init__(self, config: GRACEClaimConfig, form: Form | None) -> None:
         self.config = config
         worlds = generators(config.seeds, 1)
         self.centres = torch.stack([torch.randn(config.classes, config.dim, generator=rng) for rng in worlds])
@@ -83,7 +83,7 @@ class Study:
                 parameter.mul_(config.init)
         self.rngs = generators(config.seeds, 3)
         self.objective = GRPO(GRPOConfig(beta=0.0, std=False, reduce="sum"))
-        self.transform = None if form == UNTRAINED else GRACE(GRACEConfig(form=form))
+        self.transform = None if form is None else GRACE(GRACEConfig(form=form))
 
     def texts(self, each: int) -> Tensor:
         """(S, G, each, d) new texts of every class."""
@@ -92,8 +92,8 @@ class Study:
 
     def logits(self, x: Tensor) -> Tensor:
         """(S, ..., T, tokens) of texts (S, ..., d): each place has logits of its own."""
-        out: Tensor = self.policy(x.flatten(1, -2)).unflatten(1, x.shape[1:-1])
-        return out.unflatten(-1, (self.config.written, self.config.tokens))
+        out: Tensor = self.policy(x.flatten(1, -2))
+        return out.reshape(*x.shape[:-1], self.config.written, self.config.tokens)
 
     def write(self, logits: Tensor, times: int, temperature: float = 1.0) -> Tensor:
         """Tokens (S, ..., times, T), drawn from logits (S, ..., T, tokens)."""
@@ -105,7 +105,7 @@ class Study:
     def embed(self, tokens: Tensor) -> Tensor:
         """(S, ..., d): unit means of the vectors of tokens (S, ..., T)."""
         flat = tokens.reshape(len(tokens), -1, 1).expand(-1, -1, self.config.dim)
-        out = self.vectors.gather(1, flat).unflatten(1, tokens.shape[1:]).mean(-2)
+        out = self.vectors.gather(1, flat).reshape(*tokens.shape, -1).mean(-2)
         return nn.functional.normalize(out, dim=-1)
 
     def fit(self) -> None:
@@ -137,7 +137,7 @@ class Study:
         logp, *embedded = self.drawn()
         logp = logp.detach().double().requires_grad_(True)
 
-        def gradient(form: Any) -> Tensor:
+        def gradient(form: Form) -> Tensor:
             reward = GRACE(GRACEConfig(form=form))(*(x.double() for x in embedded))
             return torch.autograd.grad(self.objective(Completions(logp, logp.detach()), reward).loss.sum(), logp)[0]
 
@@ -166,14 +166,14 @@ class Study:
 @register("claim", "preferences/grace", GRACEClaimConfig)
 def grace(config: GRACEClaimConfig, context: Context) -> Report:
     """GRACE's published reward trains without repulsion; a softmax over the groups has one and separates classes."""
-    found = {}
-    for form in (UNTRAINED, *FORMS):
+    fresh = Study(config, None)
+    found = {UNTRAINED: fresh.judge()}
+    for form in FORMS:
         study = Study(config, form)
-        if form != UNTRAINED:
-            study.fit()
+        study.fit()
         found[form] = study.judge()
         context.say(f"{form}: " + ", ".join(f"{key} {x.mean():.3f}" for key, x in found[form].items()))
-    return report(config, context, found, Study(config, UNTRAINED).gaps())
+    return report(config, context, found, fresh.gaps())
 
 
 def same(what: str, gap: FloatArray, *, control: bool = False) -> Bar:
