@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from rl_contrastive import registry
+from rl_contrastive import preferences, registry
 from rl_contrastive.errors import RlcError
 from rl_contrastive.preferences import (
     AWR,
@@ -340,3 +340,11 @@ def test_wrong_use_is_one_sentence(group, reward, old, words):
 def test_options_out_of_range_are_one_sentence(config, options):
     with pytest.raises(RlcError, match="must"):
         config(**options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_registered_loss_and_its_config_can_be_imported_by_name(name):
+    entry = registry.get("group-objective", name)[0]
+    assert getattr(preferences, entry.factory.__name__) is entry.factory
+    assert getattr(preferences, entry.config.__name__) is entry.config
+    assert entry.summary.endswith(".")
