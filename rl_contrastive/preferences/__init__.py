@@ -11,6 +11,18 @@ from typing import Any
 
 NAMES: dict[str, tuple[str, ...]] = {
     "base": ("Completions", "GroupObjective", "PairObjective", "Pairs", "PreferenceResult"),
+    "data": (
+        "LabelConfig",
+        "PairIndex",
+        "Pool",
+        "draw_pairs",
+        "joined",
+        "label",
+        "mixture",
+        "pool",
+        "take",
+        "wins",
+    ),
     "exact": ("divergence", "optimum", "policy_value", "regret", "regularised_value", "soft_optimal"),
     "pairwise": (
         "CDPO",
@@ -24,6 +36,23 @@ NAMES: dict[str, tuple[str, ...]] = {
         "IPOConfig",
         "RPOConfig",
         "online_kl",
+    ),
+    "rewards": (
+        "BTConfig",
+        "BradleyTerry",
+        "Flip",
+        "FlipConfig",
+        "Margin",
+        "MarginConfig",
+        "RewardLoss",
+        "RewardResult",
+        "Smoothed",
+        "SmoothedConfig",
+        "Strength",
+        "bottom",
+        "contrastive_term",
+        "meta_term",
+        "strength",
     ),
 }
 """File -> the public names in it."""
