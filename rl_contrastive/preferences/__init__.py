@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 NAMES: dict[str, tuple[str, ...]] = {
-    "base": ("Completions", "GroupObjective", "PairObjective", "Pairs", "PreferenceResult"),
+    "base": ("Completions", "GroupObjective", "PairObjective", "Pairs", "PreferenceResult", "load_state", "save_state"),
     "data": (
         "LabelConfig",
         "PairIndex",
@@ -24,6 +24,15 @@ NAMES: dict[str, tuple[str, ...]] = {
         "wins",
     ),
     "exact": ("divergence", "optimum", "policy_value", "regret", "regularised_value", "soft_optimal"),
+    "masks": (
+        "MaPO",
+        "MaPOConfig",
+        "SparsePO",
+        "SparsePOConfig",
+        "TDPO",
+        "TDPOConfig",
+        "activation_mask",
+    ),
     "pairwise": (
         "CDPO",
         "DPO",
