@@ -79,6 +79,20 @@ NAMES: dict[str, tuple[str, ...]] = {
         "meta_term",
         "strength",
     ),
+    "worlds": (
+        "Autoregressive",
+        "CoverageBandit",
+        "Language",
+        "Listed",
+        "Tables",
+        "bandit",
+        "bins_bandit",
+        "coverage_bandit",
+        "gridworld",
+        "language",
+        "low_rank",
+        "random_bandit",
+    ),
 }
 """File -> the public names in it."""
 _HOME = {name: file for file, names in NAMES.items() for name in names}

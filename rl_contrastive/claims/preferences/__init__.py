@@ -1,0 +1,1 @@
+"""Claims of preference and policy objectives, one a file."""
