@@ -98,8 +98,8 @@ def labels(config: CoverageClaimConfig) -> Tensor:
     """(S,) share of each seed's pairs in which arm 0 was preferred to arm 1."""
     reward = coverage_bandit().world.reward
     kind = LabelConfig(temperature=config.temperature)
-    sides = [reward[i].expand(config.pairs) for i in (0, 1)]
-    return torch.stack([wins(*sides, kind, rng=rng).double().mean() for rng in generators(config.seeds, 1)])
+    first, second = (reward[i].expand(config.pairs) for i in (0, 1))
+    return torch.stack([wins(first, second, kind, rng=rng).double().mean() for rng in generators(config.seeds, 1)])
 
 
 def at(y: Completions, arms: Tensor) -> Completions:
