@@ -137,7 +137,7 @@ def measured(config: RewardModelsClaimConfig, flips: float) -> dict[str, FloatAr
         SHUFFLED: (Flip(FlipConfig(share=flips)), other),
     }
     hit = (u < 0) & data.flipped
-    out = {"detection": _told(u, data), "recall": (hit.sum(-1) / data.flipped.sum(-1)).double().numpy(),
+    out = {"detection": _told(u, data), "recall": (hit.sum(-1) / data.flipped.sum(-1).clamp_min(1)).double().numpy(),
            "detection, other pairs": _told(other, data)}  # fmt: skip
     for name, (loss, by) in uses.items():
         w = fit(config, data.x, loss, by)

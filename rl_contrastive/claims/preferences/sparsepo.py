@@ -46,15 +46,15 @@ class SparsePOClaimConfig(Options, where="sparsepo-claim"):
     """Standard deviation of the features' noise."""
     pairs: Annotated[int, In(1, MOST_DRAWN)] = 256
     """P: pairs of the reference's trajectories."""
-    temperature: Annotated[float, Ge(0)] = 1.0
-    """Of the Bradley-Terry labels."""
-    beta: Annotated[float, Gt(0)] = 0.1
+    temperature: Annotated[float, Ge(0)] = 0.0
+    """Of the Bradley-Terry labels; 0: the greater return always wins."""
+    beta: Annotated[float, Gt(0)] = 0.8
     """beta of all losses."""
     l1: Annotated[float, Ge(0)] = 0.01
     """L1 of both masks."""
     decay: Annotated[float, Ge(0)] = 0.01
     """Weight decay of the masks."""
-    steps: Annotated[int, Ge(1)] = 300
+    steps: Annotated[int, Ge(1)] = 150
     """Gradient steps on all pairs."""
     lr: Annotated[float, Gt(0)] = 0.05
     """Of Adam."""
@@ -66,7 +66,7 @@ class SparsePOClaimConfig(Options, where="sparsepo-claim"):
     @classmethod
     def quick(cls) -> SparsePOClaimConfig:
         """Seconds."""
-        return cls(steps=150, lr=0.1, mask_lr=0.02, seeds=SEEDS[:3])
+        return cls(steps=80, lr=0.1, mask_lr=0.02, seeds=SEEDS[:3])
 
     def __post_init__(self) -> None:
         super().__post_init__()
