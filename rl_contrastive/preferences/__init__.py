@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 NAMES: dict[str, tuple[str, ...]] = {
-    "base": ("Completions", "GroupObjective", "PairObjective", "Pairs", "PreferenceResult"),
+    "base": ("Completions", "GroupObjective", "PairObjective", "Pairs", "PreferenceResult", "load_state", "save_state"),
+    "data": ("LabelConfig", "PairIndex", "Pool", "draw_pairs", "joined", "label", "mixture", "pool", "take", "wins"),
     "exact": ("divergence", "optimum", "policy_value", "regret", "regularised_value", "soft_optimal"),
     "groups": (
         "AWR",
@@ -28,6 +29,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "Reinforce",
         "ReinforceConfig",
     ),
+    "masks": ("MaPO", "MaPOConfig", "SparsePO", "SparsePOConfig", "TDPO", "TDPOConfig", "activation_mask"),
     "pairwise": (
         "CDPO",
         "DPO",
@@ -41,8 +43,39 @@ NAMES: dict[str, tuple[str, ...]] = {
         "RPOConfig",
         "online_kl",
     ),
+    "rewards": (
+        "BTConfig",
+        "BradleyTerry",
+        "Flip",
+        "FlipConfig",
+        "Margin",
+        "MarginConfig",
+        "RewardLoss",
+        "RewardResult",
+        "Smoothed",
+        "SmoothedConfig",
+        "Strength",
+        "bottom",
+        "contrastive_term",
+        "meta_term",
+        "strength",
+    ),
     "transforms": ("GCPO", "GRACE", "GCPOConfig", "GRACEConfig"),
     "weights": ("SemDPO", "SemDPOConfig"),
+    "worlds": (
+        "Autoregressive",
+        "CoverageBandit",
+        "Language",
+        "Listed",
+        "Tables",
+        "bandit",
+        "bins_bandit",
+        "coverage_bandit",
+        "gridworld",
+        "language",
+        "low_rank",
+        "random_bandit",
+    ),
 }
 """File -> the public names in it."""
 _HOME = {name: file for file, names in NAMES.items() for name in names}
