@@ -12,6 +12,22 @@ from typing import Any
 NAMES: dict[str, tuple[str, ...]] = {
     "base": ("Completions", "GroupObjective", "PairObjective", "Pairs", "PreferenceResult"),
     "exact": ("divergence", "optimum", "policy_value", "regret", "regularised_value", "soft_optimal"),
+    "groups": (
+        "AWR",
+        "GRPO",
+        "PPO",
+        "RLOO",
+        "AWRConfig",
+        "BestOfN",
+        "BestOfNConfig",
+        "CoPG",
+        "CoPGConfig",
+        "GRPOConfig",
+        "PPOConfig",
+        "RLOOConfig",
+        "Reinforce",
+        "ReinforceConfig",
+    ),
     "pairwise": (
         "CDPO",
         "DPO",
@@ -25,6 +41,8 @@ NAMES: dict[str, tuple[str, ...]] = {
         "RPOConfig",
         "online_kl",
     ),
+    "transforms": ("GCPO", "GRACE", "GCPOConfig", "GRACEConfig"),
+    "weights": ("SemDPO", "SemDPOConfig"),
 }
 """File -> the public names in it."""
 _HOME = {name: file for file, names in NAMES.items() for name in names}

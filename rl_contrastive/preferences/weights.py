@@ -1,0 +1,41 @@
+"""Weights of pairs, which a loss of pairs takes as `weight`: fixed numbers, computed once from frozen features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from rl_contrastive.config import Ge, Options, require
+
+
+@dataclass(frozen=True)
+class SemDPOConfig(Options, where="sem-dpo"):
+    """How fast the weight falls with the distance."""
+
+    alpha: Annotated[float, Ge(0)] = 4.0
+    """alpha; 0 gives all pairs the weight 1. The paper's own value was not found; below 4 little changes."""
+
+
+class SemDPO:
+    """Sem-DPO: W = exp(-alpha (1 - cos(e(x), e(y_w)))), so chosen completions far from their prompt count less.
+
+    e is a frozen embedding of prompt and completion; W has no gradient. Source: a note that quotes the weight.
+    """
+
+    def __init__(self, config: SemDPOConfig | None = None) -> None:
+        self.config = config or SemDPOConfig()
+
+    def __call__(self, start: Tensor, chosen: Tensor) -> Tensor:
+        """Weights (..., P) in (0, 1] of features (..., P, d); RlcError for shapes that differ, NaN or zero vectors."""
+        same = tuple(start.shape) == tuple(chosen.shape) and start.ndim >= 2
+        require(same, f"SemDPO: both features must have one shape (..., P, d), got {tuple(start.shape)} and "
+                f"{tuple(chosen.shape)}.")  # fmt: skip
+        for name, x in (("start", start), ("chosen", chosen)):
+            require(bool(torch.isfinite(x).all()), f"SemDPO: features of {name} hold NaN or infinite numbers.")
+            nonzero = bool((x != 0).any(-1).all())
+            require(nonzero, f"SemDPO: a feature vector of {name} is zero and has no direction.")
+        cosine = nn.functional.cosine_similarity(start.detach(), chosen.detach(), dim=-1)
+        return (-self.config.alpha * (1 - cosine)).exp()
