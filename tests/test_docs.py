@@ -56,6 +56,7 @@ def test_paths_and_functions_exist(document):
         ("docs/objectives.md", "# Objectives\n", "objective", ""),
         ("docs/objectives.md", "## Losses of embeddings\n", "view-objective", ""),
         ("docs/preferences.md", "## Losses of pairs\n", "pair-objective", ""),
+        ("docs/preferences.md", "## Losses of reward models\n", "reward-objective", ""),
         ("docs/preferences.md", "## Losses of groups\n", "group-objective", ""),
         ("docs/theory.md", "## Claims, measured\n", "claim", "theory"),
         ("docs/energy.md", "## Claims, measured\n", "claim", "energy"),

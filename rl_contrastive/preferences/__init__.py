@@ -10,7 +10,19 @@ from __future__ import annotations
 from typing import Any
 
 NAMES: dict[str, tuple[str, ...]] = {
-    "base": ("Completions", "GroupObjective", "PairObjective", "Pairs", "PreferenceResult"),
+    "base": ("Completions", "GroupObjective", "PairObjective", "Pairs", "PreferenceResult", "load_state", "save_state"),
+    "data": (
+        "LabelConfig",
+        "PairIndex",
+        "Pool",
+        "draw_pairs",
+        "joined",
+        "label",
+        "mixture",
+        "pool",
+        "take",
+        "wins",
+    ),
     "exact": ("divergence", "optimum", "policy_value", "regret", "regularised_value", "soft_optimal"),
     "groups": (
         "AWR",
@@ -28,6 +40,16 @@ NAMES: dict[str, tuple[str, ...]] = {
         "Reinforce",
         "ReinforceConfig",
     ),
+    "masks": (
+        "MaPO",
+        "MaPOConfig",
+        "SparsePO",
+        "SparsePOConfig",
+        "TDPO",
+        "TDPOConfig",
+        "activation_mask",
+    ),
+    "labels": ("Labeller", "LabelsConfig", "pair_up"),
     "pairwise": (
         "CDPO",
         "DPO",
@@ -43,6 +65,23 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "transforms": ("GCPO", "GRACE", "GCPOConfig", "GRACEConfig"),
     "weights": ("SemDPO", "SemDPOConfig"),
+    "rewards": (
+        "BTConfig",
+        "BradleyTerry",
+        "Flip",
+        "FlipConfig",
+        "Margin",
+        "MarginConfig",
+        "RewardLoss",
+        "RewardResult",
+        "Smoothed",
+        "SmoothedConfig",
+        "Strength",
+        "bottom",
+        "contrastive_term",
+        "meta_term",
+        "strength",
+    ),
 }
 """File -> the public names in it."""
 _HOME = {name: file for file, names in NAMES.items() for name in names}

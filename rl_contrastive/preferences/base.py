@@ -11,13 +11,14 @@ environment's transition probabilities cancel in h.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import require
+from rl_contrastive.config import fill_arrays, require
 
 State = dict[str, Tensor]
 """What an objective remembers or trains between two steps, by name."""
@@ -118,6 +119,19 @@ class PairObjective(ABC):
     @abstractmethod
     def loss(self, pairs: Pairs, state: State) -> tuple[PreferenceResult, State]:
         """The loss of a batch that `require_pairs` has passed."""
+
+
+def save_state(state: State) -> dict[str, Any]:
+    """Name -> array: a pair objective's state as it goes into a checkpoint."""
+    return {name: value.detach().cpu().numpy().copy() for name, value in state.items()}
+
+
+def load_state(objective: PairObjective, saved: Mapping[str, Any], hidden: int) -> State:
+    """The state that `save_state` saved; RlcError unless its names and shapes are those that the objective makes."""
+    who = type(objective).__name__
+    state = objective.initial(hidden, torch.Generator().manual_seed(0))
+    fill_arrays({name: value.detach().numpy() for name, value in state.items()}, saved, who)
+    return state
 
 
 class GroupObjective(ABC):

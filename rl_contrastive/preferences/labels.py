@@ -28,8 +28,8 @@ class LabelsConfig(Options, where="labels"):
 
     temperature: Annotated[float, Ge(0)] = 0.0
     """T of the Bradley-Terry law, in units of return; 0: the larger return is always preferred."""
-    noise: Annotated[float, In(0, 1)] = 0.0
-    """Probability that a label is turned round at last; .5 makes labels of pure chance."""
+    flips: Annotated[float, In(0, 1)] = 0.0
+    """Probability that a label is turned round at last; at .5 labels are pure chance."""
     ties: Literal["drop", "coin"] = "drop"
     """Equal returns: no label (the pair is asked for, counted and dropped), or a fair coin."""
 
@@ -56,7 +56,7 @@ class Labeller:
         R = self._returns[pairs]  # (P, 2)
         tied = R[:, 0] == R[:, 1]
         first = self.rng.random(len(pairs)) < self._chance(R[:, 0] - R[:, 1])
-        turned = self.rng.random(len(pairs)) < self.config.noise
+        turned = self.rng.random(len(pairs)) < self.config.flips
         out = np.where(first != turned, FIRST, SECOND)
         if self.config.ties == "drop":
             out[tied] = NEITHER

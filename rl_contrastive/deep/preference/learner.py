@@ -17,13 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import require, require_keys
+from rl_contrastive.config import fill_arrays, require, require_keys
 from rl_contrastive.deep.config import EncoderConfig
 from rl_contrastive.deep.preference.episodes import Episodes, PairReplay
 from rl_contrastive.deep.preference.policy import Policy, Scores, side
 from rl_contrastive.deep.weights import FlatAdam, FlatParameters, clip, load_weights, weights
-from rl_contrastive.objectives.parts import array
-from rl_contrastive.preferences.base import Completions, GroupObjective, PairObjective, Pairs, PreferenceResult
+from rl_contrastive.preferences.base import (
+    Completions,
+    GroupObjective,
+    PairObjective,
+    Pairs,
+    PreferenceResult,
+    save_state,
+)
+from rl_contrastive.preferences.rewards import BradleyTerry
 from rl_contrastive.spec import EnvSpec, State
 
 WHO = "preference-policy"
@@ -52,12 +59,13 @@ class Newest:
 
 
 class RewardModel:
-    """R(y) = sum_t r(s_t, a_t), from pairs by a registered loss of rewards (`rlc list reward-objectives`)."""
+    """R(y) = sum_t r(s_t, a_t), from pairs by the Bradley-Terry loss -log sigma(R(y_w) - R(y_l))."""
 
     def __init__(self, spec: EnvSpec, config: EncoderConfig, training: Training, *, rng: torch.Generator) -> None:
         self.net, self.training = Scores(spec, config, rng=rng), training
         self.flat = FlatParameters(self.net.parameters())
         self.adam = FlatAdam(self.flat, lr=training.lr)
+        self.objective = BradleyTerry()
 
     def returns(self, y: Episodes) -> Tensor:
         """R (...) of episodes (..., T)."""
@@ -68,11 +76,11 @@ class RewardModel:
         return torch.zeros(mask.shape, device=device).masked_scatter(mask, r).sum(-1)
 
     def learn(self, replay: PairReplay, *, rng: np.random.Generator) -> float:
-        """`updates` steps on -log sigma(R(y_w) - R(y_l)); the last loss."""
+        """`updates` steps on stored pairs; the last loss."""
         loss = torch.zeros(())
         for _ in range(self.training.updates):
             R = self.returns(replay.draw(self.training.minibatch, rng=rng))
-            loss = -nn.functional.logsigmoid(R[:, 0] - R[:, 1]).mean()
+            loss = self.objective(R[:, 0], R[:, 1]).loss
             gradient = self.flat.gradient(loss)
             clip(gradient, self.training.max_norm)
             with torch.no_grad():
@@ -195,7 +203,7 @@ class PreferenceLearner:
         return {
             "policy": self.policy.state_dict(),
             "adam": self.adam.state_dict(),
-            "objective": {name: array(value) for name, value in self.state.items()},
+            "objective": save_state(self.state),
             "model": None if self.model is None else self.model.state_dict(),
         }
 
@@ -205,12 +213,9 @@ class PreferenceLearner:
         require((state["model"] is None) == (self.model is None), f"{WHO}: the saved state is of other rewards.")
         self.policy.load_state_dict(state["policy"])
         self.adam.load_state_dict(state["adam"], WHO)
-        require_keys(state["objective"], self.state, f"{WHO}: objective")
-        with torch.no_grad():
-            for name, value in self.state.items():
-                saved, shape = np.asarray(state["objective"][name]), tuple(value.shape)
-                require(saved.shape == shape, f"{WHO}: the objective's {name} has shape {saved.shape}, not {shape}.")
-                value.copy_(torch.as_tensor(saved))
+        # In place: what the optimiser trains must stay the same memory.
+        mine = {name: value.detach().numpy() for name, value in self.state.items()}
+        fill_arrays(mine, state["objective"], f"{WHO}: objective")
         if self.model is not None:
             self.model.load_state_dict(state["model"])
 
