@@ -103,6 +103,15 @@ def get(kind: Kind, name: str) -> tuple[Entry, dict[str, Any]]:
     raise unknown_name(kind, name, (e.name for e in entries(kind)))
 
 
+def kind_of(kinds: tuple[Kind, ...], name: str) -> Kind:
+    """The first of the kinds that has this name; RlcError if none has."""
+    known = {kind: [e.name for e in entries(kind)] for kind in kinds}
+    for kind in kinds:
+        if name in known[kind]:
+            return kind
+    raise unknown_name(" or ".join(kinds), name, (n for names in known.values() for n in names))
+
+
 def build(kind: Kind, name: str, options: Any = None) -> Any:
     """What the factory of `name` makes of a config, or of a table of the config's fields; the rest has its defaults."""
     entry, fixed = get(kind, name)

@@ -24,19 +24,22 @@ def with_options(config: Any, words: list[str], prefix: str) -> Any:
     for field in dataclasses.fields(config):
         value, flag = getattr(config, field.name), prefix + field.name.replace("_", "-")
         if field.name == TABLE:
-            kind: Any = getattr(config, "OBJECTIVES", "objective")
-            changes[TABLE] = _options(kind, getattr(config, "objective", ""), value, words, flag)
+            kinds: Any = getattr(config, "OBJECTIVES", ("objective",))
+            changes[TABLE] = _options(kinds, getattr(config, "objective", ""), value, words, flag)
         elif dataclasses.is_dataclass(value):
             changes[field.name] = with_options(value, words, flag + ".")
     return dataclasses.replace(config, **changes)
 
 
-def _options(kind: registry.Kind, default: str, values: dict[str, Any], words: list[str], flag: str) -> Any:
+def _options(
+    kinds: tuple[registry.Kind, ...], default: str, values: dict[str, Any], words: list[str], flag: str
+) -> Any:
     """The objective's config; no fields where neither the words nor the agent say anything, as torch loads slowly."""
     named = _last(words, flag.removesuffix("-options"))
     if named is None and not values and not any(_flag(word).startswith(flag) for word in words):
         return Nothing()
-    entry, fixed = registry.get(kind, named or default)
+    name = named or default
+    entry, fixed = registry.get(registry.kind_of(kinds, name), name)
     kept = values if named in (None, default) else {}
     return from_dict(entry.config, {**kept, **fixed}, flag.removeprefix("--") + ".")
 

@@ -129,7 +129,7 @@ class SelfPredictionConfig(Options, where="self-prediction"):
 class AuxiliaryConfig(Options, where="auxiliary"):
     """A loss of embeddings on the encoder of Q and G (`deep/auxiliary.py`)."""
 
-    OBJECTIVES: ClassVar[str] = "view-objective"
+    OBJECTIVES: ClassVar[tuple[str, ...]] = ("view-objective",)
     """The kind of names that `objective` may have."""
     objective: str = ""
     """A registered view-objective, such as nt-xent (`rlc list view-objectives`); empty: no such loss."""

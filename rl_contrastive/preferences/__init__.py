@@ -29,6 +29,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "Reinforce",
         "ReinforceConfig",
     ),
+    "labels": ("Labeller", "LabelsConfig", "pair_up"),
     "masks": ("MaPO", "MaPOConfig", "SparsePO", "SparsePOConfig", "TDPO", "TDPOConfig", "activation_mask"),
     "pairwise": (
         "CDPO",

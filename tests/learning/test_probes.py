@@ -13,10 +13,13 @@ from rl_contrastive.runs.loop import train
 
 PROBES = [entry.name for entry in registry.entries("env") if entry.name.startswith("probe-")]
 # The SB3 agents have a loop and a clock of their own: tests/agents/test_sb3.py. Games have no probes of one agent.
+# preference-policy hands out a random policy near its reference: tests/agents/test_preference_policy.py.
 LEARNERS = [
     e.name
     for e in registry.entries("agent")
-    if e.name != "uniform" and not e.name.startswith("sb3-") and getattr(e.factory, "plays", "mdp") != "game"
+    if e.name not in ("uniform", "preference-policy")
+    and not e.name.startswith("sb3-")
+    and getattr(e.factory, "plays", "mdp") != "game"
 ]
 # Its default bonus, made for rewards that are spread out, is too small to look behind the first 1.5 of probe-terminal.
 FIELDS = {
