@@ -277,10 +277,11 @@ def report(config: FeaturesConfig, context: Context, regret: dict[str, FloatArra
             control(f"random features: table - random {gain(RANDOM, at_random)} at n = {config.pairs[at_random]} "
                     "(must not be above 0 at each n)", failed=not reached, what="control: random features"),
         ],
-        answer=f"At n = {config.pairs[at]} contrastive features have {gain(CLOSED, at)} less regret than the table; "
-        f"at n = {config.pairs[-1]} it is {gain(CLOSED, last)}. They have {gain(CLOSED, at, to=TRUE)} less than the "
-        f"true phi at n = {config.pairs[at]} and {gain(CLOSED, last, to=TRUE)} at n = {config.pairs[-1]}; against the "
-        f"SVD of raw counts {gain(CLOSED, at, to=RAW)} and {gain(CLOSED, last, to=RAW)}.",
+        answer=f"Contrastive features have {gain(CLOSED, at)} less regret than the table at n = {config.pairs[at]}, "
+        f"and {gain(CLOSED, last)} at n = {config.pairs[-1]}. Against the SVD of raw counts they have "
+        f"{gain(CLOSED, at, to=RAW)} and {gain(CLOSED, last, to=RAW)} less. The true phi has "
+        f"{gain(TRUE, at, to=CLOSED)} and {gain(TRUE, last, to=CLOSED)} less than they: what the unlabelled "
+        "transitions did not tell.",
         tables=[
             Table("Regret of the policy that is best for the learned reward", ("Features", "lam", *ns), rows,
                   f"Mean over {len(config.seeds)} worlds, 95% t-interval; planned with the true P. 1: uniform policy.",

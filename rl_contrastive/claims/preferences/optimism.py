@@ -220,6 +220,7 @@ def report(config: OptimismConfig, context: Context, regret: dict[str, dict[str,
             for i, name in enumerate(METHODS):
                 axis.plot(rounds, values[name].mean(0), color=colour(i), label=name)
             axis.set(xlabel=f"rounds of {config.pairs} pairs", ylabel="regret (reference = 1)", ylim=(0, None))
+            axis.xaxis.get_major_locator().set_params(integer=True)
 
         return on
 
@@ -235,7 +236,8 @@ def report(config: OptimismConfig, context: Context, regret: dict[str, dict[str,
                      f"Mean over {len(config.seeds)} worlds, 95% t-interval. 1: the reference.", 3)  # fmt: skip
 
     return Report(
-        claim="where the reference covers badly, the elliptical bonus finds by preferences what no bonus misses",
+        claim="where the reference covers badly, preferences collected with the elliptical bonus find the reward that "
+        "is missed without it",
         bars=[
             Bar(f"lock, round {config.rounds}: half the regret without bonus - regret with bonus",
                 "95% interval above 0", shown(half[BONUS]), met[BONUS]),
@@ -244,9 +246,10 @@ def report(config: OptimismConfig, context: Context, regret: dict[str, dict[str,
         ],
         answer=f"In the lock regret ends at {shown(lock[BONUS][:, -1])} with bonus and {shown(lock[GREEDY][:, -1])} "
         f"without; {shown(opened[BONUS])} and {shown(opened[GREEDY])} of the pairs pass the right door, "
-        f"{shown(opened[REFERENCE])} by the reference alone. In the random world, without bonus - with bonus is "
-        f"{shown(gain[GREEDY])} at the end and {shown(early)} on average over rounds; soft policy - bonus "
-        f"{shown(gain[SOFT])} and reference only - bonus {shown(gain[REFERENCE])} at the end.",
+        f"{shown(opened[REFERENCE])} by the reference alone. In the random world the regret without bonus minus that "
+        f"with bonus is {shown(gain[GREEDY])} at the end (below 0: the bonus costs) and {shown(early)} on average over "
+        f"rounds; at the end, soft policy - bonus is {shown(gain[SOFT])}, reference only - bonus "
+        f"{shown(gain[REFERENCE])}.",
         tables=[table(world) for world in WORLDS],
         plots=[draw(context.out, "optimism", {"Lock": paint(lock), "Random world": paint(benign)},
                     f"H={config.horizon}, A={config.actions}, L={config.chain}; means of {len(config.seeds)} worlds.")],
