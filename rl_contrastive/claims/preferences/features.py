@@ -1,50 +1,38 @@
 """Question: do contrastive features let a reward model learn from few pairs of trajectories?
 
-    P(tau is preferred to tau') = sigma((R(tau) - R(tau')) / temperature),    R(tau) = sum_h r(s_h, a_h)
-    r-hat(s,a) = theta'x(s,a),   theta minimises  sum_n log(1 + exp(-theta'D_n)) + lam/2 |theta|^2
-
-D_n is the sum of x along the preferred trajectory minus that along the other one. The worlds are random low-rank MDPs
-P(s'|s,a) = psi(s')'phi(s,a) with rewards linear in phi. Contrastive features know of phi from transitions without
-labels; a table of (s,a) has to see every pair compared. All reward models plan with the true P, so that they differ by
-x alone. Regret is in shares: 0 for the best policy, 1 for the uniform one. Control: random features.
+The reward model r-hat(s,a) = theta'x(s,a) is fitted to Bradley-Terry labels by regularised logistic regression
+(`linear_rewards`). The worlds are random low-rank MDPs P(s'|s,a) = psi(s')'phi(s,a) with rewards linear in phi.
+Contrastive features know of phi from transitions without labels; a table of (s,a) has to see every pair compared. All
+reward models plan with the true P, so that they differ by x alone. Regret is in shares: 0 for the best policy, 1 for
+the uniform one. Control: random features.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
-import torch
-from scipy.special import expit
 
-from rl_contrastive.acting import invert
 from rl_contrastive.analysis.figures import colour, draw, rng_of, ticks_at
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
 from rl_contrastive.claims.objectives.stacked import interval, shown
+from rl_contrastive.claims.preferences.linear_rewards import World, fit_reward, preferred, random_world, whitened
 from rl_contrastive.config import MOST_DRAWN, Ge, Gt, In, Options, require
-from rl_contrastive.envs.low_rank import LowRankConfig, draw_mdp
-from rl_contrastive.errors import RlcError
 from rl_contrastive.features.config import LearnerConfig
 from rl_contrastive.features.counts import TransitionCounts
 from rl_contrastive.features.learner import FeatureLearner
 from rl_contrastive.features.maps import TabularFeatures
 from rl_contrastive.features.spectral import fit_tabular
-from rl_contrastive.planning.lsvi import plan_model, policy_values
-from rl_contrastive.preferences.data import LabelConfig, wins
 from rl_contrastive.registry import register
-from rl_contrastive.spec import FloatArray, IntArray
+from rl_contrastive.spec import FloatArray
 
 SEEDS = tuple(range(500, 510))
 TUNE_SEEDS = tuple(range(5))
 CLOSED, REFINED, TRUE, ONE_HOT, RANDOM, RAW = NAMES = (
     "contrastive", "contrastive, then NCE", "true phi", "table of (s,a)", "random features", "SVD of raw counts",
 )  # fmt: skip
-NULL = 1e-8
-"""Relative spread below which a direction of the features counts as constant; comparisons say nothing of it."""
-NEWTON_STEPS, DECREMENT = 100, 1e-14
-"""Most steps, and the squared Newton decrement relative to the loss at which a fit ends."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +49,8 @@ class FeaturesConfig(Options, where="preference-features"):
     """H."""
     episodes: Annotated[int, In(1, MOST_DRAWN)] = 2000
     """Unlabelled episodes of the uniform policy, from which features are learned."""
+    amounts: Annotated[tuple[int, ...], In(1, MOST_DRAWN)] = (200, 500, 1000, 4000)
+    """Other numbers of unlabelled episodes, with the same lam; no bar is on them."""
     pairs: Annotated[tuple[int, ...], In(1, MOST_DRAWN)] = (10, 20, 40, 80, 160, 320)
     """n, rising: labelled pairs of the uniform policy's trajectories; the first n of one list."""
     few: Annotated[int, Ge(1)] = 40
@@ -77,7 +67,15 @@ class FeaturesConfig(Options, where="preference-features"):
     @classmethod
     def quick(cls) -> FeaturesConfig:
         """Seconds."""
-        return cls(states=(50,), ranks=(3,), pairs=(20, 40, 160), lams=(0.1, 1.0), seeds=SEEDS[:4], tune_seeds=(0, 1))
+        return cls(
+            states=(50,),
+            ranks=(3,),
+            amounts=(200,),
+            pairs=(20, 40, 160),
+            lams=(0.1, 1.0),
+            seeds=SEEDS[:4],
+            tune_seeds=(0, 1),
+        )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,113 +85,6 @@ class FeaturesConfig(Options, where="preference-features"):
         rising = list(self.pairs) == sorted(set(self.pairs)) and self.pairs[0] <= self.few
         require(rising, "preference-features: pairs must rise and begin at `few` or below.")
         require(not set(self.seeds) & set(self.tune_seeds), "preference-features: no seed may be in both lists.")
-
-
-@dataclass(frozen=True)
-class World:
-    """A stationary low-rank MDP: phi (S,A,d), psi (d,S), r (S,A), first state's law rho (S,), H steps."""
-
-    phi: FloatArray
-    psi: FloatArray
-    r: FloatArray
-    rho: FloatArray
-    horizon: int
-
-    @cached_property
-    def P(self) -> FloatArray:
-        """(S, A, S)."""
-        return self.phi @ self.psi
-
-    def plan(self, reward: FloatArray) -> FloatArray:
-        """pi (H, S, A), greedy for a reward (S, A) under the true P."""
-        return plan_model(self.P[None], self.steps(reward)).greedy()
-
-    def steps(self, table: FloatArray) -> FloatArray:
-        """One table for all steps, (H, ...)."""
-        return np.broadcast_to(table, (self.horizon, *table.shape))
-
-    def value(self, pi: FloatArray) -> float:
-        """E_pi[sum_h r], exact."""
-        return float(self.rho @ policy_values(self.steps(self.P), self.steps(self.r), pi)[0][0])
-
-    @cached_property
-    def uniform(self) -> FloatArray:
-        """The uniform policy (H, S, A)."""
-        return np.full((self.horizon, *self.r.shape), 1.0 / self.r.shape[1])
-
-    @cached_property
-    def ends(self) -> tuple[float, float]:
-        """Value of the best and of the uniform policy."""
-        return self.value(self.plan(self.r)), self.value(self.uniform)
-
-    def regret(self, reward: FloatArray) -> float:
-        """(V* - V) / (V* - V_uniform) of the policy that is best for another reward (S, A)."""
-        best, base = self.ends
-        return (best - self.value(self.plan(reward))) / (best - base)
-
-    def walk(self, pi: FloatArray, count: int, *, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-        """`count` trajectories: indices s A + a of the pairs and successors, (count, H) each."""
-        S, A = self.r.shape
-        s = rng.choice(S, size=count, p=self.rho)
-        pairs, after = [], []
-        for h in range(self.horizon):
-            a = invert(pi[h, s], rng.random(count))
-            pairs.append(s * A + a)
-            s = invert(self.P[s, a], rng.random(count))
-            after.append(s)
-        return np.stack(pairs, 1), np.stack(after, 1)
-
-
-def random_world(states: int, actions: int, horizon: int, rank: int, seed: int) -> World:
-    """The random low-rank MDP of a seed, with r = phi'theta."""
-    mdp = draw_mdp(LowRankConfig(num_states=states, num_actions=actions, horizon=horizon, rank=rank, mdp_seed=seed,
-                                 reward="linear", stationary=True))  # fmt: skip
-    return World(mdp.phi[0], mdp.psi[0], mdp.r[0], mdp.rho, horizon)
-
-
-def fit_reward(D: FloatArray, lam: float) -> FloatArray:
-    """theta (d,): the minimiser of `logistic` for differences D (n, d), by Newton's method with halved steps.
-
-    It lies in the span of the rows, so that the search has min(n, d) dimensions. RlcError if it does not converge.
-    """
-    Q, R = np.linalg.qr(D.T)  # theta = Q z, D theta = R'z
-    z, rows = np.zeros(len(R)), R.T
-    for _ in range(NEWTON_STEPS):
-        loss, gradient = logistic(z, rows, lam)
-        p = expit(rows @ z)
-        step = np.linalg.solve(lam * np.eye(len(z)) + (rows.T * (p * (1 - p))) @ rows, gradient)
-        if gradient @ step <= DECREMENT * (1 + loss):
-            return np.asarray(Q @ z)
-        size = 1.0
-        while logistic(z - size * step, rows, lam)[0] > loss and size > DECREMENT:
-            size /= 2
-        z = z - size * step
-    raise RlcError(f"fit_reward: Newton's method did not converge in {NEWTON_STEPS} steps; a larger lam helps.")
-
-
-def logistic(theta: FloatArray, D: FloatArray, lam: float) -> tuple[float, FloatArray]:
-    """sum_n log(1 + exp(-theta'D_n)) + lam/2 |theta|^2 and its gradient lam theta - sum_n sigma(-theta'D_n) D_n."""
-    margin = D @ theta
-    loss = np.logaddexp(0.0, -margin).sum() + 0.5 * lam * theta @ theta
-    return float(loss), lam * theta - expit(-margin) @ D
-
-
-def preferred(world: World, first: IntArray, second: IntArray, temperature: float, *,
-              rng: np.random.Generator) -> tuple[IntArray, IntArray]:  # fmt: skip
-    """Trajectories (n, H) of pairs, put in the order of their Bradley-Terry labels: chosen, rejected."""
-    returns = (torch.from_numpy(world.r.ravel()[y].sum(1)) for y in (first, second))
-    torch_rng = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
-    won = wins(*returns, LabelConfig(temperature=temperature), rng=torch_rng).numpy()[:, None]
-    return np.where(won, first, second), np.where(won, second, first)
-
-
-def whitened(x: FloatArray, weight: FloatArray) -> FloatArray:
-    """Features (N, d) with mean 0 and covariance I under weights (N,); constant directions are left out."""
-    weight = weight / weight.sum()
-    centred = x - weight @ x
-    _, spread, V = np.linalg.svd(np.sqrt(weight)[:, None] * centred, full_matrices=False)
-    kept = spread > NULL * max(float(spread[0]), NULL)
-    return np.asarray(centred @ V[kept].T / spread[kept])
 
 
 def representations(world: World, counts: TransitionCounts, *, rng: np.random.Generator) -> dict[str, FloatArray]:
@@ -220,13 +111,14 @@ def regrets(config: FeaturesConfig, seed: int, lams: dict[str, tuple[float, ...]
     """Regret (L, N) of each representation, by its lams and the numbers of pairs, in one world."""
     turn, A = seed % len(config.states), config.actions
     world = random_world(config.states[turn], A, config.horizon, config.ranks[turn], seed)
-    rng = rng_of(seed, 0)
-    pair, after = (y.ravel() for y in world.walk(world.uniform, config.episodes, rng=rng))
+    walked = world.walk(world.uniform, config.episodes, rng=rng_of(seed, 0))
+    pair, after = (y.ravel() for y in walked)
     counts = TransitionCounts.empty(1, len(world.rho), A).plus(np.zeros_like(pair), pair // A, pair % A, after)
+    rng = rng_of(seed, 1)  # the same pairs, whatever the number of episodes
     first, second = (world.walk(world.uniform, config.pairs[-1], rng=rng)[0] for _ in range(2))
     chosen, rejected = preferred(world, first, second, config.temperature, rng=rng)
     out = {}
-    for name, x in representations(world, counts, rng=rng).items():
+    for name, x in representations(world, counts, rng=rng_of(seed, 2)).items():
         D = x[chosen].sum(1) - x[rejected].sum(1)  # (n, d)
         out[name] = np.array([[world.regret((x @ fit_reward(D[:n], lam)).reshape(world.r.shape))
                                for n in config.pairs] for lam in lams[name]])  # fmt: skip
@@ -239,12 +131,22 @@ def features(config: FeaturesConfig, context: Context) -> Report:
     tuned = [regrets(config, seed, dict.fromkeys(NAMES, config.lams)) for seed in config.tune_seeds]
     lam = {name: config.lams[int(np.mean([t[name] for t in tuned], axis=(0, 2)).argmin())] for name in NAMES}
     context.say("features: lam chosen")
-    runs = [regrets(config, seed, {name: (lam[name],) for name in NAMES}) for seed in config.seeds]
-    return report(config, context, {name: np.array([run[name][0] for run in runs]) for name in NAMES}, lam)
+
+    def measured(episodes: int) -> dict[str, FloatArray]:
+        """Regret (seeds, N) of each."""
+        own = replace(config, episodes=episodes)
+        runs = [regrets(own, seed, {name: (lam[name],) for name in NAMES}) for seed in config.seeds]
+        context.say(f"features: {episodes} unlabelled episodes measured")
+        return {name: np.array([run[name][0] for run in runs]) for name in NAMES}
+
+    amounts = sorted({config.episodes, *config.amounts})
+    return report(config, context, {episodes: measured(episodes) for episodes in amounts}, lam)
 
 
-def report(config: FeaturesConfig, context: Context, regret: dict[str, FloatArray], lam: dict[str, float]) -> Report:
-    """Bars, table, picture of regrets (seeds, N)."""
+def report(config: FeaturesConfig, context: Context, measured: dict[int, dict[str, FloatArray]],
+           lam: dict[str, float]) -> Report:  # fmt: skip
+    """Bars, tables, picture of regrets (seeds, N) by the number of unlabelled episodes."""
+    regret = measured[config.episodes]
     few = [j for j, n in enumerate(config.pairs) if n <= config.few]
 
     def narrowest(name: str) -> tuple[int, bool]:
@@ -261,13 +163,23 @@ def report(config: FeaturesConfig, context: Context, regret: dict[str, FloatArra
     less = [(name, *(gain(CLOSED, j, to=name) for j in range(last + 1))) for name in NAMES if name != CLOSED]
     ns = [f"n = {n}" for n in config.pairs]
 
-    def paint(axis: Any) -> None:
-        for i, name in enumerate(NAMES):
-            axis.plot(config.pairs, regret[name].mean(0), "o-", color=colour(i), label=name)
-        axis.axhline(1.0, color="#555555", linewidth=0.8)
-        axis.set(xlabel="labelled pairs n", ylabel="regret (uniform policy = 1)", xscale="log", ylim=(0, None))
-        ticks_at(axis.xaxis, config.pairs)
+    by_amount = [(name, *(shown(found[name][:, few[-1]]) for found in measured.values())) for name in NAMES]
 
+    def paint(x: tuple[int, ...], values: Callable[[str], FloatArray], label: str) -> Callable[[Any], None]:
+        def on(axis: Any) -> None:
+            for i, name in enumerate(NAMES):
+                axis.plot(x, values(name), "o-", color=colour(i), label=name)
+            axis.set(xlabel=label, ylabel="regret (uniform policy = 1)", xscale="log", ylim=(0, None))
+            ticks_at(axis.xaxis, x)
+
+        return on
+
+    panels = {
+        "By labelled pairs": paint(config.pairs, lambda name: regret[name].mean(0), "labelled pairs n"),
+        f"By unlabelled episodes, n = {config.pairs[few[-1]]}": paint(
+            tuple(measured), lambda name: np.array([found[name][:, few[-1]].mean() for found in measured.values()]),
+            "unlabelled episodes"),
+    }  # fmt: skip
     return Report(
         claim="from few labelled pairs, contrastive features learned from unlabelled transitions give a better policy "
         "than a table of (s,a)",
@@ -281,15 +193,20 @@ def report(config: FeaturesConfig, context: Context, regret: dict[str, FloatArra
         f"and {gain(CLOSED, last)} at n = {config.pairs[-1]}. Against the SVD of raw counts they have "
         f"{gain(CLOSED, at, to=RAW)} and {gain(CLOSED, last, to=RAW)} less. The true phi has "
         f"{gain(TRUE, at, to=CLOSED)} and {gain(TRUE, last, to=CLOSED)} less than they: what the unlabelled "
-        "transitions did not tell.",
+        "transitions did not tell. With fewer of these the gain shrinks: at n = "
+        f"{config.pairs[few[-1]]} table - contrastive is " + ", ".join(
+            f"{shown(found[ONE_HOT][:, few[-1]] - found[CLOSED][:, few[-1]])} with {episodes} episodes"
+            for episodes, found in measured.items()) + ".",
         tables=[
             Table("Regret of the policy that is best for the learned reward", ("Features", "lam", *ns), rows,
                   f"Mean over {len(config.seeds)} worlds, 95% t-interval; planned with the true P. 1: uniform policy.",
                   2),
             Table("Regret of other features - contrastive, paired by world", ("Features", *ns), less, "", 1),
+            Table(f"Regret at n = {config.pairs[few[-1]]} by unlabelled episodes", ("Features", *map(str, measured)),
+                  by_amount, "The same pairs for each number. True phi and random features are whitened by them; the "
+                  "table does not use them.", 1),
         ],
-        plots=[draw(context.out, "features", {"Regret by labelled pairs": paint},
-                    f"{config.episodes} unlabelled episodes, H={config.horizon}, A={config.actions}; means of "
-                    f"{len(config.seeds)} worlds.", aside=True)],
-        numbers={"pairs": config.pairs, "regret": regret, "lam": lam},
+        plots=[draw(context.out, "features", panels, f"{config.episodes} unlabelled episodes on the left, H="
+                    f"{config.horizon}, A={config.actions}; means of {len(config.seeds)} worlds.")],
+        numbers={"pairs": config.pairs, "regret": measured, "lam": lam},
     )  # fmt: skip

@@ -2,12 +2,13 @@
 
 In each round a policy's trajectories are compared with the reference's. The policy is best under the true P for
 
-    r-hat(s,a) + beta |x(s,a) - x_ref|_{Sigma^-1},   Sigma = lam I + sum_n D_n D_n',   r-hat = theta'x as in `features`
+    r-hat(s,a) + beta |x(s,a) - x_ref|_{Sigma^-1},   Sigma = lam I + sum_n D_n D_n',   r-hat = theta'x
 
-x_ref is the mean of x under the reference, D_n the difference of x along the two trajectories of pair n. By the
-triangle inequality the bonuses of a trajectory add up to at least the norm of its own difference from the reference's
-mean. Compared: beta = 0, its soft version about the reference, and pairs of the reference alone. What is judged is the
-policy that is best for r-hat. x are contrastive features of draws from each (s,a), the same for all.
+theta is fitted as in `linear_rewards`, x_ref is the mean of x under the reference, D_n the difference of x along the
+two trajectories of pair n. By the triangle inequality the bonuses of a trajectory add up to at least the norm of its
+own difference from the reference's mean. Compared: beta = 0, its soft version about the reference, and pairs of the
+reference alone. What is judged is the policy that is best for r-hat. x are contrastive features of draws from each
+(s,a), the same for all.
 
 The lock: L - 1 good actions in a row lead to a hall of A doors. Behind one of them each step pays 1, behind the others
 0. Any wrong action leads to a trap that pays .1 to .3 a step. Doors and traps are never left again, so the uniform
@@ -27,7 +28,7 @@ import numpy as np
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
 from rl_contrastive.claims.objectives.stacked import interval, shown
-from rl_contrastive.claims.preferences.features import World, fit_reward, preferred, random_world, whitened
+from rl_contrastive.claims.preferences.linear_rewards import World, fit_reward, preferred, random_world, whitened
 from rl_contrastive.claims.theory.sampling import draw_counts, sparse_counts
 from rl_contrastive.config import MOST_DRAWN, Ge, Gt, In, Options, require
 from rl_contrastive.features.spectral import fit_tabular

@@ -7,6 +7,7 @@ import pytest
 
 from rl_contrastive.claims.base import Context
 from rl_contrastive.claims.preferences import features as f
+from rl_contrastive.claims.preferences import linear_rewards as lr
 from rl_contrastive.claims.preferences import optimism as o
 from rl_contrastive.claims.runner import run_claims
 from rl_contrastive.errors import RlcError
@@ -14,7 +15,8 @@ from rl_contrastive.planning.lsvi import occupancy
 
 TINY = {
     "features": f.FeaturesConfig(
-        states=(12,), ranks=(2,), episodes=100, pairs=(5, 10), lams=(1.0, 10.0), seeds=(7, 8), tune_seeds=(0,)
+        states=(12,), ranks=(2,), episodes=100, amounts=(50,), pairs=(5, 10), lams=(1.0, 10.0), seeds=(7, 8),
+        tune_seeds=(0,),
     ),
     "optimism": o.OptimismConfig(
         chain=2, actions=2, horizon=4, block=2, states=8, rank=2, rounds=2, lams=(1.0,), betas=(1.0,), seeds=(7, 8),
@@ -27,7 +29,7 @@ CLAIMS = {"features": f.features, "optimism": o.optimism}
 def corridor():
     """Action 1 of state 0 leads to state 1, which is never left; entering it or staying there pays 1. Two steps."""
     phi = np.array([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]])
-    return f.World(phi, np.eye(2), phi @ [0.0, 1.0], np.array([1.0, 0.0]), 2)
+    return lr.World(phi, np.eye(2), phi @ [0.0, 1.0], np.array([1.0, 0.0]), 2)
 
 
 def test_values_of_a_known_world():
@@ -49,26 +51,26 @@ def test_the_logistic_gradient_is_that_of_finite_differences():
     rng = np.random.default_rng(0)
     D, theta = rng.standard_normal((7, 4)), rng.standard_normal(4)
     step = 1e-6 * np.eye(4)
-    slope = [(f.logistic(theta + e, D, 0.3)[0] - f.logistic(theta - e, D, 0.3)[0]) / 2e-6 for e in step]
-    np.testing.assert_allclose(f.logistic(theta, D, 0.3)[1], slope, atol=1e-8)
+    slope = [(lr.logistic(theta + e, D, 0.3)[0] - lr.logistic(theta - e, D, 0.3)[0]) / 2e-6 for e in step]
+    np.testing.assert_allclose(lr.logistic(theta, D, 0.3)[1], slope, atol=1e-8)
 
 
 def test_a_reward_fit_by_hand():
     lam = 1 / (1 + np.e)  # lam theta = sigma(-theta) at theta = 1
-    np.testing.assert_allclose(f.fit_reward(np.array([[1.0]]), lam), [1.0], atol=1e-7)
-    np.testing.assert_allclose(f.fit_reward(np.array([[0.0, 1.0, 0.0]]), lam), [0.0, 1.0, 0.0], atol=1e-7)
+    np.testing.assert_allclose(lr.fit_reward(np.array([[1.0]]), lam), [1.0], atol=1e-7)
+    np.testing.assert_allclose(lr.fit_reward(np.array([[0.0, 1.0, 0.0]]), lam), [0.0, 1.0, 0.0], atol=1e-7)
 
 
 @pytest.mark.parametrize(("n", "d"), [(4, 9), (60, 9)])
 def test_a_reward_fit_has_no_gradient_left(n, d):
     D = 5 * np.random.default_rng(1).standard_normal((n, d))
-    assert np.abs(f.logistic(f.fit_reward(D, 0.01), D, 0.01)[1]).max() < 1e-5
+    assert np.abs(lr.logistic(lr.fit_reward(D, 0.01), D, 0.01)[1]).max() < 1e-5
 
 
 def test_labels_follow_bradley_terry():
     world, rng = corridor(), np.random.default_rng(2)
     good, bad = np.tile([1, 2], (4000, 1)), np.tile([0, 1], (4000, 1))  # returns 2 and 1
-    chosen, rejected = f.preferred(world, good, bad, 0.5, rng=rng)
+    chosen, rejected = lr.preferred(world, good, bad, 0.5, rng=rng)
     assert (chosen + rejected == good + bad).all()
     assert (chosen == good).all(1).mean() == pytest.approx(1 / (1 + np.exp(-2)), abs=0.025)
 
@@ -77,7 +79,7 @@ def test_whitened_features_have_unit_covariance_and_no_constant():
     rng = np.random.default_rng(3)
     x = np.column_stack([np.ones(30), rng.random((30, 3)) * [1, 10, 100]])
     weight = rng.random(30)
-    z = f.whitened(x, weight)
+    z = lr.whitened(x, weight)
     assert z.shape == (30, 3)
     np.testing.assert_allclose(weight @ z, 0, atol=1e-9)
     np.testing.assert_allclose((z.T * weight / weight.sum()) @ z, np.eye(3), atol=1e-9)
