@@ -162,24 +162,7 @@ def report(config: FeaturesConfig, context: Context, measured: dict[int, dict[st
     rows = [(name, f"{lam[name]:g}", *(shown(regret[name][:, j]) for j in range(last + 1))) for name in NAMES]
     less = [(name, *(gain(CLOSED, j, to=name) for j in range(last + 1))) for name in NAMES if name != CLOSED]
     ns = [f"n = {n}" for n in config.pairs]
-
     by_amount = [(name, *(shown(found[name][:, few[-1]]) for found in measured.values())) for name in NAMES]
-
-    def paint(x: tuple[int, ...], values: Callable[[str], FloatArray], label: str) -> Callable[[Any], None]:
-        def on(axis: Any) -> None:
-            for i, name in enumerate(NAMES):
-                axis.plot(x, values(name), "o-", color=colour(i), label=name)
-            axis.set(xlabel=label, ylabel="regret (uniform policy = 1)", xscale="log", ylim=(0, None))
-            ticks_at(axis.xaxis, x)
-
-        return on
-
-    panels = {
-        "By labelled pairs": paint(config.pairs, lambda name: regret[name].mean(0), "labelled pairs n"),
-        f"By unlabelled episodes, n = {config.pairs[few[-1]]}": paint(
-            tuple(measured), lambda name: np.array([found[name][:, few[-1]].mean() for found in measured.values()]),
-            "unlabelled episodes"),
-    }  # fmt: skip
     return Report(
         claim="from few labelled pairs, contrastive features learned from unlabelled transitions give a better policy "
         "than a table of (s,a)",
@@ -206,7 +189,29 @@ def report(config: FeaturesConfig, context: Context, measured: dict[int, dict[st
                   by_amount, "The same pairs for each number. True phi and random features are whitened by them; the "
                   "table does not use them.", 1),
         ],
-        plots=[draw(context.out, "features", panels, f"{config.episodes} unlabelled episodes on the left, H="
-                    f"{config.horizon}, A={config.actions}; means of {len(config.seeds)} worlds.")],
+        plots=[draw(context.out, "features", panels(config, measured, few[-1]),
+                    f"{config.episodes} unlabelled episodes on the left, H={config.horizon}, A={config.actions}; "
+                    f"means of {len(config.seeds)} worlds.")],
         numbers={"pairs": config.pairs, "regret": measured, "lam": lam},
     )  # fmt: skip
+
+
+def panels(config: FeaturesConfig, measured: dict[int, dict[str, FloatArray]],
+           few: int) -> dict[str, Callable[[Any], None]]:  # fmt: skip
+    """Mean regret by labelled pairs, and by unlabelled episodes at the number of pairs in place `few`."""
+
+    def paint(x: tuple[int, ...], values: dict[str, FloatArray], label: str) -> Callable[[Any], None]:
+        def on(axis: Any) -> None:
+            for i, name in enumerate(NAMES):
+                axis.plot(x, values[name], "o-", color=colour(i), label=name)
+            axis.set(xlabel=label, ylabel="regret (uniform policy = 1)", xscale="log", ylim=(0, None))
+            ticks_at(axis.xaxis, x)
+
+        return on
+
+    by_pairs = {name: measured[config.episodes][name].mean(0) for name in NAMES}
+    by_amount = {name: np.array([found[name][:, few].mean() for found in measured.values()]) for name in NAMES}
+    return {
+        "By labelled pairs": paint(config.pairs, by_pairs, "labelled pairs n"),
+        f"By unlabelled episodes, n = {config.pairs[few]}": paint(tuple(measured), by_amount, "unlabelled episodes"),
+    }

@@ -214,27 +214,6 @@ def report(config: OptimismConfig, context: Context, regret: dict[str, dict[str,
     gain = {name: benign[name][:, -1] - benign[BONUS][:, -1] for name in (GREEDY, SOFT, REFERENCE)}
     early = benign[GREEDY].mean(1) - benign[BONUS].mean(1)
     opened = {name: found[LOCK][name].mean(1) for name in METHODS}
-    rounds = np.arange(config.rounds + 1)
-
-    def paint(values: dict[str, FloatArray]) -> Callable[[Any], None]:
-        def on(axis: Any) -> None:
-            for i, name in enumerate(METHODS):
-                axis.plot(rounds, values[name].mean(0), color=colour(i), label=name)
-            axis.set(xlabel=f"rounds of {config.pairs} pairs", ylabel="regret (reference = 1)", ylim=(0, None))
-            axis.xaxis.get_major_locator().set_params(integer=True)
-
-        return on
-
-    def table(world: str) -> Table:
-        marks = sorted({1, config.rounds // 4, config.rounds // 2, config.rounds} - {0})
-        rows = [
-            (name, f"{chosen[world][name].lam:g}", f"{chosen[world][name].beta:g}" if chosen[world][name].beta else "",
-             *(shown(regret[world][name][:, k]) for k in marks), shown(regret[world][name].mean(1)))
-            for name in METHODS
-        ]  # fmt: skip
-        columns = ("Collected", "lam", "beta", *(f"round {k}" for k in marks), "mean of all rounds")
-        return Table(f"Regret in the {world}", columns, rows,
-                     f"Mean over {len(config.seeds)} worlds, 95% t-interval. 1: the reference.", 3)  # fmt: skip
 
     return Report(
         claim="where the reference covers badly, preferences collected with the elliptical bonus find the reward that "
@@ -251,9 +230,34 @@ def report(config: OptimismConfig, context: Context, regret: dict[str, dict[str,
         f"with bonus is {shown(gain[GREEDY])} at the end (below 0: the bonus costs) and {shown(early)} on average over "
         f"rounds; at the end, soft policy - bonus is {shown(gain[SOFT])}, reference only - bonus "
         f"{shown(gain[REFERENCE])}.",
-        tables=[table(world) for world in WORLDS],
-        plots=[draw(context.out, "optimism", {"Lock": paint(lock), "Random world": paint(benign)},
+        tables=[table(config, world, regret[world], chosen[world]) for world in WORLDS],
+        plots=[draw(context.out, "optimism", {"Lock": paint(config, lock), "Random world": paint(config, benign)},
                     f"H={config.horizon}, A={config.actions}, L={config.chain}; means of {len(config.seeds)} worlds.")],
         numbers={"regret": regret, "right_door": opened,
                  "settings": {w: {m: s._asdict() for m, s in row.items()} for w, row in chosen.items()}},
     )  # fmt: skip
+
+
+def table(config: OptimismConfig, world: str, regret: dict[str, FloatArray], chosen: dict[str, Setting]) -> Table:
+    """Regrets of a world after some of the rounds."""
+    marks = sorted({1, config.rounds // 4, config.rounds // 2, config.rounds} - {0})
+    rows = [
+        (name, f"{chosen[name].lam:g}", f"{chosen[name].beta:g}" if chosen[name].beta else "",
+         *(shown(regret[name][:, k]) for k in marks), shown(regret[name].mean(1)))
+        for name in METHODS
+    ]  # fmt: skip
+    columns = ("Collected", "lam", "beta", *(f"round {k}" for k in marks), "mean of all rounds")
+    return Table(f"Regret in the {world}", columns, rows,
+                 f"Mean over {len(config.seeds)} worlds, 95% t-interval. 1: the reference.", 3)  # fmt: skip
+
+
+def paint(config: OptimismConfig, regret: dict[str, FloatArray]) -> Callable[[Any], None]:
+    """Mean regrets by round."""
+
+    def on(axis: Any) -> None:
+        for i, name in enumerate(METHODS):
+            axis.plot(range(config.rounds + 1), regret[name].mean(0), color=colour(i), label=name)
+        axis.set(xlabel=f"rounds of {config.pairs} pairs", ylabel="regret (reference = 1)", ylim=(0, None))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+
+    return on
