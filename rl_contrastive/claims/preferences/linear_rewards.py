@@ -120,9 +120,9 @@ def logistic(theta: FloatArray, D: FloatArray, lam: float) -> tuple[float, Float
 def preferred(world: World, first: IntArray, second: IntArray, temperature: float, *,
               rng: np.random.Generator) -> tuple[IntArray, IntArray]:  # fmt: skip
     """Trajectories (n, H) of pairs, put in the order of their Bradley-Terry labels: chosen, rejected."""
-    returns = (torch.from_numpy(world.r.ravel()[y].sum(1)) for y in (first, second))
+    R, other = (torch.from_numpy(world.r.ravel()[y].sum(1)) for y in (first, second))
     torch_rng = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
-    won = wins(*returns, LabelConfig(temperature=temperature), rng=torch_rng).numpy()[:, None]
+    won = wins(R, other, LabelConfig(temperature=temperature), rng=torch_rng).numpy()[:, None]
     return np.where(won, first, second), np.where(won, second, first)
 
 
