@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch inside, whether it is imported already or only there.
+
+    The numbers then depend neither on the machine's cores nor on how many claims run side by side, and threads of small
+    products do not wait for each other on a busy machine.
+    """
+    torch = sys.modules.get("torch")
+    before = None if torch is None else torch.get_num_threads()
+    if torch is not None:
+        torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # what torch reads when it is imported
+    try:
+        yield
+    finally:
+        if torch is not None:
+            torch.set_num_threads(before)
 
 
 def measured(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -148,3 +148,19 @@ def test_the_command_line_measures_several_claims_and_says_whether_all_hold(tmp_
     assert "(theory/elliptical-potential/report.md): holds" in (tmp_path / "claims.md").read_text()
     with pytest.raises(RlcError, match="single claim"):
         run_claims(["energy"], out=tmp_path, config=CoinConfig())
+
+
+def test_a_claim_has_one_thread_of_torch_and_gives_the_others_back(tmp_path, monkeypatch):
+    import torch
+
+    seen = []
+    entry = registry.get("claim", "energy/test-coin")[0]
+    threads = lambda *given: (seen.append(torch.get_num_threads()), entry.factory(*given))[1]  # noqa: E731
+    monkeypatch.setitem(registry._ENTRIES, ("claim", "energy/test-coin"), replace(entry, factory=threads))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        run_claims(["energy/test-coin"], out=tmp_path, quick=True)
+        assert (seen, torch.get_num_threads()) == ([1], 3)
+    finally:
+        torch.set_num_threads(before)
