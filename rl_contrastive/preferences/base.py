@@ -22,6 +22,12 @@ from rl_contrastive.config import fill_arrays, require
 
 State = dict[str, Tensor]
 """What an objective remembers or trains between two steps, by name."""
+LEAST_BETA, MOST_BETA = 1e-4, 1e4
+"""Beyond these a loss overflows in float32, or says nothing about beta."""
+LARGEST_LOG = 1e6
+"""Log-probabilities are no larger than this in magnitude, so that their squares stay finite in float32."""
+LARGEST_REWARD = 1e15
+"""The same for rewards."""
 Reduce = Literal["sum", "mean"]
 """Over the steps of a completion: their sum, as in the papers, or their mean, as some libraries take it."""
 
@@ -55,7 +61,7 @@ class Completions:
 
     def h(self, reduce: Reduce = "sum") -> Tensor:
         """(...): the log-ratio sum_t [log pi - log pi_ref], or its mean over the real steps."""
-        return self.total(self.logp - self.ref, reduce)
+        return self.total(self.logp - self.ref.detach(), reduce)
 
     def log_prob(self, reduce: Reduce = "sum") -> Tensor:
         """(...): log pi(y), or its mean over the real steps."""
@@ -149,7 +155,8 @@ class GroupObjective(ABC):
         policy itself drew it just now.
         """
         require_group(self, group, reward, old_logp)
-        return self.loss(group, reward, old_logp)
+        old = None if old_logp is None else old_logp.detach()
+        return self.loss(group, reward.to(group.logp.dtype), old)
 
     @abstractmethod
     def loss(self, group: Completions, reward: Tensor, old_logp: Tensor | None) -> PreferenceResult:
@@ -162,11 +169,23 @@ def mean_rows(rows: Tensor, margin: Tensor, weight: Tensor | None, diagnostics: 
     return PreferenceResult(weighted.mean(-1), rows, margin, diagnostics)
 
 
+def require_tensor(who: str, what: str, value: object) -> None:
+    """RlcError unless it is a tensor."""
+    require(isinstance(value, Tensor), f"{who}: {what} must be a torch tensor, got {type(value).__name__}.")
+
+
 def require_completions(who: str, what: str, y: Completions) -> None:
     """RlcError for shapes that disagree, completions without a step, infinite or undefined log-probabilities."""
     require(isinstance(y, Completions), f"{who}: {what} must be Completions(logp, ref), got {type(y).__name__}.")
+    for name in ("logp", "ref", "mask", "kl", "hidden"):
+        if name in ("logp", "ref") or getattr(y, name) is not None:
+            require_tensor(who, f"{what}.{name}", getattr(y, name))
     shape = tuple(y.logp.shape)
-    require(y.logp.ndim >= 1 and y.logp.dtype.is_floating_point, f"{who}: {what}.logp must be floats (..., T).")
+    require(len(shape) >= 1, f"{who}: {what}.logp must have shape (..., T), got a single number.")
+    for name in ("logp", "ref"):
+        dtype = getattr(y, name).dtype
+        good = dtype in (torch.float32, torch.float64, torch.bfloat16)  # ratios of probabilities overflow in float16
+        require(good, f"{who}: {what}.{name} must be float32, float64 or bfloat16, got {dtype}.")
     for name in ("ref", "mask", "kl"):
         value = getattr(y, name)
         good = value is None or tuple(value.shape) == shape
@@ -184,6 +203,8 @@ def require_completions(who: str, what: str, y: Completions) -> None:
                 f"probability 0; the log-ratio needs it positive.")  # fmt: skip
         finite = torch.isfinite(value) | (real == 0)
         require(bool(finite.all()), f"{who}: {what}.{name} holds NaN or infinite numbers.")
+        small = (value.abs() <= LARGEST_LOG) | (real == 0)
+        require(bool(small.all()), f"{who}: {what}.{name} must lie within {LARGEST_LOG:g} of 0.")
 
 
 def require_pairs(objective: PairObjective, pairs: Pairs) -> None:
@@ -201,6 +222,7 @@ def require_pairs(objective: PairObjective, pairs: Pairs) -> None:
     require(lead[-1] > 0, f"{who}: there are no pairs; give at least one.")
     w = pairs.weight
     if w is not None:
+        require_tensor(who, "weight", w)
         require(tuple(w.shape) == lead, f"{who}: weight must have shape {lead}, one a pair, got {tuple(w.shape)}.")
         good = bool((torch.isfinite(w) & (w >= 0)).all())
         require(good, f"{who}: weights of pairs must be finite and >= 0.")
@@ -208,7 +230,10 @@ def require_pairs(objective: PairObjective, pairs: Pairs) -> None:
         require(pairs.online is not None, f"{who}: needs completions that the policy itself drew (online).")
     if pairs.online is not None:
         require_completions(who, "online", pairs.online)
-        K = pairs.online.logp.shape[-2] if pairs.online.logp.ndim >= 2 else 1
+        got = tuple(pairs.online.logp.shape)
+        good = len(got) >= 3 and got[-3] > 0
+        require(good, f"{who}: online.logp must have shape (..., B, K, T) with B >= 1, got {got}.")
+        K = got[-2]
         require(K >= 2, f"{who}: online must hold at least 2 completions of each start, got {K}.")
 
 
@@ -220,10 +245,14 @@ def require_group(objective: GroupObjective, group: Completions, reward: Tensor,
     require(len(shape) >= 2, f"{who}: group.logp must have shape (..., K, T), got {shape}.")
     K = shape[-2]
     require(objective.least <= K, f"{who}: needs at least {objective.least} completions of each start, got {K}.")
+    require_tensor(who, "reward", reward)
     good = tuple(reward.shape) == shape[:-1]
     require(good, f"{who}: reward must have shape {shape[:-1]}, one a completion, got {tuple(reward.shape)}.")
     require(bool(torch.isfinite(reward).all()), f"{who}: rewards must be finite.")
+    small = bool((reward.abs() <= LARGEST_REWARD).all()) if reward.dtype.is_floating_point else True
+    require(small, f"{who}: rewards must lie within {LARGEST_REWARD:g} of 0.")
     if old_logp is not None:
+        require_tensor(who, "old_logp", old_logp)
         good = tuple(old_logp.shape) == shape
         require(good, f"{who}: old_logp must have the shape of logp, {shape}, got {tuple(old_logp.shape)}.")
         finite = torch.isfinite(old_logp) | (group.real == 0)

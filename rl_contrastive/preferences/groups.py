@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.config import Ge, Gt, In, Options
-from rl_contrastive.preferences.base import Completions, GroupObjective, PreferenceResult, Reduce, mean_rows
+from rl_contrastive.preferences.base import (
+    LEAST_BETA,
+    MOST_BETA,
+    Completions,
+    GroupObjective,
+    PreferenceResult,
+    Reduce,
+    mean_rows,
+)
 from rl_contrastive.registry import register
 
 LARGEST = 20.0
@@ -65,7 +73,7 @@ def likelihood(group: Completions, factor: Tensor, margin: Tensor, reward: Tenso
 class CoPGConfig(Options, where="copg"):
     """The strength of the regulariser."""
 
-    beta: Annotated[float, Gt(0)] = 0.1
+    beta: Annotated[float, In(LEAST_BETA, MOST_BETA)] = 0.1
     """beta: the optimum is pi_ref exp(R/beta) / Z."""
 
 
@@ -93,7 +101,7 @@ class CoPG(GroupObjective):
 class ReinforceConfig(Options, where="reinforce"):
     """The regulariser and the baseline."""
 
-    beta: Annotated[float, Ge(0)] = 0.1
+    beta: Annotated[float, In(0, MOST_BETA)] = 0.1
     """beta of R_b = R - beta h."""
     baseline: Literal["none", "mean"] = "none"
     """none: A = R_b; mean: A = R_b - the mean of the group, which shrinks the gradient by (K - 1)/K."""
@@ -122,7 +130,7 @@ class Reinforce(GroupObjective):
 class RLOOConfig(Options, where="rloo"):
     """The strength of the regulariser."""
 
-    beta: Annotated[float, Ge(0)] = 0.1
+    beta: Annotated[float, In(0, MOST_BETA)] = 0.1
     """beta of R_b = R - beta h."""
 
 
@@ -147,7 +155,7 @@ class RLOO(GroupObjective):
 
 def clipped(group: Completions, old_logp: Tensor | None, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     """-min(rho A, clip(rho, 1 - eps, 1 + eps) A) by step (..., K, T), rho = pi/pi_old, and where the clip binds."""
-    old = group.logp.detach() if old_logp is None else old_logp
+    old = group.logp.detach() if old_logp is None else old_logp.detach()
     rho = ratio(difference(group, group.logp, old))
     A = advantage.unsqueeze(-1)
     bounded = rho.clamp(1 - clip, 1 + clip)
@@ -158,7 +166,7 @@ def clipped(group: Completions, old_logp: Tensor | None, advantage: Tensor, clip
 class PPOConfig(Options, where="ppo"):
     """The regulariser and the clip."""
 
-    beta: Annotated[float, Ge(0)] = 0.1
+    beta: Annotated[float, In(0, MOST_BETA)] = 0.1
     """beta of R_b = R - beta h, h under the policy that drew the group."""
     clip: Annotated[float, In(0, 1, above=True, below=True)] = 0.2
     """eps: the ratio of a step is worth no more than 1 + eps, or 1 - eps where A < 0."""
@@ -182,7 +190,7 @@ class PPO(GroupObjective):
     def loss(self, group: Completions, reward: Tensor, old_logp: Tensor | None) -> PreferenceResult:
         c = self.config
         old = group.logp.detach() if old_logp is None else old_logp.detach()
-        value = reward - c.beta * difference(group, old, group.ref).sum(-1)
+        value = reward - c.beta * difference(group, old, group.ref.detach()).sum(-1)
         advantage = value - others(value)
         terms, bound = clipped(group, old, advantage, c.clip)
         told = {**diagnose(group, reward), "clipped": group.total(bound, "mean").mean(-1)}
@@ -193,7 +201,7 @@ class PPO(GroupObjective):
 class GRPOConfig(Options, where="grpo"):
     """The regulariser, the clip, and how advantages are scaled."""
 
-    beta: Annotated[float, Ge(0)] = 0.04
+    beta: Annotated[float, In(0, MOST_BETA)] = 0.04
     """beta: weight of k3 by step."""
     clip: Annotated[float, In(0, 1, above=True, below=True)] = 0.2
     """eps of the clipped ratio."""
@@ -223,7 +231,7 @@ class GRPO(GroupObjective):
         if c.std:
             advantage = advantage / (reward.std(-1, keepdim=True) + 1e-4)  # eps: rewards may all be the same
         terms, bound = clipped(group, old_logp, advantage, c.clip)
-        d = difference(group, group.ref, group.logp)
+        d = difference(group, group.ref.detach(), group.logp)
         k3 = ratio(d) - d - 1
         told = {**diagnose(group, reward), "clipped": group.total(bound, "mean").mean(-1),
                 "k3": group.total(k3.detach(), "mean").mean(-1)}  # fmt: skip
@@ -234,7 +242,7 @@ class GRPO(GroupObjective):
 class AWRConfig(Options, where="awr"):
     """The temperature of the weights, and their cap."""
 
-    beta: Annotated[float, Gt(0)] = 0.1
+    beta: Annotated[float, In(LEAST_BETA, MOST_BETA)] = 0.1
     """beta: the optimum is mu exp(R/beta) / Z for completions of mu; pi* where mu = pi_ref."""
     largest: Annotated[float, Gt(0)] = 20.0
     """Weights are cut here, as published; where it binds the optimum is another."""

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Gt, In, Options
+from rl_contrastive.config import Ge, In, Options
 from rl_contrastive.preferences.base import (
+    LEAST_BETA,
+    MOST_BETA,
     Completions,
     PairObjective,
     Pairs,
@@ -49,7 +51,7 @@ def diagnose(pairs: Pairs, margin: Tensor) -> dict[str, Tensor]:
 class DPOConfig(Options, where="dpo"):
     """The strength of the regulariser that the loss stands for."""
 
-    beta: Annotated[float, Gt(0)] = 0.1
+    beta: Annotated[float, In(LEAST_BETA, MOST_BETA)] = 0.1
     """beta: the optimum is pi_ref exp(R/beta), up to a constant by start."""
 
 

@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, Gt, Options, require
+from rl_contrastive.config import Ge, In, Options, require
+from rl_contrastive.preferences.base import require_tensor
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,13 @@ class GCPO:
 
         RlcError if "accuracy" is missing, shapes differ or `used` holds other numbers than 0 and 1.
         """
+        require(isinstance(parts, dict), f"GCPO: parts must be a dict of rewards by name, got {type(parts).__name__}.")
         require("accuracy" in parts, f"GCPO: parts need 'accuracy', got {', '.join(map(repr, parts)) or 'none'}.")
+        require_tensor("GCPO", "used", used)
         shape = tuple(used.shape)
         for name, part in parts.items():
+            require_tensor("GCPO", name, part)
+            require(part.dtype.is_floating_point, f"GCPO: {name} must be floats, got {part.dtype}.")
             good = tuple(part.shape) == shape
             require(good, f"GCPO: {name} must have the shape of used, {shape}, got {tuple(part.shape)}.")
             require(bool(torch.isfinite(part).all()), f"GCPO: {name} holds NaN or infinite numbers.")
@@ -73,7 +78,7 @@ class GRACEConfig(Options, where="grace"):
 
     form: Form = "softmax"
     """query, consistent: without repulsion; published: with terms that a group shares; per-rollout, softmax: ours."""
-    tau: Annotated[float, Gt(0)] = 0.1
+    tau: Annotated[float, In(1e-4, 1e4)] = 0.1
     """Temperature: rewards are divided by it."""
     weight: Annotated[float, Ge(0)] = 0.2
     """Of the likeness within the group, and of that with other groups."""
@@ -139,6 +144,11 @@ class GRACE:
 
 
 def _require_embeddings(rollouts: Tensor, queries: Tensor, negatives: Tensor | None) -> None:
+    for name, value in (("rollouts", rollouts), ("queries", queries), ("negatives", negatives)):
+        if value is not None:
+            require_tensor("GRACE", name, value)
+            same = value.dtype.is_floating_point and value.dtype == rollouts.dtype
+            require(same, f"GRACE: {name} must be floats of the type of rollouts, got {value.dtype}.")
     shape = tuple(rollouts.shape)
     require(len(shape) >= 3, f"GRACE: rollouts must have shape (..., G, K, d), got {shape}.")
     G, K = shape[-3:-1]

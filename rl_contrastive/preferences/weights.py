@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import Ge, Options, require
+from rl_contrastive.preferences.base import require_tensor
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class SemDPO:
 
     def __call__(self, start: Tensor, chosen: Tensor) -> Tensor:
         """Weights (..., P) in (0, 1] of features (..., P, d); RlcError for shapes that differ, NaN or zero vectors."""
+        for name, x in (("start", start), ("chosen", chosen)):
+            require_tensor("SemDPO", f"features of {name}", x)
+            require(x.dtype.is_floating_point, f"SemDPO: features of {name} must be floats, got {x.dtype}.")
         same = tuple(start.shape) == tuple(chosen.shape) and start.ndim >= 2
         require(same, f"SemDPO: both features must have one shape (..., P, d), got {tuple(start.shape)} and "
                 f"{tuple(chosen.shape)}.")  # fmt: skip
@@ -37,5 +41,7 @@ class SemDPO:
             require(bool(torch.isfinite(x).all()), f"SemDPO: features of {name} hold NaN or infinite numbers.")
             nonzero = bool((x != 0).any(-1).all())
             require(nonzero, f"SemDPO: a feature vector of {name} is zero and has no direction.")
-        cosine = nn.functional.cosine_similarity(start.detach(), chosen.detach(), dim=-1)
+        # By the largest entry first: squares of very small or large ones leave the range of floats.
+        u, v = (x.detach() / x.detach().abs().amax(-1, keepdim=True) for x in (start, chosen))
+        cosine = nn.functional.cosine_similarity(u, v, dim=-1)
         return (-self.config.alpha * (1 - cosine)).exp()

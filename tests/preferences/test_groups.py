@@ -348,3 +348,34 @@ def test_every_registered_loss_and_its_config_can_be_imported_by_name(name):
     assert getattr(preferences, entry.factory.__name__) is entry.factory
     assert getattr(preferences, entry.config.__name__) is entry.config
     assert entry.summary.endswith(".")
+
+
+def test_log_probabilities_of_the_sampler_get_no_gradient():
+    from rl_contrastive.preferences import GRPO, GRPOConfig
+
+    logp = (-torch.rand(4, 3, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    reward = torch.tensor([0.0, 1.0, 1.0, 0.0])
+    sums = []
+    for old in (logp, logp.detach(), None):
+        loss = GRPO(GRPOConfig(beta=0.0))(Completions(logp, logp.detach()), reward, old_logp=old).loss
+        sums.append(torch.autograd.grad(loss, logp)[0].abs().sum().item())
+    assert sums[0] > 0.1
+    assert sums == [sums[0]] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_whole_rewards_are_numbers_too(dtype):
+    from rl_contrastive.preferences import GRPO, RLOO, CoPG
+
+    y = Completions(torch.zeros(4, 3), torch.zeros(4, 3))
+    reward = torch.tensor([0, 1, 1, 0])
+    for objective in (GRPO(), RLOO(), CoPG()):
+        assert objective(y, reward.to(dtype)).loss == objective(y, reward.float()).loss
+
+
+def test_semantic_weights_do_not_depend_on_scale():
+    from rl_contrastive.preferences import SemDPO
+
+    E = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    for scale in (1e-30, 1.0, 1e30):
+        assert torch.allclose(SemDPO()(E * scale, E * scale), torch.ones(3))

@@ -171,6 +171,10 @@ ONE = completions([[-1.0]], [[-1.0]])
         (ONE, ONE, {"weight": torch.ones(2)}, "one a pair"),
         (ONE, ONE, {"weight": torch.tensor([-1.0])}, ">= 0"),
         (torch.zeros(1, 1), ONE, {}, "must be Completions"),
+        (Completions([[-1.0]], [[-1.0]]), ONE, {}, "chosen.logp must be a torch tensor, got list"),
+        (ONE, Completions(torch.zeros(1, 1).half(), torch.zeros(1, 1).half()), {}, "rejected.logp must be float32"),
+        (completions([[-1e30]], [[-1.0]]), ONE, {}, "within 1e.06 of 0"),
+        (ONE, ONE, {"weight": [1.0]}, "weight must be a torch tensor"),
     ],
 )  # fmt: skip
 def test_wrong_use_is_one_sentence(chosen, rejected, more, words):
@@ -179,8 +183,23 @@ def test_wrong_use_is_one_sentence(chosen, rejected, more, words):
     assert str(error.value).count("\n") == 0
 
 
+def test_the_reference_gets_no_gradient():
+    logp, ref = torch.zeros(2, 1, requires_grad=True), torch.zeros(2, 1, requires_grad=True)
+    DPO()(Completions(logp, ref), Completions(2 * logp, ref)).loss.backward()
+    assert ref.grad is None
+
+
+@pytest.mark.parametrize("beta", [0.0, 1e-20, 1e39])
+def test_beta_has_a_range(beta):
+    with pytest.raises(RlcError, match="beta must lie in"):
+        IPOConfig(beta=beta)
+
+
 def test_hypo_asks_for_completions_of_its_own():
     with pytest.raises(RlcError, match="online"):
         HyPO()(ONE, ONE)
     with pytest.raises(RlcError, match="at least 2 completions"):
         HyPO()(ONE, ONE, online=completions([[[-1.0]]], [[[-1.0]]]))
+    for shape in [(0, 3, 2), (3, 2)]:
+        with pytest.raises(RlcError, match="B >= 1"):
+            HyPO()(ONE, ONE, online=Completions(torch.zeros(shape), torch.zeros(shape)))
