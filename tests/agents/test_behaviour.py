@@ -21,6 +21,7 @@ CASES = {
     "mixed": ("contrastive-ucb", {"roll_in": "mixed", "warm_start": 20}),
     "thinned": ("contrastive-ucb", {"roll_in": "thinned", "warm_start": 60}),
     "on-policy": ("contrastive-ucb", {"roll_in": "on-policy", "warm_start": 20}),
+    "preferences": ("preference-policy", {"mixture": 0.3, "lr": 0.05}),
     "frontier": ("contrastive-frontier", {"warm_start": 20}),
     "frontier, warm start": ("contrastive-frontier", {"warm_start": 1000}),
     **{

@@ -91,10 +91,3 @@ def test_networks_learn_from_it(make_agent, name) -> None:
     )
     batches(agent, 0, 8)
     assert np.isfinite(agent.update()["loss_contrast"])
-
-
-@pytest.mark.parametrize("name", ["isogclr", "meco-keyed"])
-def test_networks_refuse_a_place_for_each_anchor(make_agent, name) -> None:
-    words = f"{name} keeps a table of all anchors, but rows of a replay come and go"
-    with pytest.raises(RlcError, match=words):
-        make_agent("contrastive-ucb-deep", "deep-sea", learner={"representation": {"objective": name}})
