@@ -158,7 +158,15 @@ x = torch.randn(500, 2, generator=rng)
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "docs/first-steps.md", "docs/environments.md", "docs/games.md", "docs/api/index.md"]
+    "document",
+    [
+        "README.md",
+        "docs/first-steps.md",
+        "docs/environments.md",
+        "docs/games.md",
+        "docs/preferences.md",
+        "docs/api/index.md",
+    ],
 )
 @pytest.mark.usefixtures("_own_registry")
 def test_the_python_of_a_page_runs(document, monkeypatch, capsys):
