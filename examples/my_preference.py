@@ -1,7 +1,7 @@
 """A preference objective of your own, trained on a bandit; `--import` makes its name known to the agent.
 
 python examples/my_preference.py
-rlc run preference-policy combination-lock --env.horizon 3 --import examples/my_preference.py --agent.objective hinge --episodes 200
+rlc run preference-policy combination-lock --import examples/my_preference.py --agent.objective hinge --episodes 200
 """
 
 from dataclasses import dataclass

@@ -79,8 +79,12 @@ def test_my_agent_keeps_the_rules_and_solves_a_probe(capsys, tmp_path):
 
 def test_my_preference_learns_the_order_of_the_arms(capsys, monkeypatch):
     assert number(played("my_preference.py", capsys, monkeypatch), "P(arm 0) =") > 0.99
-    words = ["run", "preference-policy", "combination-lock", "--env.horizon", "3", "--episodes", "40", "--seeds", "1"]
-    assert main([*words, "--import", str(EXAMPLES / "my_preference.py"), "--agent.objective", "hinge", "--help"]) == 0
+
+
+def test_the_agent_takes_my_preference_by_name(capsys):
+    words = ["--import", str(EXAMPLES / "my_preference.py"), "--agent.objective", "hinge", "--help-all"]
+    assert main(["run", "preference-policy", "combination-lock", *words]) == 0
+    assert "the loss of a pair is 0 from the margin 1/beta on" in " ".join(capsys.readouterr().out.split())
 
 
 def test_my_objective_keeps_the_rules_and_learns(capsys, monkeypatch):
