@@ -102,3 +102,18 @@ def test_a_row_with_a_run_that_did_not_finish_has_no_figures(tmp_path, capsys, t
     assert code == 1
     assert "1 of 2" in cells
     assert set(cells[cells.index("1 of 2") + 1 :]) == {"-"}
+
+
+def test_depth_is_the_last_of_each_run_and_paired_by_seed(tmp_path, capsys):
+    for label, depths in (("a", (2.0, 3.0)), ("no bonus", (1.0, 1.5))):
+        for seed, depth in enumerate(depths):
+            folder = write_run(tmp_path, label, seed)
+            lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            text = "\n".join(
+                json.dumps(line | {"env/depth": depth * (k == len(lines) - 1)}) for k, line in enumerate(lines)
+            )
+            (folder / "metrics.jsonl").write_text(text + "\n")
+    assert runpy.run_path(str(BENCHMARKS / "depth_table.py"))["main"]([str(tmp_path)], "") == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert rows[0].startswith("| a | 2 | 2.50 [-3.85, 8.85] | 2.00 | 1.25 [-1.93, 4.43] |")  # of 1 and 1.5
+    assert rows[1].startswith("| no bonus | 2 | 1.25 [")

@@ -1,0 +1,63 @@
+"""How deep agents come in worlds of rooms: the last `env/depth` of each run, by agent, with a paired difference.
+
+Run `python benchmarks/depth_table.py runs/bonus-depth` after the sweep of that name. Prints a markdown table: mean over
+runs with Student's 95% interval, the worst run, the difference to the agent that `--against` names (default: "no bonus"
+if it is there), paired by seed, and the median of the seconds. Exit code 1 if a run did not finish.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from rl_contrastive.analysis import statistics as st
+from rl_contrastive.analysis.runs import Run, find_runs, read_run
+from rl_contrastive.config import require
+
+METRIC = "env/depth"
+
+
+def main(folders: list[str], against: str) -> int:
+    runs = [read_run(folder) for folder in find_runs([Path(folder) for folder in folders])]
+    groups: dict[str, dict[int, Run]] = defaultdict(dict)
+    for run in runs:
+        groups[run.agent][run.seed] = run
+    broken = {run.agent for run in runs if not run.finished}
+    depth = {
+        agent: {seed: float(run.series[METRIC][-1]) for seed, run in members.items()}
+        for agent, members in groups.items()
+        if agent not in broken
+    }
+    require(not against or against in depth, f"--against must be one of {', '.join(sorted(depth))}, got {against}.")
+    base = depth.get(against or "no bonus")
+    print(f"| agent | n | depth: mean [95% CI] | worst | minus {against or 'no bonus'} | seconds: median |")
+    print("|---|---|---|---|---|---|")
+    for agent in sorted(depth, key=lambda name: -np.mean(list(depth[name].values()))):
+        values = depth[agent]
+        shared = [] if base is None or base is values else sorted(set(values) & set(base))
+        paired = "-" if len(shared) < 2 else _cell(np.array([values[s] - base[s] for s in shared])) if base else "-"
+        wall = np.median([run.number("wall_s") or 0.0 for run in groups[agent].values()])
+        column = np.array(list(values.values()))
+        print(f"| {agent} | {len(values)} | {_cell(column)} | {column.min():.2f} | {paired} | {wall:.0f} |")
+    for agent in sorted(broken):  # means of those that finished would flatter
+        finished = [run.finished for run in groups[agent].values()]
+        print(f"| {agent} | {sum(finished)} of {len(finished)} |" + " - |" * 4)
+    return int(bool(broken))
+
+
+def _cell(values: np.ndarray) -> str:
+    """Mean and Student's 95% interval."""
+    got = st.mean_interval(values)
+    return f"{got.estimate:.2f} [{got.low:.2f}, {got.high:.2f}]"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+")
+    parser.add_argument("--against", default="")
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.folders, arguments.against))
