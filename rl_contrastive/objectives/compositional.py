@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import In, Options
+from rl_contrastive.config import In, Options, config_or
 from rl_contrastive.energy.compositional import average_log
 from rl_contrastive.energy.low_rank import log_mean_psi
 from rl_contrastive.objectives.base import (
@@ -50,7 +50,7 @@ class MECO(Objective):
     shared = True
 
     def __init__(self, config: MECOConfig | None = None) -> None:
-        self.config = config or MECOConfig()
+        self.config = config_or(config, MECOConfig)
 
     def initial(self, sizes: Sizes) -> State:
         return {"log_u": torch.full((sizes.levels, sizes.dim), math.nan, dtype=torch.float64)}

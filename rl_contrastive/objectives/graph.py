@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, Options, require
+from rl_contrastive.config import Ge, In, Options, config_or, require
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.views import ViewObjective, Views, weighted_rows
 from rl_contrastive.registry import register
@@ -29,7 +29,7 @@ CLAMP = 5.0
 class LightGCLConfig(Options, where="lightgcl"):
     """The loss of one side."""
 
-    temperature: Annotated[float, Gt(0)] = 0.2
+    temperature: Annotated[float, In(1e-4, 1e4)] = 0.2
     """tau: products, of vectors of any length, are divided by it."""
 
 
@@ -41,7 +41,7 @@ class LightGCL(ViewObjective):
     """
 
     def __init__(self, config: LightGCLConfig | None = None) -> None:
-        self.config = config or LightGCLConfig()
+        self.config = config_or(config, LightGCLConfig)
 
     def loss(self, views: Views, state: State) -> tuple[ObjectiveResult, State]:
         require(views.size[0] == 2, f"LightGCL: needs 2 views G and E, got {views.size[0]}.")
@@ -101,7 +101,7 @@ class SVDView:
     """counts (n, m) -> G = U_q S_q V_q', the rank-q part of N = R / sqrt(d_u d_i) (Cai et al. 2023, LightGCL)."""
 
     def __init__(self, config: SVDViewConfig | None = None) -> None:
-        self.config = config or SVDViewConfig()
+        self.config = config_or(config, SVDViewConfig)
 
     def __call__(self, counts: Tensor) -> Tensor:
         left, right = self.factors(counts)

@@ -17,7 +17,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, In, Options, require
+from rl_contrastive.config import Ge, In, Options, config_or, require
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.views import ViewObjective, Views, unit, weighted_rows
 from rl_contrastive.registry import register
@@ -29,7 +29,7 @@ LOG_2PI = math.log(2.0 * math.pi)
 class CMIMConfig(Options, where="cmim"):
     """The contrastive term."""
 
-    temperature: Annotated[float, Gt(0)] = 0.1
+    temperature: Annotated[float, In(1e-4, 1e4)] = 0.1
     """tau: cosines are divided by it."""
 
 
@@ -43,7 +43,7 @@ class CMIM(ViewObjective):
     least_views = 1
 
     def __init__(self, config: CMIMConfig | None = None) -> None:
-        self.config = config or CMIMConfig()
+        self.config = config_or(config, CMIMConfig)
 
     def loss(self, views: Views, state: State) -> tuple[ObjectiveResult, State]:
         z, tau = unit(views.z), self.config.temperature
@@ -69,7 +69,7 @@ class MIMConfig(Options, where="mim"):
     """Divide the gradients (not the values) of log q and log P by d, for a reconstruction that is averaged too."""
     contrast: Annotated[float, Ge(0)] = 1.0
     """Weight of -log p(k=1|x,z); 0 is the MIM loss."""
-    temperature: Annotated[float, Gt(0)] = 0.1
+    temperature: Annotated[float, In(1e-4, 1e4)] = 0.1
     """tau of that term."""
 
 
@@ -87,7 +87,7 @@ class MIM:
     """
 
     def __init__(self, config: MIMConfig | None = None) -> None:
-        self.config = config or MIMConfig()
+        self.config = config_or(config, MIMConfig)
         self.term = CMIM(CMIMConfig(self.config.temperature))
 
     def __call__(
