@@ -210,6 +210,23 @@ def without_padding(
     return pos, neg, pos_weight, law
 
 
+def require_ids(name: str, batch: Contrast, table: Tensor) -> None:
+    """RlcError unless a batch's ids (H, N) number entries of a state's table (H, anchors), or are None for each once.
+
+    Their range is looked at on the CPU alone: elsewhere it would wait for the device, and indexing complains there.
+    """
+    ids, rows, (levels, entries) = batch.ids, batch.pos_weight.shape[-2], table.shape
+    if ids is None:
+        require(rows == entries, f"{name}: {rows} anchors of {entries} in the state; ids must say which they are.")
+        return
+    require(isinstance(ids, Tensor), f"{name}: ids must be a torch tensor, got {type(ids).__name__}.")
+    good = ids.shape == (levels, rows) and ids.dtype == torch.int64
+    require(good, f"{name}: ids must be int64 of shape (H, N) = {(levels, rows)}, got {ids.dtype} {tuple(ids.shape)}.")
+    if ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        inside = bool(((ids >= 0) & (ids < entries)).all())
+        require(inside, f"{name}: ids must lie in 0..{entries - 1}, the entries of the state.")
+
+
 def reduce_rows(pos_terms: Tensor, row_terms: Tensor, pos_weight: Tensor) -> tuple[Tensor, Tensor]:
     """loss = sum_ik w_ik pos_ik + sum_i w_i row_i with w_i = sum_k w_ik -> (loss (...,), rows (..., N))."""
     w = pos_weight.sum(-1)  # (..., N)

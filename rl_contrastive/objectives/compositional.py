@@ -27,6 +27,7 @@ from rl_contrastive.objectives.base import (
     State,
     log_expectation,
     reduce_rows,
+    require_ids,
 )
 from rl_contrastive.registry import register
 
@@ -83,6 +84,7 @@ class KeyedMECO(MECO):
         return {"log_u": torch.full((sizes.levels, sizes.anchors), math.nan, dtype=torch.float64)}
 
     def _ratio(self, batch: Contrast, log_u: Tensor) -> tuple[Tensor, Tensor]:
+        require_ids("meco-keyed", batch, log_u)
         if batch.law.ndim == 2:  # shared negatives: Zhat is linear in the mean of psi
             lp = log_mean_psi(batch.log_psi(), batch.law).unsqueeze(-2)  # (H, 1, d)
             log_zhat = torch.logsumexp(batch.log_phi().to(torch.float64) + lp, dim=-1)  # (H, N)

@@ -80,11 +80,11 @@ class Layers:
     G_i: Tensor
 
 
-def normalised(counts: Tensor) -> Tensor:
+def normalised(counts: Tensor, name: str = "lightgcl") -> Tensor:
     """N = R / sqrt(d_u d_i) (n, m) of counts R >= 0; a node without edges has a row of 0."""
-    require(counts.ndim == 2, f"lightgcl: counts must have shape (n, m), got {tuple(counts.shape)}.")
+    require(counts.ndim == 2, f"{name}: counts must have shape (n, m), got {tuple(counts.shape)}.")
     good = counts.dtype.is_floating_point and bool(torch.isfinite(counts).all()) and bool((counts >= 0).all())
-    require(good, "lightgcl: counts must be finite floats >= 0.")
+    require(good, f"{name}: counts must be finite floats >= 0.")
     scale = torch.outer(counts.sum(1), counts.sum(0)).sqrt()
     return torch.where(scale > 0, counts / scale.clamp_min(torch.finfo(scale.dtype).tiny), torch.zeros_like(counts))
 
@@ -109,7 +109,7 @@ class SVDView:
 
     def factors(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """U_q S_q (n, q) and V_q' (q, m); exact, so that no seed is needed."""
-        q, N = self.config.rank, normalised(counts)
+        q, N = self.config.rank, normalised(counts, "svd view")
         require(q <= min(N.shape), f"svd view: rank must be at most {min(N.shape)}, got {q}.")
         U, S, Vt = torch.linalg.svd(N, full_matrices=False)
         return U[:, :q] * S[:q], Vt[:q]

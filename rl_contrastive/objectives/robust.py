@@ -33,6 +33,7 @@ from rl_contrastive.objectives.base import (
     State,
     log_expectation,
     reduce_rows,
+    require_ids,
 )
 from rl_contrastive.registry import register
 
@@ -117,6 +118,7 @@ class ISogCLR(Objective):
 
     def step(self, batch: Contrast, state: State) -> tuple[ObjectiveResult, State]:
         """loss_i = sum_j v_j p_ij h_ij with constants p; then u, m and tau of the anchors in the batch."""
+        require_ids("isogclr", batch, state["tau"])
         pos, neg, v = batch.scores("log")
         tau, log_u, m = (_taken(state[name], batch.ids) for name in ("tau", "log_u", "m"))  # (H, N)
         with torch.no_grad():

@@ -94,13 +94,15 @@ class HardTopKConfig(Options, where="hard top-k"):
 class HardTopK:
     """The k others of greatest cosine, the nearest first, with weight 1/k each: features (n, d); nothing is drawn."""
 
-    def __init__(self, features: FloatArray, config: HardTopKConfig | None = None) -> None:
-        self.config, self.features = config_or(config, HardTopKConfig), _directions("hard top-k", features)
+    def __init__(self, features: FloatArray, config: HardTopKConfig | None = None, *, name: str = "hard top-k") -> None:
+        """name: of the sampler in sentences, where it is part of another."""
+        self.name = name
+        self.config, self.features = config_or(config, HardTopKConfig), _directions(name, features)
         n = len(self.features)
-        require(self.config.k <= n - 1, f"hard top-k: k must be at most the {n - 1} others, got {self.config.k}.")
+        require(self.config.k <= n - 1, f"{name}: k must be at most the {n - 1} others, got {self.config.k}.")
 
     def __call__(self, index: IntArray, rng: np.random.Generator | None = None) -> tuple[IntArray, FloatArray]:
-        require_index("hard top-k", index, len(self.features))
+        require_index(self.name, index, len(self.features))
         cosine = self.features[index] @ self.features.T
         cosine[np.arange(len(index)), index] = -np.inf
         top = _top(cosine, self.config.k)
@@ -129,7 +131,7 @@ class SemanticNeighbours:
     def __init__(self, semantic: FloatArray, config: SemanticConfig | None = None, *, rng: torch.Generator) -> None:
         self.config = config_or(config, SemanticConfig)
         self.semantic = torch.as_tensor(np.array(semantic, dtype=np.float32))
-        self.nearest = HardTopK(semantic, HardTopKConfig(self.config.neighbours))
+        self.nearest = HardTopK(semantic, HardTopKConfig(self.config.neighbours), name="semantic")
         W = nn.Linear(self.semantic.shape[1], self.config.width, bias=False)
         a = nn.Linear(2 * self.config.width, 1, bias=False)
         self.nets = nn.ModuleList([draw_linear(W, rng=rng), draw_linear(a, rng=rng)])

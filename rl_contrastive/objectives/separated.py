@@ -65,7 +65,7 @@ class SepCLR(ViewObjective):
         """z (..., d) -> c (..., common) of length 1 and s (..., d - common)."""
         d = z.shape[-1]
         common = self.config.common or d // 2
-        require(0 < common < d, f"SepCLR: {d} coordinates leave no room for both heads, common = {common}.")
+        require(0 < common < d, f"SepCLR: both heads need a coordinate, got d = {d} and common = {common}.")
         return unit(z[..., :common]), z[..., common:]
 
 
