@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rl_contrastive.config import Ge, In, Options, config_or, require
 from rl_contrastive.objectives.base import ObjectiveResult, State
-from rl_contrastive.objectives.views import ViewObjective, Views, unit, weighted_rows
+from rl_contrastive.objectives.views import ViewObjective, Views, require_weight, unit, weighted_rows
 from rl_contrastive.registry import register
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -100,6 +100,8 @@ class MIM:
         weight: Tensor | None = None,
     ) -> ObjectiveResult:
         _require_code(mean, log_scale, z)
+        if weight is not None:
+            require_weight("mim", weight)
         rows = -0.5 * (self._scaled(log_normal(z, mean, self._floored(log_scale))) + self._scaled(log_standard(z)))
         if reconstruction is not None:
             fits = reconstruction.shape == rows.shape
@@ -132,6 +134,8 @@ def log_standard(z: Tensor) -> Tensor:
 
 
 def _require_code(mean: Tensor, log_scale: Tensor, z: Tensor) -> None:
+    for name, value in (("mean", mean), ("log scale", log_scale), ("z", z)):
+        require(isinstance(value, Tensor), f"mim: {name} must be a torch tensor, got {type(value).__name__}.")
     same = mean.shape == log_scale.shape == z.shape and mean.ndim >= 2
     shapes = f"{tuple(mean.shape)}, {tuple(log_scale.shape)}, {tuple(z.shape)}"
     require(same, f"mim: mean, log scale and z must have one shape (..., N, d), got {shapes}.")

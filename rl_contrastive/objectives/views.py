@@ -149,8 +149,7 @@ def _require_values(name: str, views: Views) -> None:
     """Weights sum to 1, labels are finite, groups are 0 or 1, indices whole and not negative, gates in [0, 1]."""
     w, label, group, index, gate = views.weight, views.label, views.group, views.index, views.gate
     if w is not None:
-        good = bool((w >= 0).all()) and bool((w.sum(-1) - 1.0).abs().max() < 1e-4)
-        require(good, f"{name}: weights must be >= 0 and sum to 1 over the instances.")
+        require_weight(name, w)
     if label is not None and label.dtype.is_floating_point:
         require(bool(torch.isfinite(label).all()), f"{name}: labels must be finite.")
     if group is not None:
@@ -162,6 +161,13 @@ def _require_values(name: str, views: Views) -> None:
         want = (*views.z.shape[:-3], *views.z.shape[-2:])
         require(tuple(gate.shape) == want, f"{name}: gate must have shape {want}, got {tuple(gate.shape)}.")
         require(bool(((gate >= 0) & (gate <= 1)).all()), f"{name}: gates must lie in [0, 1].")
+
+
+def require_weight(name: str, weight: Tensor) -> None:
+    """RlcError unless the weights (..., N) of instances are >= 0 and sum to 1."""
+    require(isinstance(weight, Tensor), f"{name}: weight must be a torch tensor, got {type(weight).__name__}.")
+    good = bool((weight >= 0).all()) and bool((weight.sum(-1) - 1.0).abs().max() < 1e-4)
+    require(good, f"{name}: weights must be >= 0 and sum to 1 over the instances.")
 
 
 def require_slots(name: str, index: Tensor, slots: int) -> None:

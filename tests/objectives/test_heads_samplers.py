@@ -280,6 +280,21 @@ def test_samplers_refuse_wrong_use() -> None:
         PropensityConfig(least=0.0)
 
 
+def test_arrays_of_the_wrong_kind_are_one_sentence() -> None:
+    rows = np.ones((4, 4))
+    for call, sentence in (
+        (lambda: ShuffledWhitening(4, PLAIN)(rows, True), "whitening: z must be a torch tensor, got ndarray"),
+        (lambda: HardTopK(rows, HardTopKConfig(1))([0, 1]), "hard top-k: the index must be a numpy array, got list"),
+        (lambda: objectives.OpTA()(rows, rows), "opta: support must be a torch tensor, got ndarray"),
+        (lambda: objectives.log_sinkhorn(rows, eps=0.1), "sinkhorn: cost must be a torch tensor, got ndarray"),
+        (lambda: objectives.log_sinkhorn(torch.ones(3, 3), eps=1e-300), "sinkhorn: eps is so small"),
+        (lambda: objectives.MIM()(*[torch.ones(4, 4)] * 3, weight=[0.25] * 4), "mim: weight must be a torch tensor"),
+        (lambda: objectives.MIM()(rows, rows, rows), "mim: mean must be a torch tensor, got ndarray"),
+    ):
+        with pytest.raises(RlcError, match=sentence):
+            call()
+
+
 def test_a_sentence_names_the_part_that_was_asked() -> None:
     features = np.random.default_rng(0).normal(size=(5, 3))
     with pytest.raises(RlcError, match=r"^semantic: k must be at most the 4 others"):
