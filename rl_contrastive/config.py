@@ -177,6 +177,15 @@ class Options:
         check_ranges(self, self.where)
 
 
+def config_or(given: T | None, default: type[T]) -> T:
+    """`given`, or the class's defaults for None; RlcError for anything else, such as a table of fields."""
+    name = default.__name__
+    where = getattr(default, "where", "") or name
+    words = f"{where}: the config must be of class {name}, or None for the defaults, got {given!r}"
+    require(given is None or isinstance(given, default), words + ".")
+    return default() if given is None else given
+
+
 def require_finite(config: Any, where: str = "") -> None:
     """RlcError if a number anywhere in a config is NaN or infinite: comparisons with NaN pass many a range check."""
     for field in dataclasses.fields(config):

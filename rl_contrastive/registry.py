@@ -46,6 +46,20 @@ PACKAGES: dict[Kind, str] = {
     "group-objective": "rl_contrastive.preferences",
     "reward-objective": "rl_contrastive.preferences",
 }
+RECOVERS = ("ratio", "ratio-up-to-row", "tempered", "nothing")
+"""What an objective of scores may say of its minimiser, `Objective.recovers`."""
+ELSEWHERE: dict[Kind, tuple[Kind, str]] = {
+    "objective": (
+        "view-objective",
+        "a loss of embeddings (view-objective), not of scores: use objectives.make_view, or "
+        "--agent.learner.auxiliary.objective of contrastive-ucb-deep",
+    ),
+    "view-objective": (
+        "objective",
+        "a loss of scores (objective), not of embeddings: use objectives.make, or --agent.learner.objective",
+    ),
+}
+"""Kind that was asked for -> the kind it is taken for, and where a name of that is used."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -77,11 +91,19 @@ def register(kind: Kind, name: str, config: type) -> Callable[[F], F]:
         key = (kind, name)
         if key in _ENTRIES and _ENTRIES[key].factory.__module__ != factory.__module__:
             raise RlcError(f"the {kind} name '{name}' is already taken by {_ENTRIES[key].factory.__module__}.")
+        if kind == "objective":
+            require_recovers(f"register: {kind} '{name}'", getattr(factory, "recovers", "nothing"))
         summary = (inspect.getdoc(factory) or "").split("\n")[0]
         _ENTRIES[key] = Entry(kind, name, factory, config, summary)
         return factory
 
     return decorate
+
+
+def require_recovers(who: str, value: Any) -> None:
+    """RlcError unless an objective's `recovers` is one of the four."""
+    allowed = ", ".join(map(repr, RECOVERS))
+    require(value in RECOVERS, f"{who}: recovers must be one of {allowed}, got {value!r}.")
 
 
 def get(kind: Kind, name: str) -> tuple[Entry, dict[str, Any]]:
@@ -100,7 +122,14 @@ def get(kind: Kind, name: str) -> tuple[Entry, dict[str, Any]]:
 
         if name in gymnasium.registry:
             raise RlcError(f"unknown env '{name}'; did you mean 'gym:{name}'?")
+    _require_not_elsewhere(kind, name)
     raise unknown_name(kind, name, (e.name for e in entries(kind)))
+
+
+def _require_not_elsewhere(kind: Kind, name: str) -> None:
+    """RlcError that says where a name belongs, if it is of the kind that this one is taken for."""
+    other, words = ELSEWHERE.get(kind, (kind, ""))
+    require(not words or (other, name) not in _ENTRIES, f"{kind}: '{name}' is {words}.")
 
 
 def kind_of(kinds: tuple[Kind, ...], name: str) -> Kind:
@@ -109,6 +138,7 @@ def kind_of(kinds: tuple[Kind, ...], name: str) -> Kind:
     for kind in kinds:
         if name in known[kind]:
             return kind
+    _require_not_elsewhere(kinds[0], name)
     raise unknown_name(" or ".join(kinds), name, (n for names in known.values() for n in names))
 
 

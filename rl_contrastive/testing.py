@@ -21,6 +21,7 @@ from gymnasium.vector import AutoresetMode
 
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
+from rl_contrastive.registry import require_recovers
 from rl_contrastive.runs.evaluate import checked_policy
 from rl_contrastive.runs.loop import train
 from rl_contrastive.runs.rollout import autoreset_mode, play, step_limit
@@ -212,12 +213,17 @@ def _no_global_draws(name: str) -> Iterator[None]:
 def check_objective(objective: Any) -> list[str]:
     """Check a contrastive objective: (pos, neg, pos_weight, neg_weight) -> ObjectiveResult.
 
-    Rules: loss and rows have the shapes of `objectives/base.py`; the loss is the sum of weighted rows; rows of weight 0
-    change nothing; leading axes are separate problems; the gradient is that of finite differences; extreme scores
-    stay finite.
+    Rules: `recovers` is one of its four values; loss and rows have the shapes of `objectives/base.py`; the loss is the
+    sum of weighted rows; what has weight 0 changes nothing, and the law of the negatives does; leading axes are
+    separate problems; the gradient is that of finite differences, and a descent raises what is frequent; extreme
+    scores stay finite.
     """
     import torch
 
+    # Descents call `loss`, without the checks of a call.
+    loss = getattr(objective, "loss", objective)
+    name = type(objective).__name__
+    require_recovers(name, getattr(objective, "recovers", "nothing"))
     rng = torch.Generator().manual_seed(0)
     H, N, K, M = 2, 3, 2, 5
     shapes = ((H, N, K), (H, N, M))
@@ -225,28 +231,82 @@ def check_objective(objective: Any) -> list[str]:
     w = torch.rand((H, N, K), generator=rng, dtype=torch.float64)
     v = torch.rand((H, N, M), generator=rng, dtype=torch.float64)
     w, v = w / w.sum((-2, -1), keepdim=True), v / v.sum(-1, keepdim=True)
-    name, found = type(objective).__name__, objective(pos, neg, w, v)
+    found = loss(pos, neg, w, v)
     good = found.loss.shape == (H,) and found.rows.shape == (H, N)
     require(
         good, f"{name}: loss is {(H,)} and rows {(H, N)}, got {tuple(found.loss.shape)}, {tuple(found.rows.shape)}."
     )
     total = (w.sum(-1) * found.rows).sum(-1)
     require(bool(torch.allclose(total, found.loss)), f"{name}: the loss must be the sum of its rows by their weights.")
-    apart = torch.stack([objective(pos[h], neg[h], w[h], v[h]).loss for h in range(H)])
+    apart = torch.stack([loss(pos[h], neg[h], w[h], v[h]).loss for h in range(H)])
     require(bool(torch.allclose(apart, found.loss)), f"{name}: leading axes must be separate problems.")
-    pad = torch.nn.functional.pad
-    longer = objective(pad(pos, (0, 0, 0, 1), value=9.0), pad(neg, (0, 0, 0, 1), value=9.0), pad(w, (0, 0, 0, 1)),
-                       pad(v, (0, 0, 0, 1), value=1.0 / M)).loss  # fmt: skip
-    require(bool(torch.allclose(longer, found.loss)), f"{name}: a row of weight 0 changed the loss.")
+    _check_weights(name, loss, (pos, neg, w, v))
     check = torch.autograd.gradcheck(
-        lambda a, b: objective(a, b, w, v).loss.sum(),
+        lambda a, b: loss(a, b, w, v).loss.sum(),
         (pos.clone().requires_grad_(), neg.clone().requires_grad_()),
         raise_exception=False,
     )
     require(bool(check), f"{name}: its gradient is not that of finite differences.")
-    extreme = objective(80.0 * pos.float(), -80.0 * neg.float(), w.float(), v.float()).loss
+    extreme = loss(80.0 * pos.float(), -80.0 * neg.float(), w.float(), v.float()).loss
     require(bool(torch.isfinite(extreme).all()), f"{name}: scores of size 80 in float32 gave {extreme.tolist()}.")
-    return ["shapes", "sum of rows", "separate problems", "padding", "gradient", "finite"]
+    _check_large(name, loss, w.float(), v.float())
+    _check_direction(name, objective, loss)
+    return [
+        "recovers",
+        "shapes",
+        "sum of rows",
+        "separate problems",
+        "padding",
+        "law",
+        "gradient",
+        "finite",
+        "direction",
+    ]
+
+
+def _check_weights(name: str, loss: Any, arrays: tuple[Any, ...]) -> None:
+    """Rows and negatives of weight 0 change nothing; another law of the negatives does."""
+    import torch
+
+    pos, neg, w, v = arrays
+    pad, M = torch.nn.functional.pad, neg.shape[-1]
+    plain = loss(*arrays).loss
+    longer = loss(pad(pos, (0, 0, 0, 1), value=9.0), pad(neg, (0, 0, 0, 1), value=9.0), pad(w, (0, 0, 0, 1)),
+                  pad(v, (0, 0, 0, 1), value=1.0 / M)).loss  # fmt: skip
+    require(bool(torch.allclose(longer, plain)), f"{name}: a row of weight 0 changed the loss.")
+    lacking = torch.cat([v[..., 1:], torch.zeros_like(v[..., :1])], dim=-1)
+    lacking = lacking / lacking.sum(-1, keepdim=True)
+    low, high = (loss(pos, torch.cat([neg[..., :-1], neg[..., -1:] + x], -1), w, lacking).loss for x in (0.0, 9.0))
+    require(bool(torch.allclose(low, high)), f"{name}: a negative of weight 0 changed the loss.")
+    ignored = bool(torch.allclose(low, loss(pos, neg, w, v).loss))
+    require(not ignored, f"{name}: other weights of the negatives, neg_weight, did not change the loss.")
+
+
+def _check_large(name: str, loss: Any, w: Any, v: Any) -> None:
+    """Loss and gradient at scores of +-100 in float32."""
+    import torch
+
+    for a, b in ((100.0, 100.0), (100.0, -100.0), (-100.0, 100.0), (-100.0, -100.0)):
+        pos, neg = torch.full_like(w, a, requires_grad=True), torch.full_like(v, b, requires_grad=True)
+        value = loss(pos, neg, w, v).loss
+        slopes = torch.autograd.grad(value.sum(), (pos, neg), allow_unused=True)
+        good = all(x is None or bool(torch.isfinite(x).all()) for x in (value, *slopes))
+        require(good, f"{name}: positives of score {a:g} and negatives of {b:g} give no finite loss and gradient.")
+
+
+def _check_direction(name: str, objective: Any, loss: Any) -> None:
+    """On a table of 2 anchors and 2 successors a descent from f = 1 raises the frequent successor over the rare one."""
+    import torch
+
+    if getattr(objective, "recovers", "nothing") == "nothing":
+        return
+    P = torch.tensor([[0.9, 0.1], [0.2, 0.8]], dtype=torch.float64)
+    s = torch.full((2, 2), 1.0 if getattr(objective, "space", "log") == "ratio" else 0.0, dtype=torch.float64)
+    s.requires_grad_()
+    (slope,) = torch.autograd.grad(loss(s, s, P / 2, torch.full_like(P, 0.5)).loss, s)
+    good = bool((slope.diagonal() < slope.flip(-1).diagonal()).all())
+    says = f"recovers = {objective.recovers!r}"
+    require(good, f"{name}: {says}, but its descent raises the score of the rarer successor; check its sign.")
 
 
 def check_opponent(make: Callable[[int], Any], spec: EnvSpec) -> list[str]:

@@ -7,11 +7,15 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.functional import softplus
 
 from rl_contrastive import make_agent, make_env, make_objective, names, registry
 from rl_contrastive.cli import main
 from rl_contrastive.errors import RlcError
-from rl_contrastive.objectives.base import ObjectiveResult
+from rl_contrastive.features.config import LearnerConfig
+from rl_contrastive.features.learner import FeatureLearner
+from rl_contrastive.objectives.base import NoOptions, Objective, ObjectiveResult, Recovers, reduce_rows
 from rl_contrastive.testing import check_agent, check_env, check_objective, check_opponent
 
 
@@ -167,7 +171,7 @@ class Wrong:
         if self.how == "padding":
             return ObjectiveResult((w.sum(-1) * rows).sum(-1) + 0.0 * rows.sum(-1) + rows.shape[-1], rows)
         if self.how == "gradient":
-            rows = rows + (neg.detach() ** 2).sum(-1)
+            rows = rows + (v * neg.detach() ** 2).sum(-1)
         loss = (w.sum(-1) * rows).sum(-1)
         return ObjectiveResult(loss.sum() if self.how == "shapes" else loss, rows)
 
@@ -178,6 +182,53 @@ class Wrong:
 def test_a_broken_objective_is_refused(how, sentence):
     with pytest.raises(RlcError, match=sentence):
         check_objective(Wrong(how))
+
+
+class Made(Objective):
+    """nce with one fault."""
+
+    recovers = "ratio"
+
+    def __init__(self, how=""):
+        self.how = how
+        self.recovers = "ratios" if how == "name" else "ratio"
+
+    def loss(self, pos, neg, w, v):
+        if self.how == "sign":
+            pos, neg = -pos, -neg
+        if self.how == "law":
+            v = torch.full_like(v, 1 / v.shape[-1])
+        if self.how == "negatives":
+            v = v + 0.1
+        rest = neg.exp().log1p() if self.how == "overflow" else softplus(neg)
+        return ObjectiveResult(*reduce_rows(softplus(-pos), (v * rest).sum(-1), w))
+
+
+MADE = {
+    "name": "recovers must be one of 'ratio', .*, got 'ratios'",
+    "sign": "recovers = 'ratio', but its descent raises the score of the rarer successor",
+    "law": "a negative of weight 0 changed the loss|neg_weight, did not change the loss",
+    "negatives": "a negative of weight 0 changed the loss",
+    "overflow": "positives of score 100 and negatives of 100 give no finite loss",
+}
+
+
+@pytest.mark.parametrize("how", MADE)
+def test_a_wrong_objective_is_refused(how):
+    assert "direction" in check_objective(Made())  # the control
+    with pytest.raises(RlcError, match=f"Made: .*({MADE[how]})"):
+        check_objective(Made(how))
+
+
+def test_recovers_is_checked_where_it_is_registered_and_used(monkeypatch):
+    registry.entries("objective")
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    assert get_args(Recovers) == registry.RECOVERS
+    with pytest.raises(RlcError, match="register: objective 'odd': recovers must be one of"):
+        registry.register("objective", "odd", NoOptions)(type("Odd", (Objective,), {"recovers": "all"}))
+    registry.register("objective", "odd", NoOptions)(lambda config: Made("name"))
+    with pytest.raises(RlcError, match="learner: objective odd: recovers must be one of"):
+        FeatureLearner(LearnerConfig(method="nce", objective="odd"), horizon=2, num_actions=2, num_states=3)
 
 
 def test_opponents():

@@ -78,6 +78,11 @@ def watch(run: Trained, *, episodes: int, epsilon: float, seed: int) -> tuple[Wa
     return Watched(*(np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0]))), kind
 
 
+def has_latents(env: Env) -> bool:
+    """Whether the environment tells its latent states: the base class of most has the method and only raises."""
+    return bool(getattr(env, "tells_latents", hasattr(env, "latent_states")))
+
+
 def labelled(env: Env) -> tuple[str, Callable[[Transition, Array, Array], Labels]]:
     """What is known of the truth, and a function of a step and of the latent states before and after it."""
     A, model = env.env_spec.num_actions, exact_model(env) if env.env_spec.num_states is not None else None
@@ -91,7 +96,7 @@ def labelled(env: Env) -> tuple[str, Callable[[Transition, Array, Array], Labels
         return "factor", by_factor
     if env.env_spec.num_states is not None:
         return "state", lambda step, before, after: (step.obs, step.next_obs, step.obs * A + step.action)
-    if hasattr(env, "latent_states"):
+    if has_latents(env):
         return "latent state", lambda step, before, after: (before, after, before * A + step.action)
 
     def unknown(step: Transition, before: Array, after: Array) -> Labels:
@@ -106,7 +111,7 @@ def _episodes(run: Trained, env: Any, labels: Any, seed: int, index: int, epsilo
     agent: Any = cast(Any, run.agent)
     A, tree = run.spec.num_actions, SeedTree(seed)
     rng = tree.generator("evaluation", FRESH + index, 1)
-    known = hasattr(env, "latent_states")
+    known = has_latents(env)
     before: Any = None
 
     def act(obs: Array, h: int) -> IntArray:

@@ -44,6 +44,22 @@ def _options(
     return from_dict(entry.config, {**kept, **fixed}, flag.removeprefix("--") + ".")
 
 
+def require_used(config: Any, words: list[str], flag: str = "--agent.learner.objective") -> None:
+    """RlcError where the words choose an objective, but the learner's closed form descends none.
+
+    Only words are looked at: run folders and sweep files that hold such a choice go on as before.
+    """
+    learner: Any = getattr(config, "learner", None)
+    if getattr(learner, "method", None) != "spectral":
+        return
+    asked = [_flag(word) for word in words]
+    said = [word for word in asked if word.startswith(f"{flag}-options.")]
+    if flag in asked and learner.objective != type(learner)().objective:
+        said.insert(0, flag)
+    hint = "has no effect with --agent.learner.method spectral; add --agent.learner.method nce or spectral+nce"
+    require(not said, f"{''.join(said[:1])} {hint}.")
+
+
 def _flag(word: str) -> str:
     return word.partition("=")[0].replace("_", "-")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, get_args
 import tyro
 
 from rl_contrastive import registry
-from rl_contrastive.cli.options import in_new_form, with_options
+from rl_contrastive.cli.options import in_new_form, require_used, with_options
 from rl_contrastive.cli.parse import Done, Nothing, flags_of, parse, python_files
 from rl_contrastive.cli.short_help import long_help, short_help
 from rl_contrastive.config import from_dict, require, to_dict
@@ -118,6 +118,7 @@ def run(args: list[str]) -> int:
         parsed = parse(generic[agent_config, env_config], options, prog=prog, flags=flags, default=default)
     except Done:  # tyro has options of its own, such as the one for shell completion
         return 0
+    require_used(parsed.agent, options)
     return start(names[0], names[1], parsed, "rlc run " + shlex.join(args))
 
 

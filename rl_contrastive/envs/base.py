@@ -92,6 +92,11 @@ class BatchEnv(VectorEnv[Array, IntArray, Array]):
         """(n,) current state of each row in the numbering of `exact()`; for tests and diagnostics only."""
         raise NotImplementedError
 
+    @property
+    def tells_latents(self) -> bool:
+        """Whether this environment has `latent_states`."""
+        return type(self).latent_states is not BatchEnv.latent_states
+
     def exact(self) -> ExactModel | None:
         """The true model, built on first use, or None where there is none."""
         raise NotImplementedError

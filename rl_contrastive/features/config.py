@@ -22,9 +22,11 @@ class LearnerConfig(DeviceOptions, where="learner"):
     """spectral: closed form; nce: gradient descent alone; spectral+nce: closed form, then descent judged on held-out
     transitions."""
     objective: str = "nce"
-    """Registered objective of the gradient stage (`rlc list objectives`); name it before --help to see its options."""
+    """Registered objective of the gradient stage (`rlc list objectives`); name it before --help-all to see its
+    options."""
     objective_options: Any = field(default_factory=dict)
-    """Its config, or a table of that config's fields, such as {"gamma": .3} for meco."""
+    """Its config, or a table of that config's fields, such as {"gamma": .3} for meco. A temperature other than 1 makes
+    no ratio, so it needs allow_biased where P-hat is made."""
     allow_biased: bool = False
     """Make P-hat even if the minimiser of the objective is not the ratio P/P^-; a control, whose P-hat is wrong."""
     dim: Annotated[int | None, In(1, MOST_WIDTH)] = None

@@ -161,13 +161,16 @@ def describe(
     the ranks: `zero` is their share.
     """
     x = finite_rows(features)
+    if latents is not None:
+        latents = np.asarray(latents)
+        require(latents.shape == (len(x),), f"diagnostics: latents have shape {latents.shape}, expected {(len(x),)}.")
     there = np.abs(x).max(axis=1) > 0
     out = {"rows": float(len(x)), "zero": float(1.0 - there.mean())}
     z = x[there]
     if len(z) >= 2:
         out |= {"uniformity": uniformity(z), "isotropy": isotropy(z), "hardness": hardness_share(z, temperature)}
         if latents is not None:
-            same = tolerance(z, np.asarray(latents)[there])
+            same = tolerance(z, latents[there])
             out |= {} if math.isnan(same) else {"tolerance": same}
     if positives is not None:
         other = finite_rows(positives, "positives")

@@ -26,6 +26,7 @@ from rl_contrastive.features.neural_maps import NeuralFeatures
 from rl_contrastive.features.spectral import SpectralFit, fit_tabular
 from rl_contrastive.features.spectral_linear import LinearSpectralFit, fit_linear
 from rl_contrastive.objectives.laws import tabular_law
+from rl_contrastive.registry import require_recovers
 from rl_contrastive.spec import BoolArray, FloatArray, IntArray, StepData
 
 BIASED = {"tempered": "only a tempered ratio (P/P^-)^tau", "nothing": "no ratio P/P^-"}
@@ -69,11 +70,13 @@ class FeatureLearner:
         if config.method != "spectral":
             from rl_contrastive.objectives import make
 
-            biased = BIASED.get(make(config.objective, config.objective_options).recovers)
+            recovers = make(config.objective, config.objective_options).recovers
+            require_recovers(f"learner: objective {config.objective}", recovers)
+            biased = BIASED.get(recovers)
             require(
                 biased is None or config.allow_biased,
                 f"learner: {config.objective} with these options recovers {biased}, so P-hat would be wrong; choose "
-                "other options or another objective, or set allow_biased for a control.",
+                "other options or another objective, or set allow_biased (--agent.learner.allow-biased) for a control.",
             )
         self.config = config
         self.dim = config.dim or VECTOR_DIM

@@ -1,4 +1,5 @@
-"""Contrastive objectives, one family a file; `make(name)` builds a registered one from its config's values.
+"""Contrastive objectives, one family a file; `make(name)` builds a registered one from its config's values, and
+`make_view(name)` a loss of embeddings.
 
     from rl_contrastive.objectives import InfoNCE, NTXent, NTXentConfig, Views
 
@@ -13,6 +14,7 @@ from rl_contrastive.registry import build
 
 if TYPE_CHECKING:
     from rl_contrastive.objectives.base import Objective
+    from rl_contrastive.objectives.views import ViewObjective
 
 NAMES: dict[str, tuple[str, ...]] = {
     "augmenters": ("Augmenters", "AugmentersConfig", "MCLRec", "MCLRecConfig", "TurnsConfig", "take_turns"),
@@ -55,12 +57,18 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 """File -> the public names in it."""
 _HOME = {name: file for file, names in NAMES.items() for name in names}
-__all__ = sorted([*_HOME, "make"])
+__all__ = sorted([*_HOME, "make", "make_view"])
 
 
 def make(name: str, options: Any = None) -> Objective:
     """The objective `name` with its config or values of it, e.g. make("infonce", {"temperature": .5})."""
     objective: Objective = build("objective", name, options)
+    return objective
+
+
+def make_view(name: str, options: Any = None) -> ViewObjective:
+    """The loss of embeddings `name`, e.g. make_view("nt-xent", {"temperature": .5})."""
+    objective: ViewObjective = build("view-objective", name, options)
     return objective
 
 

@@ -18,7 +18,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import MOST_WIDTH, Ge, Gt, In, Options, require
+from rl_contrastive.config import MOST_WIDTH, Ge, Gt, In, Options, config_or, require
 from rl_contrastive.objectives.base import ObjectiveResult
 from rl_contrastive.objectives.base import State as LossState
 from rl_contrastive.objectives.parts import Augmenter, array, draw_linear, load_weights, require_batch, saved, weights
@@ -31,7 +31,7 @@ from rl_contrastive.spec import State
 class MCLRecConfig(Options, where="mclrec"):
     """The loss of the augmented views."""
 
-    temperature: Annotated[float, Gt(0)] = 1.0
+    temperature: Annotated[float, In(1e-4, 1e4)] = 1.0
     """tau of the three contrastive terms; products are divided by it."""
     regulariser: Annotated[float, Ge(0)] = 0.1
     """lam: weight of R."""
@@ -47,7 +47,7 @@ class MCLRec(ViewObjective):
     least_views = 4
 
     def __init__(self, config: MCLRecConfig | None = None) -> None:
-        self.config = config or MCLRecConfig()
+        self.config = config_or(config, MCLRecConfig)
 
     def loss(self, views: Views, state: LossState) -> tuple[ObjectiveResult, LossState]:
         require(views.size[0] == 4, f"MCLRec: needs 4 views v1, v2, q1, q2, got {views.size[0]}.")
@@ -109,7 +109,7 @@ class Augmenters:
 
     def __init__(self, dim: int, config: AugmentersConfig | None = None, *, rng: torch.Generator) -> None:
         require(dim >= 1, f"augmenters: d must be >= 1, got {dim}.")
-        self.config, self.dim = config or AugmentersConfig(), dim
+        self.config, self.dim = config_or(config, AugmentersConfig), dim
 
         def net() -> nn.Sequential:
             first, last = nn.Linear(dim, self.config.hidden), nn.Linear(self.config.hidden, dim)
@@ -179,7 +179,7 @@ def take_turns(
     encode() -> v1, v2 (N, d) and the scalar main loss, computed anew by the encoder of the moment.
     Returns M as the augmenters saw it and the encoder's last loss.
     """
-    config = config or TurnsConfig()
+    config = config_or(config, TurnsConfig)
 
     def encoder_step() -> float:
         v1, v2, main = encode()

@@ -13,7 +13,7 @@ A descent calls `step`, which may remember something from batch to batch: its st
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal
 
 import torch
@@ -102,7 +102,8 @@ class Objective:
 
     def __init__(self, config: Any = None) -> None:
         """An objective without options keeps none; the others have typed ones."""
-        del config
+        given = config is None or is_dataclass(config)
+        require(given, f"{type(self).__name__}: the config must be a dataclass, got {config!r}.")
 
     def initial(self, sizes: Sizes) -> State:
         """The state before the first step; values that are `nn.Parameter` are trained beside phi and psi."""
@@ -123,9 +124,12 @@ class Objective:
         return [value for value in state.values() if isinstance(value, nn.Parameter)]
 
     def __call__(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
-        """`loss` of arrays that were checked first: RlcError for other shapes than above, NaN or infinite numbers."""
+        """`loss` of checked arrays: RlcError for other shapes or sums than above, for NaN or infinite numbers.
+
+        What has weight 0 changes nothing, whatever its scores are, and neither does the law of a row of weight 0.
+        """
         require_scores(self, pos, neg, pos_weight, neg_weight)
-        return self.loss(pos, neg, pos_weight, neg_weight)
+        return self.loss(*without_padding(pos, neg, pos_weight, neg_weight))
 
     def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         """The loss without a state, which stops and judges a fit; see the module's first lines for shapes.
@@ -148,7 +152,7 @@ class Objective:
 
 
 def require_scores(objective: Objective, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> None:
-    """RlcError unless the scores (..., N, K), (..., N, M) and their weights are finite and fit, with weights >= 0."""
+    """RlcError unless the scores (..., N, K), (..., N, M) and their weights are finite, fit, and sum to 1 as stated."""
     name = type(objective).__name__
     arrays = {"pos": pos, "neg": neg, "pos_weight": pos_weight, "neg_weight": neg_weight}
     for what, x in arrays.items():
@@ -157,6 +161,7 @@ def require_scores(objective: Objective, pos: Tensor, neg: Tensor, pos_weight: T
     shapes = f"got pos {tuple(pos.shape)} and neg {tuple(neg.shape)}"
     fit = pos.ndim >= 2 and pos.shape[:-1] == neg.shape[:-1]
     require(fit, f"{name}: pos must have shape (..., N, K) and neg (..., N, M) with equal (..., N), {shapes}.")
+    require(pos.shape[-2] >= 1, f"{name}: needs an anchor, N >= 1, {shapes}.")
     require(min(pos.shape[-1], neg.shape[-1]) >= 1, f"{name}: each anchor needs a positive and a negative, {shapes}.")
     for what, x, scores in (("pos_weight", pos_weight, pos), ("neg_weight", neg_weight, neg)):
         want = f"{what} must have the shape {tuple(scores.shape)} of its scores"
@@ -165,6 +170,61 @@ def require_scores(objective: Objective, pos: Tensor, neg: Tensor, pos_weight: T
     for what in ("pos", "neg"):
         good = bool(torch.isfinite(arrays[what]).all())
         require(good, f"{name}: {what} holds NaN or infinite scores; all must be finite, those of weight 0 too.")
+    _require_sums(name, pos_weight, neg_weight)
+
+
+def _require_sums(name: str, pos_weight: Tensor, neg_weight: Tensor) -> None:
+    """RlcError unless positives' weights sum to 1 over (N, K), and each row's law to 1 where the row counts.
+
+    Of problems side by side some may be without data, with weights that are all 0.
+    """
+    total, law = pos_weight.double().sum((-2, -1)), neg_weight.double().sum(-1)
+    near = (total - 1.0).abs() <= _tolerance(pos_weight)
+    good = near if pos_weight.ndim == 2 else near | (total == 0)
+    sums = f"got a sum of {_first(total, ~good):.6g}" if not bool(good.all()) else ""
+    require(not sums, f"{name}: pos_weight must sum to 1 over all positives (N, K), {sums}.")
+    good = ((law - 1.0).abs() <= _tolerance(neg_weight)) | (pos_weight.sum(-1) == 0)
+    sums = f"got a sum of {_first(law, ~good):.6g}" if not bool(good.all()) else ""
+    require(not sums, f"{name}: neg_weight must sum to 1 over the M negatives of each row that has weight, {sums}.")
+
+
+def _tolerance(weight: Tensor) -> float:
+    """1e-4, or the rounding of a number of less precision, such as bfloat16."""
+    return max(1e-4, torch.finfo(weight.dtype).eps)
+
+
+def _first(values: Tensor, wrong: Tensor) -> float:
+    return float(values[wrong][0])
+
+
+def without_padding(
+    pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same with score 0 where the weight is 0, and the uniform law in rows of weight 0.
+
+    A huge score would give 0 * inf, and the logarithm of a law that is 0 everywhere has no gradient.
+    """
+    real = (pos_weight.sum(-1) > 0).unsqueeze(-1)
+    law = torch.where(real, neg_weight, 1.0 / neg_weight.shape[-1])
+    pos, neg = torch.where(pos_weight > 0, pos, 0.0), torch.where(real & (neg_weight > 0), neg, 0.0)
+    return pos, neg, pos_weight, law
+
+
+def require_ids(name: str, batch: Contrast, table: Tensor) -> None:
+    """RlcError unless a batch's ids (H, N) number entries of a state's table (H, anchors), or are None for each once.
+
+    Their range is looked at on the CPU alone: elsewhere it would wait for the device, and indexing complains there.
+    """
+    ids, rows, (levels, entries) = batch.ids, batch.pos_weight.shape[-2], table.shape
+    if ids is None:
+        require(rows == entries, f"{name}: {rows} anchors of {entries} in the state; ids must say which they are.")
+        return
+    require(isinstance(ids, Tensor), f"{name}: ids must be a torch tensor, got {type(ids).__name__}.")
+    good = ids.shape == (levels, rows) and ids.dtype == torch.int64
+    require(good, f"{name}: ids must be int64 of shape (H, N) = {(levels, rows)}, got {ids.dtype} {tuple(ids.shape)}.")
+    if ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        inside = bool(((ids >= 0) & (ids < entries)).all())
+        require(inside, f"{name}: ids must lie in 0..{entries - 1}, the entries of the state.")
 
 
 def reduce_rows(pos_terms: Tensor, row_terms: Tensor, pos_weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from rl_contrastive.config import Gt, In, Options
+from rl_contrastive.config import In, Options, config_or
 from rl_contrastive.energy.contrast import data_term, noise_term
 from rl_contrastive.objectives.base import NoOptions, Objective, ObjectiveResult, reduce_rows
 from rl_contrastive.registry import register
@@ -34,7 +34,7 @@ class NCE(Objective):
 class LogisticConfig(Options, where="logistic"):
     """Logistic regression with M negatives to a positive."""
 
-    negatives: Annotated[float, Gt(0)] = 1.0
+    negatives: Annotated[float, In(1e-6, 1e6)] = 1.0
     """nu, prior odds of a negative: the classifier's log-odds are s - log nu, as in k-negative NCE."""
     smoothing: Annotated[float, In(0, 0.5, below=True)] = 0.0
     """Label smoothing: labels are 1 - smoothing and smoothing; 0 keeps the minimiser at log P/P^-."""
@@ -48,7 +48,7 @@ class Logistic(Objective):
     """
 
     def __init__(self, config: LogisticConfig | None = None) -> None:
-        self.config = config or LogisticConfig()
+        self.config = config_or(config, LogisticConfig)
         self.recovers = "nothing" if self.config.smoothing else "ratio"
 
     def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:

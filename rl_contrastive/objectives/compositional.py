@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import In, Options
+from rl_contrastive.config import In, Options, config_or
 from rl_contrastive.energy.compositional import average_log
 from rl_contrastive.energy.low_rank import log_mean_psi
 from rl_contrastive.objectives.base import (
@@ -27,6 +27,7 @@ from rl_contrastive.objectives.base import (
     State,
     log_expectation,
     reduce_rows,
+    require_ids,
 )
 from rl_contrastive.registry import register
 
@@ -50,7 +51,7 @@ class MECO(Objective):
     shared = True
 
     def __init__(self, config: MECOConfig | None = None) -> None:
-        self.config = config or MECOConfig()
+        self.config = config_or(config, MECOConfig)
 
     def initial(self, sizes: Sizes) -> State:
         return {"log_u": torch.full((sizes.levels, sizes.dim), math.nan, dtype=torch.float64)}
@@ -83,6 +84,7 @@ class KeyedMECO(MECO):
         return {"log_u": torch.full((sizes.levels, sizes.anchors), math.nan, dtype=torch.float64)}
 
     def _ratio(self, batch: Contrast, log_u: Tensor) -> tuple[Tensor, Tensor]:
+        require_ids("meco-keyed", batch, log_u)
         if batch.law.ndim == 2:  # shared negatives: Zhat is linear in the mean of psi
             lp = log_mean_psi(batch.log_psi(), batch.law).unsqueeze(-2)  # (H, 1, d)
             log_zhat = torch.logsumexp(batch.log_phi().to(torch.float64) + lp, dim=-1)  # (H, N)

@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, Options, require
+from rl_contrastive.config import Ge, In, Options, config_or, require
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.views import ViewObjective, Views, weighted_rows
 from rl_contrastive.registry import register
@@ -29,7 +29,7 @@ CLAMP = 5.0
 class LightGCLConfig(Options, where="lightgcl"):
     """The loss of one side."""
 
-    temperature: Annotated[float, Gt(0)] = 0.2
+    temperature: Annotated[float, In(1e-4, 1e4)] = 0.2
     """tau: products, of vectors of any length, are divided by it."""
 
 
@@ -41,7 +41,7 @@ class LightGCL(ViewObjective):
     """
 
     def __init__(self, config: LightGCLConfig | None = None) -> None:
-        self.config = config or LightGCLConfig()
+        self.config = config_or(config, LightGCLConfig)
 
     def loss(self, views: Views, state: State) -> tuple[ObjectiveResult, State]:
         require(views.size[0] == 2, f"LightGCL: needs 2 views G and E, got {views.size[0]}.")
@@ -80,11 +80,11 @@ class Layers:
     G_i: Tensor
 
 
-def normalised(counts: Tensor) -> Tensor:
+def normalised(counts: Tensor, name: str = "lightgcl") -> Tensor:
     """N = R / sqrt(d_u d_i) (n, m) of counts R >= 0; a node without edges has a row of 0."""
-    require(counts.ndim == 2, f"lightgcl: counts must have shape (n, m), got {tuple(counts.shape)}.")
+    require(counts.ndim == 2, f"{name}: counts must have shape (n, m), got {tuple(counts.shape)}.")
     good = counts.dtype.is_floating_point and bool(torch.isfinite(counts).all()) and bool((counts >= 0).all())
-    require(good, "lightgcl: counts must be finite floats >= 0.")
+    require(good, f"{name}: counts must be finite floats >= 0.")
     scale = torch.outer(counts.sum(1), counts.sum(0)).sqrt()
     return torch.where(scale > 0, counts / scale.clamp_min(torch.finfo(scale.dtype).tiny), torch.zeros_like(counts))
 
@@ -101,7 +101,7 @@ class SVDView:
     """counts (n, m) -> G = U_q S_q V_q', the rank-q part of N = R / sqrt(d_u d_i) (Cai et al. 2023, LightGCL)."""
 
     def __init__(self, config: SVDViewConfig | None = None) -> None:
-        self.config = config or SVDViewConfig()
+        self.config = config_or(config, SVDViewConfig)
 
     def __call__(self, counts: Tensor) -> Tensor:
         left, right = self.factors(counts)
@@ -109,7 +109,7 @@ class SVDView:
 
     def factors(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """U_q S_q (n, q) and V_q' (q, m); exact, so that no seed is needed."""
-        q, N = self.config.rank, normalised(counts)
+        q, N = self.config.rank, normalised(counts, "svd view")
         require(q <= min(N.shape), f"svd view: rank must be at most {min(N.shape)}, got {q}.")
         U, S, Vt = torch.linalg.svd(N, full_matrices=False)
         return U[:, :q] * S[:q], Vt[:q]

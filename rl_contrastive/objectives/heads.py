@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import MOST_WIDTH, Ge, Gt, In, Options, require
+from rl_contrastive.config import MOST_WIDTH, Ge, In, Options, config_or, require
 from rl_contrastive.objectives.parts import array, draw_linear, load_weights, require_batch, saved, weights
 from rl_contrastive.spec import State
 
@@ -24,7 +24,7 @@ class WhiteningConfig(Options, where="whitening"):
 
     groups: Annotated[int, Ge(1)] = 8
     """G, a divisor of d."""
-    eps: Annotated[float, Gt(0)] = 1e-5
+    eps: Annotated[float, In(1e-12, 1e4)] = 1e-5
     """Added to the covariance: fewer rows than channels in a group, or equal ones, leave it singular."""
     through: bool = True
     """Let the gradient pass through C^-1/2; False is the published form."""
@@ -42,7 +42,7 @@ class ShuffledWhitening:
     """
 
     def __init__(self, dim: int, config: WhiteningConfig | None = None, *, dtype: torch.dtype = torch.float32) -> None:
-        self.config, self.dim = config or WhiteningConfig(), dim
+        self.config, self.dim = config_or(config, WhiteningConfig), dim
         G = self.config.groups
         require(dim >= 1 and dim % G == 0, f"whitening: d must be a multiple of groups = {G}, got {dim}.")
         self.mean, self.covariance = torch.zeros(dim, dtype=dtype), torch.eye(dim, dtype=dtype)
@@ -159,7 +159,7 @@ class Gate:
 
     def __init__(self, classes: int, dim: int, config: GateConfig | None = None, *, rng: torch.Generator) -> None:
         require(classes >= 1 and dim >= 1, f"gate: classes and d must be >= 1, got {classes} and {dim}.")
-        self.config, self.classes, self.dim = config or GateConfig(), classes, dim
+        self.config, self.classes, self.dim = config_or(config, GateConfig), classes, dim
         E, W = self.config.embedding, self.config.hidden
         self.embedding = nn.Embedding(classes, E, _weight=torch.randn(classes, E, generator=rng))
         self.mlp = nn.Sequential(

@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import MOST_DRAWN, Ge, Gt, In, Options, require
+from rl_contrastive.config import MOST_DRAWN, Ge, Gt, In, Options, config_or, require
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.mixtures import Pairs, draw_beta, draw_pairs
 from rl_contrastive.objectives.views import ViewObjective, Views, unit, weighted_rows
@@ -23,7 +23,7 @@ from rl_contrastive.registry import register
 class SupConConfig(Options, where="supcon"):
     """Cosine similarities and their temperature."""
 
-    temperature: Annotated[float, Gt(0)] = 0.1
+    temperature: Annotated[float, In(1e-4, 1e4)] = 0.1
     """tau: similarities are divided by it."""
 
 
@@ -38,7 +38,7 @@ class SupCon(ViewObjective):
     least_views = 1
 
     def __init__(self, config: SupConConfig | None = None) -> None:
-        self.config = config or SupConConfig()
+        self.config = config_or(config, SupConConfig)
 
     def loss(self, views: Views, state: State) -> tuple[ObjectiveResult, State]:
         z, label, log_m = _flat(views)
@@ -50,7 +50,7 @@ class SupCon(ViewObjective):
 class SupReMixConfig(Options, where="supremix"):
     """What is mixed with what, how much, and how far labels may lie apart."""
 
-    temperature: Annotated[float, Gt(0)] = 0.5
+    temperature: Annotated[float, In(1e-4, 1e4)] = 0.5
     """tau: similarities are divided by it."""
     mix_neg: bool = True
     """Negatives lam z_i + (1 - lam) z_k for every k of another value."""
@@ -83,7 +83,7 @@ class SupReMix(ViewObjective):
     least_views = 1
 
     def __init__(self, config: SupReMixConfig | None = None) -> None:
-        self.config = config or SupReMixConfig()
+        self.config = config_or(config, SupReMixConfig)
 
     def initial(self, slots: int, dim: int) -> State:
         return {"generator": torch.Generator().manual_seed(self.config.seed).get_state()}

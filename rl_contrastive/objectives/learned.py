@@ -17,9 +17,9 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, In, Options, require
+from rl_contrastive.config import Ge, In, Options, config_or, require
 from rl_contrastive.objectives.base import ObjectiveResult, State
-from rl_contrastive.objectives.views import ViewObjective, Views, unit, weighted_rows
+from rl_contrastive.objectives.views import ViewObjective, Views, require_weight, unit, weighted_rows
 from rl_contrastive.registry import register
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -29,7 +29,7 @@ LOG_2PI = math.log(2.0 * math.pi)
 class CMIMConfig(Options, where="cmim"):
     """The contrastive term."""
 
-    temperature: Annotated[float, Gt(0)] = 0.1
+    temperature: Annotated[float, In(1e-4, 1e4)] = 0.1
     """tau: cosines are divided by it."""
 
 
@@ -43,7 +43,7 @@ class CMIM(ViewObjective):
     least_views = 1
 
     def __init__(self, config: CMIMConfig | None = None) -> None:
-        self.config = config or CMIMConfig()
+        self.config = config_or(config, CMIMConfig)
 
     def loss(self, views: Views, state: State) -> tuple[ObjectiveResult, State]:
         z, tau = unit(views.z), self.config.temperature
@@ -69,7 +69,7 @@ class MIMConfig(Options, where="mim"):
     """Divide the gradients (not the values) of log q and log P by d, for a reconstruction that is averaged too."""
     contrast: Annotated[float, Ge(0)] = 1.0
     """Weight of -log p(k=1|x,z); 0 is the MIM loss."""
-    temperature: Annotated[float, Gt(0)] = 0.1
+    temperature: Annotated[float, In(1e-4, 1e4)] = 0.1
     """tau of that term."""
 
 
@@ -87,7 +87,7 @@ class MIM:
     """
 
     def __init__(self, config: MIMConfig | None = None) -> None:
-        self.config = config or MIMConfig()
+        self.config = config_or(config, MIMConfig)
         self.term = CMIM(CMIMConfig(self.config.temperature))
 
     def __call__(
@@ -100,6 +100,8 @@ class MIM:
         weight: Tensor | None = None,
     ) -> ObjectiveResult:
         _require_code(mean, log_scale, z)
+        if weight is not None:
+            require_weight("mim", weight)
         rows = -0.5 * (self._scaled(log_normal(z, mean, self._floored(log_scale))) + self._scaled(log_standard(z)))
         if reconstruction is not None:
             fits = reconstruction.shape == rows.shape
@@ -132,6 +134,8 @@ def log_standard(z: Tensor) -> Tensor:
 
 
 def _require_code(mean: Tensor, log_scale: Tensor, z: Tensor) -> None:
+    for name, value in (("mean", mean), ("log scale", log_scale), ("z", z)):
+        require(isinstance(value, Tensor), f"mim: {name} must be a torch tensor, got {type(value).__name__}.")
     same = mean.shape == log_scale.shape == z.shape and mean.ndim >= 2
     shapes = f"{tuple(mean.shape)}, {tuple(log_scale.shape)}, {tuple(z.shape)}"
     require(same, f"mim: mean, log scale and z must have one shape (..., N, d), got {shapes}.")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import MOST_WIDTH, Ge, Gt, In, Options, require
+from rl_contrastive.config import MOST_WIDTH, Ge, In, Options, config_or, require
 from rl_contrastive.objectives.base import ObjectiveResult
 from rl_contrastive.objectives.base import State as LossState
 from rl_contrastive.objectives.learned import log_mean_others
@@ -32,7 +32,7 @@ from rl_contrastive.spec import BoolArray, IntArray, State
 class BECLRConfig(Options, where="beclr"):
     """The negative term."""
 
-    temperature: Annotated[float, Gt(0)] = 2.0
+    temperature: Annotated[float, In(1e-4, 1e4)] = 2.0
     """tau of the negative term."""
     negative: Annotated[float, Ge(0)] = 0.1
     """lam: weight of the negative term."""
@@ -50,7 +50,7 @@ class BECLR(ViewObjective):
     least_views = 4
 
     def __init__(self, config: BECLRConfig | None = None) -> None:
-        self.config = config or BECLRConfig()
+        self.config = config_or(config, BECLRConfig)
 
     def loss(self, views: Views, state: LossState) -> tuple[ObjectiveResult, LossState]:
         V = views.size[0]
@@ -82,7 +82,7 @@ class DyCEConfig(Options, where="dyce"):
     """K, partitions."""
     scale: Annotated[int, In(1, 10_000)] = 20
     """Vectors held, in multiples of K."""
-    eps: Annotated[float, Gt(0)] = 0.05
+    eps: Annotated[float, In(1e-4, 1e4)] = 0.05
     """Entropy of the assignment."""
     rounds: Annotated[int, Ge(1)] = 10
     """Sinkhorn rounds of an assignment."""
@@ -109,7 +109,7 @@ class DyCEMemory:
         """slots: instances there are, so that an index beyond them is refused."""
         require(dim >= 1, f"dyce: d must be >= 1, got {dim}.")
         require(slots >= 1, f"dyce: slots must be >= 1, got {slots}.")
-        self.config, self.dim, self.slots = config or DyCEConfig(), dim, slots
+        self.config, self.dim, self.slots = config_or(config, DyCEConfig), dim, slots
         self.capacity = self.config.scale * self.config.prototypes
         self.z = torch.zeros(self.capacity, dim, dtype=dtype)
         self.centres = torch.zeros(self.config.prototypes, dim, dtype=dtype)

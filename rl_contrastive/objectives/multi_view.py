@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, Options
+from rl_contrastive.config import In, Options, config_or
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.pairwise import cosines, own_view, partners
 from rl_contrastive.objectives.views import ViewObjective, Views, unit, weighted_rows
@@ -19,7 +19,7 @@ from rl_contrastive.registry import register
 class MVInfoNCEConfig(Options, where="mv-infonce"):
     """Cosine similarities and their temperature."""
 
-    temperature: Annotated[float, Gt(0)] = 1.0
+    temperature: Annotated[float, In(1e-4, 1e4)] = 1.0
     """tau: similarities are divided by it."""
 
 
@@ -32,7 +32,7 @@ class MVInfoNCE(ViewObjective):
     """
 
     def __init__(self, config: MVInfoNCEConfig | None = None) -> None:
-        self.config = config or MVInfoNCEConfig()
+        self.config = config_or(config, MVInfoNCEConfig)
 
     def loss(self, views: Views, state: State) -> tuple[ObjectiveResult, State]:
         V, N, _ = views.size
@@ -49,7 +49,7 @@ class MVInfoNCE(ViewObjective):
 class MVDHELConfig(Options, where="mv-dhel"):
     """Cosine similarities and their temperature."""
 
-    temperature: Annotated[float, Gt(0)] = 0.2
+    temperature: Annotated[float, In(1e-4, 1e4)] = 0.2
     """tau: similarities are divided by it."""
 
 
@@ -61,7 +61,7 @@ class MVDHEL(ViewObjective):
     """
 
     def __init__(self, config: MVDHELConfig | None = None) -> None:
-        self.config = config or MVDHELConfig()
+        self.config = config_or(config, MVDHELConfig)
 
     def loss(self, views: Views, state: State) -> tuple[ObjectiveResult, State]:
         V, N, _ = views.size
@@ -79,13 +79,13 @@ class MVDHEL(ViewObjective):
 class CACRConfig(Options, where="cacr"):
     """How far views attract and instances repel each other."""
 
-    t_plus: Annotated[float, Ge(0)] = 1.0
+    t_plus: Annotated[float, In(0, 1e4)] = 1.0
     """t+: the larger, the more the farthest view of an instance is pulled; 0 pulls all alike."""
-    t_minus: Annotated[float, Ge(0)] = 1.0
+    t_minus: Annotated[float, In(0, 1e4)] = 1.0
     """t-: the larger, the more the nearest other instance is pushed; 0 pushes all alike."""
     cost: Literal["euclid", "rbf"] = "euclid"
     """Of repulsion: -c, or log E e^{-rbf c} over the anchors."""
-    rbf: Annotated[float, Gt(0)] = 2.0
+    rbf: Annotated[float, In(1e-4, 1e4)] = 2.0
     """Inverse width of the cost `rbf`."""
     uniform: bool = False
     """Equal weights in place of both softmaxes: the control without their mechanism."""
@@ -100,7 +100,7 @@ class CACR(ViewObjective):
     """
 
     def __init__(self, config: CACRConfig | None = None) -> None:
-        self.config = config or CACRConfig()
+        self.config = config_or(config, CACRConfig)
 
     def loss(self, views: Views, state: State) -> tuple[ObjectiveResult, State]:
         z = unit(views.z)

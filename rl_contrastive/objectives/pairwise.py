@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Gt, In, Options
+from rl_contrastive.config import In, Options, config_or
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.views import ViewObjective, Views, unit, weighted_rows
 from rl_contrastive.registry import register
@@ -18,7 +18,7 @@ from rl_contrastive.registry import register
 class NTXentConfig(Options, where="nt-xent"):
     """Cosine similarities, their temperature, and which negatives count."""
 
-    temperature: Annotated[float, Gt(0)] = 0.1
+    temperature: Annotated[float, In(1e-4, 1e4)] = 0.1
     """tau: similarities are divided by it."""
     hard: Annotated[float, In(0, 1, above=True)] = 1.0
     """alpha: a row keeps the negatives above its upper alpha-quantile, the share alpha most similar; 1 keeps all."""
@@ -34,7 +34,7 @@ class NTXent(ViewObjective):
     """
 
     def __init__(self, config: NTXentConfig | None = None) -> None:
-        self.config = config or NTXentConfig()
+        self.config = config_or(config, NTXentConfig)
 
     def loss(self, views: Views, state: State) -> tuple[ObjectiveResult, State]:
         log_m, alpha = views.log_count, self.config.hard
@@ -52,7 +52,7 @@ class NTXent(ViewObjective):
 class DCLConfig(Options, where="dcl"):
     """Cosine similarities, their temperature, and which view is the anchor."""
 
-    temperature: Annotated[float, Gt(0)] = 0.1
+    temperature: Annotated[float, In(1e-4, 1e4)] = 0.1
     """tau: similarities are divided by it."""
     one_way: bool = False
     """Only the earlier view of a pair is the anchor; else both are, in turn."""
@@ -67,7 +67,7 @@ class DCL(ViewObjective):
     """
 
     def __init__(self, config: DCLConfig | None = None) -> None:
-        self.config = config or DCLConfig()
+        self.config = config_or(config, DCLConfig)
 
     def loss(self, views: Views, state: State) -> tuple[ObjectiveResult, State]:
         S = cosines(views.z) / self.config.temperature  # (..., V, V, N, N)
@@ -85,7 +85,7 @@ class DCL(ViewObjective):
 class DCLWConfig(DCLConfig, where="dclw"):
     """DCL and the sharpness of its weights."""
 
-    sigma: Annotated[float, Gt(0)] = 0.5
+    sigma: Annotated[float, In(1e-4, 1e4)] = 0.5
     """Temperature of the weights, of cosines."""
 
 
@@ -100,7 +100,7 @@ class DCLW(DCL):
     config: DCLWConfig
 
     def __init__(self, config: DCLWConfig | None = None) -> None:
-        super().__init__(config or DCLWConfig())
+        super().__init__(config_or(config, DCLWConfig))
 
     def _attraction(self, S: Tensor, views: Views) -> Tensor:
         w = views.anchor_weight[..., None, None, :]

@@ -78,6 +78,7 @@ class Inference(Protocol):
 
 def require_batch(name: str, z: Tensor, dim: int | None = None, *, least: int = 1) -> None:
     """RlcError unless z (N, d) is finite, of floats, with at least `least` rows and d = dim."""
+    require(isinstance(z, Tensor), f"{name}: z must be a torch tensor, got {type(z).__name__}.")
     require(z.ndim == 2, f"{name}: z must have shape (N, d), got {tuple(z.shape)}.")
     require(z.dtype.is_floating_point, f"{name}: z must hold floating-point numbers, got {z.dtype}.")
     require(dim is None or z.shape[1] == dim, f"{name}: z must have d = {dim} columns, got {z.shape[1]}.")
@@ -87,6 +88,7 @@ def require_batch(name: str, z: Tensor, dim: int | None = None, *, least: int = 
 
 def require_index(name: str, index: IntArray, size: int) -> None:
     """RlcError unless index (B,) names some of `size` instances."""
+    require(isinstance(index, np.ndarray), f"{name}: the index must be a numpy array, got {type(index).__name__}.")
     require(index.ndim == 1 and index.dtype.kind in "iu", f"{name}: the index must be a list of whole numbers.")
     inside = not len(index) or bool(index.min() >= 0 and index.max() < size)
     require(inside, f"{name}: the index must lie in 0..{size - 1}.")

@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, In, Options, require
+from rl_contrastive.config import Ge, In, Options, config_or, require
 from rl_contrastive.energy.compositional import average_log
 from rl_contrastive.objectives.base import (
     Contrast,
@@ -33,6 +33,7 @@ from rl_contrastive.objectives.base import (
     State,
     log_expectation,
     reduce_rows,
+    require_ids,
 )
 from rl_contrastive.registry import register
 
@@ -44,7 +45,7 @@ HALVINGS = 40
 class ISogCLRConfig(Options, where="isogclr"):
     """Temperatures of their own for all anchors. Published for two modalities: rho 6, tau in [.005, .05]."""
 
-    tau_0: Annotated[float, Gt(0)] = 0.1
+    tau_0: Annotated[float, In(1e-4, 1e4)] = 0.1
     """Temperature before the first visit; tau_min <= tau_0 <= tau_max."""
     gamma: Annotated[float, In(0, 1, above=True)] = 0.9
     """Weight of the newest negatives in u."""
@@ -54,9 +55,9 @@ class ISogCLRConfig(Options, where="isogclr"):
     """Step size of the temperatures; 0: they stay at tau_0, and tau_min and tau_max do not count."""
     beta: Annotated[float, In(0, 1, above=True)] = 0.9
     """Weight of the newest gradient of a temperature in its moving average."""
-    tau_min: Annotated[float, Gt(0)] = 0.05
+    tau_min: Annotated[float, In(1e-4, 1e4)] = 0.05
     """Smallest temperature."""
-    tau_max: Annotated[float, Gt(0)] = 0.7
+    tau_max: Annotated[float, In(1e-4, 1e4)] = 0.7
     """Largest temperature."""
     form: Literal["h", "s"] = "h"
     """What u averages the exponential of: h = s - s+, or s alone, as published for one modality (LibAUC's v1). One
@@ -87,7 +88,7 @@ class ISogCLR(Objective):
     keyed = True
 
     def __init__(self, config: ISogCLRConfig | None = None) -> None:
-        self.config = config or ISogCLRConfig()
+        self.config = config_or(config, ISogCLRConfig)
         self.recovers = "ratio-up-to-row" if self.config.bounds == (1.0, 1.0) else "tempered"
 
     def initial(self, sizes: Sizes) -> State:
@@ -117,6 +118,7 @@ class ISogCLR(Objective):
 
     def step(self, batch: Contrast, state: State) -> tuple[ObjectiveResult, State]:
         """loss_i = sum_j v_j p_ij h_ij with constants p; then u, m and tau of the anchors in the batch."""
+        require_ids("isogclr", batch, state["tau"])
         pos, neg, v = batch.scores("log")
         tau, log_u, m = (_taken(state[name], batch.ids) for name in ("tau", "log_u", "m"))  # (H, N)
         with torch.no_grad():

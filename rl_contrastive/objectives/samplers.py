@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, Options, require
+from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, In, Options, config_or, require
 from rl_contrastive.objectives.base import ObjectiveResult
 from rl_contrastive.objectives.base import State as LossState
 from rl_contrastive.objectives.parts import draw_linear, load_weights, require_index, weights
@@ -34,7 +34,7 @@ class PropensityConfig(Options, where="propensity"):
     """Candidates: the k most similar others for positives; negatives are drawn from all others."""
     draws: Annotated[int, In(1, MOST_DRAWN)] = 1
     """Partners of each instance, drawn with replacement."""
-    power: Annotated[float, Gt(0)] = 3.0
+    power: Annotated[float, In(1e-12, 1e4)] = 3.0
     """e = ((1 + cos of surfaces) / 2)^power."""
     least: Annotated[float, In(0, 1, above=True)] = 1e-3
     """e is raised to this: 1/e of an opposite surface would take all draws."""
@@ -48,7 +48,7 @@ class PropensitySampler:
     """
 
     def __init__(self, meaning: FloatArray, surface: FloatArray, config: PropensityConfig | None = None) -> None:
-        self.config = config or PropensityConfig()
+        self.config = config_or(config, PropensityConfig)
         self.meaning, self.surface = _directions("propensity", meaning), _directions("propensity", surface)
         n = len(self.meaning)
         require(len(self.surface) == n, f"propensity: {n} meanings, but {len(self.surface)} surfaces.")
@@ -94,13 +94,15 @@ class HardTopKConfig(Options, where="hard top-k"):
 class HardTopK:
     """The k others of greatest cosine, the nearest first, with weight 1/k each: features (n, d); nothing is drawn."""
 
-    def __init__(self, features: FloatArray, config: HardTopKConfig | None = None) -> None:
-        self.config, self.features = config or HardTopKConfig(), _directions("hard top-k", features)
+    def __init__(self, features: FloatArray, config: HardTopKConfig | None = None, *, name: str = "hard top-k") -> None:
+        """name: of the sampler in sentences, where it is part of another."""
+        self.name = name
+        self.config, self.features = config_or(config, HardTopKConfig), _directions(name, features)
         n = len(self.features)
-        require(self.config.k <= n - 1, f"hard top-k: k must be at most the {n - 1} others, got {self.config.k}.")
+        require(self.config.k <= n - 1, f"{name}: k must be at most the {n - 1} others, got {self.config.k}.")
 
     def __call__(self, index: IntArray, rng: np.random.Generator | None = None) -> tuple[IntArray, FloatArray]:
-        require_index("hard top-k", index, len(self.features))
+        require_index(self.name, index, len(self.features))
         cosine = self.features[index] @ self.features.T
         cosine[np.arange(len(index)), index] = -np.inf
         top = _top(cosine, self.config.k)
@@ -127,9 +129,9 @@ class SemanticNeighbours:
     """
 
     def __init__(self, semantic: FloatArray, config: SemanticConfig | None = None, *, rng: torch.Generator) -> None:
-        self.config = config or SemanticConfig()
+        self.config = config_or(config, SemanticConfig)
         self.semantic = torch.as_tensor(np.array(semantic, dtype=np.float32))
-        self.nearest = HardTopK(semantic, HardTopKConfig(self.config.neighbours))
+        self.nearest = HardTopK(semantic, HardTopKConfig(self.config.neighbours), name="semantic")
         W = nn.Linear(self.semantic.shape[1], self.config.width, bias=False)
         a = nn.Linear(2 * self.config.width, 1, bias=False)
         self.nets = nn.ModuleList([draw_linear(W, rng=rng), draw_linear(a, rng=rng)])
@@ -184,7 +186,7 @@ class SimCTG(ViewObjective):
     least_views = 1
 
     def __init__(self, config: SimCTGConfig | None = None) -> None:
-        self.config = config or SimCTGConfig()
+        self.config = config_or(config, SimCTGConfig)
 
     def loss(self, views: Views, state: LossState) -> tuple[ObjectiveResult, LossState]:
         z, m = unit(views.z), views.log_count.exp()[..., None, None, :]  # (..., 1, 1, N)

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, Options, require
+from rl_contrastive.config import Ge, In, Options, config_or, require
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.labelled import over_positives
 from rl_contrastive.objectives.multi_view import square_distances
@@ -20,7 +20,7 @@ from rl_contrastive.registry import register
 class SepCLRConfig(Options, where="sepclr"):
     """Weights of the terms, and where the common head ends."""
 
-    temperature: Annotated[float, Gt(0)] = 0.5
+    temperature: Annotated[float, In(1e-4, 1e4)] = 0.5
     """tau: squared distances are divided by 2 tau."""
     common: Annotated[int, Ge(0)] = 0
     """Coordinates of the common head c; the rest are the salient head s. 0: half of them."""
@@ -46,7 +46,7 @@ class SepCLR(ViewObjective):
     needs = frozenset({"group"})
 
     def __init__(self, config: SepCLRConfig | None = None) -> None:
-        self.config = config or SepCLRConfig()
+        self.config = config_or(config, SepCLRConfig)
 
     def loss(self, views: Views, state: State) -> tuple[ObjectiveResult, State]:
         assert views.group is not None
@@ -65,7 +65,7 @@ class SepCLR(ViewObjective):
         """z (..., d) -> c (..., common) of length 1 and s (..., d - common)."""
         d = z.shape[-1]
         common = self.config.common or d // 2
-        require(0 < common < d, f"SepCLR: {d} coordinates leave no room for both heads, common = {common}.")
+        require(0 < common < d, f"SepCLR: both heads need a coordinate, got d = {d} and common = {common}.")
         return unit(z[..., :common]), z[..., common:]
 
 
@@ -104,7 +104,7 @@ def _mean_of(chosen: Tensor, terms: Tensor, w: Tensor) -> Tensor:
 class SimLAPConfig(Options, where="simlap"):
     """Cosine similarities and their temperature."""
 
-    temperature: Annotated[float, Gt(0)] = 0.1
+    temperature: Annotated[float, In(1e-4, 1e4)] = 0.1
     """tau: similarities are divided by it."""
 
 
@@ -122,7 +122,7 @@ class SimLAP(ViewObjective):
     least_views = 1
 
     def __init__(self, config: SimLAPConfig | None = None) -> None:
-        self.config = config or SimLAPConfig()
+        self.config = config_or(config, SimLAPConfig)
 
     def loss(self, views: Views, state: State) -> tuple[ObjectiveResult, State]:
         V, _, _ = views.size

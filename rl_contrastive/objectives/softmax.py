@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Gt, Options
+from rl_contrastive.config import In, Options, config_or
 from rl_contrastive.energy.contrast import among
 from rl_contrastive.objectives.base import NoOptions, Objective, ObjectiveResult, log_expectation, reduce_rows
 from rl_contrastive.registry import register
@@ -19,7 +19,7 @@ from rl_contrastive.registry import register
 class InfoNCEConfig(Options, where="infonce"):
     """InfoNCE with the positive in its own denominator."""
 
-    temperature: Annotated[float, Gt(0)] = 1.0
+    temperature: Annotated[float, In(1e-4, 1e4)] = 1.0
     """tau: scores are divided by it; then s* = tau log P/P^- + c(s,a)."""
 
 
@@ -31,7 +31,7 @@ class InfoNCE(Objective):
     """
 
     def __init__(self, config: InfoNCEConfig | None = None) -> None:
-        self.config = config or InfoNCEConfig()
+        self.config = config_or(config, InfoNCEConfig)
         self.recovers = "ratio-up-to-row" if self.config.temperature == 1.0 else "tempered"
 
     def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:

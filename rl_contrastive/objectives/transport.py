@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import Ge, Gt, In, Options, require
+from rl_contrastive.config import Ge, Gt, In, Options, config_or, require
 
 LEAST_COST = 1e-12
 """Costs are divided by their maximum, or by this where all points are one and every cost is 0."""
@@ -76,7 +76,7 @@ def estimate_marginal(cost: Tensor, *, eps: float, rounds: int = 100, prior: flo
 class OpTAConfig(Options, where="opta"):
     """How labelled prototypes move."""
 
-    eps: Annotated[float, Gt(0)] = 0.05
+    eps: Annotated[float, In(1e-4, 1e4)] = 0.05
     """Entropy of the plan, in units of the largest cost."""
     passes: Annotated[int, Ge(1)] = 1
     """Times the plan is made and followed: 5 for one labelled point a class, 1 for five."""
@@ -87,7 +87,7 @@ class OpTAConfig(Options, where="opta"):
     uniform as a wish (`relax`)."""
     prior: Annotated[float, Ge(0)] = 1.0
     """Queries a class that are added in the estimate."""
-    relax: Annotated[float, Gt(0)] = 0.05
+    relax: Annotated[float, In(1e-4, 1e4)] = 0.05
     """Price of a marginal other than uniform where it is a wish."""
     rounds: Annotated[int, Ge(1)] = 1000
     """Sinkhorn rounds at most."""
@@ -100,10 +100,11 @@ class OpTA:
     and Jamali-Rad 2024, BECLR). support (..., K, d), query (..., M, d) -> (..., K, d)."""
 
     def __init__(self, config: OpTAConfig | None = None) -> None:
-        self.config = config or OpTAConfig()
+        self.config = config_or(config, OpTAConfig)
 
     def __call__(self, support: Tensor, query: Tensor) -> Tensor:
         for name, x in (("support", support), ("query", query)):
+            require(isinstance(x, Tensor), f"opta: {name} must be a torch tensor, got {type(x).__name__}.")
             require(x.ndim >= 2 and x.shape[-2] >= 1, f"opta: {name} has shape {tuple(x.shape)}, not (..., n, d).")
             require(bool(torch.isfinite(x).all()), f"opta: {name} holds NaN or infinite numbers.")
         fits = support.shape[:-2] == query.shape[:-2] and support.shape[-1] == query.shape[-1]
@@ -128,9 +129,12 @@ class OpTA:
 
 
 def _require_cost(cost: Tensor, eps: float, rounds: int) -> None:
+    require(isinstance(cost, Tensor), f"sinkhorn: cost must be a torch tensor, got {type(cost).__name__}.")
     require(cost.ndim >= 2 and min(cost.shape[-2:]) >= 1, f"sinkhorn: cost has shape {tuple(cost.shape)}, not (n, m).")
     require(bool(torch.isfinite(cost).all()), "sinkhorn: the cost holds NaN or infinite numbers.")
     require(eps > 0 and math.isfinite(eps), f"sinkhorn: eps must be > 0, got {eps}.")
+    good = bool(torch.isfinite(cost / eps).all())
+    require(good, f"sinkhorn: eps is so small that cost / eps is infinite, got {eps}.")
     require(rounds >= 1, f"sinkhorn: rounds must be >= 1, got {rounds}.")
 
 

@@ -11,7 +11,7 @@ several augmentations of a state. Embeddings come in unnormalised; a loss that c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from rl_contrastive.objectives.base import ObjectiveResult, State
 
 LEAST_LENGTH = 1e-6
 """Shorter vectors are divided by this, so a direction of the zero vector is 0 and its gradient is finite."""
+LARGEST = 1e15
+"""Largest coordinate of an embedding: the squares of larger ones, and their sums, overflow in single precision."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,13 @@ class ViewObjective(ABC):
 
     def __call__(self, views: Views) -> ObjectiveResult:
         """The loss of one batch, from the first state."""
-        require_views(self, views)
+        views = require_views(self, views)
         slots = 0 if views.index is None else int(views.index.max()) + 1
         return self.loss(views, self.initial(slots, views.z.shape[-1]))[0]
 
     def step(self, views: Views, state: State) -> tuple[ObjectiveResult, State]:
         """The loss of one batch and the new state. RlcError where the batch lacks what the loss needs."""
-        require_views(self, views)
+        views = require_views(self, views)
         return self.loss(views, state)
 
     @abstractmethod
@@ -106,16 +108,24 @@ class ViewObjective(ABC):
         """The loss of a batch that `require_views` has passed; rows (..., N) are its terms by instance."""
 
 
-def require_views(objective: ViewObjective, views: Views) -> None:
-    """RlcError for a bare tensor, shapes that disagree, numbers that are not finite, or a lack of what is needed."""
+def require_views(objective: ViewObjective, views: Views) -> Views:
+    """The views with 0 for the embeddings of padding, whose size must not matter (0 * inf).
+
+    RlcError for a bare tensor, shapes that disagree, numbers that are not finite, or a lack of what is needed.
+    """
     name, kind = type(objective).__name__, type(views).__name__
     require(isinstance(views, Views), f"{name}: takes Views(z) with z of shape (..., V, N, d), got {kind}.")
     z = views.z
+    for field in ("z", "weight", "label", "group", "index", "partner", "gate"):
+        value = getattr(views, field)
+        good = isinstance(value, Tensor) or (value is None and field != "z")
+        require(good, f"{name}: {field} must be a torch tensor, got {type(value).__name__}.")
     require(z.ndim >= 3, f"{name}: z must have shape (..., V, N, d), got {tuple(z.shape)}.")
     require(z.dtype.is_floating_point, f"{name}: z must hold floating-point numbers, got {z.dtype}.")
     V, _, d = views.size
     require(objective.least_views <= V, f"{name}: needs {objective.least_views} views of each instance, got {V}.")
     require(d >= 1, f"{name}: embeddings need a coordinate, got d = 0.")
+    require(z.numel() > 0, f"{name}: the batch is empty, z has shape {tuple(z.shape)}.")
     require(bool(torch.isfinite(z).all()), f"{name}: z holds NaN or infinite numbers.")
     want = (*z.shape[:-3], z.shape[-2])
     for field in ("weight", "label", "group", "index", "partner"):
@@ -128,14 +138,18 @@ def require_views(objective: ViewObjective, views: Views) -> None:
     real = (views.anchor_weight > 0).sum(-1)
     least = objective.least_instances
     require(bool((real >= least).all()), f"{name}: needs {least} instances in a batch, got {int(real.min())}.")
+    if views.weight is not None:
+        z = torch.where((views.weight > 0)[..., None, :, None], z, 0.0)
+    top = float(z.detach().abs().max())
+    require(top <= LARGEST, f"{name}: coordinates of z must lie in [-{LARGEST:g}, {LARGEST:g}], got one of {top:g}.")
+    return replace(views, z=z)
 
 
 def _require_values(name: str, views: Views) -> None:
     """Weights sum to 1, labels are finite, groups are 0 or 1, indices whole and not negative, gates in [0, 1]."""
     w, label, group, index, gate = views.weight, views.label, views.group, views.index, views.gate
     if w is not None:
-        good = bool((w >= 0).all()) and bool((w.sum(-1) - 1.0).abs().max() < 1e-4)
-        require(good, f"{name}: weights must be >= 0 and sum to 1 over the instances.")
+        require_weight(name, w)
     if label is not None and label.dtype.is_floating_point:
         require(bool(torch.isfinite(label).all()), f"{name}: labels must be finite.")
     if group is not None:
@@ -147,6 +161,13 @@ def _require_values(name: str, views: Views) -> None:
         want = (*views.z.shape[:-3], *views.z.shape[-2:])
         require(tuple(gate.shape) == want, f"{name}: gate must have shape {want}, got {tuple(gate.shape)}.")
         require(bool(((gate >= 0) & (gate <= 1)).all()), f"{name}: gates must lie in [0, 1].")
+
+
+def require_weight(name: str, weight: Tensor) -> None:
+    """RlcError unless the weights (..., N) of instances are >= 0 and sum to 1."""
+    require(isinstance(weight, Tensor), f"{name}: weight must be a torch tensor, got {type(weight).__name__}.")
+    good = bool((weight >= 0).all()) and bool((weight.sum(-1) - 1.0).abs().max() < 1e-4)
+    require(good, f"{name}: weights must be >= 0 and sum to 1 over the instances.")
 
 
 def require_slots(name: str, index: Tensor, slots: int) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from rl_contrastive.config import Gt, In, Options
+from rl_contrastive.config import In, Options, config_or
 from rl_contrastive.objectives.base import Objective, ObjectiveResult, log_expectation, reduce_rows
 from rl_contrastive.registry import register
 
@@ -23,7 +23,7 @@ from rl_contrastive.registry import register
 class DCLScoresConfig(Options, where="dcl"):
     """Decoupled contrastive loss."""
 
-    temperature: Annotated[float, Gt(0)] = 1.0
+    temperature: Annotated[float, In(1e-4, 1e4)] = 1.0
     """tau: scores are divided by it; then s* = tau log P/P^- + c(s,a). Published: .1, on cosines."""
 
 
@@ -36,7 +36,7 @@ class DCLScores(Objective):
     """
 
     def __init__(self, config: DCLScoresConfig | None = None) -> None:
-        self.config = config or DCLScoresConfig()
+        self.config = config_or(config, DCLScoresConfig)
         self.recovers = "ratio-up-to-row" if self.config.temperature == 1.0 else "tempered"
 
     def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
@@ -49,9 +49,9 @@ class DCLScores(Objective):
 class DCLWScoresConfig(Options, where="dclw"):
     """Decoupled contrastive loss with weighted positives."""
 
-    temperature: Annotated[float, Gt(0)] = 1.0
+    temperature: Annotated[float, In(1e-4, 1e4)] = 1.0
     """tau: scores are divided by it, but not in the weights. Published: .1, on cosines."""
-    sigma: Annotated[float, Gt(0)] = 0.5
+    sigma: Annotated[float, In(1e-4, 1e4)] = 0.5
     """Width of the weights: small ones let the highest positive alone weigh less."""
     detach: bool = False
     """Take the weights as constants; the published code lets the gradient through."""
@@ -68,7 +68,7 @@ class DCLWScores(Objective):
     recovers = "nothing"
 
     def __init__(self, config: DCLWScoresConfig | None = None) -> None:
-        self.config = config or DCLWScoresConfig()
+        self.config = config_or(config, DCLWScoresConfig)
 
     def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:
         tau = self.config.temperature
@@ -93,7 +93,7 @@ class HardConfig(Options, where="hard"):
 
     alpha: Annotated[float, In(0, 1, above=True)] = 0.5
     """Share of the negatives of a row that enter the sum, the highest scores first; 1 is `infonce`."""
-    temperature: Annotated[float, Gt(0)] = 1.0
+    temperature: Annotated[float, In(1e-4, 1e4)] = 1.0
     """tau: scores are divided by it."""
 
 
@@ -106,7 +106,7 @@ class Hard(Objective):
     """
 
     def __init__(self, config: HardConfig | None = None) -> None:
-        self.config = config or HardConfig()
+        self.config = config_or(config, HardConfig)
         whole = "ratio-up-to-row" if self.config.temperature == 1.0 else "tempered"
         self.recovers = whole if self.config.alpha == 1.0 else "nothing"  # type: ignore[assignment]
 
@@ -134,7 +134,7 @@ Half = Literal["sft", "cl"]
 
 
 @dataclass(frozen=True)
-class ReweightedConfig:
+class ReweightedConfig(Options, where="reweighted"):
     """Which half of the gradient comes from where: supervised fine-tuning (sft) or contrastive learning (cl)."""
 
     weight: Half = "sft"
@@ -155,7 +155,7 @@ class Reweighted(Objective):
     """
 
     def __init__(self, config: ReweightedConfig | None = None) -> None:
-        self.config = config or ReweightedConfig()
+        self.config = config_or(config, ReweightedConfig)
         self.recovers = "ratio" if self.config.weight == "sft" else "ratio-up-to-row"
 
     def loss(self, pos: Tensor, neg: Tensor, pos_weight: Tensor, neg_weight: Tensor) -> ObjectiveResult:

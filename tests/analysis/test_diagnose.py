@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rl_contrastive.analysis import watched
 from rl_contrastive.analysis.embedding_plot import principal
 from rl_contrastive.cli import main
+from rl_contrastive.envs.base import BatchEnv
+from rl_contrastive.envs.deep_sea import DeepSeaEnv
+from rl_contrastive.envs.lock import LockEnv
 from rl_contrastive.runs.loop import Budget
 from rl_contrastive.runs.run import RunConfig, run, run_folder
 
@@ -80,6 +84,19 @@ def test_wrong_input_is_a_sentence(tmp_path, capsys):
     for file in (folder / "checkpoint").iterdir():
         file.unlink()
     assert "has no checkpoint" in complaint(capsys, [str(folder)])
+
+
+def test_an_environment_that_tells_no_latents(tmp_path, capsys, monkeypatch):
+    """As rooms of MiniGrid: the base class has the method, which only raises."""
+    for case in ("vector", "deep"):
+        folder = folder_of(tmp_path, case)
+        for env in (LockEnv, DeepSeaEnv):
+            monkeypatch.setattr(env, "latent_states", BatchEnv.latent_states)
+        monkeypatch.setattr(watched, "exact_model", lambda env: None)
+        assert main(["diagnose", str(folder), "--episodes", "5", "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["latents"] == {"vector": "", "deep": "state"}[case]
+        assert ("tolerance" in result["phi"]["all"]) == (case == "deep")
 
 
 def test_agents_without_features_are_refused(tmp_path, capsys):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,3 +182,26 @@ def test_names_and_options_are_checked_before_any_fit() -> None:
         config = LearnerConfig(method="nce", objective="meco", objective_options=options)
         with pytest.raises(RlcError, match=words):
             FeatureLearner(config, horizon=1, num_actions=2, num_states=4)
+
+
+@pytest.mark.parametrize(
+    ("ids", "sentence"),
+    [
+        (torch.tensor([[0, 1, S * A]] * H), "ids must lie in 0.."),
+        (torch.tensor([[0, -1, 2]] * H), "ids must lie in 0.."),
+        (torch.tensor([0, 1, 2]), r"ids must be int64 of shape \(H, N\)"),
+        (torch.tensor([[0.0, 1.0, 2.0]] * H), "ids must be int64 .*, got torch.float32"),
+        (None, "3 anchors of .* in the state; ids must say which they are"),
+        ([[0, 1, 2]] * H, "ids must be a torch tensor, got list"),
+    ],
+)
+@pytest.mark.parametrize("name", ["meco-keyed", "isogclr"])
+def test_wrong_ids_are_one_sentence(name: str, ids: Any, sentence: str) -> None:
+    f, objective = factors(), make(name)
+    anchors = np.array([[0, 1, 2]] * H)
+    batch = TensorBatch.of(Batch(anchors, anchors % S, None, np.full((H, 3, 1), 1 / 3), np.full((H, S), 1 / S)),
+                           f.parameters[0])  # fmt: skip
+    found = contrast(f, batch)
+    objective.step(found, objective.initial(SIZES))  # the control
+    with pytest.raises(RlcError, match=f"{name}: {sentence}"):
+        objective.step(replace(found, ids=ids), objective.initial(SIZES))

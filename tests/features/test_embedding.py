@@ -167,3 +167,9 @@ BAD: dict[str, Any] = {
 def test_bad_input_is_a_sentence(words: str) -> None:
     with pytest.raises(RlcError, match=words):
         BAD[words]()
+
+
+def test_latents_of_another_length_are_one_sentence() -> None:
+    for latents in (np.arange(4), np.arange(6), np.zeros((5, 1), dtype=int)):
+        with pytest.raises(RlcError, match=r"latents have shape .*, expected \(5,\)"):
+            describe(np.ones((5, 3)), latents=latents)

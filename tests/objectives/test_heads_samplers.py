@@ -10,6 +10,7 @@ import torch
 from golden_waves import wave
 from torch import Tensor
 
+from rl_contrastive import objectives
 from rl_contrastive.errors import RlcError
 from rl_contrastive.objectives.heads import Gate, GateConfig, ShuffledWhitening, WhiteningConfig, inverse_root
 from rl_contrastive.objectives.samplers import (
@@ -277,3 +278,28 @@ def test_samplers_refuse_wrong_use() -> None:
         mixed(torch.ones(2, 3, 4), torch.ones(2, 2))
     with pytest.raises(RlcError, match="least must lie in"):
         PropensityConfig(least=0.0)
+
+
+def test_arrays_of_the_wrong_kind_are_one_sentence() -> None:
+    rows = np.ones((4, 4))
+    for call, sentence in (
+        (lambda: ShuffledWhitening(4, PLAIN)(rows, True), "whitening: z must be a torch tensor, got ndarray"),
+        (lambda: HardTopK(rows, HardTopKConfig(1))([0, 1]), "hard top-k: the index must be a numpy array, got list"),
+        (lambda: objectives.OpTA()(rows, rows), "opta: support must be a torch tensor, got ndarray"),
+        (lambda: objectives.log_sinkhorn(rows, eps=0.1), "sinkhorn: cost must be a torch tensor, got ndarray"),
+        (lambda: objectives.log_sinkhorn(torch.ones(3, 3), eps=1e-300), "sinkhorn: eps is so small"),
+        (lambda: objectives.MIM()(*[torch.ones(4, 4)] * 3, weight=[0.25] * 4), "mim: weight must be a torch tensor"),
+        (lambda: objectives.MIM()(rows, rows, rows), "mim: mean must be a torch tensor, got ndarray"),
+    ):
+        with pytest.raises(RlcError, match=sentence):
+            call()
+
+
+def test_a_sentence_names_the_part_that_was_asked() -> None:
+    features = np.random.default_rng(0).normal(size=(5, 3))
+    with pytest.raises(RlcError, match=r"^semantic: k must be at most the 4 others"):
+        SemanticNeighbours(features, SemanticConfig(neighbours=5), rng=torch.Generator())
+    with pytest.raises(RlcError, match=r"^svd view: counts must"):
+        objectives.SVDView()(torch.ones(3))
+    with pytest.raises(RlcError, match=r"^SepCLR: both heads need a coordinate, got d = 1 and common = 0"):
+        objectives.SepCLR()(objectives.Views(torch.ones(2, 2, 1), group=torch.tensor([0, 1])))

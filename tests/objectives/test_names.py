@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from rl_contrastive import objectives, registry
+from rl_contrastive.errors import RlcError
 
 LOSSES = [entry for kind in ("objective", "view-objective") for entry in registry.entries(kind)]
 
@@ -30,6 +31,16 @@ def test_every_registered_loss_is_listed(entry: registry.Entry) -> None:
 def test_an_unknown_name_is_a_sentence() -> None:
     with pytest.raises(AttributeError, match="NTXent"):
         objectives.NTXentLoss  # noqa: B018
+
+
+def test_a_loss_of_the_other_level_says_where_it_belongs() -> None:
+    for ask in (lambda: objectives.make("nt-xent"), lambda: registry.kind_of(("objective",), "nt-xent")):
+        with pytest.raises(RlcError, match=r"'nt-xent' is a loss of embeddings .*make_view.*auxiliary\.objective"):
+            ask()
+    with pytest.raises(RlcError, match=r"'meco' is a loss of scores .*objectives\.make"):
+        objectives.make_view("meco")
+    assert objectives.make_view("nt-xent", {"temperature": 0.5}).config == objectives.NTXentConfig(0.5)
+    assert type(objectives.make_view("dcl")) is not type(objectives.make("dcl"))
 
 
 def test_the_import_alone_loads_no_torch() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rl_contrastive import registry
+from rl_contrastive.errors import RlcError
 from rl_contrastive.objectives import labelled
 from rl_contrastive.objectives.views import ViewObjective, Views
 
@@ -142,3 +143,64 @@ def test_extreme_temperatures_stay_finite(case: str, temperature: float) -> None
     (gradient,) = torch.autograd.grad(result.loss, z)
     assert torch.isfinite(result.loss)
     assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("case", OPTIONS)
+def test_the_size_of_padding_changes_nothing(case: str, dtype: torch.dtype) -> None:
+    views = batch(case, dtype=dtype)
+    weight = torch.tensor([0.25, 0.15, 0.2, 0.15, 0.25, 0.0], dtype=dtype)
+    results = []
+    for size in (0.0, 1e30):
+        z = views.z.clone()
+        z[:, 5] = size
+        z.requires_grad_()
+        loss = make(case)(replace(views, z=z, weight=weight)).loss
+        results.append((loss, *torch.autograd.grad(loss, z)))
+    assert torch.isfinite(results[0][0])
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "empty": ({"z": torch.randn(4, 0, 4)}, "the batch is empty, z has shape"),
+    "array": ({"z": torch.randn(4, 6, 4).numpy()}, "z must be a torch tensor, got ndarray"),
+    "list": ({"z": [[[1.0]]]}, "z must be a torch tensor, got list"),
+    "none": ({"z": None}, "z must be a torch tensor, got NoneType"),
+    "weight": ({"weight": [1 / 6] * 6}, "weight must be a torch tensor, got list"),
+    "label": ({"label": torch.arange(6).numpy()}, "label must be a torch tensor, got ndarray"),
+    "index": ({"index": list(range(6))}, "index must be a torch tensor, got list"),
+    "long": ({"z": 1e16 * torch.randn(4, 6, 4)}, r"coordinates of z must lie in \[-1e\+15, 1e\+15\]"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wrong_batch_is_one_sentence(name: str, wrong: str) -> None:
+    change, sentence = WRONG[wrong]
+    with pytest.raises(RlcError, match=sentence) as found:
+        make(name)(replace(batch(name), **change))
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_the_largest_embeddings_stay_finite(case: str) -> None:
+    views = batch(case, dtype=torch.float32)
+    largest = 1e15 * views.z / views.z.abs().max()
+    assert torch.isfinite(make(case)(replace(views, z=largest)).loss)
+
+
+@pytest.mark.parametrize("config", [{"temperature": 0.5}, 0.5, torch.zeros(1)])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_of_another_class_is_one_sentence(name: str, config: Any) -> None:
+    with pytest.raises(RlcError, match="the config must be of class"):
+        type(make(name))(config)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_temperatures_have_ends(name: str) -> None:
+    config = registry.get("view-objective", name)[0].config
+    for field in {f.name for f in fields(config)} & {"temperature", "sigma"}:
+        for value in (1e-40, 1e40):
+            with pytest.raises(RlcError, match=f"{field} must lie in"):
+                make(name, **{field: value})

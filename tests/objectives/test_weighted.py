@@ -197,8 +197,8 @@ def test_scores_of_any_size_and_problems_without_data_stay_finite(name, options,
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("dcl", {"temperature": 0.0}, "dcl: temperature must be > 0, got 0.0."),
-        ("dclw", {"sigma": -1.0}, "dclw: sigma must be > 0, got -1.0."),
+        ("dcl", {"temperature": 0.0}, r"dcl: temperature must lie in \[0.0001, 10000\], got 0.0."),
+        ("dclw", {"sigma": -1.0}, r"dclw: sigma must lie in \[0.0001, 10000\], got -1.0."),
         ("hard", {"alpha": 0.0}, r"hard: alpha must lie in \(0, 1\], got 0.0."),
         ("hard", {"alpha": 1.5}, r"hard: alpha must lie in \(0, 1\], got 1.5."),
         ("reweighted", {"weight": "dpo"}, "weight must be one of"),
