@@ -77,7 +77,7 @@ class RepresentationConfig(Options, where="representation"):
     """d."""
     objective: str = "nce"
     """A registered objective (`rlc list objectives`), nce being the paper's; meco-keyed and isogclr remember something
-    of each slot of the replay. Name it before --help to see its options."""
+    of each slot of the replay. Name it before --help-all to see its options."""
     objective_options: Any = field(default_factory=dict)
     """The objective's own config, or a table of its fields, such as {"temperature": 0.5}."""
     hidden: Annotated[int, In(0, MOST_WIDTH)] = 256
