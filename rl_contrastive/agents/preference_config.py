@@ -21,8 +21,8 @@ class PreferencePolicyConfig(DeviceOptions, where="preference-policy"):
     batch: Annotated[int, Ge(1)] = 20
     """B, episodes played side by side, at least 2: each is in one pair, so a batch asks for B/2 labels."""
     objective: str = "dpo"
-    """Registered loss of pairs or of groups (`rlc list pair-objectives`, `group-objectives`); name it before --help-all to
-    see its options, such as beta."""
+    """Registered loss of pairs or of groups (`rlc list pair-objectives`, `group-objectives`); name it before
+    --help-all to see its options, such as beta."""
     objective_options: Any = field(default_factory=dict)
     """Its config, or a table of that config's fields, such as {"beta": .5}."""
     rewards: Literal["auto", "labels", "model"] = "auto"
