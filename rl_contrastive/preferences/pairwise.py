@@ -18,6 +18,7 @@ from rl_contrastive.preferences.base import (
     Reduce,
     State,
     mean_rows,
+    own_config,
 )
 from rl_contrastive.registry import register
 
@@ -63,7 +64,7 @@ class DPO(PairObjective):
     """
 
     def __init__(self, config: DPOConfig | None = None) -> None:
-        self.config = config or DPOConfig()
+        self.config = own_config(self, config, DPOConfig)
 
     def loss(self, pairs: Pairs, state: State) -> tuple[PreferenceResult, State]:
         m = margins(pairs)
@@ -86,7 +87,7 @@ class CDPO(PairObjective):
     """
 
     def __init__(self, config: CDPOConfig | None = None) -> None:
-        self.config = config or CDPOConfig()
+        self.config = own_config(self, config, CDPOConfig)
 
     def loss(self, pairs: Pairs, state: State) -> tuple[PreferenceResult, State]:
         m = margins(pairs)
@@ -110,7 +111,7 @@ class IPO(PairObjective):
     """
 
     def __init__(self, config: IPOConfig | None = None) -> None:
-        self.config = config or IPOConfig()
+        self.config = own_config(self, config, IPOConfig)
 
     def loss(self, pairs: Pairs, state: State) -> tuple[PreferenceResult, State]:
         m = margins(pairs, self.config.reduce)
@@ -136,7 +137,7 @@ class RPO(PairObjective):
     """
 
     def __init__(self, config: RPOConfig | None = None) -> None:
-        self.config = config or RPOConfig()
+        self.config = own_config(self, config, RPOConfig)
 
     def loss(self, pairs: Pairs, state: State) -> tuple[PreferenceResult, State]:
         c, m = self.config, margins(pairs)
@@ -177,7 +178,7 @@ class HyPO(PairObjective):
     needs = frozenset({"online"})
 
     def __init__(self, config: HyPOConfig | None = None) -> None:
-        self.config = config or HyPOConfig()
+        self.config = own_config(self, config, HyPOConfig)
 
     def loss(self, pairs: Pairs, state: State) -> tuple[PreferenceResult, State]:
         assert pairs.online is not None

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import Ge, In, Options, require
+from rl_contrastive.preferences.base import own_config
 from rl_contrastive.registry import register
 
 
@@ -75,7 +76,7 @@ class BradleyTerry(RewardLoss):
     """Bradley-Terry: -log sigma(r_w - r_l). Its minimiser is the true reward, up to a constant by start."""
 
     def __init__(self, config: BTConfig | None = None) -> None:
-        self.config = config or BTConfig()
+        self.config = own_config(self, config, BTConfig)
 
     def loss(self, d: Tensor, u: Tensor | None) -> RewardResult:
         rows = -nn.functional.logsigmoid(d)
@@ -97,7 +98,7 @@ class Smoothed(RewardLoss):
     """Smoothed labels: -(1 - a) log p - a log(1 - p) where u < 0, and -log p elsewhere."""
 
     def __init__(self, config: SmoothedConfig | None = None) -> None:
-        self.config = config or SmoothedConfig()
+        self.config = own_config(self, config, SmoothedConfig)
         self.needs_strength = self.config.pairs == "doubtful"
 
     def loss(self, d: Tensor, u: Tensor | None) -> RewardResult:
@@ -124,7 +125,7 @@ class Margin(RewardLoss):
     needs_strength = True
 
     def __init__(self, config: MarginConfig | None = None) -> None:
-        self.config = config or MarginConfig()
+        self.config = own_config(self, config, MarginConfig)
 
     def loss(self, d: Tensor, u: Tensor | None) -> RewardResult:
         assert u is not None
@@ -152,7 +153,7 @@ class Flip(RewardLoss):
     needs_strength = True
 
     def __init__(self, config: FlipConfig | None = None) -> None:
-        self.config = config or FlipConfig()
+        self.config = own_config(self, config, FlipConfig)
 
     def loss(self, d: Tensor, u: Tensor | None) -> RewardResult:
         assert u is not None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import Ge, In, Options, require
-from rl_contrastive.preferences.base import require_tensor
+from rl_contrastive.preferences.base import own_config, require_tensor
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class GCPO:
     """
 
     def __init__(self, config: GCPOConfig | None = None) -> None:
-        self.config = config or GCPOConfig()
+        self.config = own_config(self, config, GCPOConfig)
 
     def __call__(self, parts: dict[str, Tensor], used: Tensor) -> Tensor:
         """Rewards (..., K) of parts (..., K), one of them "accuracy", and used (..., K), 1 where the option was used.
@@ -99,7 +99,7 @@ class GRACE:
     """
 
     def __init__(self, config: GRACEConfig | None = None) -> None:
-        self.config = config or GRACEConfig()
+        self.config = own_config(self, config, GRACEConfig)
 
     def __call__(
         self, rollouts: Tensor, queries: Tensor, negatives: Tensor | None = None, *, finished: Tensor | None = None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import Ge, Options, require
-from rl_contrastive.preferences.base import require_tensor
+from rl_contrastive.preferences.base import own_config, require_tensor
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SemDPO:
     """
 
     def __init__(self, config: SemDPOConfig | None = None) -> None:
-        self.config = config or SemDPOConfig()
+        self.config = own_config(self, config, SemDPOConfig)
 
     def __call__(self, start: Tensor, chosen: Tensor) -> Tensor:
         """Weights (..., P) in (0, 1] of features (..., P, d); RlcError for shapes that differ, NaN or zero vectors."""
