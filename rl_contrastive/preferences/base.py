@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -166,6 +166,27 @@ class GroupObjective(ABC):
     @abstractmethod
     def loss(self, group: Completions, reward: Tensor, old_logp: Tensor | None) -> PreferenceResult:
         """The loss of a group that `require_group` has passed."""
+
+
+class RewardTransform(Protocol):
+    """What makes the rewards of a group objective."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Rewards (..., K) of K completions of one start; what of is its own matter."""
+
+
+class PairWeight(Protocol):
+    """What makes the `weight` of a loss of pairs."""
+
+    def __call__(self, start: Tensor, chosen: Tensor) -> Tensor:
+        """Weights (..., P) >= 0 of features (..., P, d) of the starts and of the chosen completions."""
+
+
+class Regulariser(Protocol):
+    """A term that `Regularised` adds to a loss of pairs."""
+
+    def __call__(self, y: Completions) -> Tensor:
+        """(...): one number for each problem, of completions (..., P, T) or online (..., B, K, T)."""
 
 
 def own_config(owner: object, config: C | None, kind: type[C]) -> C:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, In, Options
+from rl_contrastive.config import Ge, In, Options, require
 from rl_contrastive.preferences.base import (
     LEAST_BETA,
     MOST_BETA,
@@ -153,6 +153,9 @@ def online_kl(y: Completions) -> Tensor:
         mean_k (h_k - mean_{j != k} h_j) grad log pi(y_k),
     since grad KL(pi || pi_ref) = E_{y ~ pi}[h(y) grad log pi(y)] and a baseline leaves this mean as it is.
     """
+    shape = tuple(y.logp.shape)
+    good = len(shape) >= 3 and shape[-2] >= 2
+    require(good, f"online_kl: needs K >= 2 completions (..., B, K, T) of each start, got {shape}.")
     h = y.h().detach()  # (..., B, K)
     K = h.shape[-1]
     others = (h.sum(-1, keepdim=True) - h) / (K - 1)

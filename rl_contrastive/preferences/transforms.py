@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import Ge, In, Options, require
-from rl_contrastive.preferences.base import own_config, require_tensor
+from rl_contrastive.preferences.base import RewardTransform, own_config, require_tensor
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class GCPOConfig(Options, where="gcpo"):
     """contrast: m is the sign of the difference; always: m = 1 whatever it is, as a control."""
 
 
-class GCPO:
+class GCPO(RewardTransform):
     """GCPO: R = sum of parts + bonus m used, m in {-1, 0, 1} the sign of acc(used) - acc(not used) beyond eps.
 
     acc are means over the group; m = 0 where all used the option or none. Source: a note, and the author's code of the
@@ -84,7 +84,7 @@ class GRACEConfig(Options, where="grace"):
     """Of the likeness within the group, and of that with other groups."""
 
 
-class GRACE:
+class GRACE(RewardTransform):
     """GRACE: the reward of a rollout is how well its embedding p_i finds its query q among others, over tau.
 
     query        cos(q, p_i)

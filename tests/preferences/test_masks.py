@@ -225,7 +225,7 @@ def test_features_of_another_size_are_one_sentence():
     pairs = drawn()
     for objective in (MaPO(), SparsePO()):
         narrow = with_field(pairs.rejected, hidden=pairs.rejected.hidden[..., :3])
-        with pytest.raises(RlcError, match="got 6 in chosen.hidden and 3 in rejected.hidden"):
+        with pytest.raises(RlcError, match=r"got 6 in chosen\.hidden and 3 in rejected\.hidden"):
             objective(pairs.chosen, narrow)
     none = [with_field(y, hidden=y.hidden[..., :0]) for y in (pairs.chosen, pairs.rejected)]
     with pytest.raises(RlcError, match=r"MaPO: chosen\.hidden has no features"):
