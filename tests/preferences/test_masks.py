@@ -236,7 +236,10 @@ def test_features_of_another_size_are_one_sentence():
         activation_mask(with_field(pairs.rejected, hidden=math.nan * pairs.rejected.hidden), 1)
 
 
-def test_rounding_may_leave_a_divergence_just_below_zero():
-    pairs = drawn()
-    kl = torch.full_like(pairs.rejected.kl, -5e-7)
-    assert torch.isfinite(TDPO()(pairs.chosen, with_field(pairs.rejected, kl=kl)).loss)
+@pytest.mark.parametrize(("dtype", "rounding"), [(F64, 5e-7), (torch.float32, 5e-6)])
+def test_rounding_may_leave_a_divergence_just_below_zero(dtype, rounding):
+    zero = torch.zeros(1, 2, dtype=dtype)
+    chosen = Completions(zero, zero, kl=zero)
+    assert torch.isfinite(TDPO()(chosen, Completions(zero, zero, kl=zero - rounding)).loss)
+    with pytest.raises(RlcError, match=r"TDPO: rejected\.kl is a divergence"):
+        TDPO()(chosen, Completions(zero, zero, kl=zero - 10 * rounding))
