@@ -146,13 +146,25 @@ def choices_of(cls: type) -> dict[str, tuple[Any, ...]]:
     return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is typing.Literal}
 
 
+@functools.cache
+def optional_of(cls: type) -> frozenset[str]:
+    """The fields that may be None."""
+    hints = typing.get_type_hints(cls)
+    return frozenset(name for name, hint in hints.items() if hint is Any or type(None) in typing.get_args(hint))
+
+
 def check_ranges(config: Any, where: str) -> None:
-    """RlcError at the first field beyond its range or its choices, in tuples too; None is always in range."""
+    """RlcError at the first field beyond its range or its choices, in tuples too; None only where the type has it."""
     start = f"{where}: " if where[-1:].isalnum() else where
     for name, allowed in ranges_of(config.__class__).items():
         value = getattr(config, name)
+        good = value is not None or name in optional_of(config.__class__)
+        require(good, f"{start}{name} must be a number, got None.")
         for number in value if isinstance(value, tuple) else (value,):
-            if number is not None and not allowed.holds(number):
+            if number is None:
+                continue
+            require_number(f"{start}{name}", number)
+            if not allowed.holds(number):
                 verb, finite = "lie" if allowed.high < math.inf else "be", " and finite" if number == math.inf else ""
                 raise RlcError(f"{start}{name} must {verb} {allowed}{finite}, got {value}.")
     for name, choices in choices_of(config.__class__).items():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 
-from rl_contrastive.config import field_docs, from_dict, load_toml, require, to_dict
+from rl_contrastive.config import Ge, Gt, Options, field_docs, from_dict, load_toml, require, to_dict
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import entries
 
@@ -141,3 +142,29 @@ def test_a_partial_table_changes_the_outer_configs_default_and_not_the_inner_cla
 def test_an_integer_beyond_the_largest_float_is_not_finite():
     with pytest.raises(RlcError, match="x must be finite, got inf"):
         from_dict(Real, {"x": 10**400})
+
+
+@dataclass(frozen=True)
+class Ranged(Options, where="ranged"):
+    """Numbers with ranges; one of them may be left out."""
+
+    rate: Annotated[float, Gt(0)] = 0.5
+    """Step size."""
+    limit: Annotated[int | None, Ge(1)] = None
+    """Most steps."""
+    sizes: Annotated[tuple[int, ...], Ge(1)] = (1,)
+    """Widths."""
+
+
+def test_none_is_in_range_only_where_the_type_has_it():
+    assert Ranged(limit=None, rate=np.float32(0.5)).limit is None
+    for values, words in [
+        ({"rate": None}, "ranged: rate must be a number, got None"),
+        ({"rate": "a"}, "ranged: rate must be a number, got 'a'"),
+        ({"limit": "a"}, "ranged: limit must be a number, got 'a'"),
+        ({"sizes": (1, "a")}, "ranged: sizes must be a number, got 'a'"),
+        ({"sizes": None}, "ranged: sizes must be a number, got None"),
+        ({"limit": 0}, "ranged: limit must be >= 1, got 0"),
+    ]:
+        with pytest.raises(RlcError, match=words):
+            Ranged(**values)

@@ -10,7 +10,19 @@ from __future__ import annotations
 from typing import Any
 
 NAMES: dict[str, tuple[str, ...]] = {
-    "base": ("Completions", "GroupObjective", "PairObjective", "Pairs", "PreferenceResult", "load_state", "save_state"),
+    "base": (
+        "Completions",
+        "GroupObjective",
+        "PairObjective",
+        "PairWeight",
+        "Pairs",
+        "PreferenceResult",
+        "Regulariser",
+        "RewardTransform",
+        "load_state",
+        "mean_rows",
+        "save_state",
+    ),
     "data": ("LabelConfig", "PairIndex", "Pool", "draw_pairs", "joined", "label", "mixture", "pool", "take", "wins"),
     "exact": ("divergence", "optimum", "policy_value", "regret", "regularised_value", "soft_optimal"),
     "groups": (
@@ -42,8 +54,10 @@ NAMES: dict[str, tuple[str, ...]] = {
         "HyPOConfig",
         "IPOConfig",
         "RPOConfig",
+        "margins",
         "online_kl",
     ),
+    "regularise": ("NLL", "OnlineKL", "Regularised"),
     "rewards": (
         "BTConfig",
         "BradleyTerry",

@@ -13,13 +13,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import fill_arrays, require
 
+C = TypeVar("C")
 State = dict[str, Tensor]
 """What an objective remembers or trains between two steps, by name."""
 LEAST_BETA, MOST_BETA = 1e-4, 1e4
@@ -52,12 +53,16 @@ class Completions:
         """(..., T): the mask, ones where none is given."""
         return torch.ones_like(self.logp) if self.mask is None else self.mask.to(self.logp.dtype)
 
+    def on_real(self, x: Tensor) -> Tensor:
+        """x (..., T), or (..., T, k), with 0 on padding, where it may be infinite or NaN."""
+        real = self.real > 0
+        # where: 0 * x of padding is NaN for infinite x, and so is the gradient of what multiplies it.
+        return torch.where(real if x.ndim <= real.ndim else real.unsqueeze(-1), x, torch.zeros_like(x))
+
     def total(self, terms: Tensor, reduce: Reduce = "sum") -> Tensor:
-        """(...): sum or mean of terms (..., T) over the real steps."""
-        real = self.real
-        # where: 0 * x of padding is NaN for infinite x, and so is its gradient.
-        out = torch.where(real > 0, real * terms, torch.zeros_like(terms)).sum(-1)
-        return out if reduce == "sum" else out / real.sum(-1)
+        """(...): sum or mean of terms (..., T) over the real steps; products need `on_real` of their factors before."""
+        out = self.on_real(terms).sum(-1)
+        return out if reduce == "sum" else out / self.real.sum(-1)
 
     def h(self, reduce: Reduce = "sum") -> Tensor:
         """(...): the log-ratio sum_t [log pi - log pi_ref], or its mean over the real steps."""
@@ -163,6 +168,35 @@ class GroupObjective(ABC):
         """The loss of a group that `require_group` has passed."""
 
 
+class RewardTransform(Protocol):
+    """What makes the rewards of a group objective."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Rewards (..., K) of K completions of one start; what of is its own matter."""
+
+
+class PairWeight(Protocol):
+    """What makes the `weight` of a loss of pairs."""
+
+    def __call__(self, start: Tensor, chosen: Tensor) -> Tensor:
+        """Weights (..., P) >= 0 of features (..., P, d) of the starts and of the chosen completions."""
+
+
+class Regulariser(Protocol):
+    """A term that `Regularised` adds to a loss of pairs."""
+
+    def __call__(self, y: Completions) -> Tensor:
+        """(...): one number for each problem, of completions (..., P, T) or online (..., B, K, T)."""
+
+
+def own_config(owner: object, config: C | None, kind: type[C]) -> C:
+    """The config of an objective, its defaults for None; RlcError unless it is of the objective's own kind."""
+    good = config is None or type(config) is kind  # not isinstance: IPOConfig is a DPOConfig, too
+    who, name = type(owner).__name__, kind.__name__
+    require(good, f"{who}: the config must be {name}(...), got {config!r}.")
+    return kind() if config is None else config
+
+
 def mean_rows(rows: Tensor, margin: Tensor, weight: Tensor | None, diagnostics: dict[str, Tensor]) -> PreferenceResult:
     """loss = mean over pairs of weight * row."""
     weighted = rows if weight is None else weight * rows
@@ -235,6 +269,10 @@ def require_pairs(objective: PairObjective, pairs: Pairs) -> None:
         require(good, f"{who}: online.logp must have shape (..., B, K, T) with B >= 1, got {got}.")
         K = got[-2]
         require(K >= 2, f"{who}: online must hold at least 2 completions of each start, got {K}.")
+        same = got[:-3] == lead[:-1]
+        require(same, f"{who}: online.logp must have the leading axes of the pairs, {lead[:-1]}, before (B, K, T), "
+                f"got {got}.")  # fmt: skip
+    require(pairs.chosen is not pairs.rejected, f"{who}: chosen and rejected are the same completions.")
 
 
 def require_group(objective: GroupObjective, group: Completions, reward: Tensor, old_logp: Tensor | None) -> None:

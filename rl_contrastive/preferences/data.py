@@ -16,13 +16,14 @@ from torch import Tensor
 
 from rl_contrastive.config import Ge, In, Options, require
 from rl_contrastive.preferences.base import Completions, Pairs
+from rl_contrastive.preferences.labels import bradley_terry
 
 TRIES = 64
 """Drawings of partners before equal completions are taken to be all there is."""
 
 
 @dataclass(frozen=True)
-class LabelConfig(Options, where="labels"):
+class LabelConfig(Options, where="pairs"):
     """Who labels pairs. The defaults draw labels by Bradley-Terry."""
 
     temperature: Annotated[float, Ge(0)] = 1.0
@@ -123,14 +124,11 @@ def take(y: Completions, rows: Tensor) -> Completions:
 
 def wins(first: Tensor, second: Tensor, config: LabelConfig, *, rng: torch.Generator) -> Tensor:
     """bool, shape of the returns: whether the first completion of each pair is labelled as the better one."""
-    gap = (first - second).double()
+    gap = (first - second).detach().double()
     if config.noise > 0:
         gap = gap + config.noise * 2**0.5 * torch.randn(gap.shape, dtype=gap.dtype, generator=rng)
     coin = torch.rand(gap.shape, dtype=gap.dtype, generator=rng)
-    if config.temperature > 0:
-        won = coin < torch.sigmoid(gap / config.temperature)
-    else:
-        won = torch.where(gap == 0, coin < 0.5, gap > 0)
+    won = coin < torch.as_tensor(bradley_terry(gap.numpy(), config.temperature))
     if config.flips > 0:
         won = won ^ (torch.rand(gap.shape, dtype=gap.dtype, generator=rng) < config.flips)
     return won

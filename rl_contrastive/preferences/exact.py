@@ -10,25 +10,32 @@ Everything here is numpy in float64; log-probabilities may be -inf where the ref
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require, require_number
+from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import FloatArray
 
 
 def optimum(reward: FloatArray, log_ref: FloatArray, beta: float) -> FloatArray:
-    """log pi* (..., A) = log pi_ref + R/beta - log Z of rewards (..., A); RlcError unless beta > 0."""
+    """log pi* (..., A) = log pi_ref + R/beta - log Z of rewards (..., A); RlcError on wrong use, as of all here."""
     _require_beta("optimum", beta)
-    scores = np.asarray(log_ref, dtype=np.float64) + np.asarray(reward, dtype=np.float64) / beta
+    reward, log_ref = _arrays("optimum", reward=reward, log_ref=log_ref)
+    scores = log_ref + reward / beta
     out: FloatArray = scores - logsumexp(scores, axis=-1, keepdims=True)
     return out
 
 
 def divergence(log_pi: FloatArray, log_ref: FloatArray) -> FloatArray:
     """KL(pi || pi_ref) (...) over the last axis; inf where pi has mass and the reference none."""
-    log_pi, log_ref = np.asarray(log_pi, dtype=np.float64), np.asarray(log_ref, dtype=np.float64)
+    log_pi, log_ref = _arrays("divergence", log_pi=log_pi, log_ref=log_ref)
+    return _divergence(log_pi, log_ref)
+
+
+def _divergence(log_pi: FloatArray, log_ref: FloatArray) -> FloatArray:
     inside = log_pi > -np.inf
     terms = np.exp(log_pi) * np.where(inside, log_pi - np.where(inside, log_ref, 0.0), 0.0)
     out: FloatArray = terms.sum(-1)
@@ -37,14 +44,16 @@ def divergence(log_pi: FloatArray, log_ref: FloatArray) -> FloatArray:
 
 def regularised_value(log_pi: FloatArray, reward: FloatArray, log_ref: FloatArray, beta: float) -> FloatArray:
     """E_pi[R] - beta KL(pi || pi_ref) (...) of log pi (..., A)."""
-    value: FloatArray = (np.exp(log_pi) * reward).sum(-1) - beta * divergence(log_pi, log_ref)
+    log_pi, reward, log_ref = _arrays("regularised_value", log_pi=log_pi, reward=reward, log_ref=log_ref)
+    value: FloatArray = (np.exp(log_pi) * reward).sum(-1) - beta * _divergence(log_pi, log_ref)
     return value
 
 
 def regret(log_pi: FloatArray, reward: FloatArray, log_ref: FloatArray, beta: float) -> FloatArray:
     """How much regularised value pi lacks, (...); it equals beta KL(pi || pi*)."""
     _require_beta("regret", beta)
-    best = beta * logsumexp(np.asarray(log_ref) + np.asarray(reward) / beta, axis=-1)
+    log_pi, reward, log_ref = _arrays("regret", log_pi=log_pi, reward=reward, log_ref=log_ref)
+    best = beta * logsumexp(log_ref + reward / beta, axis=-1)
     out: FloatArray = best - regularised_value(log_pi, reward, log_ref, beta)
     return out
 
@@ -98,11 +107,40 @@ def policy_value(
     for h in range(len(r)):
         joint = occupancy[:, None] * np.exp(log_pi[h])  # (S, A)
         value += float((joint * r[h]).sum())
-        kl += float((occupancy * np.where(occupancy > 0, divergence(log_pi[h], log_ref[h]), 0.0))[occupancy > 0].sum())
+        kl += float((occupancy * np.where(occupancy > 0, _divergence(log_pi[h], log_ref[h]), 0.0))[occupancy > 0].sum())
         occupancy = np.einsum("sa,sat->t", joint, P[h])
     return PolicyValue(value, kl)
 
 
 def _require_beta(who: str, beta: float) -> None:
     """RlcError unless beta is a positive number."""
+    require_number(f"{who}: beta", beta)
     require(beta > 0 and np.isfinite(beta), f"{who}: beta must be > 0 and finite, got {beta}.")
+
+
+def _arrays(who: str, **given: Any) -> tuple[FloatArray, ...]:
+    """The arguments as float64; RlcError unless they are rewards and log-probabilities of the same A actions."""
+    out = []
+    for name, value in given.items():
+        require(not getattr(value, "requires_grad", False), f"{who}: {name} requires a gradient; pass {name}.detach().")
+        try:
+            x = np.asarray(value, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise RlcError(f"{who}: {name} must be an array of numbers, got {type(value).__name__}.") from error
+        require(x.ndim > 0 and x.shape[-1] > 0, f"{who}: {name} must have shape (..., A), A >= 1, got {x.shape}.")
+        if name == "reward":
+            require(bool(np.isfinite(x).all()), f"{who}: reward holds NaN or infinite numbers.")
+        else:
+            require(bool((x < np.inf).all()), f"{who}: {name} holds NaN or infinite numbers; only -inf is allowed.")
+            some = bool((x > -np.inf).any(-1).all())
+            require(some, f"{who}: {name} is -inf for every action, so it is no law.")
+        out.append(x)
+    shapes = {name: x.shape for name, x in zip(given, out, strict=True)}
+    words = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    good = len({shape[-1] for shape in shapes.values()}) == 1
+    try:
+        np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        good = False
+    require(good, f"{who}: shapes (..., A) must agree, got {words}.")
+    return tuple(out)

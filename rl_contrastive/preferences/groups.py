@@ -24,6 +24,7 @@ from rl_contrastive.preferences.base import (
     PreferenceResult,
     Reduce,
     mean_rows,
+    own_config,
 )
 from rl_contrastive.registry import register
 
@@ -43,14 +44,21 @@ def ratio(log_ratio: Tensor) -> Tensor:
 
 def difference(group: Completions, of: Tensor, minus: Tensor) -> Tensor:
     """(..., K, T): of - minus on real steps, 0 on padding, where both may be infinite."""
-    real = group.real > 0
-    zero = torch.zeros_like(of)
-    return torch.where(real, of, zero) - torch.where(real, minus, zero)
+    return group.on_real(of) - group.on_real(minus)
+
+
+def relative(reward: Tensor) -> Tensor:
+    """(..., K): rewards less the first of their group, where only differences matter.
+
+    The mean of equal rewards is rounded, so that without this their advantages would not be 0.
+    """
+    return reward - reward[..., :1]
 
 
 def diagnose(group: Completions, reward: Tensor) -> dict[str, Tensor]:
     """Means over the group of reward and log-ratio h, and the share of rewards that are above the mean."""
-    above = reward > reward.mean(-1, keepdim=True)
+    level = relative(reward)
+    above = level > level.mean(-1, keepdim=True)
     return {"reward": reward.mean(-1), "h": group.h().detach().mean(-1), "above": above.to(reward.dtype).mean(-1)}
 
 
@@ -87,11 +95,11 @@ class CoPG(GroupObjective):
     """
 
     def __init__(self, config: CoPGConfig | None = None) -> None:
-        self.config = config or CoPGConfig()
+        self.config = own_config(self, config, CoPGConfig)
 
     def loss(self, group: Completions, reward: Tensor, old_logp: Tensor | None) -> PreferenceResult:
         del old_logp  # any sampling law will do
-        value = reward - self.config.beta * group.h()
+        value = relative(reward) - self.config.beta * group.h()
         K = value.shape[-1]
         margin = value - value.mean(-1, keepdim=True)
         return mean_rows(K * K / (K - 1) * margin.square(), margin, None, diagnose(group, reward))
@@ -118,11 +126,12 @@ class Reinforce(GroupObjective):
     least, on_policy = 1, True
 
     def __init__(self, config: ReinforceConfig | None = None) -> None:
-        self.config = config or ReinforceConfig()
+        self.config = own_config(self, config, ReinforceConfig)
 
     def loss(self, group: Completions, reward: Tensor, old_logp: Tensor | None) -> PreferenceResult:
-        value = (reward - self.config.beta * group.h()).detach()
-        advantage = value if self.config.baseline == "none" else value - value.mean(-1, keepdim=True)
+        none = self.config.baseline == "none"
+        value = ((reward if none else relative(reward)) - self.config.beta * group.h()).detach()
+        advantage = value if none else value - value.mean(-1, keepdim=True)
         return likelihood(group, importance(group, old_logp) * advantage, advantage, reward)
 
 
@@ -145,10 +154,10 @@ class RLOO(GroupObjective):
     on_policy = True
 
     def __init__(self, config: RLOOConfig | None = None) -> None:
-        self.config = config or RLOOConfig()
+        self.config = own_config(self, config, RLOOConfig)
 
     def loss(self, group: Completions, reward: Tensor, old_logp: Tensor | None) -> PreferenceResult:
-        value = (reward - self.config.beta * group.h()).detach()
+        value = (relative(reward) - self.config.beta * group.h()).detach()
         advantage = value - others(value)
         return likelihood(group, importance(group, old_logp) * advantage, advantage, reward)
 
@@ -185,12 +194,12 @@ class PPO(GroupObjective):
     on_policy = True
 
     def __init__(self, config: PPOConfig | None = None) -> None:
-        self.config = config or PPOConfig()
+        self.config = own_config(self, config, PPOConfig)
 
     def loss(self, group: Completions, reward: Tensor, old_logp: Tensor | None) -> PreferenceResult:
         c = self.config
         old = group.logp.detach() if old_logp is None else old_logp.detach()
-        value = reward - c.beta * difference(group, old, group.ref.detach()).sum(-1)
+        value = relative(reward) - c.beta * difference(group, old, group.ref.detach()).sum(-1)
         advantage = value - others(value)
         terms, bound = clipped(group, old, advantage, c.clip)
         told = {**diagnose(group, reward), "clipped": group.total(bound, "mean").mean(-1)}
@@ -223,13 +232,14 @@ class GRPO(GroupObjective):
     on_policy = True
 
     def __init__(self, config: GRPOConfig | None = None) -> None:
-        self.config = config or GRPOConfig()
+        self.config = own_config(self, config, GRPOConfig)
 
     def loss(self, group: Completions, reward: Tensor, old_logp: Tensor | None) -> PreferenceResult:
         c = self.config
-        advantage = reward - reward.mean(-1, keepdim=True)
+        level = relative(reward)
+        advantage = level - level.mean(-1, keepdim=True)
         if c.std:
-            advantage = advantage / (reward.std(-1, keepdim=True) + 1e-4)  # eps: rewards may all be the same
+            advantage = advantage / (level.std(-1, keepdim=True) + 1e-4)  # eps: rewards may all be the same
         terms, bound = clipped(group, old_logp, advantage, c.clip)
         d = difference(group, group.ref.detach(), group.logp)
         k3 = ratio(d) - d - 1
@@ -257,11 +267,12 @@ class AWR(GroupObjective):
     """
 
     def __init__(self, config: AWRConfig | None = None) -> None:
-        self.config = config or AWRConfig()
+        self.config = own_config(self, config, AWRConfig)
 
     def loss(self, group: Completions, reward: Tensor, old_logp: Tensor | None) -> PreferenceResult:
         del old_logp
-        advantage = reward - others(reward)
+        level = relative(reward)
+        advantage = level - others(level)
         weight = (advantage / self.config.beta).clamp(max=math.log(self.config.largest)).exp()
         share = weight.sum(-1).square() / weight.square().sum(-1) / weight.shape[-1]
         return likelihood(group, weight, advantage, reward, effective_share=share)
@@ -286,7 +297,7 @@ class BestOfN(GroupObjective):
     """
 
     def __init__(self, config: BestOfNConfig | None = None) -> None:
-        self.config = config or BestOfNConfig()
+        self.config = own_config(self, config, BestOfNConfig)
 
     def loss(self, group: Completions, reward: Tensor, old_logp: Tensor | None) -> PreferenceResult:
         del old_logp
@@ -294,4 +305,5 @@ class BestOfN(GroupObjective):
         best, worst = ((reward == end).to(group.logp.dtype) for end in (high, low))
         best, worst = (share / share.sum(-1, keepdim=True) for share in (best, worst))
         factor = best - self.config.negative * torch.where(high > low, worst, torch.zeros_like(worst))
-        return likelihood(group, factor * reward.shape[-1], reward - others(reward), reward, self.config.reduce)
+        level = relative(reward)
+        return likelihood(group, factor * reward.shape[-1], level - others(level), reward, self.config.reduce)

@@ -34,6 +34,12 @@ class LabelsConfig(Options, where="labels"):
     """Equal returns: no label (the pair is asked for, counted and dropped), or a fair coin."""
 
 
+def bradley_terry(gap: FloatArray, temperature: float) -> FloatArray:
+    """P(first) = sigma(gap / T) of gaps of return R - R'; with T = 0 the larger wins, and equal ones toss a coin."""
+    # No division by T where it is tiny: the limit is a step.
+    return np.asarray(expit(gap / temperature) if temperature > 1e-12 else 0.5 * (1.0 + np.sign(gap)))
+
+
 class Labeller:
     """Adds up the rewards of the episodes being played, and compares episodes."""
 
@@ -55,7 +61,7 @@ class Labeller:
         """(P, 2) rows of the batch that ended -> (P,): FIRST, SECOND or NEITHER."""
         R = self._returns[pairs]  # (P, 2)
         tied = R[:, 0] == R[:, 1]
-        first = self.rng.random(len(pairs)) < self._chance(R[:, 0] - R[:, 1])
+        first = self.rng.random(len(pairs)) < bradley_terry(R[:, 0] - R[:, 1], self.config.temperature)
         turned = self.rng.random(len(pairs)) < self.config.flips
         out = np.where(first != turned, FIRST, SECOND)
         if self.config.ties == "drop":
@@ -63,12 +69,6 @@ class Labeller:
         self.asked += len(pairs)
         self.dropped += int(np.count_nonzero(out == NEITHER))
         return out
-
-    def _chance(self, gap: FloatArray) -> FloatArray:
-        """P(first) of gaps of return (P,)."""
-        T = self.config.temperature
-        # No division by T where it is tiny: the limit is a step.
-        return np.asarray(expit(gap / T) if T > 1e-12 else 0.5 * (1.0 + np.sign(gap)))
 
     def state_dict(self) -> State:
         """Between two batches; returns are of one batch only."""

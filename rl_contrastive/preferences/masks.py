@@ -16,7 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import MOST_WIDTH, Ge, In, require
-from rl_contrastive.preferences.base import Completions, PairObjective, Pairs, PreferenceResult, State, mean_rows
+from rl_contrastive.preferences.base import (
+    LARGEST_LOG,
+    LARGEST_REWARD,
+    Completions,
+    PairObjective,
+    Pairs,
+    PreferenceResult,
+    State,
+    mean_rows,
+    own_config,
+)
 from rl_contrastive.preferences.pairwise import DPOConfig, diagnose
 from rl_contrastive.registry import register
 
@@ -24,18 +34,46 @@ from rl_contrastive.registry import register
 def weighted_rows(pairs: Pairs, m_u: list[Tensor], m_d: list[Tensor], beta: float) -> tuple[Tensor, Tensor]:
     """-log sigma(beta (u - d)) and u - d, (..., P) each, of masks (..., P, T) of the chosen and of the rejected."""
     sides = (pairs.chosen, pairs.rejected)
-    u = [y.total(m * (y.logp - y.ref)) for y, m in zip(sides, m_u, strict=True)]
-    D = [y.total(m * _kl(y)) for y, m in zip(sides, m_d, strict=True)]
+    kl = [y.kl for y in sides if y.kl is not None]
+    u = [y.total(m * y.on_real(y.logp - y.ref.detach())) for y, m in zip(sides, m_u, strict=True)]
+    D = [y.total(m * y.on_real(x)) for y, m, x in zip(sides, m_d, kl, strict=True)]
     moved = (u[0] - u[1]) - (D[1] - D[0])
     return -nn.functional.logsigmoid(beta * moved), moved
 
 
-def _kl(y: Completions) -> Tensor:
-    """KL_t (..., T); RlcError where a real step's is not finite."""
+def require_kl(who: str, what: str, y: Completions) -> None:
+    """RlcError unless KL_t is finite and >= 0, up to rounding, on real steps."""
     assert y.kl is not None
-    good = torch.isfinite(y.kl) | (y.real == 0)
-    require(bool(good.all()), "masked losses: kl holds NaN or infinite numbers on a real step.")
-    return y.kl
+    require(y.kl.dtype.is_floating_point, f"{who}: {what}.kl must hold floats, got {y.kl.dtype}.")
+    kl = y.on_real(y.kl.detach())
+    require(bool(torch.isfinite(kl).all()), f"{who}: {what}.kl holds NaN or infinite numbers on a real step.")
+    # Log-probabilities near -10 are rounded by some 10 eps each, so that equal laws may differ by as much.
+    least = -max(1e-6, 64 * torch.finfo(kl.dtype).eps)
+    good = bool(((kl >= least) & (kl <= LARGEST_LOG)).all())
+    require(good, f"{who}: {what}.kl is a divergence and must lie in [0, {LARGEST_LOG:g}] on real steps.")
+
+
+def require_hidden(who: str, what: str, y: Completions) -> None:
+    """RlcError unless every real step has k >= 1 features, finite and not so large that their range overflows."""
+    assert y.hidden is not None
+    require(y.hidden.dtype.is_floating_point, f"{who}: {what}.hidden must hold floats, got {y.hidden.dtype}.")
+    require(y.hidden.shape[-1] > 0, f"{who}: {what}.hidden has no features; give at least one of every step.")
+    x = y.on_real(y.hidden.detach())
+    require(bool(torch.isfinite(x).all()), f"{who}: {what}.hidden holds NaN or infinite numbers on a real step.")
+    small = bool((x.abs() <= LARGEST_REWARD).all())
+    require(small, f"{who}: {what}.hidden must lie within {LARGEST_REWARD:g} of 0 on real steps.")
+
+
+def require_steps(who: str, pairs: Pairs, *, hidden: bool = True) -> None:
+    """RlcError unless the divergences, and the features, of both sides are ones that a masked loss can take."""
+    for what, y in (("chosen", pairs.chosen), ("rejected", pairs.rejected)):
+        require_kl(who, what, y)
+        if hidden:
+            require_hidden(who, what, y)
+    if hidden:
+        k = [0 if y.hidden is None else y.hidden.shape[-1] for y in (pairs.chosen, pairs.rejected)]
+        require(k[0] == k[1], f"{who}: both sides must have as many features, got {k[0]} in chosen.hidden and {k[1]} "
+                "in rejected.hidden.")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,9 +91,10 @@ class TDPO(PairObjective):
     needs = frozenset({"kl"})
 
     def __init__(self, config: TDPOConfig | None = None) -> None:
-        self.config = config or TDPOConfig()
+        self.config = own_config(self, config, TDPOConfig)
 
     def loss(self, pairs: Pairs, state: State) -> tuple[PreferenceResult, State]:
+        require_steps("TDPO", pairs, hidden=False)
         ones = [pairs.chosen.real, pairs.rejected.real]
         rows, moved = weighted_rows(pairs, ones, ones, self.config.beta)
         return mean_rows(rows, moved, pairs.weight, diagnose(pairs, moved)), state
@@ -89,7 +128,7 @@ class SparsePO(PairObjective):
     needs = frozenset({"kl", "hidden"})
 
     def __init__(self, config: SparsePOConfig | None = None) -> None:
-        self.config = config or SparsePOConfig()
+        self.config = own_config(self, config, SparsePOConfig)
 
     def initial(self, hidden: int, rng: torch.Generator) -> State:
         """Parameters u.* (and d.* of two masks): norm (2, k), w (L, k), b (L,), mix (L,), k = hidden/L."""
@@ -113,12 +152,13 @@ class SparsePO(PairObjective):
         size = w.shape[-2] * w.shape[-1]
         got = y.hidden.shape[-1]
         require(got == size, f"SparsePO: hidden has {got} features, but the masks were made for {size}.")
-        x = y.hidden.detach().reshape(*y.logp.shape, *w.shape[-2:])  # (..., T, L, k)
+        x = y.on_real(y.hidden.detach()).reshape(*y.logp.shape, *w.shape[-2:])  # (..., T, L, k)
         x = nn.functional.layer_norm(x, (w.shape[-1],)) * norm[..., :1, :] + norm[..., 1:, :]
         layers = torch.relu((x * w).sum(-1) + b)  # (..., T, L)
         return torch.relu((layers * mix).sum(-1)) * y.real
 
     def loss(self, pairs: Pairs, state: State) -> tuple[PreferenceResult, State]:
+        require_steps("SparsePO", pairs)
         c, sides = self.config, (pairs.chosen, pairs.rejected)
         m_u, m_d = ([self.mask(y, state, which) for y in sides] for which in ("u", "d"))
         rows, moved = weighted_rows(pairs, m_u, m_d, c.beta)
@@ -148,9 +188,10 @@ class MaPO(PairObjective):
     needs = frozenset({"kl", "hidden"})
 
     def __init__(self, config: MaPOConfig | None = None) -> None:
-        self.config = config or MaPOConfig()
+        self.config = own_config(self, config, MaPOConfig)
 
     def loss(self, pairs: Pairs, state: State) -> tuple[PreferenceResult, State]:
+        require_steps("MaPO", pairs)
         masks = [activation_mask(y, self.config.layers) for y in (pairs.chosen, pairs.rejected)]
         rows, moved = weighted_rows(pairs, masks, masks, self.config.beta)
         return mean_rows(rows, moved, pairs.weight, diagnose(pairs, moved)), state
@@ -162,9 +203,10 @@ def activation_mask(y: Completions, layers: int) -> Tensor:
     Rescaling undoes the z-normalisation before it, (x - min)/(max - min) being the same for both, so it is left out.
     """
     assert y.hidden is not None
+    require_hidden("activation_mask", "y", y)
     k = y.hidden.shape[-1]
     require(k % layers == 0, f"MaPO: hidden has {k} features, which {layers} layers cannot share evenly.")
-    x = y.hidden.detach().reshape(*y.logp.shape, layers, k // layers).mean(-1)  # (..., T, L)
+    x = y.on_real(y.hidden.detach()).reshape(*y.logp.shape, layers, k // layers).mean(-1)  # (..., T, L)
     real = y.real.unsqueeze(-1) > 0
     low = x.masked_fill(~real, torch.inf).amin(-2, keepdim=True)
     width = x.masked_fill(~real, -torch.inf).amax(-2, keepdim=True) - low

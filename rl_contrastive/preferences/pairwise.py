@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, In, Options
+from rl_contrastive.config import Ge, In, Options, require
 from rl_contrastive.preferences.base import (
     LEAST_BETA,
     MOST_BETA,
@@ -18,6 +18,7 @@ from rl_contrastive.preferences.base import (
     Reduce,
     State,
     mean_rows,
+    own_config,
 )
 from rl_contrastive.registry import register
 
@@ -63,7 +64,7 @@ class DPO(PairObjective):
     """
 
     def __init__(self, config: DPOConfig | None = None) -> None:
-        self.config = config or DPOConfig()
+        self.config = own_config(self, config, DPOConfig)
 
     def loss(self, pairs: Pairs, state: State) -> tuple[PreferenceResult, State]:
         m = margins(pairs)
@@ -86,7 +87,7 @@ class CDPO(PairObjective):
     """
 
     def __init__(self, config: CDPOConfig | None = None) -> None:
-        self.config = config or CDPOConfig()
+        self.config = own_config(self, config, CDPOConfig)
 
     def loss(self, pairs: Pairs, state: State) -> tuple[PreferenceResult, State]:
         m = margins(pairs)
@@ -110,7 +111,7 @@ class IPO(PairObjective):
     """
 
     def __init__(self, config: IPOConfig | None = None) -> None:
-        self.config = config or IPOConfig()
+        self.config = own_config(self, config, IPOConfig)
 
     def loss(self, pairs: Pairs, state: State) -> tuple[PreferenceResult, State]:
         m = margins(pairs, self.config.reduce)
@@ -136,7 +137,7 @@ class RPO(PairObjective):
     """
 
     def __init__(self, config: RPOConfig | None = None) -> None:
-        self.config = config or RPOConfig()
+        self.config = own_config(self, config, RPOConfig)
 
     def loss(self, pairs: Pairs, state: State) -> tuple[PreferenceResult, State]:
         c, m = self.config, margins(pairs)
@@ -152,6 +153,9 @@ def online_kl(y: Completions) -> Tensor:
         mean_k (h_k - mean_{j != k} h_j) grad log pi(y_k),
     since grad KL(pi || pi_ref) = E_{y ~ pi}[h(y) grad log pi(y)] and a baseline leaves this mean as it is.
     """
+    shape = tuple(y.logp.shape)
+    good = len(shape) >= 3 and shape[-2] >= 2
+    require(good, f"online_kl: needs K >= 2 completions (..., B, K, T) of each start, got {shape}.")
     h = y.h().detach()  # (..., B, K)
     K = h.shape[-1]
     others = (h.sum(-1, keepdim=True) - h) / (K - 1)
@@ -177,7 +181,7 @@ class HyPO(PairObjective):
     needs = frozenset({"online"})
 
     def __init__(self, config: HyPOConfig | None = None) -> None:
-        self.config = config or HyPOConfig()
+        self.config = own_config(self, config, HyPOConfig)
 
     def loss(self, pairs: Pairs, state: State) -> tuple[PreferenceResult, State]:
         assert pairs.online is not None

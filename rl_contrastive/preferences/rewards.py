@@ -15,7 +15,8 @@ from typing import Annotated, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import Ge, In, Options, require
+from rl_contrastive.config import Ge, In, Options, require, require_number
+from rl_contrastive.preferences.base import LEAST_BETA, MOST_BETA, own_config, require_tensor
 from rl_contrastive.registry import register
 
 
@@ -57,6 +58,8 @@ class RewardLoss(ABC):
 
 def require_rewards(who: str, r_chosen: Tensor, r_rejected: Tensor) -> None:
     """RlcError unless both are finite floats of one shape (..., P), P >= 1."""
+    for name, r in (("r_chosen", r_chosen), ("r_rejected", r_rejected)):
+        require_tensor(who, name, r)
     shape, other = tuple(r_chosen.shape), tuple(r_rejected.shape)
     require(shape == other, f"{who}: r_chosen and r_rejected must have the same shape, got {shape} and {other}.")
     require(len(shape) >= 1 and shape[-1] > 0, f"{who}: there are no pairs; give at least one.")
@@ -75,7 +78,7 @@ class BradleyTerry(RewardLoss):
     """Bradley-Terry: -log sigma(r_w - r_l). Its minimiser is the true reward, up to a constant by start."""
 
     def __init__(self, config: BTConfig | None = None) -> None:
-        self.config = config or BTConfig()
+        self.config = own_config(self, config, BTConfig)
 
     def loss(self, d: Tensor, u: Tensor | None) -> RewardResult:
         rows = -nn.functional.logsigmoid(d)
@@ -97,7 +100,7 @@ class Smoothed(RewardLoss):
     """Smoothed labels: -(1 - a) log p - a log(1 - p) where u < 0, and -log p elsewhere."""
 
     def __init__(self, config: SmoothedConfig | None = None) -> None:
-        self.config = config or SmoothedConfig()
+        self.config = own_config(self, config, SmoothedConfig)
         self.needs_strength = self.config.pairs == "doubtful"
 
     def loss(self, d: Tensor, u: Tensor | None) -> RewardResult:
@@ -124,7 +127,7 @@ class Margin(RewardLoss):
     needs_strength = True
 
     def __init__(self, config: MarginConfig | None = None) -> None:
-        self.config = config or MarginConfig()
+        self.config = own_config(self, config, MarginConfig)
 
     def loss(self, d: Tensor, u: Tensor | None) -> RewardResult:
         assert u is not None
@@ -152,7 +155,7 @@ class Flip(RewardLoss):
     needs_strength = True
 
     def __init__(self, config: FlipConfig | None = None) -> None:
-        self.config = config or FlipConfig()
+        self.config = own_config(self, config, FlipConfig)
 
     def loss(self, d: Tensor, u: Tensor | None) -> RewardResult:
         assert u is not None
@@ -196,12 +199,22 @@ def contrastive_term(first: Tensor, second: Tensor, temperature: float = 0.05) -
 
     -mean_p log softmax_q(cos(first_p, second_q)/tau) at q = p, as SimCSE has it: the views are the differences
     f(chosen) - f(rejected) of one network with two dropout masks. Added to a reward loss it spreads the features. The
-    paper has it in words only. RlcError on wrong shapes or fewer than two pairs.
+    paper has it in words only. RlcError on wrong shapes, fewer than two pairs, a temperature beyond [1e-4, 1e4], and
+    vectors that are zero or not finite.
     """
+    for name, x in (("first", first), ("second", second)):
+        require_tensor("contrastive_term", name, x)
+        require(x.dtype.is_floating_point, f"contrastive_term: {name} must hold floats, got {x.dtype}.")
     shape, other = tuple(first.shape), tuple(second.shape)
     require(shape == other, f"contrastive_term: both views must have the same shape, got {shape} and {other}.")
     require(len(shape) >= 2 and shape[-2] >= 2, f"contrastive_term: needs shape (..., P, k) with P >= 2, got {shape}.")
-    require(temperature > 0, f"contrastive_term: temperature must be > 0, got {temperature}.")
+    require_number("contrastive_term: temperature", temperature)
+    good = LEAST_BETA <= temperature <= MOST_BETA
+    require(good, f"contrastive_term: temperature must lie in [{LEAST_BETA:g}, {MOST_BETA:g}], got {temperature}.")
+    for name, x in (("first", first), ("second", second)):
+        require(bool(torch.isfinite(x).all()), f"contrastive_term: {name} holds NaN or infinite numbers.")
+        nonzero = bool((x != 0).any(-1).all())
+        require(nonzero, f"contrastive_term: a vector of {name} is zero and has no direction.")
     a, b = (nn.functional.normalize(x, dim=-1) for x in (first, second))
     scores = a @ b.mT / temperature  # (..., P, P)
     return (torch.logsumexp(scores, -1) - scores.diagonal(dim1=-2, dim2=-1)).mean(-1)
@@ -212,8 +225,10 @@ def meta_term(r: Tensor) -> Tensor:
 
     J = 2/K^2 sum_{i<j} sigma(|r_i - r_j|), MetaRM's measure of how well a model tells them apart. MetaRM ascends it by
     one step, theta' = theta + eta grad J, and then takes the gradient of the Bradley-Terry loss at theta'. RlcError for
-    fewer than two completions.
+    fewer than two completions, and rewards that are no floats or not finite.
     """
+    require_tensor("meta_term", "r", r)
+    require(r.dtype.is_floating_point, f"meta_term: rewards must be floats, got {r.dtype}.")
     K = r.shape[-1] if r.ndim else 0
     require(K >= 2, f"meta_term: needs at least 2 completions of a start, got {K}.")
     require(bool(torch.isfinite(r).all()), "meta_term: rewards must be finite.")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import Ge, In, Options, require
-from rl_contrastive.preferences.base import require_tensor
+from rl_contrastive.preferences.base import RewardTransform, own_config, require_tensor
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class GCPOConfig(Options, where="gcpo"):
     """contrast: m is the sign of the difference; always: m = 1 whatever it is, as a control."""
 
 
-class GCPO:
+class GCPO(RewardTransform):
     """GCPO: R = sum of parts + bonus m used, m in {-1, 0, 1} the sign of acc(used) - acc(not used) beyond eps.
 
     acc are means over the group; m = 0 where all used the option or none. Source: a note, and the author's code of the
@@ -36,7 +36,7 @@ class GCPO:
     """
 
     def __init__(self, config: GCPOConfig | None = None) -> None:
-        self.config = config or GCPOConfig()
+        self.config = own_config(self, config, GCPOConfig)
 
     def __call__(self, parts: dict[str, Tensor], used: Tensor) -> Tensor:
         """Rewards (..., K) of parts (..., K), one of them "accuracy", and used (..., K), 1 where the option was used.
@@ -84,7 +84,7 @@ class GRACEConfig(Options, where="grace"):
     """Of the likeness within the group, and of that with other groups."""
 
 
-class GRACE:
+class GRACE(RewardTransform):
     """GRACE: the reward of a rollout is how well its embedding p_i finds its query q among others, over tau.
 
     query        cos(q, p_i)
@@ -99,7 +99,7 @@ class GRACE:
     """
 
     def __init__(self, config: GRACEConfig | None = None) -> None:
-        self.config = config or GRACEConfig()
+        self.config = own_config(self, config, GRACEConfig)
 
     def __call__(
         self, rollouts: Tensor, queries: Tensor, negatives: Tensor | None = None, *, finished: Tensor | None = None

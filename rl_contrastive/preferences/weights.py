@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import Ge, Options, require
-from rl_contrastive.preferences.base import require_tensor
+from rl_contrastive.preferences.base import PairWeight, own_config, require_tensor
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class SemDPOConfig(Options, where="sem-dpo"):
     """alpha; 0 gives all pairs the weight 1. The paper's own value was not found; below 4 little changes."""
 
 
-class SemDPO:
+class SemDPO(PairWeight):
     """Sem-DPO: W = exp(-alpha (1 - cos(e(x), e(y_w)))), so chosen completions far from their prompt count less.
 
     e is a frozen embedding of prompt and completion; W has no gradient. Source: a note that quotes the weight.
     """
 
     def __init__(self, config: SemDPOConfig | None = None) -> None:
-        self.config = config or SemDPOConfig()
+        self.config = own_config(self, config, SemDPOConfig)
 
     def __call__(self, start: Tensor, chosen: Tensor) -> Tensor:
         """Weights (..., P) in (0, 1] of features (..., P, d); RlcError for shapes that differ, NaN or zero vectors."""

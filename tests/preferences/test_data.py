@@ -99,3 +99,24 @@ def test_wrong_use_is_one_sentence(call, words):
     with pytest.raises(RlcError, match=words) as error:
         call()
     assert str(error.value).count("\n") == 0
+
+
+def test_the_two_label_configs_have_names_of_their_own():
+    from rl_contrastive.preferences import LabelsConfig
+
+    for kind, name in ((LabelConfig, "pairs"), (LabelsConfig, "labels")):
+        with pytest.raises(RlcError, match=f"{name}: temperature must be >= 0"):
+            kind(temperature=-1.0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_both_labellers_share_their_law(temperature):
+    from rl_contrastive.preferences.labels import bradley_terry
+
+    gap = torch.tensor([0.0, 0.5, -2.0, 300.0], dtype=torch.float64)
+    chance = bradley_terry(gap.numpy(), temperature)
+    want = [0.5, 1.0, 0.0, 1.0] if temperature == 0 else torch.sigmoid(gap / temperature).tolist()
+    assert chance.tolist() == pytest.approx(want)
+    first = gap.expand(20_000, 4)
+    won = wins(first, torch.zeros_like(first), LabelConfig(temperature=temperature), rng=generator())
+    assert won.double().mean(0).tolist() == pytest.approx(want, abs=0.02)

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from rl_contrastive.errors import RlcError
 from rl_contrastive.preferences import divergence, optimum, policy_value, regret, regularised_value, soft_optimal
@@ -71,3 +72,38 @@ def test_no_policy_near_it_is_better_and_its_value_is_V():
 def test_beta_must_be_positive(beta):
     with pytest.raises(RlcError, match="beta must be > 0"):
         optimum(np.zeros(2), np.log([0.5, 0.5]), beta)
+
+
+R, REF, NONE = np.array([1.0, 0.0]), np.log([0.5, 0.5]), np.full(2, -np.inf)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: optimum(R, np.zeros(3), 1.0), r"optimum: shapes .* reward \(2,\), log_ref \(3,\)"),
+        (lambda: optimum(np.zeros((2, 2)), np.zeros((3, 2)), 1.0), "optimum: shapes"),
+        (lambda: optimum(R, np.zeros((2, 1)), 1.0), "optimum: shapes"),
+        (lambda: optimum(R * np.nan, REF, 1.0), "optimum: reward holds NaN"),
+        (lambda: optimum(R, NONE, 1.0), "optimum: log_ref is -inf for every action"),
+        (lambda: optimum(torch.zeros(2, requires_grad=True), REF, 1.0), r"pass reward\.detach\(\)"),
+        (lambda: optimum("ab", REF, 1.0), "optimum: reward must be an array of numbers, got str"),
+        (lambda: optimum(np.float64(1), REF, 1.0), r"optimum: reward must have shape \(\.\.\., A\)"),
+        (lambda: optimum(R, REF, None), "optimum: beta must be a number"),
+        (lambda: regret(REF, R, NONE, 1.0), "regret: log_ref is -inf"),
+        (lambda: regret(REF * np.nan, R, REF, 1.0), "regret: log_pi holds NaN"),
+        (lambda: regularised_value(REF, R[:1], REF, 1.0), "regularised_value: shapes"),
+        (lambda: regularised_value(torch.zeros(2, requires_grad=True), R, REF, 1.0), "log_pi requires a gradient"),
+        (lambda: divergence(REF, np.zeros(3)), "divergence: shapes"),
+        (lambda: divergence(REF, NONE), "divergence: log_ref is -inf"),
+    ],
+)
+def test_wrong_use_is_one_sentence(call, words):
+    with pytest.raises(RlcError, match=words) as error:
+        call()
+    assert str(error.value).count("\n") == 0
+
+
+def test_rows_of_one_reference_and_tensors_are_taken():
+    rows = np.log(np.random.default_rng(0).dirichlet(np.ones(2), size=3))
+    assert regret(rows, R, REF, 1.0) == pytest.approx([float(regret(row, R, REF, 1.0)) for row in rows])
+    assert np.array_equal(optimum(torch.tensor(R), torch.tensor(REF), 1.0), optimum(R, REF, 1.0))

@@ -379,3 +379,26 @@ def test_semantic_weights_do_not_depend_on_scale():
     E = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     for scale in (1e-30, 1.0, 1e30):
         assert torch.allclose(SemDPO()(E * scale, E * scale), torch.ones(3))
+
+
+LEVEL_FREE = [GRPO(), RLOO(), PPO(), CoPG(), AWR(), BestOfN(), Reinforce(ReinforceConfig(baseline="mean"))]
+
+
+@pytest.mark.parametrize("objective", LEVEL_FREE)
+def test_equal_rewards_have_no_advantage_whatever_their_level(objective):
+    logp = -torch.rand(3, 2, generator=torch.Generator().manual_seed(0))
+    same = Completions(logp, logp)  # h = 0
+    for level in (0.1, 1000.1, -1e14):
+        result = objective(same, torch.full((3,), level))
+        assert result.margin.tolist() == [0, 0, 0]
+        assert float(result.diagnostics["above"]) == 0
+
+
+def test_small_differences_of_large_rewards_are_kept():
+    y = Completions(torch.zeros(3, 1), torch.zeros(3, 1))
+    reward = torch.tensor([1e8, 1e8, 1e8 + 8])
+    for objective in (RLOO(), PPO(), AWR(AWRConfig(beta=10.0))):
+        assert objective(y, reward).margin.tolist() == [-4, -4, 8]
+    assert CoPG()(y, reward).margin.tolist() == pytest.approx([-8 / 3, -8 / 3, 16 / 3])
+    plain = Reinforce(ReinforceConfig(baseline="none"))  # control: here the level is part of the loss
+    assert plain(y, reward).margin.tolist() == reward.tolist()

@@ -170,7 +170,76 @@ def test_wrong_use_is_one_sentence():
     with pytest.raises(RlcError, match="4 layers cannot share"):
         SparsePO(SparsePOConfig(layers=4)).initial(6, torch.Generator())
     bad = Completions(pairs.chosen.logp, pairs.chosen.ref, kl=pairs.chosen.kl * math.nan)
-    with pytest.raises(RlcError, match="kl holds NaN"):
+    with pytest.raises(RlcError, match=r"TDPO: chosen\.kl holds NaN"):
         TDPO()(bad, pairs.rejected)
     with pytest.raises(RlcError, match="made for 3"):
         SparsePO().step(drawn(), SparsePO().initial(3, torch.Generator().manual_seed(0)))
+
+
+def with_field(y, **changed):
+    """The same completions with other fields."""
+    fields = {name: getattr(y, name) for name in ("logp", "ref", "mask", "kl", "hidden")}
+    return Completions(**{**fields, **changed})
+
+
+@pytest.mark.parametrize("objective", [TDPO(), MaPO(), SparsePO(SparsePOConfig(l1_u=0.1)), MaPO(MaPOConfig(layers=2))])
+def test_what_stands_on_padding_changes_nothing(objective):
+    pairs = drawn()
+    pad = pairs.chosen.mask == 0
+    found = []
+    for junk in (0.5, math.inf, math.nan):
+        fill = lambda x, junk=junk: x.masked_fill(pad if x.ndim == pad.ndim else pad.unsqueeze(-1), junk)  # noqa: E731
+        logp, kl = (fill(x).requires_grad_(True) for x in (pairs.chosen.logp, pairs.chosen.kl))
+        chosen = with_field(
+            pairs.chosen, logp=logp, kl=kl, ref=fill(pairs.chosen.ref), hidden=fill(pairs.chosen.hidden)
+        )
+        state = objective.initial(6, torch.Generator().manual_seed(0))
+        loss = objective.step(Pairs(chosen, pairs.rejected), state)[0].loss
+        found.append([loss.detach(), *torch.autograd.grad(loss, (logp, kl, *state.values()))])
+    assert all(torch.isfinite(x).all() for x in found[0])
+    for other in found[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("objective", "side", "changed", "words"),
+    [
+        (MaPO(), "chosen", {"hidden": math.nan}, r"MaPO: chosen\.hidden holds NaN"),
+        (SparsePO(), "rejected", {"hidden": math.inf}, r"SparsePO: rejected\.hidden holds NaN"),
+        (MaPO(), "rejected", {"hidden": 1e300}, r"MaPO: rejected\.hidden must lie within 1e.15"),
+        (TDPO(), "rejected", {"kl": -0.1}, r"TDPO: rejected\.kl is a divergence"),
+        (MaPO(), "chosen", {"kl": math.inf}, r"MaPO: chosen\.kl holds NaN"),
+        (SparsePO(), "chosen", {"kl": math.nan}, r"SparsePO: chosen\.kl holds NaN"),
+    ],
+)
+def test_steps_that_no_mask_can_weigh_are_one_sentence(objective, side, changed, words):
+    pairs = drawn()
+    sides = {"chosen": pairs.chosen, "rejected": pairs.rejected}
+    (name, value), y = *changed.items(), sides[side]
+    sides[side] = with_field(y, **{name: torch.full_like(getattr(y, name), value)})
+    with pytest.raises(RlcError, match=words):
+        objective(**sides)
+
+
+def test_features_of_another_size_are_one_sentence():
+    pairs = drawn()
+    for objective in (MaPO(), SparsePO()):
+        narrow = with_field(pairs.rejected, hidden=pairs.rejected.hidden[..., :3])
+        with pytest.raises(RlcError, match=r"got 6 in chosen\.hidden and 3 in rejected\.hidden"):
+            objective(pairs.chosen, narrow)
+    none = [with_field(y, hidden=y.hidden[..., :0]) for y in (pairs.chosen, pairs.rejected)]
+    with pytest.raises(RlcError, match=r"MaPO: chosen\.hidden has no features"):
+        MaPO()(*none)
+    with pytest.raises(RlcError, match="SparsePO: needs the reference's features"):
+        SparsePO()(*none)
+    with pytest.raises(RlcError, match=r"activation_mask: y\.hidden holds NaN"):
+        activation_mask(with_field(pairs.rejected, hidden=math.nan * pairs.rejected.hidden), 1)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(F64, 5e-7), (torch.float32, 5e-6)])
+def test_rounding_may_leave_a_divergence_just_below_zero(dtype, rounding):
+    zero = torch.zeros(1, 2, dtype=dtype)
+    chosen = Completions(zero, zero, kl=zero)
+    assert torch.isfinite(TDPO()(chosen, Completions(zero, zero, kl=zero - rounding)).loss)
+    with pytest.raises(RlcError, match=r"TDPO: rejected\.kl is a divergence"):
+        TDPO()(chosen, Completions(zero, zero, kl=zero - 10 * rounding))

@@ -10,15 +10,20 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.preferences import (
     CDPO,
     DPO,
+    GRACE,
+    GRPO,
     IPO,
     RPO,
+    TDPO,
     CDPOConfig,
     Completions,
     DPOConfig,
+    Flip,
     HyPO,
     HyPOConfig,
     IPOConfig,
     RPOConfig,
+    SemDPO,
     online_kl,
     optimum,
 )
@@ -203,3 +208,33 @@ def test_hypo_asks_for_completions_of_its_own():
     for shape in [(0, 3, 2), (3, 2)]:
         with pytest.raises(RlcError, match="B >= 1"):
             HyPO()(ONE, ONE, online=Completions(torch.zeros(shape), torch.zeros(shape)))
+    wide = Completions(torch.zeros(5, 2, 2, 3), torch.zeros(5, 2, 2, 3))
+    with pytest.raises(RlcError, match=r"leading axes of the pairs, \(\)"):
+        HyPO()(ONE, ONE, online=wide)
+    pairs = [Completions(torch.zeros(5, 1, 1), torch.zeros(5, 1, 1)) for _ in range(2)]
+    assert HyPO()(*pairs, online=wide).loss.shape == (5,)
+
+
+def test_both_sides_must_be_two():
+    with pytest.raises(RlcError, match="chosen and rejected are the same completions"):
+        DPO()(CHOSEN, CHOSEN)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: DPO(0.1), r"DPO: the config must be DPOConfig\(...\), got 0.1"),
+        (lambda: DPO({"beta": 0.1}), "DPO: the config must be DPOConfig"),
+        (lambda: DPO(0.0), "DPO: the config must be DPOConfig"),
+        (lambda: DPO(IPOConfig()), "got IPOConfig"),
+        (lambda: GRPO(DPOConfig()), "GRPO: the config must be GRPOConfig"),
+        (lambda: Flip(DPOConfig()), "Flip: the config must be FlipConfig"),
+        (lambda: GRACE(DPOConfig()), "GRACE: the config must be GRACEConfig"),
+        (lambda: SemDPO(4.0), "SemDPO: the config must be SemDPOConfig"),
+        (lambda: TDPO(DPOConfig()), "TDPO: the config must be TDPOConfig"),
+    ],
+)
+def test_a_config_of_another_kind_is_one_sentence(make, words):
+    with pytest.raises(RlcError, match=words) as error:
+        make()
+    assert str(error.value).count("\n") == 0

@@ -107,7 +107,7 @@ def test_terms_from_memory_by_hand():
     assert float(meta_term(torch.tensor([0.0, 1.0], dtype=F64))) == pytest.approx(0.5 / (1 + math.exp(-1)))
 
 
-ONES = torch.ones(3)
+ONES, EYE = torch.ones(3), torch.eye(2)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,18 @@ ONES = torch.ones(3)
         (lambda: FlipConfig(share=1.0), "share"),
         (lambda: meta_term(torch.ones(1)), "at least 2"),
         (lambda: contrastive_term(torch.ones(1, 2), torch.ones(1, 2)), "P >= 2"),
+        (lambda: contrastive_term(EYE, math.nan * EYE), "contrastive_term: second holds NaN"),
+        (lambda: contrastive_term(0 * EYE, EYE), "a vector of first is zero"),
+        (lambda: contrastive_term(EYE, EYE, 0.0), "temperature must lie in"),
+        (lambda: contrastive_term(EYE, EYE, math.nan), "temperature must lie in"),
+        (lambda: contrastive_term(EYE, EYE, 1e-30), "temperature must lie in"),
+        (lambda: contrastive_term(EYE, EYE, "a"), "temperature must be a number"),
+        (lambda: contrastive_term(EYE.tolist(), EYE), "first must be a torch tensor"),
+        (lambda: contrastive_term(EYE.long(), EYE.long()), "first must hold floats"),
+        (lambda: meta_term([0.0, 1.0]), "r must be a torch tensor"),
+        (lambda: meta_term(ONES > 0), "rewards must be floats"),
+        (lambda: meta_term(ONES * math.nan), "rewards must be finite"),
+        (lambda: BradleyTerry()([1.0], [0.0]), "r_chosen must be a torch tensor"),
     ],
 )
 def test_wrong_use_is_one_sentence(call, words):
