@@ -177,19 +177,13 @@ def _measure(fit: Fit, config: Any, tasks: list[Task], ledger: Ledger, context: 
     todo = [task for task in tasks if task not in ledger]
     if todo:
         context.say(f"{phase}: {len(todo)} of {len(tasks)} fits to do, from {todo[0].setting}, {todo[0].method} on")
-    outcomes = measured(partial(run_task, fit, config), todo, context.workers, begin=_one_thread)
+    outcomes = measured(partial(run_task, fit, config), todo, context.workers)
     for count, (task, line) in enumerate(outcomes, start=1):
         ledger.append(task, line)
         seeds = ",".join(str(seed) for seed in task.seeds)
         error = "" if line["error"] is None else f": {line['error']}"
         words = f"{phase} {count}/{len(todo)}  {task.setting}  {task.method}  seed {seeds}  {line['seconds']:.1f} s"
         context.say(words + error)
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def all_failures(cells: Iterable[Cell]) -> list[str]:

@@ -33,18 +33,21 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def measured(
-    work: Callable[[T], R], tasks: Sequence[T], workers: int, *, begin: Callable[[], None] | None = None
-) -> Iterator[tuple[T, R]]:
-    """(task, work(task)) as they end. `work` is a function of a module or a partial of one: processes import it.
+def measured(work: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[tuple[T, R]]:
+    """(task, work(task)) as they end, each on one thread of torch.
 
-    begin: what each process does first, such as setting its number of threads.
+    `work` is a function of a module or a partial of one: processes import it.
     """
     if workers == 1 or len(tasks) <= 1:
-        yield from ((task, work(task)) for task in tasks)
+        yield from ((task, _alone(work, task)) for task in tasks)
         return
     context = multiprocessing.get_context("spawn")  # forking a process with threads can hang
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=begin) as pool:
-        futures = {pool.submit(work, task): task for task in tasks}
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
+        futures = {pool.submit(_alone, work, task): task for task in tasks}
         for future in as_completed(futures):
             yield futures[future], future.result()
+
+
+def _alone(work: Callable[[T], R], task: T) -> R:
+    with one_thread():
+        return work(task)

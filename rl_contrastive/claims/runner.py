@@ -19,7 +19,7 @@ from rl_contrastive import registry
 from rl_contrastive.analysis.figures import plain
 from rl_contrastive.claims.base import Context, Report, Timed, silent
 from rl_contrastive.claims.page import page, summary
-from rl_contrastive.claims.processes import measured, one_thread
+from rl_contrastive.claims.processes import measured
 from rl_contrastive.config import require, to_dict
 from rl_contrastive.device import require_device
 from rl_contrastive.errors import RlcError, unknown_name
@@ -111,8 +111,7 @@ def _run_one(
     context, config = replace(context.part(_folder(name, group)), say=Timed(name, context.say)), configs[name]
     _prepare(context.out, overwrite=overwrite)
     context.say(f"begins, claim {list(configs).index(name) + 1} of {len(configs)}")
-    with one_thread():
-        found: Report = registry.get("claim", name)[0].factory(config, context)
+    found: Report = registry.get("claim", name)[0].factory(config, context)
     command = "" if words is None else shlex.join(["rlc", "claims", name, *words])
     report = replace(found, name=name, config=to_dict(config), command=command)
     write_json(context.out / REPORT, as_json(report))
