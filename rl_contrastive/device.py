@@ -1,4 +1,4 @@
-"""Which torch device a name means, the same words wherever a network is trained; memory asked for and given back."""
+"""Which torch device a name means, the same words wherever a network is trained; memory; what is a tensor."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 ASKED = 1 << 28
 """Bytes from which on it is asked whether there is room."""
+
+
+def require_tensor(who: str, what: str, value: object) -> None:
+    """RlcError unless it is a tensor."""
+    import torch
+
+    require(isinstance(value, torch.Tensor), f"{who}: {what} must be a torch tensor, got {type(value).__name__}.")
 
 
 def check_device(name: str) -> None:

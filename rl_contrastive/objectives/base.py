@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require
+from rl_contrastive.device import require_tensor
 
 Space = Literal["log", "ratio"]
 Recovers = Literal["ratio", "ratio-up-to-row", "tempered", "nothing"]
@@ -156,7 +157,7 @@ def require_scores(objective: Objective, pos: Tensor, neg: Tensor, pos_weight: T
     name = type(objective).__name__
     arrays = {"pos": pos, "neg": neg, "pos_weight": pos_weight, "neg_weight": neg_weight}
     for what, x in arrays.items():
-        require(isinstance(x, Tensor), f"{name}: {what} must be a torch tensor, got {type(x).__name__}.")
+        require_tensor(name, what, x)
         require(x.dtype.is_floating_point, f"{name}: {what} must hold floating-point numbers, got {x.dtype}.")
     shapes = f"got pos {tuple(pos.shape)} and neg {tuple(neg.shape)}"
     fit = pos.ndim >= 2 and pos.shape[:-1] == neg.shape[:-1]
@@ -219,7 +220,7 @@ def require_ids(name: str, batch: Contrast, table: Tensor) -> None:
     if ids is None:
         require(rows == entries, f"{name}: {rows} anchors of {entries} in the state; ids must say which they are.")
         return
-    require(isinstance(ids, Tensor), f"{name}: ids must be a torch tensor, got {type(ids).__name__}.")
+    require_tensor(name, "ids", ids)
     good = ids.shape == (levels, rows) and ids.dtype == torch.int64
     require(good, f"{name}: ids must be int64 of shape (H, N) = {(levels, rows)}, got {ids.dtype} {tuple(ids.shape)}.")
     if ids.device.type == "cpu" and not torch.compiler.is_compiling():

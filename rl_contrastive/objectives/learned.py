@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.config import Ge, In, Options, config_or, require
+from rl_contrastive.device import require_tensor
 from rl_contrastive.objectives.base import ObjectiveResult, State
 from rl_contrastive.objectives.views import ViewObjective, Views, require_weight, unit, weighted_rows
 from rl_contrastive.registry import register
@@ -135,7 +136,7 @@ def log_standard(z: Tensor) -> Tensor:
 
 def _require_code(mean: Tensor, log_scale: Tensor, z: Tensor) -> None:
     for name, value in (("mean", mean), ("log scale", log_scale), ("z", z)):
-        require(isinstance(value, Tensor), f"mim: {name} must be a torch tensor, got {type(value).__name__}.")
+        require_tensor("mim", name, value)
     same = mean.shape == log_scale.shape == z.shape and mean.ndim >= 2
     shapes = f"{tuple(mean.shape)}, {tuple(log_scale.shape)}, {tuple(z.shape)}"
     require(same, f"mim: mean, log scale and z must have one shape (..., N, d), got {shapes}.")

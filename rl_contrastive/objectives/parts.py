@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require
+from rl_contrastive.device import require_tensor
 from rl_contrastive.spec import Array, IntArray, State
 
 
@@ -78,7 +79,7 @@ class Inference(Protocol):
 
 def require_batch(name: str, z: Tensor, dim: int | None = None, *, least: int = 1) -> None:
     """RlcError unless z (N, d) is finite, of floats, with at least `least` rows and d = dim."""
-    require(isinstance(z, Tensor), f"{name}: z must be a torch tensor, got {type(z).__name__}.")
+    require_tensor(name, "z", z)
     require(z.ndim == 2, f"{name}: z must have shape (N, d), got {tuple(z.shape)}.")
     require(z.dtype.is_floating_point, f"{name}: z must hold floating-point numbers, got {z.dtype}.")
     require(dim is None or z.shape[1] == dim, f"{name}: z must have d = {dim} columns, got {z.shape[1]}.")

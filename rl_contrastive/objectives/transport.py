@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.config import Ge, Gt, In, Options, config_or, require
+from rl_contrastive.device import require_tensor
 
 LEAST_COST = 1e-12
 """Costs are divided by their maximum, or by this where all points are one and every cost is 0."""
@@ -104,7 +105,7 @@ class OpTA:
 
     def __call__(self, support: Tensor, query: Tensor) -> Tensor:
         for name, x in (("support", support), ("query", query)):
-            require(isinstance(x, Tensor), f"opta: {name} must be a torch tensor, got {type(x).__name__}.")
+            require_tensor("opta", name, x)
             require(x.ndim >= 2 and x.shape[-2] >= 1, f"opta: {name} has shape {tuple(x.shape)}, not (..., n, d).")
             require(bool(torch.isfinite(x).all()), f"opta: {name} holds NaN or infinite numbers.")
         fits = support.shape[:-2] == query.shape[:-2] and support.shape[-1] == query.shape[-1]
@@ -129,7 +130,7 @@ class OpTA:
 
 
 def _require_cost(cost: Tensor, eps: float, rounds: int) -> None:
-    require(isinstance(cost, Tensor), f"sinkhorn: cost must be a torch tensor, got {type(cost).__name__}.")
+    require_tensor("sinkhorn", "cost", cost)
     require(cost.ndim >= 2 and min(cost.shape[-2:]) >= 1, f"sinkhorn: cost has shape {tuple(cost.shape)}, not (n, m).")
     require(bool(torch.isfinite(cost).all()), "sinkhorn: the cost holds NaN or infinite numbers.")
     require(eps > 0 and math.isfinite(eps), f"sinkhorn: eps must be > 0, got {eps}.")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require
+from rl_contrastive.device import require_tensor
 from rl_contrastive.objectives.base import ObjectiveResult, State
 
 LEAST_LENGTH = 1e-6
@@ -118,8 +119,8 @@ def require_views(objective: ViewObjective, views: Views) -> Views:
     z = views.z
     for field in ("z", "weight", "label", "group", "index", "partner", "gate"):
         value = getattr(views, field)
-        good = isinstance(value, Tensor) or (value is None and field != "z")
-        require(good, f"{name}: {field} must be a torch tensor, got {type(value).__name__}.")
+        if value is not None or field == "z":
+            require_tensor(name, field, value)
     require(z.ndim >= 3, f"{name}: z must have shape (..., V, N, d), got {tuple(z.shape)}.")
     require(z.dtype.is_floating_point, f"{name}: z must hold floating-point numbers, got {z.dtype}.")
     V, _, d = views.size
@@ -165,7 +166,7 @@ def _require_values(name: str, views: Views) -> None:
 
 def require_weight(name: str, weight: Tensor) -> None:
     """RlcError unless the weights (..., N) of instances are >= 0 and sum to 1."""
-    require(isinstance(weight, Tensor), f"{name}: weight must be a torch tensor, got {type(weight).__name__}.")
+    require_tensor(name, "weight", weight)
     good = bool((weight >= 0).all()) and bool((weight.sum(-1) - 1.0).abs().max() < 1e-4)
     require(good, f"{name}: weights must be >= 0 and sum to 1 over the instances.")
 

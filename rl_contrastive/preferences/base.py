@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import fill_arrays, require
+from rl_contrastive.device import require_tensor
 
 C = TypeVar("C")
 State = dict[str, Tensor]
@@ -201,11 +202,6 @@ def mean_rows(rows: Tensor, margin: Tensor, weight: Tensor | None, diagnostics: 
     """loss = mean over pairs of weight * row."""
     weighted = rows if weight is None else weight * rows
     return PreferenceResult(weighted.mean(-1), rows, margin, diagnostics)
-
-
-def require_tensor(who: str, what: str, value: object) -> None:
-    """RlcError unless it is a tensor."""
-    require(isinstance(value, Tensor), f"{who}: {what} must be a torch tensor, got {type(value).__name__}.")
 
 
 def require_completions(who: str, what: str, y: Completions) -> None:

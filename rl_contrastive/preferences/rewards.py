@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import Ge, In, Options, require, require_number
-from rl_contrastive.preferences.base import LEAST_BETA, MOST_BETA, own_config, require_tensor
+from rl_contrastive.device import require_tensor
+from rl_contrastive.preferences.base import LEAST_BETA, MOST_BETA, own_config
 from rl_contrastive.registry import register
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import Ge, In, Options, require
-from rl_contrastive.preferences.base import RewardTransform, own_config, require_tensor
+from rl_contrastive.device import require_tensor
+from rl_contrastive.preferences.base import RewardTransform, own_config
 
 
 @dataclass(frozen=True)

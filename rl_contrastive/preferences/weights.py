@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import Ge, Options, require
-from rl_contrastive.preferences.base import PairWeight, own_config, require_tensor
+from rl_contrastive.device import require_tensor
+from rl_contrastive.preferences.base import PairWeight, own_config
 
 
 @dataclass(frozen=True)
