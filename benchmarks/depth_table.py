@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rl_contrastive.analysis import statistics as st
+from rl_contrastive.analysis.figures import words
 from rl_contrastive.analysis.runs import Run, find_runs, read_run
 from rl_contrastive.config import require
 
@@ -33,26 +34,22 @@ def main(folders: list[str], against: str) -> int:
         if agent not in broken
     }
     require(not against or against in depth, f"--against must be one of {', '.join(sorted(depth))}, got {against}.")
-    base = depth.get(against or "no bonus")
+    base = depth.get(against or "no bonus", {})
     print(f"| agent | n | depth: mean [95% CI] | worst | minus {against or 'no bonus'} | seconds: median |")
     print("|---|---|---|---|---|---|")
     for agent in sorted(depth, key=lambda name: -np.mean(list(depth[name].values()))):
         values = depth[agent]
-        shared = [] if base is None or base is values else sorted(set(values) & set(base))
-        paired = "-" if len(shared) < 2 else _cell(np.array([values[s] - base[s] for s in shared])) if base else "-"
+        shared = sorted(set(values) & set(base)) if base is not values else []
+        difference = np.array([values[seed] - base[seed] for seed in shared])
+        paired = words(st.mean_interval(difference)) if len(shared) >= 2 else "-"
         wall = np.median([run.number("wall_s") or 0.0 for run in groups[agent].values()])
         column = np.array(list(values.values()))
-        print(f"| {agent} | {len(values)} | {_cell(column)} | {column.min():.2f} | {paired} | {wall:.0f} |")
+        cells = (str(len(values)), words(st.mean_interval(column)), f"{column.min():.2f}", paired, f"{wall:.0f}")
+        print(f"| {agent} | {' | '.join(cells)} |")
     for agent in sorted(broken):  # means of those that finished would flatter
         finished = [run.finished for run in groups[agent].values()]
         print(f"| {agent} | {sum(finished)} of {len(finished)} |" + " - |" * 4)
     return int(bool(broken))
-
-
-def _cell(values: np.ndarray) -> str:
-    """Mean and Student's 95% interval."""
-    got = st.mean_interval(values)
-    return f"{got.estimate:.2f} [{got.low:.2f}, {got.high:.2f}]"
 
 
 if __name__ == "__main__":

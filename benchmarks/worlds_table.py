@@ -21,6 +21,7 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from rl_contrastive.analysis import statistics as st
+from rl_contrastive.analysis.figures import words
 from rl_contrastive.analysis.runs import Run, find_runs, read_run
 from rl_contrastive.config import require
 
@@ -57,8 +58,7 @@ def _print_differences(settings: list[list[Run]], against: str) -> None:
         difference = np.array([counts[agent][world] - counts[against][world] for world in shared])
         mean = st.mean_interval(difference)
         p = f"{wilcoxon(difference).pvalue:.3f}" if difference.any() else "-"
-        shown = f"{mean.estimate:.0f} [{mean.low:.0f}, {mean.high:.0f}]"
-        cells = (agent, f"{solved[agent]}/{len(counts[agent])}", shown, p)
+        cells = (agent, f"{solved[agent]}/{len(counts[agent])}", words(mean, 0), p)
         print(f"| {' | '.join(cells)} |")
 
 
@@ -93,8 +93,7 @@ def _row(members: list[Run], column: str, worst: float | None) -> str:
     if worst is not None:
         whole = [run.finished and column in run.series and np.isfinite(run.series[column][-1]) for run in members]
         values = [run.series[column][-1] if w else worst for run, w in zip(members, whole, strict=True)]
-        last = st.mean_interval(np.array(values))
-        shown = f"{last.estimate:.3f} [{last.low:.3f}, {last.high:.3f}]"
+        shown = words(st.mean_interval(np.array(values)), 3)
     wall = np.median([run.number("wall_s") or 0.0 for run in members])
     return f"{episodes.solved}/{episodes.n} | {middle} ({low}-{high}) | {shown} | {wall:.1f}"
 
