@@ -12,6 +12,8 @@ more.
 The codes are the package's (Chevalier-Boisvert et al. 2023); reaching the goal pays 1 - .9 t / max_steps there. Every
 episode of row i is a world drawn from the stream of row i.
 
+With `noise` the same worlds look different at every step (`minigrid_noise.py`): observations never repeat.
+
 Of worlds with doors the deepest room of each episode is recorded as `env/depth` (`minigrid_depth.py`). Names of the
 form MiniGrid-MultiRoom-N7-S8-v0 that the package does not register are made: 7 rooms of at most 8 x 8 cells, walls
 included.
@@ -31,9 +33,10 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import MOST_COPIES, Ge, In, Options, require, require_rows
+from rl_contrastive.config import MOST_COPIES, Ge, Gt, In, Options, require, require_rows
 from rl_contrastive.envs.adapters.gym_adapter import one_line
 from rl_contrastive.envs.adapters.minigrid_depth import door_depths
+from rl_contrastive.envs.adapters.minigrid_noise import Disco, Gaussian, Kind, install_television
 from rl_contrastive.envs.adapters.minigrid_view import Image, PartialView
 from rl_contrastive.envs.base import BatchEnv, Frame, Outcome
 from rl_contrastive.envs.streams import Words, integers
@@ -76,6 +79,11 @@ class MiniGridConfig(Options, where="minigrid"):
     mission: Literal["auto", "shown", "hidden"] = "auto"
     """Whether the words that vary in the mission are planes of the observation. auto: shown, but for KeyCorridor,
     LockedRoom and the UnlockPickups, where it says nothing that cannot be seen."""
+    noise: Kind = "none"
+    """disco: floor and walls change their colours at every step; gaussian: numbers within [0, 1] with normal noise; tv:
+    a ball in the first room, whose colour the action `drop` draws anew (RIDE's NoisyTV; nothing can be dropped)."""
+    noise_scale: Annotated[float, Gt(0)] = 0.1
+    """Standard deviation of the gaussian noise."""
 
 
 @register("env", "minigrid:", MiniGridConfig)
@@ -123,26 +131,34 @@ class MiniGridEnv(BatchEnv):
         for world in worlds:
             # `step` and `reset` of the package ask for a view; this one is the same and faster.
             world.gen_obs = _Observer(world, self._view)
+            if config.noise == "tv":
+                install_television(world, f"minigrid:{config.id}")
         told = config.id.removeprefix("MiniGrid-").startswith(TOLD_ANYWAY)
         hidden = config.mission == "hidden" or (config.mission == "auto" and told)
         self._mission = Mission("" if hidden else config.id, first.observation_space["mission"])
         self._length = min(config.horizon or first.max_steps, first.max_steps)
         size = first.agent_view_size
-        onehot = config.observation == "onehot"
+        onehot, noisy = config.observation == "onehot", config.noise == "gaussian"
         self._counts = PLANES + self._mission.counts
         self.action_names = tuple(action.name for action in first.actions)
+        shape = (sum(self._counts) if onehot else len(self._counts), size, size)
+        self._disco = Disco(size) if config.noise == "disco" else None
+        self._gaussian = Gaussian(shape, config.noise_scale) if noisy else None
+        dtype = "float32" if noisy else "bool" if onehot else "uint8"
         spec = EnvSpec(
             name=f"minigrid:{config.id}",
             num_actions=int(first.action_space.n),
             horizon=self._length,
-            obs_shape=(sum(self._counts) if onehot else len(self._counts), size, size),
-            obs_dtype="bool" if onehot else "uint8",
-            codes=() if onehot else self._counts,
+            obs_shape=shape,
+            obs_dtype=dtype,
+            codes=() if onehot or noisy else self._counts,
             frame_stack=config.stack,
             reward_range=(-1.0, 1.0),  # Dynamic-Obstacles fines a collision by 1; all others pay within [0, 1]
         )
-        space = gym.spaces.Box(0, 1 if onehot else 255, spec.obs_shape, np.bool_ if onehot else np.uint8)
-        super().__init__(spec, len(worlds), words_per_step=1, observation_space=space)
+        space = None if noisy else gym.spaces.Box(0, 1 if onehot else 255, shape, np.dtype(dtype).type)
+        self._noises = [noise for noise in (self._disco, self._gaussian) if noise is not None]
+        words = 1 + sum(noise.words for noise in self._noises)
+        super().__init__(spec, len(worlds), words_per_step=words, observation_space=space)
         # (n, planes, V, V) codes of what each row sees now.
         self._codes = np.zeros((len(worlds), len(self._counts), size, size), dtype=np.uint8)
         self._taken = np.zeros(len(worlds), dtype=np.int64)
@@ -152,6 +168,8 @@ class MiniGridEnv(BatchEnv):
 
     def _prepare(self, words: Words) -> None:
         self._seeds = integers(words[:, 0], 2**31)  # (K, n)
+        for noise in self._noises:
+            noise.prepare(words[:, 1:])
 
     def _start(self, slot: int, rows: BoolArray | None) -> None:
         self._measured[:] = self._measured & ~rows if rows is not None else True
@@ -188,10 +206,13 @@ class MiniGridEnv(BatchEnv):
             self._codes[row, 4:] = self._mission.words(seen["mission"])
 
     def _observe(self, slot: int) -> Array:
-        if self.config.observation == "image":
-            return self._codes.copy()
-        planes = [self._codes[:, c, None] == np.arange(k)[:, None, None] for c, k in enumerate(self._counts)]
-        return np.concatenate(planes, axis=1)
+        codes = self._codes.copy() if self._disco is None else self._disco.recolour(self._codes, slot)
+        if self.config.observation == "onehot":
+            planes = [codes[:, c, None] == np.arange(k)[:, None, None] for c, k in enumerate(self._counts)]
+            codes = np.concatenate(planes, axis=1)
+        elif self._gaussian is not None:
+            codes = codes / (np.array(self._counts, dtype=np.float32) - 1.0)[:, None, None]
+        return codes if self._gaussian is None else self._gaussian.add(codes, slot)
 
     def exact(self) -> None:
         """None: worlds are drawn anew in every episode."""
