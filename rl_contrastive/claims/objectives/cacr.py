@@ -16,8 +16,8 @@ import torch
 
 from rl_contrastive.analysis.figures import colour, draw, words
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
-from rl_contrastive.claims.objectives.stacked import SEEDS, interval
 from rl_contrastive.claims.objectives.worlds import BlockWorld, Encoders, WorldConfig, probe, ranks, train
+from rl_contrastive.claims.stacked import SEEDS, interval
 from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.objectives.multi_view import CACR, CACRConfig
 from rl_contrastive.objectives.pairwise import NTXent, NTXentConfig

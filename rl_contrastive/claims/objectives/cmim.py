@@ -22,7 +22,7 @@ from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.objectives.cmim_learners import Autoencoder, CmimClaimConfig, Found, Method
 from rl_contrastive.claims.objectives.digits import Digits, split_digits
-from rl_contrastive.claims.objectives.stacked import centres, least, most, shown
+from rl_contrastive.claims.stacked import centres, least, most, shown
 from rl_contrastive.registry import register
 from rl_contrastive.spec import FloatArray
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.claims.objectives.digits import Digits, draw_rows, normal, rows_of
-from rl_contrastive.claims.objectives.stacked import (
+from rl_contrastive.claims.stacked import (
     SEEDS,
     Stack,
     descend,

@@ -18,7 +18,7 @@ from rl_contrastive.analysis.statistics import Interval
 from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.grid import Cell, Grid, figure, gap_of, run_grid
 from rl_contrastive.claims.ledger import Choice, Task
-from rl_contrastive.claims.objectives.stacked import SEEDS
+from rl_contrastive.claims.stacked import SEEDS
 from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.planning.contrastive_search import contrastive_search
 from rl_contrastive.registry import register

@@ -21,7 +21,7 @@ from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.grid import Cell, Grid, figure, gap_of, run_grid
 from rl_contrastive.claims.ledger import Task
 from rl_contrastive.claims.objectives.docstrings import UNKNOWN, Corpus, corpus
-from rl_contrastive.claims.objectives.stacked import SEEDS
+from rl_contrastive.claims.stacked import SEEDS
 from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.objectives.parts import draw_linear
 from rl_contrastive.objectives.samplers import SimCTG

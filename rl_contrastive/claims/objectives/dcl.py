@@ -15,8 +15,8 @@ import numpy as np
 
 from rl_contrastive.analysis.figures import colour, draw, ticks_at, words
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
-from rl_contrastive.claims.objectives.stacked import SEEDS, interval
 from rl_contrastive.claims.objectives.worlds import BlockWorld, Encoders, WorldConfig, probe, train
+from rl_contrastive.claims.stacked import SEEDS, interval
 from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.objectives.pairwise import DCL, DCLConfig, NTXent, NTXentConfig
 from rl_contrastive.registry import register

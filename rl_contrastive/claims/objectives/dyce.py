@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.base import Context, Report, Table
-from rl_contrastive.claims.objectives.stacked import SEEDS, Stack, centres, descend, generators, least, shown
+from rl_contrastive.claims.stacked import SEEDS, Stack, centres, descend, generators, least, shown
 from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.objectives.memory import BECLR, DyCEConfig, DyCEMemory
 from rl_contrastive.objectives.views import Views, unit

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from rl_contrastive.analysis.figures import colour, counts_on, draw, rng_of, words
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
-from rl_contrastive.claims.objectives.stacked import SEEDS, interval
 from rl_contrastive.claims.objectives.worlds import BlockWorld, Encoders, WorldConfig, tensor
+from rl_contrastive.claims.stacked import SEEDS, interval
 from rl_contrastive.config import Ge, Gt, Options
 from rl_contrastive.objectives.base import Contrast, Sizes, State
 from rl_contrastive.objectives.robust import ISogCLR, ISogCLRConfig

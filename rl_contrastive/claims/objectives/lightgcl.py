@@ -22,7 +22,7 @@ from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.grid import Cell, Grid, figure, gap_of, metric_of, run_grid
 from rl_contrastive.claims.ledger import Choice, Task
 from rl_contrastive.claims.objectives import movielens
-from rl_contrastive.claims.objectives.stacked import SEEDS
+from rl_contrastive.claims.stacked import SEEDS
 from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.objectives.graph import (
     Layers,

@@ -20,7 +20,7 @@ from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.grid import Cell, Grid, figure, gap_of, run_grid
 from rl_contrastive.claims.ledger import Choice, Task
 from rl_contrastive.claims.objectives import trajectories as world_of
-from rl_contrastive.claims.objectives.stacked import SEEDS
+from rl_contrastive.claims.stacked import SEEDS
 from rl_contrastive.config import Ge, Options
 from rl_contrastive.features.embedding import effective_rank
 from rl_contrastive.objectives.augmenters import (

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from rl_contrastive.analysis.figures import colour, draw, ticks_at, words
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
-from rl_contrastive.claims.objectives.stacked import SEEDS, interval
 from rl_contrastive.claims.objectives.worlds import (
     BlockWorld,
     Encoders,
@@ -28,6 +27,7 @@ from rl_contrastive.claims.objectives.worlds import (
     tensor,
     train,
 )
+from rl_contrastive.claims.stacked import SEEDS, interval
 from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.embedding import alignment
 from rl_contrastive.objectives.multi_view import MVDHEL, MVDHELConfig, MVInfoNCE, MVInfoNCEConfig

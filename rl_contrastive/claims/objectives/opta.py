@@ -19,7 +19,7 @@ from torch import Tensor
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.base import Context, Report, Table
 from rl_contrastive.claims.energy.image_data import load
-from rl_contrastive.claims.objectives.stacked import SEEDS, above, centres, least, shown
+from rl_contrastive.claims.stacked import SEEDS, above, centres, least, shown
 from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.objectives.transport import OpTA, OpTAConfig
 from rl_contrastive.registry import register

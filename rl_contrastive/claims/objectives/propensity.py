@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.base import Bar, Context, Report, Table
-from rl_contrastive.claims.objectives.stacked import SEEDS, Stack, centres, descend, generators, least, shown
+from rl_contrastive.claims.stacked import SEEDS, Stack, centres, descend, generators, least, shown
 from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.embedding import directions
 from rl_contrastive.objectives.samplers import PropensityConfig, PropensitySampler

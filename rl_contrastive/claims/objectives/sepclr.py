@@ -19,7 +19,7 @@ from torch import Tensor
 from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.base import Context, Report, Table
 from rl_contrastive.claims.objectives.digits import Digits, draw_rows, normal, rows_of, split_digits
-from rl_contrastive.claims.objectives.stacked import (
+from rl_contrastive.claims.stacked import (
     SEEDS,
     Stack,
     centres,

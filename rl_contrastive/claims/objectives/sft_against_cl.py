@@ -21,8 +21,8 @@ from torch import Tensor
 from rl_contrastive.analysis.figures import colour, draw, words
 from rl_contrastive.analysis.statistics import Interval
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
-from rl_contrastive.claims.objectives.stacked import SEEDS, interval
 from rl_contrastive.claims.objectives.worlds import BlockWorld, Encoders, WorldConfig, tensor
+from rl_contrastive.claims.stacked import SEEDS, interval
 from rl_contrastive.config import Ge, Gt, In, Options
 from rl_contrastive.objectives.weighted import Reweighted, ReweightedConfig
 from rl_contrastive.registry import register

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.objectives.digits import normal, rows_of
-from rl_contrastive.claims.objectives.stacked import SEEDS, Stack, centres, descend, generators, least, most, shown
+from rl_contrastive.claims.stacked import SEEDS, Stack, centres, descend, generators, least, most, shown
 from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.embedding import effective_rank
 from rl_contrastive.objectives.heads import Gate, GateConfig

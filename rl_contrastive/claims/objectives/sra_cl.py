@@ -21,7 +21,7 @@ from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.grid import Cell, Grid, figure, gap_of, metric_of, run_grid
 from rl_contrastive.claims.ledger import Choice, Task
 from rl_contrastive.claims.objectives import trajectories as world_of
-from rl_contrastive.claims.objectives.stacked import SEEDS
+from rl_contrastive.claims.stacked import SEEDS
 from rl_contrastive.config import Ge, Gt, Options
 from rl_contrastive.objectives.augmenters import symmetric_nce
 from rl_contrastive.objectives.samplers import HardTopK, HardTopKConfig, SemanticConfig, SemanticNeighbours, mixed

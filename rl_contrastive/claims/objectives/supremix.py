@@ -20,8 +20,8 @@ from torch import Tensor
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of, words
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
-from rl_contrastive.claims.objectives.stacked import SEEDS, interval
 from rl_contrastive.claims.objectives.worlds import Encoders, tensor, train
+from rl_contrastive.claims.stacked import SEEDS, interval
 from rl_contrastive.config import Ge, Gt, Options
 from rl_contrastive.objectives.labelled import SupCon, SupConConfig, SupReMix, SupReMixConfig
 from rl_contrastive.registry import register

@@ -17,7 +17,6 @@ import numpy as np
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of, ticks_at, words
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
-from rl_contrastive.claims.objectives.stacked import SEEDS, interval
 from rl_contrastive.claims.objectives.worlds import (
     BlockWorld,
     Encoders,
@@ -27,6 +26,7 @@ from rl_contrastive.claims.objectives.worlds import (
     train,
     uniformities,
 )
+from rl_contrastive.claims.stacked import SEEDS, interval
 from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.embedding import hardness_share, tolerance
 from rl_contrastive.objectives.pairwise import NTXent, NTXentConfig

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from rl_contrastive.analysis.figures import colour, draw, words
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
-from rl_contrastive.claims.objectives.stacked import SEEDS, interval
 from rl_contrastive.claims.objectives.worlds import (
     BlockWorld,
     Encoders,
@@ -30,6 +29,7 @@ from rl_contrastive.claims.objectives.worlds import (
     train,
     uniformities,
 )
+from rl_contrastive.claims.stacked import SEEDS, interval
 from rl_contrastive.config import Ge, Gt, Options, require
 from rl_contrastive.features.embedding import effective_rank
 from rl_contrastive.objectives.base import ObjectiveResult, State

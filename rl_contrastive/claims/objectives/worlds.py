@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from rl_contrastive.analysis.figures import rng_of
 from rl_contrastive.analysis.statistics import Interval
-from rl_contrastive.claims.objectives.stacked import interval
+from rl_contrastive.claims.stacked import interval
 from rl_contrastive.config import Ge, Options, require
 from rl_contrastive.features.embedding import effective_rank, uniformity
 from rl_contrastive.objectives.views import ViewObjective, Views

@@ -16,9 +16,9 @@ import torch
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.base import Bar, Context, Report, Table
-from rl_contrastive.claims.objectives.stacked import shown
 from rl_contrastive.claims.preferences.bandits import Bandits, expected, fit, of_pairs, random_bandits, sampled
 from rl_contrastive.claims.preferences.common import SEEDS
+from rl_contrastive.claims.stacked import shown
 from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.preferences.exact import optimum
 from rl_contrastive.preferences.groups import RLOO, CoPG, CoPGConfig, Reinforce, ReinforceConfig, RLOOConfig

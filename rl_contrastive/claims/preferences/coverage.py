@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.base import Bar, Context, Report, Table
-from rl_contrastive.claims.objectives.stacked import above, centres, descend, generators, shown
+from rl_contrastive.claims.stacked import above, centres, descend, generators, shown
 from rl_contrastive.config import MOST_DRAWN, Ge, Gt, In, Options
 from rl_contrastive.preferences.base import Completions, PairObjective, Pairs
 from rl_contrastive.preferences.data import LabelConfig, wins

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.base import Context, Report, Table
-from rl_contrastive.claims.objectives.stacked import centres, descend, generators, least, most, shown
 from rl_contrastive.claims.preferences.common import SEEDS
+from rl_contrastive.claims.stacked import centres, descend, generators, least, most, shown
 from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.preferences.base import Completions
 from rl_contrastive.preferences.groups import GRPO, GRPOConfig

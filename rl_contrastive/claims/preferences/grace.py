@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.objectives.digits import normal
-from rl_contrastive.claims.objectives.stacked import Stack, centres, descend, generators, interval, least, shown
 from rl_contrastive.claims.preferences.common import MORE_SEEDS, SEEDS
+from rl_contrastive.claims.stacked import Stack, centres, descend, generators, interval, least, shown
 from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.preferences.base import Completions
 from rl_contrastive.preferences.groups import GRPO, GRPOConfig

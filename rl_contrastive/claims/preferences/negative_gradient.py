@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.base import Bar, Context, Report, Table
-from rl_contrastive.claims.objectives.stacked import descend, generators, shown
+from rl_contrastive.claims.stacked import descend, generators, shown
 from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, Options
 from rl_contrastive.preferences.base import Completions, GroupObjective, PairObjective, Pairs
 from rl_contrastive.preferences.groups import AWR, RLOO, AWRConfig, BestOfN, BestOfNConfig, RLOOConfig

@@ -27,8 +27,8 @@ import numpy as np
 
 from rl_contrastive.analysis.figures import colour, draw, rng_of
 from rl_contrastive.claims.base import Bar, Context, Report, Table, control
-from rl_contrastive.claims.objectives.stacked import interval, shown
 from rl_contrastive.claims.preferences.linear_rewards import World, fit_reward, preferred, random_world, whitened
+from rl_contrastive.claims.stacked import interval, shown
 from rl_contrastive.claims.theory.sampling import draw_counts, sparse_counts
 from rl_contrastive.config import MOST_DRAWN, Ge, Gt, In, Options, require
 from rl_contrastive.features.spectral import fit_tabular

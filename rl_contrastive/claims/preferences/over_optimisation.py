@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.base import Context, Report, Table
-from rl_contrastive.claims.objectives.stacked import above, descend, generators, most, shown
+from rl_contrastive.claims.stacked import above, descend, generators, most, shown
 from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, Options
 from rl_contrastive.preferences.base import Completions, PairObjective, Pairs
 from rl_contrastive.preferences.data import LabelConfig, Pool, draw_pairs

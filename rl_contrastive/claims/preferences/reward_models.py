@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.base import Context, Report, Table
-from rl_contrastive.claims.objectives.stacked import centres, descend, generators, least, shown
+from rl_contrastive.claims.stacked import centres, descend, generators, least, shown
 from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, Options, require
 from rl_contrastive.preferences.rewards import (
     BradleyTerry,

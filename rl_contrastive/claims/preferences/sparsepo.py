@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.base import Bar, Context, Report, Table
-from rl_contrastive.claims.objectives.stacked import centres, generators, interval, shown
+from rl_contrastive.claims.stacked import centres, generators, interval, shown
 from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, Options, require
 from rl_contrastive.preferences.base import Completions, PairObjective, Pairs, State
 from rl_contrastive.preferences.data import LabelConfig, wins

@@ -11,7 +11,7 @@ import torch
 from rl_contrastive.claims.base import Context
 from rl_contrastive.claims.objectives import sepclr as claim
 from rl_contrastive.claims.objectives.digits import split_digits
-from rl_contrastive.claims.objectives.stacked import generators
+from rl_contrastive.claims.stacked import generators
 from rl_contrastive.objectives import separated
 
 QUICK = claim.SepclrClaimConfig.quick()
