@@ -122,7 +122,7 @@ def test_the_cell_gate_by_hand() -> None:
     gate.begin(1)
     gate.tiles.cells_of = lambda x: np.stack([np.zeros(len(x)), 10 + x[:, 0]], axis=1).astype(int)
     gate.add(ROW, LINE[[0]])
-    np.testing.assert_allclose(gate.weigh(ROW, LINE[[1]]), [(1 / 4 + 1) / 2])
+    np.testing.assert_allclose(gate.meet(ROW, LINE[[1]]), [(1 / 4 + 1) / 2])
 
 
 @pytest.mark.parametrize("bounded", [False, True])
@@ -139,8 +139,7 @@ def test_rank_one_updates_are_a_dense_inverse(bounded: bool) -> None:
             x = (seen - gate.mean) @ gate.whitening
             q = [x[r] @ np.linalg.solve(0.1 * np.eye(d) + sum(np.outer(y, y) for y in past[r]), x[r]) for r in (0, 1)]
             expected = [value / (1 + value) if bounded else value for value in q]
-            np.testing.assert_allclose(gate.weigh(np.arange(2), seen), expected, rtol=1e-9)
-            gate.add(np.arange(2), seen)
+            np.testing.assert_allclose(gate.meet(np.arange(2), seen), expected, rtol=1e-9)
             for r in (0, 1):
                 past[r].append(x[r])
 
@@ -153,10 +152,9 @@ def test_whitened_features_have_a_unit_covariance_and_e3b_takes_them_as_they_are
         one.adapt(sample)
         one.begin(1)
     np.testing.assert_allclose(np.cov(((sample - gate.mean) @ gate.whitening).T, bias=True), np.eye(3), atol=0.25)
-    np.testing.assert_allclose(plain.weigh(ROW, np.array([[1.0, 2.0, 2.0]])), [9 / 0.1])
+    np.testing.assert_allclose(plain.meet(ROW, np.array([[1.0, 2.0, 2.0]])), [9 / 0.1])
     # A second visit of the same x: q / (1 + q) of q = 90.
-    plain.add(ROW, np.array([[1.0, 2.0, 2.0]]))
-    np.testing.assert_allclose(plain.weigh(ROW, np.array([[1.0, 2.0, 2.0]])), [90 / 91])
+    np.testing.assert_allclose(plain.meet(ROW, np.array([[1.0, 2.0, 2.0]])), [90 / 91])
 
 
 def test_the_nearest_gate_by_hand() -> None:
