@@ -130,12 +130,13 @@ class ContrastiveUCBDeep(BaseAgent):
         b += self.learner.q(stacked, rng=self.rng)[1]
         hint = "lower learner.lr or learner.reward_scale"
         require(bool(np.isfinite(b).all()), f"deep: values are NaN or infinite at step {self.steps}; {hint}.")
+        epsilon = self.config.epsilon_at(self.steps)
         if self._search is None:
             planned = choose(b, rng=self.rng)
-            return np.where(self.rng.random(len(obs)) < self.config.epsilon, uniform, planned)
+            return np.where(self.rng.random(len(obs)) < epsilon, uniform, planned)
         phi = self._first if h == 0 else self._phi(stacked)
         planned = self._search.choose(b, phi, h, self.rebuilt_at, rng=self.rng)
-        done = np.where(self.rng.random(len(obs)) < self.config.epsilon, uniform, planned)
+        done = np.where(self.rng.random(len(obs)) < epsilon, uniform, planned)
         self._search.note(done)
         return done
 
