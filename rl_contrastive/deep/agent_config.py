@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.deep.bonus_config import BonusConfig, RNDConfig, check_counts, with_features
 from rl_contrastive.deep.config import DeepLearnerConfig
+from rl_contrastive.deep.explore_config import ExploreConfig
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class ContrastiveUCBDeepConfig(Options, where="deep"):
     rnd: RNDConfig = field(default_factory=RNDConfig)
     """The networks of random network distillation, for the bonuses with `lifelong` rnd. Their encoders are of the
     learner's kind."""
+    explore: ExploreConfig = field(default_factory=ExploreConfig)
+    """The second head of values: what it learns, and how the agent acts by it."""
     clock: bool = False
     """Add the step h to the observation, for environments whose transitions, rewards or end depend on it; state indices
     and vectors only (`deep/clock.py`)."""

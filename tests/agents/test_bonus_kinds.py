@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from agents_common import batches, same
-from deep_common import LEARNER, sea
+from deep_common import LEARNER, resumes, sea
 
 from rl_contrastive import registry
 from rl_contrastive.config import from_dict, to_dict
@@ -26,21 +26,7 @@ VARIANTS = [
 @pytest.mark.parametrize("bonus", VARIANTS, ids=str)
 def test_it_resumes_to_the_bit(bonus: dict, tmp_path) -> None:
     """Kept in the state, and kept in a folder; the replay was overwritten before."""
-    straight, first, resumed = (sea(bonus) for _ in range(3))
-    batches(straight, 0, 16)
-    batches(first, 0, 12)
-    assert first.replay.ring.total > 120
-    resumed.load_state_dict(first.state_dict())
-    batches(resumed, 12, 4)
-    assert same(straight.state_dict(), resumed.state_dict())
-    kept, again = sea(bonus), sea(bonus)
-    for one in (kept, again):
-        one.persist_in(tmp_path)
-    batches(kept, 0, 12)
-    again.load_state_dict(kept.state_dict())
-    batches(again, 12, 4)
-    for part in ("bonus", "learner"):
-        assert same(getattr(again, part).state_dict(), getattr(straight, part).state_dict())
+    resumes(lambda: sea(bonus), tmp_path)
 
 
 @pytest.mark.parametrize("bonus", [{"kind": "ours-arrival"}, {"kind": "ours-both"}], ids=str)

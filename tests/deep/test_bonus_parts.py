@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
+from deep_common import Walk
 
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.arrival import ArrivalBonus, Both, UnitScale
 from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits
 from rl_contrastive.deep.bonus_config import KINDS, BonusConfig, with_features
-from rl_contrastive.deep.bonus_contract import Step
 from rl_contrastive.deep.cells import Tiles
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.gates import CellVisits, Ellipse, FirstVisit, Nearest
 from rl_contrastive.deep.lifelong import CountedBytes, CountedFeatures, Flat
-from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.errors import RlcError
-from rl_contrastive.spec import Transition
 
 ROW = np.array([0])
-
-
-class Walk:
-    """One row that walks over states; the features of state s are the vector `of[s]`."""
-
-    def __init__(self, make, of, *, capacity: int = 40) -> None:
-        """make(replay, features_of): the bonus."""
-        self.of = np.asarray(of, dtype=np.float64)
-        self.replay = Replay(capacity, (), "int64", gamma=1.0)
-        self.bonus = make(self.replay, lambda entries: self.of[self.replay.ring.obs[entries]])
-        self.visited: list[int] = []
-
-    def episode(self, states: list[int], action: int = 0) -> np.ndarray:
-        """Its states in order; the entries in which the agent acted."""
-        one, entries = np.ones(1), []
-        self.replay.begin(1)
-        for h, (s, s_next) in enumerate(itertools.pairwise(states)):
-            end = np.array([h == len(states) - 2])
-            now, then = np.array([s]), np.array([s_next])
-            t = Transition(h, now, np.array([action]), 0 * one, then, one, end, np.array([True]))
-            self.replay.observe(t)
-            index = self.replay.ring.acted
-            features = (self.of[now][:, None], self.of[then][:, None])
-            self.bonus.watch(Step(t, index, self.replay.ring.next[index], *features))
-            entries.append(int(index[0]))
-        return np.array(entries)
-
-    def rebuild(self, sample: np.ndarray, gone=()) -> None:
-        held = self.replay.ring.held()
-        phi = self.of[self.replay.ring.obs[held]][:, None]
-        self.bonus.rebuild(sample, iter([(held, self.replay.ring.action[held].astype(np.int64), phi)]), gone)
 
 
 def arrival(lifelong, gate, *, beta: float = 1.0, alpha: float = 0.0):
