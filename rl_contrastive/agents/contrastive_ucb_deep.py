@@ -10,6 +10,7 @@ Its bonus is not that of the authors' Atari agent, which is elliptical on last-l
       3. every `train_every` steps one gradient step on
              Q(s,a) <- n-step rewards + Q',   G(s,a) <- n-step rewards and bonuses + (b + G')      (`deep/value.py`)
              contrastive loss of f(s,a,s') = psi(s')'phi(s,a) with the batch's successors as negatives
+         with heads apart (`deep/explore_config.py`) G is I(s,a) of bonuses alone, and 1. is argmax_a Q + c (b + I)
       4. when the visits grew by `growth`: freeze the current phi and count all visits again, also those no longer in
          the replay
     evaluations use argmax_a Q(s,a) of the target network, without bonus and noise
@@ -31,6 +32,7 @@ from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.bonus_config import with_features
 from rl_contrastive.deep.bonus_contract import Bonus, Step, evenly
 from rl_contrastive.deep.episodic import LeastTried
+from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -50,6 +52,7 @@ class ContrastiveUCBDeep(BaseAgent):
         from rl_contrastive.deep.build_bonus import BonusBuilder
         from rl_contrastive.deep.clock import Clock
         from rl_contrastive.deep.learner import DeepLearner
+        from rl_contrastive.deep.memory import EpisodeMemory
         from rl_contrastive.deep.past import Past
         from rl_contrastive.deep.replay.frames import Frames, Tables
         from rl_contrastive.deep.replay.replay import Replay
@@ -73,12 +76,13 @@ class ContrastiveUCBDeep(BaseAgent):
         self.replay.ring.check_rows(config.batch)
         seed = self.seeds.integer("init")
         learner = with_features(config.learner, config.bonus)
-        self.learner = DeepLearner(spec, self.replay.stacked_shape, learner, seed=seed, slots=config.capacity)
+        shape, slots, explore = self.replay.stacked_shape, config.capacity, config.explore
+        self.learner = DeepLearner(spec, shape, learner, seed=seed, slots=slots, explore=explore)
+        self.memory = EpisodeMemory(slots, spec.num_actions) if explore.memory else None
         build = BonusBuilder(config, learner.representation, spec, self.replay, self._features_of, self.seeds)
         self.bonus: Bonus = build.build()
         room = min(config.bonus.past, config.capacity)
-        shape, dtype = self.replay.stacked_shape, spec.obs_dtype
-        self.past = Past(room, shape, dtype, rng=self.seeds.generator("fit", 1))
+        self.past = Past(room, shape, spec.obs_dtype, rng=self.seeds.generator("fit", 1))
         self.rng, self.fit_rng = self.seeds.generator("act"), self.seeds.generator("fit")
         self.steps, self.rebuilt_at = 0, 0
         self.first_reward = self.first_terminal = 0
@@ -127,17 +131,25 @@ class ContrastiveUCBDeep(BaseAgent):
         if self.rebuilt_at == 0:
             return uniform
         b = self.bonus.value(self._first) if h == 0 else self.bonus.at(self.replay.ring.open)  # (B, A)
-        b += self.learner.q(stacked, rng=self.rng)[1]
+        Q, G = self.learner.q(stacked, rng=self.rng, shown=self._recalled(len(obs), h))
+        b = self.config.explore.values(Q, b + G)
         hint = "lower learner.lr or learner.reward_scale"
         require(bool(np.isfinite(b).all()), f"deep: values are NaN or infinite at step {self.steps}; {hint}.")
+        epsilon = self.config.epsilon_at(self.steps)
         if self._search is None:
             planned = choose(b, rng=self.rng)
-            return np.where(self.rng.random(len(obs)) < self.config.epsilon, uniform, planned)
+            return np.where(self.rng.random(len(obs)) < epsilon, uniform, planned)
         phi = self._first if h == 0 else self._phi(stacked)
         planned = self._search.choose(b, phi, h, self.rebuilt_at, rng=self.rng)
-        done = np.where(self.rng.random(len(obs)) < self.config.epsilon, uniform, planned)
+        done = np.where(self.rng.random(len(obs)) < epsilon, uniform, planned)
         self._search.note(done)
         return done
+
+    def _recalled(self, rows: int, h: int) -> Array | None:
+        """What the second head sees beside the observations of step h, if it does."""
+        if self.memory is None:
+            return None
+        return self.memory.fresh(rows) if h == 0 else self.memory.at(self.replay.ring.open)
 
     def behaviour(self, pi: FloatArray) -> None:
         """None: epsilon, noise and a bonus that changes with every step give no table of action probabilities."""
@@ -159,7 +171,8 @@ class ContrastiveUCBDeep(BaseAgent):
             share = min(1.0, self.steps / self.config.priority_steps)
             beta = self.config.priority_beta + share * (1.0 - self.config.priority_beta)
             # Not each gradient step is one of the features: their last loss stays in the report.
-            self._report |= self.learner.step(self.replay, self.bonus, rng=self.fit_rng, priority_beta=beta)
+            rng, memory = self.fit_rng, self.memory
+            self._report |= self.learner.step(self.replay, self.bonus, rng=rng, priority_beta=beta, memory=memory)
 
     def _store(self, transition: Transition) -> None:
         """2. The steps, the features of what was seen for the first time, and the visits."""
@@ -177,7 +190,10 @@ class ContrastiveUCBDeep(BaseAgent):
         phi = np.zeros((len(newest), self.env_spec.num_actions, 0))
         if self.bonus.uses_features:
             phi = self._phi(self.replay.observations(newest))
-        self.bonus.watch(Step(transition, index, newest, self._first, phi))
+        step = Step(transition, index, newest, self._first, phi)
+        self.bonus.watch(step)
+        if self.memory is not None:
+            self.memory.watch(step)
 
     def _leaving(self, transition: Transition) -> tuple[Array, IntArray]:
         """What this step drops from the replay: observations and actions of visits, for a bonus of pairs.
@@ -269,7 +285,7 @@ class ContrastiveUCBDeep(BaseAgent):
         return {**report, **{name: float(number) for name, number in numbers.items()}}
 
     def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
-        """argmax_a Q(s,a) of the target network, or argmax_a b + G with explore; uniform over exact ties.
+        """argmax_a Q(s,a) of the target network, or with explore of what is acted by; uniform over exact ties.
 
         With `episodic` the former chooses among the actions tried least often at this observation in the episode, and b
         is the bonus of an observation that is new in its episode. Then, and with stacked frames, steps must come in
@@ -282,8 +298,8 @@ class ContrastiveUCBDeep(BaseAgent):
             return self._least_tried(obs, h, q) if self.config.episodic else greedy(q)
         if self.rebuilt_at == 0:
             return np.full((len(obs), self.env_spec.num_actions), 1.0 / self.env_spec.num_actions)
-        _, G = self.learner.q(stacked)
-        return greedy(self.bonus.value(self._phi(stacked)) + G)
+        Q, G = self.learner.q(stacked, shown=self._recalled(len(obs), 0))
+        return greedy(self.config.explore.values(Q, self.bonus.value(self._phi(stacked)) + G))
 
     def state_dict(self) -> State:
         """Networks, replay, counts, generators; the state between two batches of episodes.
@@ -292,12 +308,13 @@ class ContrastiveUCBDeep(BaseAgent):
         find there.
         """
         self._require_replay()
-        folder, beside = self._folder, {**self.bonus.patches, **self.past.patches}
+        folder, memory = self._folder, self.memory
         return {
             "learner": self.learner.state_dict(),
-            "replay": self.replay.state_dict() if folder is None else self.replay.save_log(folder, beside),
+            "replay": self.replay.state_dict() if folder is None else self.replay.save_log(folder, self._beside()),
             "bonus": self.bonus.state_dict(whole=folder is None),
             "past": self.past.state_dict(whole=folder is None),
+            **({} if memory is None else {"memory": memory.state_dict(whole=folder is None)}),
             "steps": self.steps,
             "rebuilt_at": self.rebuilt_at,
             "first": [self.first_reward, self.first_terminal],
@@ -311,21 +328,27 @@ class ContrastiveUCBDeep(BaseAgent):
         """Inverse of `state_dict`, of either form. If the folder of the state's replay was not given, the
         agent can only play."""
         keys = ("learner", "replay", "bonus", "past", "steps", "rebuilt_at", "first", "version", "report")
-        require_keys(state, (*keys, "rng", "fit_rng"), "deep")
+        require_keys(state, (*keys, *(("memory",) if self.memory else ()), "rng", "fit_rng"), "deep")
         self.learner.load_state_dict(state["learner"])
         whole = "check" not in state["replay"]
         self.bonus.load_state_dict(state["bonus"], whole=whole)
         if whole:
             self.replay.load_state_dict(state["replay"])
         elif self._folder is not None:
-            self.replay.load_log(self._folder, state["replay"], {**self.bonus.patches, **self.past.patches})
+            self.replay.load_log(self._folder, state["replay"], self._beside())
         self.past.load_state_dict(state["past"], whole=whole)
+        if self.memory is not None:
+            self.memory.load_state_dict(state["memory"], whole=whole)
         self._lost = not whole and self._folder is None
         self.steps, self.rebuilt_at, self.version = (int(state[k]) for k in ("steps", "rebuilt_at", "version"))
         self.first_reward, self.first_terminal = (int(count) for count in state["first"])
         self._report = dict(state["report"])
         restore_generator(self.rng, state["rng"])
         restore_generator(self.fit_rng, state["fit_rng"])
+
+    def _beside(self) -> dict[str, Patches]:
+        """The arrays beside the replay, by the names of their files."""
+        return {**self.bonus.patches, **self.past.patches, **(self.memory.patches if self.memory else {})}
 
     def _require_replay(self) -> None:
         hint = "call persist_in with the folder replay of its run before load_state_dict"

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.deep.bonus_config import BonusConfig, RNDConfig, check_counts, with_features
 from rl_contrastive.deep.config import DeepLearnerConfig
+from rl_contrastive.deep.explore_config import ExploreConfig
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class ContrastiveUCBDeepConfig(Options, where="deep"):
     rnd: RNDConfig = field(default_factory=RNDConfig)
     """The networks of random network distillation, for the bonuses with `lifelong` rnd. Their encoders are of the
     learner's kind."""
+    explore: ExploreConfig = field(default_factory=ExploreConfig)
+    """The second head of values: what it learns, and how the agent acts by it."""
     clock: bool = False
     """Add the step h to the observation, for environments whose transitions, rewards or end depend on it; state indices
     and vectors only (`deep/clock.py`)."""
@@ -59,6 +62,11 @@ class ContrastiveUCBDeepConfig(Options, where="deep"):
     """Freeze the current features and count again when the visits have grown by this fraction."""
     epsilon: Annotated[float, In(0, 1)] = 0.01
     """Share of uniform actions, in addition to optimism."""
+    epsilon_from: Annotated[float | None, In(0, 1)] = None
+    """The same at the first step, from which it moves linearly to `epsilon` over `epsilon_over` steps. Default: it is
+    constant."""
+    epsilon_over: Annotated[int, Ge(0)] = 0
+    """Steps until the share is `epsilon`, those of the warm start included; needs `epsilon_from`."""
     capacity: Annotated[int, Ge(100)] = 100_000
     """Entries of the replay, one for each observation, final ones included."""
     storage: Literal["memory", "mapped"] = "memory"
@@ -77,6 +85,8 @@ class ContrastiveUCBDeepConfig(Options, where="deep"):
         super().__post_init__()
         both = "deep: clock and episodic exclude each other: with its step, no observation comes again in an episode."
         require(not (self.clock and self.episodic), both)
+        pair = "deep: epsilon_from and epsilon_over > 0 go together: give both or neither"
+        require((self.epsilon_from is not None) == (self.epsilon_over > 0), pair + ".")
         learner = with_features(self.learner, self.bonus)
         check_counts(self.bonus, learner.representation)
         parts = self.bonus.parts
@@ -86,3 +96,9 @@ class ContrastiveUCBDeepConfig(Options, where="deep"):
         require(
             self.search.alpha == 0 or learned, f"deep: search compares learned features of actions: it needs {hint}."
         )
+
+    def epsilon_at(self, steps: int) -> float:
+        """Share of uniform actions after so many steps."""
+        if self.epsilon_from is None:
+            return self.epsilon
+        return self.epsilon_from + min(1.0, steps / self.epsilon_over) * (self.epsilon - self.epsilon_from)

@@ -96,9 +96,8 @@ class ArrivalBonus:
             self._episodes = [[] for _ in t.alive]
             self._remember(rows, step.index)
         seen = step.phi[:, 0] if self._gate_sees else t.next_obs[rows]
-        self.weight[step.newest] = gate.weigh(rows, seen)
+        self.weight[step.newest] = gate.meet(rows, seen)
         self.patches["gate"].touch(step.newest)
-        gate.add(rows, seen)
         self._remember(rows, step.newest)
 
     def _remember(self, rows: IntArray, entries: IntArray) -> None:

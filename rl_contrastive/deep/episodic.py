@@ -39,6 +39,31 @@ class Seen:
     visits: int = 0
 
 
+class EpisodeLog:
+    """What the going episodes saw and did, for B rows whose steps come in order; nothing of it outlives them."""
+
+    def __init__(self) -> None:
+        self._episodes: list[dict[bytes, Seen]] = []
+        self._here: list[bytes] = []
+
+    def note(self, step: Step) -> list[Seen | None]:
+        """Note one step; h = 0 begins new episodes. Of each living row what its episode knows of the observation that
+        it has reached, None: it is new."""
+        t = step.transition
+        if t.h == 0:
+            self._episodes = [{} for _ in t.alive]
+            self._here = [name_of(obs) for obs in t.obs]
+        found = []
+        for row in step.rows.tolist():
+            episode = self._episodes[row]
+            here = episode.setdefault(self._here[row], Seen(set()))
+            here.taken.add(int(t.action[row]))
+            here.visits += 1
+            self._here[row] = name_of(t.next_obs[row])
+            found.append(episode.get(self._here[row]))
+        return found
+
+
 class EpisodicBonus:
     """Wraps a bonus and multiplies it by the episodic weight w of each stored entry."""
 
@@ -48,8 +73,7 @@ class EpisodicBonus:
         self.lost: NDArray[np.float32] = np.zeros((capacity, num_actions), dtype=np.float32)
         """1 - w."""
         self.patches = {**inner.patches, "lost": Patches(self.lost)}
-        self._episodes: list[dict[bytes, Seen]] = []
-        self._here: list[bytes] = []
+        self._log = EpisodeLog()
 
     @property
     def visits(self) -> int:
@@ -90,19 +114,11 @@ class EpisodicBonus:
     def watch(self, step: Step) -> None:
         """Note one step; an episode begins at h = 0, and its steps must come in order."""
         self.inner.watch(step)
-        transition, index, newest = step.transition, step.index, step.newest
-        if transition.h == 0:
-            self._episodes = [{} for _ in transition.alive]
-            self._here = [name_of(obs) for obs in transition.obs]
+        index, newest = step.index, step.newest
+        if step.transition.h == 0:
             self._set(index, np.zeros((len(index), self.lost.shape[1])))
         lost = np.zeros((len(newest), self.lost.shape[1]))
-        for k, row in enumerate(np.flatnonzero(transition.alive).tolist()):
-            episode, name = self._episodes[row], self._here[row]
-            here = episode.setdefault(name, Seen(set()))
-            here.taken.add(int(transition.action[row]))
-            here.visits += 1
-            self._here[row] = name_of(transition.next_obs[row])
-            again = episode.get(self._here[row])
+        for k, again in enumerate(self._log.note(step)):
             if again is not None:
                 lost[k] = 1.0 - 1.0 / (1 + again.visits)
                 lost[k, list(again.taken)] = 1.0

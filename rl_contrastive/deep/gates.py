@@ -34,12 +34,12 @@ class Gate(ABC):
         """New episodes of all rows."""
 
     @abstractmethod
-    def weigh(self, rows: IntArray, seen: Array) -> FloatArray:
-        """e (k,) of what these rows show now, before it is added."""
+    def meet(self, rows: IntArray, seen: Array) -> FloatArray:
+        """e (k,) of what these rows show now, which is then added to the past of their episodes."""
 
-    @abstractmethod
     def add(self, rows: IntArray, seen: Array) -> None:
-        """Add it to the past of their episodes."""
+        """Add it without a weight: an episode's first observation, and a past that is computed again."""
+        self.meet(rows, seen)
 
     def adapt(self, sample: FloatArray) -> None:
         """Take origin and scale from features of some visits (n, d), which changed."""
@@ -62,13 +62,13 @@ class FirstVisit(Gate):
     def begin(self, num_rows: int) -> None:
         self._names: list[set[bytes]] = [set() for _ in range(num_rows)]
 
-    def weigh(self, rows: IntArray, seen: Array) -> FloatArray:
-        new = [name_of(one) not in self._names[row] for row, one in zip(rows.tolist(), seen, strict=True)]
-        return np.array(new, dtype=np.float64)
-
-    def add(self, rows: IntArray, seen: Array) -> None:
-        for row, one in zip(rows.tolist(), seen, strict=True):
-            self._names[row].add(name_of(one))
+    def meet(self, rows: IntArray, seen: Array) -> FloatArray:
+        out = np.zeros(len(rows))
+        for k, (row, one) in enumerate(zip(rows.tolist(), seen, strict=True)):
+            name, past = name_of(one), self._names[row]
+            out[k] = name not in past
+            past.add(name)
+        return out
 
 
 class CellVisits(Gate):
@@ -80,14 +80,13 @@ class CellVisits(Gate):
     def begin(self, num_rows: int) -> None:
         self._visits: list[Counter[int]] = [Counter() for _ in range(num_rows)]
 
-    def weigh(self, rows: IntArray, seen: Array) -> FloatArray:
+    def meet(self, rows: IntArray, seen: Array) -> FloatArray:
         cells = self.tiles.cells_of(seen).tolist()  # of all tilings, whose numbers differ
-        n = [[self._visits[row][cell] for cell in mine] for row, mine in zip(rows.tolist(), cells, strict=True)]
-        return np.asarray(((1.0 + np.array(n, dtype=np.float64)) ** -2).mean(axis=1))
-
-    def add(self, rows: IntArray, seen: Array) -> None:
-        for row, mine in zip(rows.tolist(), self.tiles.cells_of(seen).tolist(), strict=True):
+        n = []
+        for row, mine in zip(rows.tolist(), cells, strict=True):
+            n.append([self._visits[row][cell] for cell in mine])
             self._visits[row].update(mine)
+        return np.asarray(((1.0 + np.array(n, dtype=np.float64)) ** -2).mean(axis=1))
 
     def adapt(self, sample: FloatArray) -> None:
         self.tiles.adapt(sample)
@@ -111,20 +110,13 @@ class Ellipse(Gate):
     def begin(self, num_rows: int) -> None:
         self.inverse: FloatArray = np.tile(np.eye(self.dim) / self.lam, (num_rows, 1, 1))  # (B, d, d)
 
-    def weigh(self, rows: IntArray, seen: Array) -> FloatArray:
-        q = self._solved(rows, seen)[1]
-        return q / (1.0 + q) if self.bounded else q
-
-    def add(self, rows: IntArray, seen: Array) -> None:
-        u, q = self._solved(rows, seen)
-        self.inverse[rows] -= u[:, :, None] * u[:, None, :] / (1.0 + q)[:, None, None]
-
-    def _solved(self, rows: IntArray, seen: Array) -> tuple[FloatArray, FloatArray]:
-        """u = C^-1 x (k, d) and q = x'u (k,)."""
+    def meet(self, rows: IntArray, seen: Array) -> FloatArray:
         x = (seen - self.mean) @ self.whitening
-        u = np.einsum("kij,kj->ki", self.inverse[rows], x)
+        u = np.einsum("kij,kj->ki", self.inverse[rows], x)  # C^-1 x (k, d)
         # Rounding can leave a tiny negative where x is nearly 0.
-        return u, np.maximum(np.einsum("kd,kd->k", x, u), 0.0)
+        q: FloatArray = np.maximum(np.einsum("kd,kd->k", x, u), 0.0)
+        self.inverse[rows] -= u[:, :, None] * u[:, None, :] / (1.0 + q)[:, None, None]
+        return q / (1.0 + q) if self.bounded else q
 
     def adapt(self, sample: FloatArray) -> None:
         """Whiten by the covariance of the sample; E3B takes features as they are."""
@@ -152,7 +144,7 @@ class Nearest(Gate):
     def begin(self, num_rows: int) -> None:
         self._past: list[list[FloatArray]] = [[] for _ in range(num_rows)]
 
-    def weigh(self, rows: IntArray, seen: Array) -> FloatArray:
+    def meet(self, rows: IntArray, seen: Array) -> FloatArray:
         out = np.ones(len(rows))
         for k, (row, x) in enumerate(zip(rows.tolist(), seen, strict=True)):
             if self._past[row]:
@@ -160,6 +152,7 @@ class Nearest(Gate):
                 self.count += 1
                 self.mean += (distance - self.mean) / self.count
                 out[k] = distance / self.mean if self.mean > 0 else 0.0
+        self.add(rows, seen)
         return out
 
     def add(self, rows: IntArray, seen: Array) -> None:

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_contrastive.config import require_keys
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.augment import check_augment, distort, draw
 from rl_contrastive.deep.auxiliary import Auxiliary
 from rl_contrastive.deep.bonus_contract import Bonus, Chunk
 from rl_contrastive.deep.config import DeepLearnerConfig
+from rl_contrastive.deep.explore_config import ExploreConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, put, torch_generator
+from rl_contrastive.deep.memory import EpisodeMemory, inputs_of
 from rl_contrastive.deep.noisy import mean_noise, resample
 from rl_contrastive.deep.replay.replay import Replay, ReplayBatch
 from rl_contrastive.deep.representation import identical
@@ -38,7 +40,7 @@ from rl_contrastive.deep.weights import (
 )
 from rl_contrastive.device import resolve_device, trim_heap
 from rl_contrastive.errors import RlcError
-from rl_contrastive.spec import Array, EnvSpec, FloatArray, State
+from rl_contrastive.spec import Array, EnvSpec, FloatArray, IntArray, State
 
 Sequences = tuple[Tensor, Tensor, Tensor, Tensor]
 REPORTED = ("loss_q", "loss_g", "spr_cosine", "spr_spread")
@@ -53,16 +55,28 @@ class DeepLearner:
     """All networks, their optimisers and their state."""
 
     def __init__(
-        self, spec: EnvSpec, obs_shape: tuple[int, ...], config: DeepLearnerConfig, *, seed: int, slots: int = 0
+        self,
+        spec: EnvSpec,
+        obs_shape: tuple[int, ...],
+        config: DeepLearnerConfig,
+        *,
+        seed: int,
+        slots: int = 0,
+        explore: ExploreConfig | None = None,
     ) -> None:
-        """obs_shape: of a stacked observation. slots: entries of the replay, for losses that remember."""
+        """obs_shape: of a stacked observation. slots: entries of the replay, for losses that remember. explore: what
+        the second head is, G by default."""
         self.config, self.num_actions = config, spec.num_actions
+        self.explore = explore or ExploreConfig()
+        self.shown = inputs_of(spec.num_actions) if self.explore.memory else 0
+        """M, numbers that the second head sees beside the observation."""
         self.device = resolve_device(config.device)
         rng = torch.Generator().manual_seed(seed)  # on the CPU: the same weights whatever the device
         layout = ObsLayout(obs_shape, spec.obs_dtype, spec.num_states, spec.codes)
         body = layout.encoder(config.encoder, rng=rng)
         check_augment(config.augment, body.kind)
-        self.values = Values(body, spec.num_actions, config.value, rng=rng).to(self.device)
+        own_head = {"shown": self.shown, "hidden": self.explore.hidden} if self.shown else {}
+        self.values = Values(body, spec.num_actions, config.value, rng=rng, **own_head).to(self.device)
         self.self_prediction: SelfPrediction | None = None
         if config.self_prediction.weight > 0:
             self.self_prediction = SelfPrediction(body.width, spec.num_actions, config.self_prediction, rng=rng).to(
@@ -107,11 +121,17 @@ class DeepLearner:
     # -- what the agent asks ---------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def q(self, obs: Array, *, rng: np.random.Generator | None = None) -> tuple[FloatArray, FloatArray]:
-        """Q and G (N, A) of stacked observations; rng draws the noise for acting if the heads are noisy."""
+    def q(
+        self, obs: Array, *, rng: np.random.Generator | None = None, shown: Array | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Q and G (or I) (N, A) of stacked observations; rng draws the noise for acting if the heads are noisy.
+
+        shown (N, M): what the second head sees beside them, if it does.
+        """
         self._resample(rng)
+        beside = None if shown is None else put(shown, self.device)
         out = (
-            self.values.means(self._encoded(self.values.encoder, put(obs, self.device)))
+            self.values.means(self._encoded(self.values.encoder, put(obs, self.device)), beside)
             .cpu()
             .numpy()
             .astype(np.float64)
@@ -140,11 +160,20 @@ class DeepLearner:
     # -- one step --------------------------------------------------------------------------------------------------
 
     def step(
-        self, replay: Replay, bonus: Bonus, *, rng: np.random.Generator, priority_beta: float = 1.0
+        self,
+        replay: Replay,
+        bonus: Bonus,
+        *,
+        rng: np.random.Generator,
+        priority_beta: float = 1.0,
+        memory: EpisodeMemory | None = None,
     ) -> dict[str, Tensor]:
-        """Draw a minibatch, descend once, move targets and priorities; returns diagnostics on the device."""
+        """Draw a minibatch, descend once, move targets and priorities; returns diagnostics on the device.
+
+        memory: what the second head sees beside the entries, if it does.
+        """
         batch = replay.sample(self.config.batch_size, rng=rng, beta=priority_beta)
-        obs, numbers = self._inputs(batch, replay, bonus)
+        obs, numbers = self._inputs(batch, replay, bonus, memory)
         obs = self._augment(obs, rng)
         self._resample(rng)
         ahead = None if self.self_prediction is None else self._sequences(batch, replay, rng)
@@ -184,16 +213,19 @@ class DeepLearner:
         ids = self.features.slots(batch.index, replay.ring.total)
         return self.features.descend(obs, put(batch.action, self.device), ahead, weight=weight, same=same, ids=ids)
 
-    def _inputs(self, batch: ReplayBatch, replay: Replay, bonus: Bonus) -> tuple[Tensor, Tensor]:
+    def _inputs(
+        self, batch: ReplayBatch, replay: Replay, bonus: Bonus, memory: EpisodeMemory | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The inputs of `_gradient`, in two copies to the device."""
-        N, A = len(batch.index), self.num_actions
+        N, A, apart = len(batch.index), self.num_actions, self.explore.heads == "apart"
         reward = batch.reward
         if self.config.clip_rewards:
             reward = replay.discounted(np.sign(replay.ring.reward[batch.steps]), batch.mask)
         # Returns beyond float32 are scaled before they are rounded to float32.
         huge = np.abs(reward).max() > HUGE
-        numbers = np.zeros((N, 5 + 2 * A), dtype=np.float64 if huge else np.float32)
-        numbers[:, 0] = numbers[:, 1] = reward
+        beside = 0 if self.explore.standard else 1 + 2 * self.shown
+        numbers = np.zeros((N, 5 + 2 * A + beside), dtype=np.float64 if huge else np.float32)
+        numbers[:, 0], numbers[:, 1] = reward, 0.0 if apart else reward
         counted = batch.mask
         if bonus.pays == "pair":  # then G leaves out the bonus at (s,a) itself
             counted = batch.mask.copy()
@@ -204,12 +236,33 @@ class DeepLearner:
             on_the_way[counted] = bonus.taken(some, replay.actions(some))
             if bonus.pays == "both":  # the same of its part that is known before the step
                 on_the_way[:, 0] -= bonus.at(batch.index)[np.arange(N), batch.action]
-            numbers[:, 1] = reward + replay.discounted(on_the_way, counted)
+            paid = replay.discounted(on_the_way, counted, gamma=self.explore.gamma if apart else None)
+            numbers[:, 1] = paid if apart else reward + paid
         numbers[:, 2], numbers[:, 3], numbers[:, 4] = batch.discount, batch.weight, batch.action
-        numbers[:, 5 + A :] = bonus.at(batch.end)
-        for part in (numbers[:, :2], numbers[:, 5:]):
+        end, ends = batch.end, batch.ends
+        if beside:
+            end, ends, numbers[:, 5 + 2 * A :] = self._beside(batch, replay, memory)
+        numbers[:, 5 + A : 5 + 2 * A] = bonus.at(end)
+        for part in (numbers[:, :2], numbers[:, 5 : 5 + 2 * A]):
             part *= self.config.reward_scale
-        return put(batch.ends, self.device), put(numbers.astype(np.float32, copy=False), self.device)
+        return put(ends, self.device), put(numbers.astype(np.float32, copy=False), self.device)
+
+    def _beside(
+        self, batch: ReplayBatch, replay: Replay, memory: EpisodeMemory | None
+    ) -> tuple[IntArray, Array, FloatArray]:
+        """Where the second head bootstraps, `end` and `ends`, and what it needs beside G: (N, 1 + 2 M).
+
+        These are its discount, and what it is shown at both ends. Q has discount 0 where `end` is in another episode.
+        """
+        end, ends, discount = batch.end, batch.ends, batch.discount
+        if self.explore.heads == "apart":
+            end, discount = replay.beyond(batch, self.explore.gamma, endless=self.explore.endless)
+            if (end != batch.end).any():
+                ends = replay.observations(np.concatenate([batch.index, end]))
+        if memory is None:
+            require(not self.shown, "deep: the second head needs the episode's memory.")
+            return end, ends, discount[:, None]
+        return end, ends, np.concatenate([discount[:, None], memory.at(batch.index), memory.at(end)], axis=1)
 
     def _reported(self) -> tuple[str, ...]:
         """Names of the numbers that `_gradient` reports."""
@@ -222,7 +275,8 @@ class DeepLearner:
         """The gradient of all losses, |TD errors| (N,) for priorities, and the reported numbers.
 
         obs: o_t and o_{t+m}, concatenated, (2N, ...). numbers (N, 5 + 2A): returns of rewards, and of rewards
-        and bonuses, discount, weight, action; what is added to Q (0) and G (bonuses) of all actions at o_{t+m}.
+        and bonuses, discount, weight, action; what is added to Q (0) and G (bonuses) of all actions at o_{t+m}. Unless
+        `explore` is standard, 1 + 2M more: `_beside`.
         """
         losses, errors = self._losses(obs, numbers)
         loss, report = (numbers[:, 3:4] * losses).sum() / len(losses), losses.detach().mean(0)
@@ -236,24 +290,29 @@ class DeepLearner:
 
     def _losses(self, obs: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Losses and |TD errors| (N, 2) of Q and G."""
-        N, values, target = len(numbers), self.values, self.target
+        N, M, values, target = len(numbers), self.shown, self.values, self.target
+        known, discount, now, later = 5 + 2 * self.num_actions, numbers[:, 2], None, None
+        if not self.explore.standard:
+            discount = torch.stack([discount, numbers[:, known]], dim=1)
+        if M:
+            now, later = numbers[:, known + 1 : known + 1 + M], numbers[:, known + 1 + M :]
 
-        def out(network: Values, inputs: Tensor) -> Tensor:
-            return network.head.forward(self._encoded(network.encoder.body, inputs))
+        def out(network: Values, inputs: Tensor, shown: Tensor | None) -> Tensor:
+            return network.outputs(self._encoded(network.encoder.body, inputs), shown)
 
         with torch.no_grad():
             x = values.encoder.inputs(obs)  # the target networks take the same inputs
-            target_next = out(target, x[N:])
-            online_next = out(values, x[N:]) if self.config.value.double else None
+            target_next = out(target, x[N:], later)
+            online_next = out(values, x[N:], later) if self.config.value.double else None
         return td_losses(
             values,
-            out(values, x[:N]),
+            out(values, x[:N], now),
             numbers[:, 4].long(),
             reward=numbers[:, :2],
-            discount=numbers[:, 2],
+            discount=discount,
             online_next=online_next,
             target_next=target_next,
-            extra_next=numbers[:, 5:].reshape(N, 2, -1),
+            extra_next=numbers[:, 5:known].reshape(N, 2, -1),
         )
 
     def _sequences(self, batch: ReplayBatch, replay: Replay, rng: np.random.Generator) -> Sequences:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.config import require
+from rl_contrastive.config import require_keys
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import FloatArray, State
 
@@ -25,7 +25,7 @@ class Spread:
     def add(self, x: FloatArray) -> None:
         """Take in x (n,), finite."""
         if not np.isfinite(x).all():
-            raise RlcError("rnd: an error is NaN or infinite; lower lr.")
+            raise RlcError("spread: an error or a bonus is NaN or infinite; lower lr.")
         mean, before = float(x.mean()), self.count
         self.count += len(x)
         delta = mean - self.mean
@@ -43,6 +43,5 @@ class Spread:
         return {"count": self.count, "mean": self.mean, "m2": self.m2}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for key in ("count", "mean", "m2"):
-            require(key in state, f"rnd: the saved spread lacks '{key}'.")
+        require_keys(state, ("count", "mean", "m2"), "spread")
         self.count, self.mean, self.m2 = int(state["count"]), float(state["mean"]), float(state["m2"])

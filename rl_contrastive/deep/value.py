@@ -1,4 +1,4 @@
-"""Two value functions on one encoder, and their targets: Q of rewards (judged), G of rewards and bonuses (explores).
+"""Two value functions on one encoder, and their targets: Q of rewards (judged), and one that explores, G or I.
 
     Q(s,a)  of rewards alone; its greedy policy is evaluated.
     G(s,a)  of everything except the bonus at (s,a) itself, which the current counts give exactly:
@@ -10,6 +10,11 @@ target network evaluates):
     y_G = sum_{k<m} gamma^k r_k + sum_{1<=k<m} gamma^k b_k + discount [b + G'](s_m, argmax_a [b + G](s_m, a))
 Optimism thus enters the targets and, through b + G, acting. Returns may be distributions over fixed atoms (Bellemare et
 al. 2017); then Q and G are their means.
+
+With heads apart (`explore_config.py`) the second one is I, of bonuses alone, and acting is by Q + c (b + I). Each head
+is the value of its own greedy policy, so Q stays that of the evaluated one:
+    y_I = sum_{1<=k<m} gamma_I^k b_k + gamma_I^m [b + I'](s_m, argmax_a [b + I](s_m, a))
+A bonus that is paid on arrival is known after the step: then the sums begin with k = 0, and b at s_m is 0.
 """
 
 from __future__ import annotations
@@ -24,31 +29,52 @@ from rl_contrastive.deep.noisy import add_noise
 
 
 class Values(nn.Module):
-    """Encoder and the heads of Q and G; wherever both are in one array (N, 2, ...), Q comes first."""
+    """Encoder and the heads of Q and G (or I); wherever both are in one array (N, 2, ...), Q comes first."""
 
     atoms: Tensor
 
-    def __init__(self, encoder: Encoder, num_actions: int, config: ValueConfig, *, rng: torch.Generator) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_actions: int,
+        config: ValueConfig,
+        *,
+        rng: torch.Generator,
+        shown: int = 0,
+        hidden: int = 0,
+    ) -> None:
+        """shown: M, numbers that the second head sees beside the encoder's (`memory.py`), in a ReLU layer of its own
+        of width `hidden`; 0: none, and one matrix for both heads."""
         super().__init__()
         self.encoder, self.config = encoder, config
-        self.head = QHead(
-            encoder.width,
-            num_actions,
-            rng=rng,
-            values=2,
-            dueling=config.dueling,
-            atoms=config.atoms,
-            hidden=config.hidden,
-        )
+
+        def head(width: int, values: int, hidden: int) -> QHead:
+            dueling, atoms = config.dueling, config.atoms
+            return QHead(width, num_actions, rng=rng, values=values, dueling=dueling, atoms=atoms, hidden=hidden)
+
+        self.head = head(encoder.width, 1 if shown else 2, config.hidden)
+        self.second = head(encoder.width + shown, 1, hidden) if shown else None
         if config.noisy > 0:
             add_noise(self.head, config.noisy)
+            if self.second is not None:
+                add_noise(self.second, config.noisy)
         self.register_buffer(
             "atoms", torch.linspace(config.low, config.high, config.atoms, device=rng.device), persistent=False
         )
 
-    def means(self, z: Tensor) -> Tensor:
-        """Q and G (N, 2, A) of encoded observations z (N, width)."""
-        return self.mean(self.head.forward(z))
+    def outputs(self, z: Tensor, shown: Tensor | None = None) -> Tensor:
+        """The heads' outputs (N, 2, A[, K]) of encoded observations z (N, width) and what the second is shown (N, M).
+
+        Without it Q alone, (N, 1, A[, K]), where the second head needs it.
+        """
+        out = self.head.forward(z)
+        if self.second is None or shown is None:
+            return out
+        return torch.cat([out, self.second.forward(torch.cat([z, shown], dim=1))], dim=1)
+
+    def means(self, z: Tensor, shown: Tensor | None = None) -> Tensor:
+        """Q and G (N, 2, A), as `outputs`."""
+        return self.mean(self.outputs(z, shown))
 
     def mean(self, out: Tensor) -> Tensor:
         """Values (..., A) of a head's output: itself, or the mean of its distribution."""
@@ -75,18 +101,19 @@ def td_losses(
     """Losses (N, V) and absolute errors (N, V) of V value functions.
 
     out: the heads at s (N, V, A[, K]), with gradient; action (N,). reward (N, V): the n-step returns without the value
-    at s_m. online_next, target_next: the heads' outputs at s_m; without online_next the target network chooses, too.
-    extra_next (N, V, A): known values there (bonuses), added to both.
+    at s_m; discount (N,), or (N, V) of each. online_next, target_next: the heads' outputs at s_m; without online_next
+    the target network chooses, too. extra_next (N, V, A): known values there (bonuses), added to both.
     """
     with torch.no_grad():
+        discount = discount[:, None] if discount.dim() == 1 else discount
         rates = values.mean(target_next if online_next is None else online_next) + extra_next
         best = rates.argmax(-1)  # (N, V)
-        known = reward + discount[:, None] * chosen(extra_next, best)
+        known = reward + discount * chosen(extra_next, best)
         following = chosen(target_next, best)
         if values.config.atoms > 1:
-            goal = project(following.softmax(-1), known, discount[:, None].expand_as(known), values.atoms)
+            goal = project(following.softmax(-1), known, discount.expand_as(known), values.atoms)
         else:
-            goal = known + discount[:, None] * following
+            goal = known + discount * following
     now = chosen(out, action[:, None].expand_as(best))
     if values.config.atoms == 1:
         return smooth_l1_loss(now, goal, reduction="none"), (now - goal).abs().detach()

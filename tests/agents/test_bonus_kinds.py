@@ -5,25 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from agents_common import batches, same
+from deep_common import LEARNER, resumes, sea
 
 from rl_contrastive import registry
 from rl_contrastive.config import from_dict, to_dict
 from rl_contrastive.deep.bonus_config import KINDS
 from rl_contrastive.errors import RlcError
 
-LEARNER = {
-    "batch_size": 8,
-    "encoder": {"hidden": [16]},
-    "feature_encoder": {"hidden": [16]},
-    "representation": {"dim": 8, "hidden": 16},
-}
-SMALL = {
-    "warm_start": 30,
-    "train_every": 4,
-    "capacity": 120,
-    "growth": 0.1,
-    "rnd": {"dim": 8, "hidden": 16, "batch_size": 8},
-}
 VARIANTS = [
     *({"kind": kind} for kind in KINDS),
     {"kind": "ours-arrival", "gate": "cells", "rho": 0.5, "unit": True},
@@ -35,32 +23,10 @@ VARIANTS = [
 ]
 
 
-def sea(bonus: dict, *, seed: int = 0, size: int = 6, agent: str = "contrastive-ucb-deep", **options):
-    env_entry, _ = registry.get("env", "deep-sea")
-    entry, _ = registry.get("agent", agent)
-    rows = env_entry.factory(from_dict(env_entry.config, {"size": size}), 2)
-    config = {"batch": 2, "n_step": 3, **SMALL, "learner": LEARNER, "bonus": bonus, **options}
-    return entry.factory(rows, from_dict(entry.config, config), seed=seed)
-
-
 @pytest.mark.parametrize("bonus", VARIANTS, ids=str)
 def test_it_resumes_to_the_bit(bonus: dict, tmp_path) -> None:
     """Kept in the state, and kept in a folder; the replay was overwritten before."""
-    straight, first, resumed = (sea(bonus) for _ in range(3))
-    batches(straight, 0, 16)
-    batches(first, 0, 12)
-    assert first.replay.ring.total > 120
-    resumed.load_state_dict(first.state_dict())
-    batches(resumed, 12, 4)
-    assert same(straight.state_dict(), resumed.state_dict())
-    kept, again = sea(bonus), sea(bonus)
-    for one in (kept, again):
-        one.persist_in(tmp_path)
-    batches(kept, 0, 12)
-    again.load_state_dict(kept.state_dict())
-    batches(again, 12, 4)
-    for part in ("bonus", "learner"):
-        assert same(getattr(again, part).state_dict(), getattr(straight, part).state_dict())
+    resumes(lambda: sea(bonus), tmp_path)
 
 
 @pytest.mark.parametrize("bonus", [{"kind": "ours-arrival"}, {"kind": "ours-both"}], ids=str)

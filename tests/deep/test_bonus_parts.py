@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
+from deep_common import Walk
 
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.arrival import ArrivalBonus, Both, UnitScale
 from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits
 from rl_contrastive.deep.bonus_config import KINDS, BonusConfig, with_features
-from rl_contrastive.deep.bonus_contract import Step
 from rl_contrastive.deep.cells import Tiles
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.gates import CellVisits, Ellipse, FirstVisit, Nearest
 from rl_contrastive.deep.lifelong import CountedBytes, CountedFeatures, Flat
-from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.errors import RlcError
-from rl_contrastive.spec import Transition
 
 ROW = np.array([0])
-
-
-class Walk:
-    """One row that walks over states; the features of state s are the vector `of[s]`."""
-
-    def __init__(self, make, of, *, capacity: int = 40) -> None:
-        """make(replay, features_of): the bonus."""
-        self.of = np.asarray(of, dtype=np.float64)
-        self.replay = Replay(capacity, (), "int64", gamma=1.0)
-        self.bonus = make(self.replay, lambda entries: self.of[self.replay.ring.obs[entries]])
-        self.visited: list[int] = []
-
-    def episode(self, states: list[int], action: int = 0) -> np.ndarray:
-        """Its states in order; the entries in which the agent acted."""
-        one, entries = np.ones(1), []
-        self.replay.begin(1)
-        for h, (s, s_next) in enumerate(itertools.pairwise(states)):
-            end = np.array([h == len(states) - 2])
-            now, then = np.array([s]), np.array([s_next])
-            t = Transition(h, now, np.array([action]), 0 * one, then, one, end, np.array([True]))
-            self.replay.observe(t)
-            index = self.replay.ring.acted
-            features = (self.of[now][:, None], self.of[then][:, None])
-            self.bonus.watch(Step(t, index, self.replay.ring.next[index], *features))
-            entries.append(int(index[0]))
-        return np.array(entries)
-
-    def rebuild(self, sample: np.ndarray, gone=()) -> None:
-        held = self.replay.ring.held()
-        phi = self.of[self.replay.ring.obs[held]][:, None]
-        self.bonus.rebuild(sample, iter([(held, self.replay.ring.action[held].astype(np.int64), phi)]), gone)
 
 
 def arrival(lifelong, gate, *, beta: float = 1.0, alpha: float = 0.0):
@@ -122,7 +87,7 @@ def test_the_cell_gate_by_hand() -> None:
     gate.begin(1)
     gate.tiles.cells_of = lambda x: np.stack([np.zeros(len(x)), 10 + x[:, 0]], axis=1).astype(int)
     gate.add(ROW, LINE[[0]])
-    np.testing.assert_allclose(gate.weigh(ROW, LINE[[1]]), [(1 / 4 + 1) / 2])
+    np.testing.assert_allclose(gate.meet(ROW, LINE[[1]]), [(1 / 4 + 1) / 2])
 
 
 @pytest.mark.parametrize("bounded", [False, True])
@@ -139,8 +104,7 @@ def test_rank_one_updates_are_a_dense_inverse(bounded: bool) -> None:
             x = (seen - gate.mean) @ gate.whitening
             q = [x[r] @ np.linalg.solve(0.1 * np.eye(d) + sum(np.outer(y, y) for y in past[r]), x[r]) for r in (0, 1)]
             expected = [value / (1 + value) if bounded else value for value in q]
-            np.testing.assert_allclose(gate.weigh(np.arange(2), seen), expected, rtol=1e-9)
-            gate.add(np.arange(2), seen)
+            np.testing.assert_allclose(gate.meet(np.arange(2), seen), expected, rtol=1e-9)
             for r in (0, 1):
                 past[r].append(x[r])
 
@@ -153,10 +117,9 @@ def test_whitened_features_have_a_unit_covariance_and_e3b_takes_them_as_they_are
         one.adapt(sample)
         one.begin(1)
     np.testing.assert_allclose(np.cov(((sample - gate.mean) @ gate.whitening).T, bias=True), np.eye(3), atol=0.25)
-    np.testing.assert_allclose(plain.weigh(ROW, np.array([[1.0, 2.0, 2.0]])), [9 / 0.1])
+    np.testing.assert_allclose(plain.meet(ROW, np.array([[1.0, 2.0, 2.0]])), [9 / 0.1])
     # A second visit of the same x: q / (1 + q) of q = 90.
-    plain.add(ROW, np.array([[1.0, 2.0, 2.0]]))
-    np.testing.assert_allclose(plain.weigh(ROW, np.array([[1.0, 2.0, 2.0]])), [90 / 91])
+    np.testing.assert_allclose(plain.meet(ROW, np.array([[1.0, 2.0, 2.0]])), [90 / 91])
 
 
 def test_the_nearest_gate_by_hand() -> None:

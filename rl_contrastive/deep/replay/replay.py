@@ -197,10 +197,32 @@ class Replay:
             weight=np.ones(N) if weight is None else weight,
         )
 
-    def discounted(self, values: FloatArray, mask: BoolArray) -> FloatArray:
-        """sum_{k<m} gamma^k values_k over the real steps: (N, n), (N, n) -> (N,)."""
+    def discounted(self, values: FloatArray, mask: BoolArray, *, gamma: float | None = None) -> FloatArray:
+        """sum_{k<m} gamma^k values_k over the real steps: (N, n), (N, n) -> (N,); gamma: by default the replay's."""
+        n = values.shape[1]
+        powers = self._powers[:n] if gamma is None else gamma ** np.arange(n)
         # A masked value may be anything, even an infinite bonus, so it is replaced and not multiplied.
-        return np.asarray(np.where(mask, values, 0.0) @ self._powers[: values.shape[1]])
+        return np.asarray(np.where(mask, values, 0.0) @ powers)
+
+    def beyond(self, batch: ReplayBatch, gamma: float, *, endless: bool) -> tuple[IntArray, FloatArray]:
+        """Where and by what factor a value with a discount of its own bootstraps: entries (N,), gamma^m or 0 (N,).
+
+        endless: it goes on after a true terminal, with the first observation of the next episode that was stored. All
+        episodes begin alike, so this is a sample of what an episode is worth; and with the next observation where only
+        a life was lost.
+        """
+        ring, m = self.ring, np.add.reduce(batch.mask, axis=1, dtype=np.int64)
+        goes_on = ring.discount[batch.steps[np.arange(len(m)), m - 1]]
+        end = batch.end
+        if endless:
+            over = ~goes_on & (ring.action[end] < 0) & ~np.isin(end, ring.open)
+            goes_on = np.ones(len(m), dtype=np.bool_)
+            if over.any():
+                end = end.copy()
+                first = ring.started_after(end[over])
+                goes_on[over] = first >= 0
+                end[over] = np.where(first >= 0, first, end[over])
+        return end, np.where(goes_on, gamma**m, 0.0)
 
     def observations(self, index: IntArray) -> Array:
         """Stacked observations of entries index (...) -> (..., *stacked_shape); the first frame repeats to the left."""

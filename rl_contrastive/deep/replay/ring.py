@@ -154,6 +154,19 @@ class Ring:
             out[..., k] = (out[..., k + 1] - self.back[out[..., k + 1]]) % self.capacity
         return out
 
+    def started_after(self, slots: IntArray) -> IntArray:
+        """Slots (N,) of the first observations that were stored next after the entries in `slots` (N,).
+
+        Where none was, the newest one; -1 where the ring holds none at all.
+        """
+        serial = np.arange(self.oldest, self.total)
+        starts = serial[self.back[serial % self.capacity] == 0]
+        if not len(starts):
+            return np.full(len(slots), -1)
+        mine = self.total - 1 - (self.total - 1 - slots) % self.capacity
+        place = np.minimum(np.searchsorted(starts, mine, side="right"), len(starts) - 1)
+        return np.asarray(starts[place] % self.capacity)
+
     def held(self) -> IntArray:
         """All occupied slots, oldest first."""
         return np.arange(self.oldest, self.total) % self.capacity
