@@ -53,6 +53,7 @@ class ContrastiveUCBDeep(BaseAgent):
         from rl_contrastive.deep.clock import Clock
         from rl_contrastive.deep.learner import DeepLearner
         from rl_contrastive.deep.memory import EpisodeMemory
+        from rl_contrastive.deep.names import Closeness
         from rl_contrastive.deep.past import Past
         from rl_contrastive.deep.replay.frames import Frames, Tables
         from rl_contrastive.deep.replay.replay import Replay
@@ -78,9 +79,15 @@ class ContrastiveUCBDeep(BaseAgent):
         learner = with_features(config.learner, config.bonus)
         shape, slots, explore = self.replay.stacked_shape, config.capacity, config.explore
         self.learner = DeepLearner(spec, shape, learner, seed=seed, slots=slots, explore=explore)
-        self.memory = EpisodeMemory(slots, spec.num_actions) if explore.memory else None
-        build = BonusBuilder(config, learner.representation, spec, self.replay, self._features_of, self.seeds)
+        parts = config.bonus.parts
+        compared = config.beta > 0 and parts is not None and parts.same == "features"
+        self.closeness = Closeness(config.bonus.reach) if compared else None
+        """Of what counts as the same observation within an episode; None: equal bytes."""
+        build = BonusBuilder(
+            config, learner.representation, spec, self.replay, self._features_of, self.closeness, self.seeds
+        )
         self.bonus: Bonus = build.build()
+        self.memory = EpisodeMemory(slots, spec.num_actions, build.names()) if explore.memory else None
         room = min(config.bonus.past, config.capacity)
         self.past = Past(room, shape, spec.obs_dtype, rng=self.seeds.generator("fit", 1))
         self.rng, self.fit_rng = self.seeds.generator("act"), self.seeds.generator("fit")
@@ -89,7 +96,7 @@ class ContrastiveUCBDeep(BaseAgent):
         """Steps until the first reward > 0 and the first true terminal; 0: none yet."""
         self._frames, self._shown, self._watched = (Frames(stack) for _ in range(3))
         self._search = Search(config.search) if config.search.alpha > 0 and self.bonus.uses_features else None
-        self._least_tried, self.memoryless = LeastTried(), not config.episodic
+        self._least_tried, self.memoryless = LeastTried(self.closeness), not config.episodic
         self._report: dict[str, Any] = {}
         self._folder: Path | None = None
         self._lost = False  # loaded without its replay
@@ -104,6 +111,10 @@ class ContrastiveUCBDeep(BaseAgent):
         if not self.bonus.uses_features:
             return np.zeros((len(stacked), self.env_spec.num_actions, 0))
         return self.learner.features.phi(stacked)
+
+    def _compared(self, stacked: Array) -> FloatArray:
+        """Features (B, d) by which observations are compared; d = 0 where their bytes are."""
+        return np.zeros((len(stacked), 0)) if self.closeness is None else self._phi(stacked)[:, 0]
 
     def _seen(self, obs: Array, h: int) -> Array:
         """The observations that the networks get at step h."""
@@ -237,8 +248,12 @@ class ContrastiveUCBDeep(BaseAgent):
         sample = phi(self.replay.observations(some), self.replay.actions(some))
         if left:
             sample = np.concatenate([sample, phi(*self.past.some(left))])
+        if self.closeness is not None:
+            self.closeness.adapt(sample)
         gone = ((phi(obs), action, weight) for obs, action, weight in self.past.chunks())
         self.bonus.rebuild(sample, self.learner.entries(self.replay), gone)
+        if self.memory is not None:
+            self.memory.renew()
 
     def _taken(self, obs: Array, action: IntArray) -> Array:
         """The current keys of observations (n, ...) and actions (n,) in the bonus."""
@@ -281,7 +296,8 @@ class ContrastiveUCBDeep(BaseAgent):
         report = {name: float(value) for name, value in self._report.items()}
         counts = {"visits": self.bonus.visits, "updates": self.learner.steps}
         firsts = {"first_reward": self.first_reward, "first_terminal": self.first_terminal}
-        numbers = {**counts, **firsts, **self.bonus.report()}
+        radius = {} if self.closeness is None else {"radius": self.closeness.radius}
+        numbers = {**counts, **firsts, **self.bonus.report(), **radius}
         return {**report, **{name: float(number) for name, number in numbers.items()}}
 
     def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
@@ -295,7 +311,7 @@ class ContrastiveUCBDeep(BaseAgent):
         stacked = self._shown.push(obs, h)
         if not explore:
             q = self.learner.target_q(stacked)
-            return self._least_tried(obs, h, q) if self.config.episodic else greedy(q)
+            return self._least_tried(obs, h, q, self._compared(stacked)) if self.config.episodic else greedy(q)
         if self.rebuilt_at == 0:
             return np.full((len(obs), self.env_spec.num_actions), 1.0 / self.env_spec.num_actions)
         Q, G = self.learner.q(stacked, shown=self._recalled(len(obs), 0))
@@ -315,6 +331,7 @@ class ContrastiveUCBDeep(BaseAgent):
             "bonus": self.bonus.state_dict(whole=folder is None),
             "past": self.past.state_dict(whole=folder is None),
             **({} if memory is None else {"memory": memory.state_dict(whole=folder is None)}),
+            **({} if self.closeness is None else {"closeness": self.closeness.state_dict()}),
             "steps": self.steps,
             "rebuilt_at": self.rebuilt_at,
             "first": [self.first_reward, self.first_terminal],
@@ -328,7 +345,8 @@ class ContrastiveUCBDeep(BaseAgent):
         """Inverse of `state_dict`, of either form. If the folder of the state's replay was not given, the
         agent can only play."""
         keys = ("learner", "replay", "bonus", "past", "steps", "rebuilt_at", "first", "version", "report")
-        require_keys(state, (*keys, *(("memory",) if self.memory else ()), "rng", "fit_rng"), "deep")
+        more = [name for name in ("memory", "closeness") if getattr(self, name) is not None]
+        require_keys(state, (*keys, *more, "rng", "fit_rng"), "deep")
         self.learner.load_state_dict(state["learner"])
         whole = "check" not in state["replay"]
         self.bonus.load_state_dict(state["bonus"], whole=whole)
@@ -339,6 +357,8 @@ class ContrastiveUCBDeep(BaseAgent):
         self.past.load_state_dict(state["past"], whole=whole)
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"], whole=whole)
+        if self.closeness is not None:
+            self.closeness.load_state_dict(state["closeness"])
         self._lost = not whole and self._folder is None
         self.steps, self.rebuilt_at, self.version = (int(state[k]) for k in ("steps", "rebuilt_at", "version"))
         self.first_reward, self.first_terminal = (int(count) for count in state["first"])

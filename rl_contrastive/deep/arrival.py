@@ -10,7 +10,7 @@ e is computed once, when s' is reached, and stored beside the replay; l is that 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,11 @@ from rl_contrastive.deep.bonus_config import Pays
 from rl_contrastive.deep.bonus_contract import Bonus, Chunk, Gone, Step
 from rl_contrastive.deep.gates import Gate
 from rl_contrastive.deep.lifelong import Lifelong
+from rl_contrastive.deep.names import FeaturesOf
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.deep.spread import Spread
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
-
-FeaturesOf = Callable[[IntArray], FloatArray]
-"""Entries (n,) -> their current features (n, d)."""
 
 
 class ArrivalBonus:
@@ -103,8 +101,7 @@ class ArrivalBonus:
     def _remember(self, rows: IntArray, entries: IntArray) -> None:
         """Serial numbers of what the going episodes saw, by which their features can be computed again."""
         if self._gate_sees:
-            ring = self.replay.ring
-            serial = ring.total - 1 - (ring.total - 1 - entries) % ring.capacity
+            serial = self.replay.ring.serial(entries)
             for row, number in zip(rows.tolist(), serial.tolist(), strict=True):
                 self._episodes[row].append(number)
 

@@ -45,6 +45,7 @@ Kind = Literal[
 Lifelong = Literal["cells", "ellipse", "rnd", "counts", "none"]
 GateName = Literal["none", "tried", "first", "cells", "ellipse", "e3b", "nearest"]
 Features = Literal["phi", "psi", "drawn", "inverse"]
+Same = Literal["bytes", "features"]
 
 
 class Parts(NamedTuple):
@@ -58,11 +59,12 @@ class Parts(NamedTuple):
     features: Features | None = None
     """None: as `learner.representation` says."""
     width: float = 1.0
+    same: Same = "bytes"
 
     @property
     def uses_features(self) -> bool:
         """Whether a part is computed from features of the network."""
-        return self.lifelong in ("cells", "ellipse") or self.gate in FEATURE_GATES
+        return self.lifelong in ("cells", "ellipse") or self.gate in FEATURE_GATES or self.same == "features"
 
 
 FEATURE_GATES = ("cells", "ellipse", "e3b", "nearest")
@@ -101,6 +103,12 @@ class BonusConfig(Options, where="bonus"):
     of features; ellipse: q / (1 + q) of q = x'C^-1x and whitened features; nearest: the least squared distance to
     earlier features over its running mean; tried: the fading weight of `episodic`, which alone fits pairs; none: 1.
     Default: the kind's."""
+    same: Same = "bytes"
+    """Which observations of an episode are the same for the gates first and tried, and for `episodic`. bytes: equal
+    ones; features: those with close features of states (`deep/names.py`), for worlds with noise, where no bytes come
+    again. Without noise the two agree."""
+    reach: Annotated[float, Gt(0)] = 3.0
+    """How close: within this many times the median distance of a visit to the nearest other one."""
     difference: Annotated[float | None, Ge(0)] = None
     """alpha of max(l(s') - alpha l(s), 0), as in NovelD; 0: off. Default: the kind's."""
     features: Features | None = None
@@ -135,9 +143,11 @@ class BonusConfig(Options, where="bonus"):
         if self.kind == "none":
             return None
         usual = KINDS[self.kind]
-        given = {name: getattr(self, name) for name in ("pays", "lifelong", "gate", "difference", "features", "width")}
+        names = ("pays", "lifelong", "gate", "difference", "features", "width", "same")
+        given = {name: getattr(self, name) for name in names}
         found = usual._replace(**{name: value for name, value in given.items() if value is not None})
-        if found.pays != "pair" and found.features is None and found.uses_features:
+        of_states = found.pays != "pair" or found.same == "features"
+        if of_states and found.features is None and found.uses_features:
             found = found._replace(features="psi")
         return found
 
@@ -149,6 +159,8 @@ class BonusConfig(Options, where="bonus"):
         pays, lifelong, gate = parts.pays, parts.lifelong, parts.gate
         if pays != "pair":
             require(parts.features != "phi", f"bonus: {pays} needs features of states: psi, drawn or inverse.")
+        compared = parts.same == "bytes" or parts.features != "phi"
+        require(compared, "bonus: same features compares features of states: psi, drawn or inverse.")
         if pays != "arrival":
             fits = lifelong in ("cells", "ellipse") if pays == "pair" else lifelong == "cells"
             allowed = "cells or ellipse" if pays == "pair" else "cells"

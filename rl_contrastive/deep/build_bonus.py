@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
-from rl_contrastive.deep.arrival import ArrivalBonus, Both, FeaturesOf, UnitScale
+from rl_contrastive.deep.arrival import ArrivalBonus, Both, UnitScale
 from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits, VisitBonus, make_bonus, make_tiles
 from rl_contrastive.deep.bonus_config import Parts
 from rl_contrastive.deep.bonus_contract import Bonus, NoBonus
 from rl_contrastive.deep.config import RepresentationConfig
 from rl_contrastive.deep.episodic import EpisodicBonus
 from rl_contrastive.deep.feature_net import ObsLayout
-from rl_contrastive.deep.gates import CellVisits, Ellipse, FirstVisit, Gate, Nearest
+from rl_contrastive.deep.gates import CellVisits, Ellipse, FirstLook, FirstVisit, Gate, Nearest
 from rl_contrastive.deep.lifelong import CountedBytes, CountedFeatures, Distilled, Flat, Lifelong
+from rl_contrastive.deep.names import ByteNames, Closeness, FeatureNames, FeaturesOf, Names
 from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.deep.rnd import RandomDistillation
 from rl_contrastive.seeding import SeedTree
@@ -28,11 +29,13 @@ class BonusBuilder:
         spec: EnvSpec,
         replay: Replay,
         features_of: FeaturesOf,
+        closeness: Closeness | None,
         seeds: SeedTree,
     ) -> None:
-        """representation: that of the features which the bonus gets; features_of: computes those of stored entries."""
+        """representation: that of the features which the bonus gets; features_of: computes those of stored entries;
+        closeness: of the same observation, None for bytes."""
         self.config, self.representation, self.spec, self.replay = config, representation, spec, replay
-        self.features_of, self.seeds = features_of, seeds
+        self.features_of, self.closeness, self.seeds = features_of, closeness, seeds
 
     def build(self) -> Bonus:
         """The bonus of the agent's options."""
@@ -49,11 +52,17 @@ class BonusBuilder:
         else:
             pair: Bonus = self._pairs(beta)
             if gate not in ("none", "tried"):  # what the gate is to arrivals
-                pair = EpisodicBonus(pair, config.capacity, self.spec.num_actions)
+                pair = EpisodicBonus(pair, config.capacity, self.spec.num_actions, self.names())
             bonus = Both(pair, self._arrivals(parts, beta))
         if gate == "tried":
-            bonus = EpisodicBonus(bonus, config.capacity, self.spec.num_actions)
+            bonus = EpisodicBonus(bonus, config.capacity, self.spec.num_actions, self.names())
         return UnitScale(bonus, beta=config.beta) if config.bonus.unit else bonus
+
+    def names(self) -> Names:
+        """By which observations of an episode are the same."""
+        if self.closeness is None:
+            return ByteNames()
+        return FeatureNames(self.closeness, self.replay.ring, self.features_of)
 
     def _pairs(self, beta: float) -> VisitBonus:
         of, rng = self.representation, self.seeds.generator("init", 1)
@@ -83,7 +92,7 @@ class BonusBuilder:
     def _gate(self, parts: Parts) -> Gate | None:
         options, dim = self.config.bonus, self.representation.dim
         if parts.gate == "first":
-            return FirstVisit()
+            return FirstVisit() if self.closeness is None else FirstLook(self.closeness)
         if parts.gate == "cells":
             return CellVisits(make_tiles(options, self.config.capacity, dim, rng=self.seeds.generator("init", 4)))
         if parts.gate in ("e3b", "ellipse"):

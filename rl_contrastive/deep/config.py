@@ -89,6 +89,9 @@ class RepresentationConfig(Options, where="representation"):
     to length 1; or phi. The bounded ones suit a full Sigma, but saturate: states further out in a known direction look
     as those seen there, and cells (`BonusConfig`) cannot tell them apart. psi: u_psi(s), what s tells about where it
     came from, and each action by itself: noise is left out, and an action never tried is not taken for another one."""
+    frames: Literal["all", "newest"] = "all"
+    """Of stacked frames the features are of all, or of the newest alone. Two stacks in a row share frames, so features
+    of all can match them by noise that the shared frames hold; those of the newest cannot."""
     loss: Literal["contrast", "inverse"] = "contrast"
     """contrast: the contrastive loss of f = psi'phi; inverse: cross-entropy of the action between u_psi(s) and
     u_psi(s'), as for the features of E3B, which leaves phi as it was drawn."""

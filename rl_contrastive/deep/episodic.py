@@ -5,10 +5,10 @@
 Counts over all episodes tell places apart only by how often they were seen. Where rooms look alike, as through
 MiniGrid's partial view, walking on is then worth no more than turning on the spot. Places not yet seen in THIS episode
 lead on, and actions not yet tried there end a loop. Source: the episodic counts of RIDE (Raileanu and Rocktaeschel
-2020) and NovelD (Zhang et al. 2021), there of observations alone. The same observation means the same bytes:
-observations with noise are never the same, and then nothing changes. Of stacked frames the newest one counts, because
-the others tell how the agent came here and not where it is. Values stay functions of the stack, although the bonus now
-depends on the episode.
+2020) and NovelD (Zhang et al. 2021), there of observations alone. The same observation means the same bytes or, with
+noise, where no bytes come again, close features (`names.py`). Of stacked frames the newest one counts, because the
+others tell how the agent came here and not where it is; for features `representation.frames` says so. Values stay
+functions of the stack, although the bonus now depends on the episode.
 
 `LeastTried` is the same memory for the evaluated policy. A deterministic policy of views alone never leaves a circle
 once it is in one. Learning and chance break circles in training, but nothing does in evaluation.
@@ -16,9 +16,8 @@ once it is in one. Learning and chance break circles in training, but nothing do
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.bonus_contract import Bonus, Chunk, Gone, Step
+from rl_contrastive.deep.names import ByteNames, Closeness, FeatureNames, Leaders, Names, name_of
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
@@ -42,38 +42,45 @@ class Seen:
 class EpisodeLog:
     """What the going episodes saw and did, for B rows whose steps come in order; nothing of it outlives them."""
 
-    def __init__(self) -> None:
-        self._episodes: list[dict[bytes, Seen]] = []
-        self._here: list[bytes] = []
+    def __init__(self, names: Names | None = None) -> None:
+        """names: by which observations are the same, default bytes."""
+        self.names: Names = names or ByteNames()
+        self._episodes: list[dict[Hashable, Seen]] = []
+        self._here: dict[int, Hashable] = {}
 
     def note(self, step: Step) -> list[Seen | None]:
         """Note one step; h = 0 begins new episodes. Of each living row what its episode knows of the observation that
         it has reached, None: it is new."""
-        t = step.transition
+        t, rows = step.transition, step.rows
         if t.h == 0:
+            self.names.begin(len(t.alive))
             self._episodes = [{} for _ in t.alive]
-            self._here = [name_of(obs) for obs in t.obs]
+            first = self.names.of(rows, t.obs[rows], step.first[:, 0], step.index)
+            self._here = dict(zip(rows.tolist(), first, strict=True))
         found = []
-        for row in step.rows.tolist():
+        reached = self.names.of(rows, t.next_obs[rows], step.phi[:, 0], step.newest)
+        for row, name in zip(rows.tolist(), reached, strict=True):
             episode = self._episodes[row]
             here = episode.setdefault(self._here[row], Seen(set()))
             here.taken.add(int(t.action[row]))
             here.visits += 1
-            self._here[row] = name_of(t.next_obs[row])
-            found.append(episode.get(self._here[row]))
+            self._here[row] = name
+            found.append(episode.get(name))
         return found
 
 
 class EpisodicBonus:
     """Wraps a bonus and multiplies it by the episodic weight w of each stored entry."""
 
-    def __init__(self, inner: Bonus, capacity: int, num_actions: int) -> None:
-        """capacity: entries of the replay, whose indices are used here too."""
-        self.inner, self.pays, self.uses_features = inner, inner.pays, inner.uses_features
+    def __init__(self, inner: Bonus, capacity: int, num_actions: int, names: Names | None = None) -> None:
+        """capacity: entries of the replay, whose indices are used here too. names: by which observations are the same,
+        default bytes."""
+        self.inner, self.pays = inner, inner.pays
+        self.uses_features = inner.uses_features or isinstance(names, FeatureNames)
         self.lost: NDArray[np.float32] = np.zeros((capacity, num_actions), dtype=np.float32)
         """1 - w."""
         self.patches = {**inner.patches, "lost": Patches(self.lost)}
-        self._log = EpisodeLog()
+        self._log = EpisodeLog(names)
 
     @property
     def visits(self) -> int:
@@ -100,8 +107,9 @@ class EpisodicBonus:
         return self.inner.key_taken(phi, action)
 
     def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk], gone: Iterable[Gone] = ()) -> None:
-        """Passed on to the wrapped bonus, because w does not depend on features."""
+        """Passed on to the wrapped bonus; what the going episodes saw is compared by the new features from now on."""
         self.inner.rebuild(sample, chunks, gone)
+        self._log.names.renew()
 
     def start(self, obs: Array) -> None:
         """Passed on to the wrapped bonus."""
@@ -150,15 +158,27 @@ class LeastTried:
     It serves B rows whose steps come in order; h = 0 begins an episode.
     """
 
-    def __init__(self) -> None:
-        self._episodes: list[dict[bytes, list[float]]] = []
+    def __init__(self, closeness: Closeness | None = None) -> None:
+        """closeness: observations with close features are equal; default: those of equal bytes."""
+        self._leaders = None if closeness is None else Leaders(closeness)
+        self._episodes: list[dict[Hashable, list[float]]] = []
 
-    def __call__(self, obs: Array, h: int, q: FloatArray) -> FloatArray:
-        """Observations (B, ...) and Q (B, A) -> probabilities (B, A); their actions are noted as taken."""
+    def __call__(self, obs: Array, h: int, q: FloatArray, psi: FloatArray | None = None) -> FloatArray:
+        """Observations (B, ...), Q (B, A), features (B, d) -> probabilities (B, A); the actions are noted as taken."""
         if h == 0:
             self._episodes = [{} for _ in q]
+            if self._leaders is not None:
+                self._leaders.begin(len(q))
         require(len(self._episodes) == len(q), f"least tried: {len(q)} rows at step {h}, {len(self._episodes)} before.")
-        names = [name_of(one) for one in obs]
+        names: list[Hashable]
+        if self._leaders is None:
+            names = [name_of(one) for one in obs]
+        else:
+            require(
+                psi is not None and len(psi) == len(q), "least tried: features are compared: psi has a row for each."
+            )
+            assert psi is not None
+            names = [self._leaders.assign(row, x)[0] for row, x in enumerate(psi)]
         never = [0.0] * q.shape[1]
         times = np.array([row.get(name, never) for row, name in zip(self._episodes, names, strict=True)])
         values = np.where(times == times.min(axis=1, keepdims=True), q, -np.inf)
@@ -167,8 +187,3 @@ class LeastTried:
         for row, name, counts in zip(self._episodes, names, (times + probabilities).tolist(), strict=True):
             row[name] = counts
         return probabilities
-
-
-def name_of(obs: Array) -> bytes:
-    """Short for the bytes of an observation."""
-    return blake2b(np.ascontiguousarray(obs).tobytes(), digest_size=16).digest()

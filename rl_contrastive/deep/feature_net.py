@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from rl_contrastive.deep.weights import (
 )
 from rl_contrastive.device import DeviceOptions, require_memory, resolve_device
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
+
+Shown = TypeVar("Shown", Tensor, Array)
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,23 @@ class TransitionFeatures(nn.Module):
     """An encoder with the two heads on it: raw observations in, features out."""
 
     def __init__(
-        self, layout: ObsLayout, num_actions: int, config: FeatureConfig, *, rng: torch.Generator, slots: int = 0
+        self,
+        layout: ObsLayout,
+        num_actions: int,
+        config: FeatureConfig,
+        *,
+        rng: torch.Generator,
+        slots: int = 0,
+        stack: int = 1,
     ) -> None:
+        """stack: frames in an observation, of which the config may want the newest alone."""
         super().__init__()
         self.layout, self.num_actions = layout, num_actions
-        self.encoder = layout.encoder(config.encoder, rng=rng)
+        read = layout
+        if stack > 1 and config.representation.frames == "newest":
+            read = replace(layout, shape=(layout.shape[0] // stack, *layout.shape[1:]))
+        self._read = read.shape[0] if read is not layout else 0
+        self.encoder = read.encoder(config.encoder, rng=rng)
         self.heads = Representation(self.encoder.width, num_actions, config.representation, rng=rng, slots=slots)
 
     @property
@@ -89,7 +103,15 @@ class TransitionFeatures(nn.Module):
 
     def forward(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
         """Features for the bonus: (N, ...) -> (N, A, d) or (N, 1, d), or (N, d) of the actions (N,); no gradients."""
-        return self.heads.features(self.encoder.forward(obs), action)
+        return self.heads.features(self.encode(obs), action)
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """The encoder's vectors (N, width) of observations (N, ...), or of their newest frames."""
+        return self.encoder.forward(self.shown(obs))
+
+    def shown(self, obs: Shown) -> Shown:
+        """What the encoder reads of observations (N, ...)."""
+        return obs[:, -self._read :] if self._read else obs
 
     def contrast(
         self,
@@ -102,7 +124,7 @@ class TransitionFeatures(nn.Module):
         ids: Tensor | None = None,
     ) -> Tensor:
         """`Representation.contrast` of N transitions; both ends go through the encoder in one pass."""
-        z, z_next = self.encoder(torch.cat([obs, next_obs])).chunk(2)
+        z, z_next = self.encode(torch.cat([obs, next_obs])).chunk(2)
         return self.heads.contrast(z, action, z_next, weight=weight, same=same, ids=ids)
 
 
@@ -118,13 +140,16 @@ class FeatureNet:
         rng: torch.Generator,
         compiled: bool = False,
         slots: int = 0,
+        stack: int = 1,
     ) -> None:
         """rng: on the CPU, so that the weights are the same on each device. compiled: `torch.compile` the gradient.
 
-        slots: capacity of the replay, for objectives that remember something of each stored transition.
+        slots: capacity of the replay, for objectives that remember something of each stored transition. stack: frames
+        in an observation.
         """
         self.config, self.device = config, resolve_device(config.device)
-        self.online = TransitionFeatures(layout, num_actions, config, rng=rng, slots=slots).to(self.device)
+        self.online = TransitionFeatures(layout, num_actions, config, rng=rng, slots=slots, stack=stack)
+        self.online = self.online.to(self.device)
         self.frozen = frozen_copy(self.online).eval()
         self._flat = FlatParameters(self.online.parameters())
         self._optimiser = FlatAdam(self._flat, lr=config.lr)
@@ -176,7 +201,7 @@ class FeatureNet:
     @torch.inference_mode()
     def factors(self, obs: Array, action: IntArray, next_obs: Array) -> tuple[FloatArray, FloatArray]:
         """Frozen phi(s,a), psi(s') (N, d) of the ratio f = psi'phi, whatever the bonus counts of them."""
-        encode, chosen = self.frozen.encoder.forward, torch.as_tensor(action, device=self.device)
+        encode, chosen = self.frozen.encode, torch.as_tensor(action, device=self.device)
         z, z_next = encode(put(obs, self.device)), encode(put(next_obs, self.device))
         phi, psi = (x.cpu().double().numpy() for x in self.frozen.heads.factors(z, chosen, z_next))
         return np.asarray(phi), np.asarray(psi)
@@ -187,12 +212,12 @@ class FeatureNet:
 
     def standardise(self, obs: Array) -> None:
         """Centre and scale vector observations by these; once, before the first step and the first `freeze`."""
-        self.online.encoder.inputs.standardise(obs)
+        self.online.encoder.inputs.standardise(self.online.shown(obs))
 
     @torch.no_grad()
     def diagnose(self, obs: Array, action: IntArray, next_obs: Array) -> dict[str, float]:
         """`Representation.diagnose` of the online network on these transitions."""
-        z, z_next = self.online.encoder(put(np.concatenate([obs, next_obs]), self.device)).chunk(2)
+        z, z_next = self.online.encode(put(np.concatenate([obs, next_obs]), self.device)).chunk(2)
         return self.online.heads.diagnose(z, torch.as_tensor(action, device=self.device), z_next)
 
     def state_dict(self) -> State:

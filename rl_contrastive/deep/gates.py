@@ -1,6 +1,6 @@
 """Novelty within an episode, e(s'), by which a bonus of arrivals is multiplied; x are features of s'.
 
-    first     1[s' is new in this episode], by its bytes                          (NovelD, Zhang et al. 2021)
+    first     1[s' is new in this episode], by its bytes (NovelD, Zhang et al. 2021) or by its features (`names.py`)
     cells     mean_j (1 + n_j)^-2, n_j visits of the cell of x in this episode
     e3b       q = x' C^-1 x,  C = lambda I + sum_k x_k x_k' over the episode       (Henaff et al. 2022)
     ellipse   q / (1 + q) in [0, 1] of the same q, x whitened by the covariance of the visits
@@ -20,7 +20,7 @@ import numpy as np
 
 from rl_contrastive.config import fill_arrays, require, require_keys
 from rl_contrastive.deep.cells import Tiles
-from rl_contrastive.deep.episodic import name_of
+from rl_contrastive.deep.names import Closeness, Leaders, name_of
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 
@@ -69,6 +69,20 @@ class FirstVisit(Gate):
             out[k] = name not in past
             past.add(name)
         return out
+
+
+class FirstLook(Gate):
+    """The same by features: 1 for those that are close to none of their episode (`names.py`)."""
+
+    def __init__(self, closeness: Closeness) -> None:
+        self._leaders = Leaders(closeness)
+
+    def begin(self, num_rows: int) -> None:
+        self._leaders.begin(num_rows)
+
+    def meet(self, rows: IntArray, seen: Array) -> FloatArray:
+        new = [self._leaders.assign(row, x)[1] for row, x in zip(rows.tolist(), seen, strict=True)]
+        return np.array(new, dtype=np.float64)
 
 
 class CellVisits(Gate):

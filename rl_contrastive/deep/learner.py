@@ -93,6 +93,7 @@ class DeepLearner:
             rng=rng,
             compiled=config.compile,
             slots=slots,
+            stack=spec.frame_stack,
         )
         check_augment(config.augment, self.features.online.encoder.kind)
         self.target = frozen_copy(self.values)

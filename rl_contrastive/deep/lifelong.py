@@ -19,7 +19,7 @@ import numpy as np
 from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.bonus import VisitBonus
 from rl_contrastive.deep.bonus_contract import Chunk, Gone, Step
-from rl_contrastive.deep.episodic import name_of
+from rl_contrastive.deep.names import name_of
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.spec import Array, FloatArray, IntArray, State

@@ -19,6 +19,8 @@ VARIANTS = [
     {"kind": "ours-both", "gate": "tried", "unit": True, "past": 10},
     {"kind": "ours-arrival", "past": 10, "features": "drawn"},
     {"kind": "rnd", "gate": "tried", "unit": True},
+    {"kind": "rnd", "gate": "tried", "same": "features"},
+    {"kind": "ours-arrival", "same": "features", "past": 10},
     {"kind": "none"},
 ]
 

@@ -215,14 +215,9 @@ def test_exact_counts_survive_and_bad_states_are_refused() -> None:
 def test_kinds_and_their_parts() -> None:
     assert BonusConfig().parts == KINDS["tiles"]
     assert BonusConfig(kind="none").parts is None
-    assert BonusConfig(kind="ours-arrival", width=0.5, gate="cells").parts == (
-        "arrival",
-        "cells",
-        "cells",
-        0.0,
-        "psi",
-        0.5,
-    )
+    found = BonusConfig(kind="ours-arrival", width=0.5, gate="cells").parts
+    assert found == ("arrival", "cells", "cells", 0.0, "psi", 0.5, "bytes")
+    assert BonusConfig(kind="rnd", gate="tried", same="features").parts.features == "psi"  # to compare states by
     assert BonusConfig(pays="arrival").parts.features == "psi"  # an arrival needs features of states
     learner = DeepLearnerConfig()
     assert with_features(learner, BonusConfig()) == learner

@@ -47,7 +47,7 @@ def replayed(*episodes: list[int], gamma: float = 0.5, n_step: int = 2, ends: bo
         replay.begin(1)
         for h, (s, then) in enumerate(itertools.pairwise(states)):
             last = h == len(states) - 2
-            end, discount = np.array([last]), 0.0 * one if ends and last else one
+            discount = 0.0 * one if ends and last else one
             replay.add(
                 np.array([s]), np.array([0]), one, np.array([then]), discount, np.array([last]), np.array([True])
             )

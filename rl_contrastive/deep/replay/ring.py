@@ -71,6 +71,11 @@ class Ring:
         """Serial number of the oldest entry still there."""
         return max(self.total - self.capacity, 0)
 
+    def serial(self, slots: IntArray) -> IntArray:
+        """Serial numbers of the entries in these slots (...,)."""
+        last = self.total - 1
+        return np.asarray(last - (last - slots) % self.capacity)
+
     def check_rows(self, num_envs: int) -> None:
         """RlcError unless this many rows side by side leave each entry its n steps and its stack."""
         # A row's next entry is at most B later.
@@ -163,7 +168,7 @@ class Ring:
         starts = serial[self.back[serial % self.capacity] == 0]
         if not len(starts):
             return np.full(len(slots), -1)
-        mine = self.total - 1 - (self.total - 1 - slots) % self.capacity
+        mine = self.serial(slots)
         place = np.minimum(np.searchsorted(starts, mine, side="right"), len(starts) - 1)
         return np.asarray(starts[place] % self.capacity)
 

@@ -1,0 +1,155 @@
+"""Which observations of an episode count as the same: those of equal bytes, or those whose features are close.
+
+    bytes      o_i = o_j
+    features   |psi(o_i) - psi(o_j)| <= r, o_j the first of its kind in the episode: the nearest such o_j gives its name
+               r = reach x median over visits x of min_{y != x} |psi(x) - psi(y)|
+
+With noise no bytes come again, and memory of an episode knows nothing. Contrastive features leave out of psi(s') what
+(s,a) does not tell about it, so two looks at the same place are close and other places are not. Most places are visited
+more than once, so the distance to the nearest other visit is that of the noise; without noise it is 0, and r is what
+rounding needs. Assigning each point to the first of its kind is leader clustering (Hartigan 1975, chapter 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from hashlib import blake2b
+from typing import Any, Protocol
+
+import numpy as np
+
+from rl_contrastive.config import require, require_keys
+from rl_contrastive.deep.bonus_contract import evenly
+from rl_contrastive.deep.replay.ring import Ring
+from rl_contrastive.spec import Array, FloatArray, IntArray, State
+
+FeaturesOf = Callable[[IntArray], FloatArray]
+"""Entries (n,) -> their current features (n, d)."""
+COMPARED = 2048
+"""Visits among which nearest neighbours are looked for."""
+ROUNDING = 1e-3
+"""Least r in units of the features' spread: the same observation in another batch has slightly other features."""
+
+
+class Closeness:
+    """r, below which features of the same observation are apart."""
+
+    def __init__(self, reach: float) -> None:
+        self.reach, self.radius = float(reach), 0.0
+
+    def adapt(self, sample: FloatArray) -> None:
+        """Take r from features of visits (n, d); it stays where there are fewer than two."""
+        x = sample[evenly(len(sample), COMPARED)]
+        if len(x) < 2:
+            return
+        x = x - x.mean(axis=0)
+        square = np.square(x).sum(axis=1)
+        distance = square[:, None] + square - 2.0 * x @ x.T
+        np.fill_diagonal(distance, np.inf)
+        # Rounding can leave tiny negatives where two are equal.
+        nearest = np.sqrt(np.maximum(distance.min(axis=1), 0.0))
+        self.radius = max(self.reach * float(np.median(nearest)), ROUNDING * float(np.sqrt(square.mean())))
+
+    def state_dict(self) -> State:
+        """r."""
+        return {"radius": self.radius}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`; raises RlcError on a missing or impossible radius."""
+        require_keys(state, ("radius",), "names")
+        radius = float(state["radius"])
+        require(0 <= radius < np.inf, f"names: a saved radius of {radius}.")
+        self.radius = radius
+
+
+class Leaders:
+    """Leader clustering within each of B episodes."""
+
+    def __init__(self, closeness: Closeness) -> None:
+        self.closeness = closeness
+        self._leaders: list[list[FloatArray]] = []
+
+    def begin(self, num_rows: int) -> None:
+        """New episodes of all rows."""
+        self._leaders = [[] for _ in range(num_rows)]
+
+    def assign(self, row: int, x: FloatArray) -> tuple[int, bool]:
+        """Number of the leader of x (d,) in this row's episode, and whether x is that leader itself."""
+        mine = self._leaders[row]
+        if mine:
+            distance = np.square(np.array(mine) - x).sum(axis=1)
+            nearest = int(distance.argmin())
+            if distance[nearest] <= self.closeness.radius**2:
+                return nearest, False
+        mine.append(np.array(x))
+        return len(mine) - 1, True
+
+    def move(self, row: int, number: int, x: FloatArray) -> None:
+        """The features of a leader changed."""
+        self._leaders[row][number] = x
+
+
+class Names(Protocol):
+    """Names of what B episodes side by side show; equal ones within an episode mean the same observation."""
+
+    def begin(self, num_rows: int) -> None:
+        """New episodes of all rows."""
+
+    def of(self, rows: IntArray, obs: Array, psi: FloatArray, entries: IntArray) -> list[Hashable]:
+        """Of what these rows (k,) show now: observations (k, ...), features (k, d), entries in the replay (k,)."""
+
+    def renew(self) -> None:
+        """The features changed, within the going episodes."""
+
+
+class ByteNames:
+    """Observations with the same bytes are the same."""
+
+    def begin(self, num_rows: int) -> None:
+        """Nothing: a name says it all."""
+
+    def of(self, rows: IntArray, obs: Array, psi: FloatArray, entries: IntArray) -> list[Hashable]:
+        return [name_of(one) for one in obs]
+
+    def renew(self) -> None:
+        """Bytes stay."""
+
+
+class FeatureNames:
+    """Observations with close features are the same: each has the number of its leader."""
+
+    def __init__(self, closeness: Closeness, ring: Ring, features_of: FeaturesOf) -> None:
+        """ring: of the replay that holds the entries; features_of: computes their features."""
+        self._leaders, self._ring, self._features_of = Leaders(closeness), ring, features_of
+        self._serials: list[list[int]] = []
+        """Serial numbers of the leaders of each row in the ring."""
+
+    def begin(self, num_rows: int) -> None:
+        self._leaders.begin(num_rows)
+        self._serials = [[] for _ in range(num_rows)]
+
+    def of(self, rows: IntArray, obs: Array, psi: FloatArray, entries: IntArray) -> list[Hashable]:
+        out: list[Hashable] = []
+        serials = self._ring.serial(entries)
+        for row, x, serial in zip(rows.tolist(), psi, serials.tolist(), strict=True):
+            number, new = self._leaders.assign(row, x)
+            if new:
+                self._serials[row].append(serial)
+            out.append(number)
+        return out
+
+    def renew(self) -> None:
+        """Compute the features of all leaders again that the replay still holds."""
+        ring = self._ring
+        for row, serials in enumerate(self._serials):
+            # An episode longer than the replay has lost its beginning.
+            numbers = [k for k, serial in enumerate(serials) if serial >= ring.oldest]
+            numbers = [k for k in numbers if ring.whole[serials[k] % ring.capacity]]
+            entries = np.array([serials[k] % ring.capacity for k in numbers], dtype=np.int64)
+            for k, x in zip(numbers, self._features_of(entries) if numbers else (), strict=True):
+                self._leaders.move(row, k, x)
+
+
+def name_of(obs: Array) -> bytes:
+    """Short for the bytes of an observation."""
+    return blake2b(np.ascontiguousarray(obs).tobytes(), digest_size=16).digest()
