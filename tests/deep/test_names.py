@@ -98,7 +98,7 @@ def test_greedy_play_ends_circles_that_only_features_show() -> None:
         for name, play in (("bytes", bytes_alone), ("features", features))
     }
     assert chosen == {"bytes": [0, 0, 0, 0], "features": [0, 1, 0, 2]}
-    with pytest.raises(RlcError, match="psi needs a row for each"):
+    with pytest.raises(RlcError, match="psi has a row for each"):
         features(np.array([0]), 0, q)
 
 
