@@ -92,6 +92,9 @@ class RepresentationConfig(Options, where="representation"):
     loss: Literal["contrast", "inverse"] = "contrast"
     """contrast: the contrastive loss of f = psi'phi; inverse: cross-entropy of the action between u_psi(s) and
     u_psi(s'), as for the features of E3B, which leaves phi as it was drawn."""
+    ahead: Annotated[float, In(0, 0.999)] = 0.0
+    """gamma_c: the positive is the observation K steps on in the same episode, K ~ Geometric(1 - gamma_c), so that f is
+    the ratio of discounted visits to their share of the data; 0: the next observation. For the contrastive loss."""
     law_rate: Annotated[float, In(0, 1, above=True)] = 0.01
     """Weight of the newest batch in the moving average u of psi over P^-, for simplex features alone."""
     every: Annotated[int, Ge(1)] = 4
@@ -102,6 +105,11 @@ class RepresentationConfig(Options, where="representation"):
     mask_identical: bool = False
     """Leave out negatives that equal the row's own successor. Off by default, because they belong to P^-. Without them
     f(s,a,s') grows without bound where s' is certain; with them it stops at 1 / P^-(s')."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        single = "representation: inverse dynamics is of single steps: ahead must be 0 with it"
+        require(self.ahead == 0 or self.loss != "inverse", f"{single}, got {self.ahead}.")
 
     @property
     def of_states(self) -> bool:

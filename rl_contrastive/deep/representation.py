@@ -17,6 +17,9 @@ on how phi and psi share their scale, coordinate by coordinate; |phi| <= 1, whic
 and simplex. With all of them, an action never tried here looks like a similar one elsewhere. "psi" counts u_psi(s)
 separately for each action, as a decoder of latent states does. Unpredictable parts of s are not in psi.
 
+With `ahead` = gamma_c > 0 the positive s' is o_{t+K}, K ~ Geometric(1 - gamma_c) within the episode (`Replay.ahead`).
+P(s'|s,a) is then the discounted distribution of what follows (s,a), and f its ratio to P^-(s').
+
 Some objectives remember something of each anchor (`Objective.keyed`, as meco-keyed and isogclr do). Then an anchor is a
 slot of the replay: the state has one entry a slot, and an entry begins anew when another transition takes its slot.
 """
