@@ -89,12 +89,13 @@ class RepresentationConfig(Options, where="representation"):
     to length 1; or phi. The bounded ones suit a full Sigma, but saturate: states further out in a known direction look
     as those seen there, and cells (`BonusConfig`) cannot tell them apart. psi: u_psi(s), what s tells about where it
     came from, and each action by itself: noise is left out, and an action never tried is not taken for another one."""
-    loss: Literal["contrast", "inverse"] = "contrast"
+    loss: Literal["contrast", "inverse", "temporal"] = "contrast"
     """contrast: the contrastive loss of f = psi'phi; inverse: cross-entropy of the action between u_psi(s) and
-    u_psi(s'), as for the features of E3B, which leaves phi as it was drawn."""
+    u_psi(s'), as for the features of E3B; temporal: a contrast of states by the quasimetric of u_psi, as for ETD
+    (`deep/temporal.py`), which suits `ahead` > 0. The last two leave phi as it was drawn."""
     ahead: Annotated[float, In(0, 0.999)] = 0.0
     """gamma_c: the positive is the observation K steps on in the same episode, K ~ Geometric(1 - gamma_c), so that f is
-    the ratio of discounted visits to their share of the data; 0: the next observation. For the contrastive loss."""
+    the ratio of discounted visits to their share of the data; 0: the next observation. Not for loss inverse."""
     law_rate: Annotated[float, In(0, 1, above=True)] = 0.01
     """Weight of the newest batch in the moving average u of psi over P^-, for simplex features alone."""
     every: Annotated[int, Ge(1)] = 4
@@ -110,6 +111,7 @@ class RepresentationConfig(Options, where="representation"):
         super().__post_init__()
         single = "representation: inverse dynamics is of single steps: ahead must be 0 with it"
         require(self.ahead == 0 or self.loss != "inverse", f"{single}, got {self.ahead}.")
+        require(self.dim >= 2 or self.loss != "temporal", "representation: dim must be >= 2 with loss temporal, got 1.")
 
     @property
     def of_states(self) -> bool:
