@@ -88,3 +88,15 @@ def resumes(make: Any, folder: Any) -> None:
     batches(again, 12, 4)
     for part in ("bonus", "learner"):
         assert same(getattr(again, part).state_dict(), getattr(straight, part).state_dict())
+
+
+def walked(*episodes: list[int], gamma: float = 0.5, n_step: int = 2, ends: bool = True) -> Replay:
+    """Episodes of one row, one after the other; rewards are 1 a step. ends: the last observation is a true terminal."""
+    replay, one = Replay(40, (), "int64", gamma=gamma, n_step=n_step), np.ones(1)
+    for states in episodes:
+        replay.begin(1)
+        for h, (s, then) in enumerate(itertools.pairwise(states)):
+            last = h == len(states) - 2
+            end, discount = np.array([last]), 0.0 * one if ends and last else one
+            replay.add(np.array([s]), np.array([0]), one, np.array([then]), discount, end, np.array([True]))
+    return replay

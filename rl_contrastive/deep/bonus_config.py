@@ -16,6 +16,7 @@ all parts; each may be given by itself as well.
 | noveld | arrival | rnd | first | .5 | none | Zhang et al. 2021 |
 | e3b | arrival | none | e3b | 0 | inverse | Henaff et al. 2022 |
 | deir | arrival | none | nearest | 0 | psi | Wan et al. 2023, without the recurrent trajectory |
+| etd | arrival | none | temporal | 0 | temporal | Jiang et al. 2025 |
 | counts | arrival | counts | first | 0 | none | exact counts of observations |
 | none | | | | | | no bonus |
 """
@@ -39,12 +40,13 @@ Kind = Literal[
     "noveld",
     "e3b",
     "deir",
+    "etd",
     "counts",
     "none",
 ]
 Lifelong = Literal["cells", "ellipse", "rnd", "counts", "none"]
-GateName = Literal["none", "tried", "first", "cells", "ellipse", "e3b", "nearest"]
-Features = Literal["phi", "psi", "drawn", "inverse"]
+GateName = Literal["none", "tried", "first", "cells", "ellipse", "e3b", "nearest", "temporal"]
+Features = Literal["phi", "psi", "drawn", "inverse", "temporal"]
 Same = Literal["bytes", "features"]
 
 
@@ -67,7 +69,11 @@ class Parts(NamedTuple):
         return self.lifelong in ("cells", "ellipse") or self.gate in FEATURE_GATES or self.same == "features"
 
 
-FEATURE_GATES = ("cells", "ellipse", "e3b", "nearest")
+FEATURE_GATES = ("cells", "ellipse", "e3b", "nearest", "temporal")
+ALLOWED = "psi, drawn, inverse or temporal"
+"""Features of states."""
+ETD_AHEAD = 0.99
+"""gamma_c of temporal features where `representation.ahead` says nothing, as in ETD."""
 KINDS: dict[str, Parts] = {
     "tiles": Parts("pair", "cells", None),
     "elliptical": Parts("pair", "ellipse", None),
@@ -78,6 +84,7 @@ KINDS: dict[str, Parts] = {
     "noveld": Parts("arrival", "rnd", "first", 0.5),
     "e3b": Parts("arrival", "none", "e3b", 0.0, "inverse"),
     "deir": Parts("arrival", "none", "nearest", 0.0, "psi"),
+    "etd": Parts("arrival", "none", "temporal", 0.0, "temporal"),
     "counts": Parts("arrival", "counts", "first"),
 }
 """Kind -> its parts; `none` has none."""
@@ -90,7 +97,7 @@ class BonusConfig(Options, where="bonus"):
     kind: Kind = "tiles"
     """tiles: counts of cells of phi(s,a), as is usual here; elliptical: phi itself, with a full Sigma; ours-arrival,
     ours-pair, ours-both: cells of psi, paid for what is reached, for what is tried, or for both; rnd, noveld, e3b,
-    deir, counts: published bonuses on the same networks; none."""
+    deir, etd, counts: published bonuses on the same networks; none."""
     pays: Pays | None = None
     """arrival: b(s'), known after the step alone; pair: b(s,a), known before it; both: their sum. Default: the
     kind's."""
@@ -101,8 +108,8 @@ class BonusConfig(Options, where="bonus"):
     gate: GateName | None = None
     """Novelty within the episode. first: 1 for an observation that is new in it; cells: mean (1 + n)^(-2); e3b: x'C^-1x
     of features; ellipse: q / (1 + q) of q = x'C^-1x and whitened features; nearest: the least squared distance to
-    earlier features over its running mean; tried: the fading weight of `episodic`, which alone fits pairs; none: 1.
-    Default: the kind's."""
+    earlier features over its running mean; temporal: the same of the distances in time from earlier observations, for
+    features temporal; tried: the fading weight of `episodic`, which alone fits pairs; none: 1. Default: the kind's."""
     same: Same = "bytes"
     """Which observations of an episode are the same for the gates first and tried, and for `episodic`. bytes: equal
     ones; features: those with close features of states (`deep/names.py`), for worlds with noise, where no bytes come
@@ -113,8 +120,8 @@ class BonusConfig(Options, where="bonus"):
     """alpha of max(l(s') - alpha l(s), 0), as in NovelD; 0: off. Default: the kind's."""
     features: Features | None = None
     """phi: of pairs, as `learner.representation` says; psi: of states, by the contrastive loss; drawn: psi with random
-    initial weights; inverse: of states, trained to tell the action between two. Default: the kind's; psi where arrivals
-    are paid."""
+    initial weights; inverse: of states, trained to tell the action between two; temporal: of states, trained so that
+    their quasimetric is a distance in time (`temporal.py`). Default: the kind's; psi where arrivals are paid."""
     lam: Annotated[float, Gt(0)] = 0.1
     """lambda, prior visits of everything: a first visit is worth beta / sqrt(lambda). Where noise keeps falling
     into new cells, a larger value (10) keeps these cells from outweighing all others."""
@@ -158,9 +165,11 @@ class BonusConfig(Options, where="bonus"):
             return
         pays, lifelong, gate = parts.pays, parts.lifelong, parts.gate
         if pays != "pair":
-            require(parts.features != "phi", f"bonus: {pays} needs features of states: psi, drawn or inverse.")
+            require(parts.features != "phi", f"bonus: {pays} needs features of states: {ALLOWED}.")
+            timed = gate != "temporal" or parts.features == "temporal"
+            require(timed, f"bonus: gate temporal needs features temporal, got {parts.features}.")
         compared = parts.same == "bytes" or parts.features != "phi"
-        require(compared, "bonus: same features compares features of states: psi, drawn or inverse.")
+        require(compared, f"bonus: same features compares features of states: {ALLOWED}.")
         if pays != "arrival":
             fits = lifelong in ("cells", "ellipse") if pays == "pair" else lifelong == "cells"
             allowed = "cells or ellipse" if pays == "pair" else "cells"
@@ -198,6 +207,9 @@ def with_features(learner: DeepLearnerConfig, bonus: BonusConfig) -> DeepLearner
     kind = None if bonus.parts is None else bonus.parts.features
     if kind is None or kind == "phi":
         return learner
-    loss: Literal["contrast", "inverse"] = "inverse" if kind == "inverse" else learner.representation.loss
-    own = replace(learner.representation, features="psi", loss=loss)
+    loss: Literal["contrast", "inverse", "temporal"] = learner.representation.loss
+    if kind == "inverse" or kind == "temporal":
+        loss = kind
+    ahead = learner.representation.ahead or (ETD_AHEAD if kind == "temporal" else 0.0)
+    own = replace(learner.representation, features="psi", loss=loss, ahead=ahead)
     return replace(learner, representation=own, learn_features=learner.learn_features and kind != "drawn")

@@ -10,7 +10,7 @@ from rl_contrastive.deep.bonus_contract import Bonus, NoBonus
 from rl_contrastive.deep.config import RepresentationConfig
 from rl_contrastive.deep.episodic import EpisodicBonus
 from rl_contrastive.deep.feature_net import ObsLayout
-from rl_contrastive.deep.gates import CellVisits, Ellipse, FirstLook, FirstVisit, Gate, Nearest
+from rl_contrastive.deep.gates import CellVisits, Ellipse, FirstLook, FirstVisit, Gate, Nearest, Temporal
 from rl_contrastive.deep.lifelong import CountedBytes, CountedFeatures, Distilled, Flat, Lifelong
 from rl_contrastive.deep.names import ByteNames, Closeness, FeatureNames, FeaturesOf, Names
 from rl_contrastive.deep.replay.replay import Replay
@@ -97,4 +97,6 @@ class BonusBuilder:
             return CellVisits(make_tiles(options, self.config.capacity, dim, rng=self.seeds.generator("init", 4)))
         if parts.gate in ("e3b", "ellipse"):
             return Ellipse(dim, lam=options.gate_lam, bounded=parts.gate == "ellipse")
+        if parts.gate == "temporal":
+            return Temporal()
         return Nearest() if parts.gate == "nearest" else None

@@ -92,9 +92,13 @@ class RepresentationConfig(Options, where="representation"):
     frames: Literal["all", "newest"] = "all"
     """Of stacked frames the features are of all, or of the newest alone. Two stacks in a row share frames, so features
     of all can match them by noise that the shared frames hold; those of the newest cannot."""
-    loss: Literal["contrast", "inverse"] = "contrast"
+    loss: Literal["contrast", "inverse", "temporal"] = "contrast"
     """contrast: the contrastive loss of f = psi'phi; inverse: cross-entropy of the action between u_psi(s) and
-    u_psi(s'), as for the features of E3B, which leaves phi as it was drawn."""
+    u_psi(s'), as for the features of E3B; temporal: a contrast of states by the quasimetric of u_psi, as for ETD
+    (`deep/temporal.py`), which suits `ahead` > 0. The last two leave phi as it was drawn."""
+    ahead: Annotated[float, In(0, 0.999)] = 0.0
+    """gamma_c: the positive is the observation K steps on in the same episode, K ~ Geometric(1 - gamma_c), so that f is
+    the ratio of discounted visits to their share of the data; 0: the next observation. Not for loss inverse."""
     law_rate: Annotated[float, In(0, 1, above=True)] = 0.01
     """Weight of the newest batch in the moving average u of psi over P^-, for simplex features alone."""
     every: Annotated[int, Ge(1)] = 4
@@ -105,6 +109,12 @@ class RepresentationConfig(Options, where="representation"):
     mask_identical: bool = False
     """Leave out negatives that equal the row's own successor. Off by default, because they belong to P^-. Without them
     f(s,a,s') grows without bound where s' is certain; with them it stops at 1 / P^-(s')."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        single = "representation: inverse dynamics is of single steps: ahead must be 0 with it"
+        require(self.ahead == 0 or self.loss != "inverse", f"{single}, got {self.ahead}.")
+        require(self.dim >= 2 or self.loss != "temporal", "representation: dim must be >= 2 with loss temporal, got 1.")
 
     @property
     def of_states(self) -> bool:

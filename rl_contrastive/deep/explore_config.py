@@ -28,7 +28,7 @@ class ExploreConfig(Options, where="explore"):
     is not wanted is no loss of bonuses. Needs heads apart."""
     memory: bool = False
     """Show the second head what the bonus depends on in this episode (`deep/memory.py`): 1 / (1 + visits of this
-    observation), whether it is new, and which actions were taken there (SOFE, Castanyer et al. 2024)."""
+    observation), whether it is new, and which actions were taken there (SOFE, Creus Castanyer et al. 2024)."""
     hidden: Annotated[int, In(1, MOST_WIDTH)] = 128
     """Width of the ReLU layer of the second head with `memory`. There it has a layer of its own, by which what it is
     shown can matter more in one place than in another."""

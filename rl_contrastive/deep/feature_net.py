@@ -258,6 +258,8 @@ class FeatureLearner:
 
     def __init__(self, layout: ObsLayout, num_actions: int, config: FeatureConfig, *, rng: np.random.Generator) -> None:
         """rng: initial weights and batches are drawn from it."""
+        single = "features: representation.ahead needs episodes, but this memory keeps single transitions"
+        require(config.representation.ahead == 0, f"{single}: it must be 0, got {config.representation.ahead}.")
         self.config, self.layout, self.rng = config, layout, rng
         self.net = FeatureNet(layout, num_actions, config, rng=torch_generator(rng), slots=config.capacity)
         self.stored = self.steps = 0

@@ -5,6 +5,7 @@
     e3b       q = x' C^-1 x,  C = lambda I + sum_k x_k x_k' over the episode       (Henaff et al. 2022)
     ellipse   q / (1 + q) in [0, 1] of the same q, x whitened by the covariance of the visits
     nearest   min_k |x - x_k|^2 / its running mean, 1 where the episode has no x_k yet (DEIR, Wan et al. 2023)
+    temporal  min_k d(x_k, x) / its running mean, d the distance in time of `temporal.py`   (ETD, Jiang et al. 2025)
 
 C^-1 is kept by rank-one updates, C^-1 <- C^-1 - u u' / (1 + q) with u = C^-1 x (Sherman and Morrison). All of it
 is forgotten when an episode begins; when the features change within one, its past is computed again under the new ones.
@@ -21,6 +22,7 @@ import numpy as np
 from rl_contrastive.config import fill_arrays, require, require_keys
 from rl_contrastive.deep.cells import Tiles
 from rl_contrastive.deep.names import Closeness, Leaders, name_of
+from rl_contrastive.deep.temporal import distances
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 
@@ -162,7 +164,7 @@ class Nearest(Gate):
         out = np.ones(len(rows))
         for k, (row, x) in enumerate(zip(rows.tolist(), seen, strict=True)):
             if self._past[row]:
-                distance = float(np.square(np.array(self._past[row]) - x).sum(axis=1).min())
+                distance = float(self._distances(np.array(self._past[row]), x).min())
                 self.count += 1
                 self.mean += (distance - self.mean) / self.count
                 out[k] = distance / self.mean if self.mean > 0 else 0.0
@@ -173,6 +175,10 @@ class Nearest(Gate):
         for row, x in zip(rows.tolist(), seen, strict=True):
             self._past[row].append(np.array(x))
 
+    def _distances(self, past: FloatArray, x: FloatArray) -> FloatArray:
+        """From each of past (n, d) to x (d,): (n,)."""
+        return np.asarray(np.square(past - x).sum(axis=1))
+
     def state_dict(self) -> State:
         return {"count": self.count, "mean": self.mean}
 
@@ -180,3 +186,10 @@ class Nearest(Gate):
         require_keys(state, ("count", "mean"), "gate")
         self.count, self.mean = int(state["count"]), float(state["mean"])
         require(self.count >= 0, f"gate: a saved count of {self.count}.")
+
+
+class Temporal(Nearest):
+    """min_k d(x_k, x) over the episode, divided by the mean of all such distances so far."""
+
+    def _distances(self, past: FloatArray, x: FloatArray) -> FloatArray:
+        return distances(past, x)

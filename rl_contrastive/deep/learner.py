@@ -201,9 +201,14 @@ class DeepLearner:
         return report
 
     def _contrast(self, batch: ReplayBatch, replay: Replay, rng: np.random.Generator) -> Tensor:
-        """One gradient step of the features, on the next observations of the batch, whatever n the returns have."""
-        successors = batch.next_obs
-        if replay.ring.n_step > 1:
+        """One gradient step of the features, on the next observations of the batch, whatever n the returns have.
+
+        With `representation.ahead` on later observations of the same episode.
+        """
+        successors, gamma = batch.next_obs, self.config.representation.ahead
+        if gamma > 0:
+            successors = replay.observations(replay.ahead(batch.index, gamma, rng=rng))
+        elif replay.ring.n_step > 1:
             successors = replay.observations(replay.ring.next[batch.index])
         masked = self.config.representation.mask_identical
         same = put(identical(successors), self.device) if masked else None

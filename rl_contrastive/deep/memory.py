@@ -3,9 +3,9 @@
     x = (1 / (1 + n), 1[n = 0], bits of the actions taken there),   n earlier visits in this episode
 
 A bonus that is gated by the episode depends on it, so a value of observations alone chases a target that changes
-within the episode. Source: SOFE (Castanyer et al. 2024), which augments observations by what their bonus is computed
-from. Equal observations are those of `episodic.py`. x is stored beside the replay when an observation is reached, so a
-gradient step sees what acting saw.
+within the episode. Source: SOFE (Creus Castanyer et al. 2024), which augments observations by what their bonus is
+computed from. Equal observations are those of `episodic.py`. x is stored beside the replay when an observation is
+reached, so a gradient step sees what acting saw.
 """
 
 from __future__ import annotations

@@ -17,6 +17,9 @@ on how phi and psi share their scale, coordinate by coordinate; |phi| <= 1, whic
 and simplex. With all of them, an action never tried here looks like a similar one elsewhere. "psi" counts u_psi(s)
 separately for each action, as a decoder of latent states does. Unpredictable parts of s are not in psi.
 
+With `ahead` = gamma_c > 0 the positive s' is o_{t+K}, K ~ Geometric(1 - gamma_c) within the episode (`Replay.ahead`).
+P(s'|s,a) is then the discounted distribution of what follows (s,a), and f its ratio to P^-(s').
+
 Some objectives remember something of each anchor (`Objective.keyed`, as meco-keyed and isogclr do). Then an anchor is a
 slot of the replay: the state has one entry a slot, and an entry begins anew when another transition takes its slot.
 """
@@ -35,6 +38,7 @@ from rl_contrastive.config import require
 from rl_contrastive.deep.config import RepresentationConfig
 from rl_contrastive.deep.networks import RELU_GAIN, Layers, linear
 from rl_contrastive.deep.replay.ring import written
+from rl_contrastive.deep.temporal import contrast_in_time
 from rl_contrastive.energy.compositional import average_log
 from rl_contrastive.energy.low_rank import log_products
 from rl_contrastive.errors import RlcError
@@ -88,6 +92,9 @@ class Representation(nn.Module):
         self.inverse_head: Layers | None = None
         if config.loss == "inverse":
             self.inverse_head = Layers(linear(2 * config.dim, num_actions, gain=1.0, init="orthogonal", rng=rng))
+        self.potential_head: Layers | None = None
+        if config.loss == "temporal":
+            self.potential_head = Layers(linear(width, 1, gain=1.0, init="orthogonal", rng=rng))
         unset = torch.full((config.dim,), math.nan, dtype=torch.float64, device=rng.device)
         self.register_buffer("log_u", unset.clone())
         with rng.device:
@@ -161,6 +168,8 @@ class Representation(nn.Module):
         if self.inverse_head is not None:
             return self._inverse(self.inverse_head, z, action, z_next, weight)
         require(N >= 2, f"representation: a batch needs two rows or more for negatives, got {N}.")
+        if self.potential_head is not None:
+            return self._temporal(self.potential_head, z, z_next, weight)
         require((same is not None) or not self.config.mask_identical, "representation: mask_identical needs `same`.")
         require((ids is not None) or not self.keyed, "representation: a keyed objective needs `ids`, the rows' slots.")
         # Scores are sums of exponentials; in bfloat16 the logarithm of a rare f would be noise.
@@ -217,6 +226,14 @@ class Representation(nn.Module):
             v, v_next = self.successors(z.to(dtype)), self.successors(z_next.to(dtype))
             loss = cross_entropy(head.forward(torch.cat([v, v_next], dim=1)), action, reduction="none")
             return loss.mean() if weight is None else (weight.to(dtype) * loss).sum() / weight.to(dtype).sum()
+
+    def _temporal(self, head: Layers, z: Tensor, z_next: Tensor, weight: Tensor | None) -> Tensor:
+        """The contrast of states by the quasimetric of u_psi (`temporal.py`)."""
+        with torch.autocast(z.device.type, enabled=False):
+            dtype = next(self.parameters()).dtype
+            v, v_next = self.successors(z.to(dtype)), self.successors(z_next.to(dtype))
+            weight = None if weight is None else weight.to(dtype)
+            return contrast_in_time(v, v_next, head.forward(z_next.to(dtype))[:, 0], weight)
 
     def _descended(self, batches: list[Contrast]) -> Tensor:
         """The objective's loss of the batches, one step after the other; its state is kept in training."""

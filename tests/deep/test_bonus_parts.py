@@ -234,6 +234,7 @@ def test_kinds_and_their_parts() -> None:
         ({"kind": "ours-both", "lifelong": "ellipse"}, "must be cells"),
         ({"gate": "first"}, "weighs arrivals"),
         ({"difference": 0.5}, "a difference needs pays arrival"),
+        ({"kind": "ours-arrival", "gate": "temporal"}, "needs features temporal"),
         ({"rho": 0.0}, "rho must lie in"),
         ({"kind": "rnb"}, "must be one of"),
     ],

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
-from deep_common import Walk
+from deep_common import Walk, walked
 
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.config import DeepLearnerConfig, EncoderConfig, ValueConfig
@@ -40,20 +38,6 @@ class Paid:
         return 1.0 * ring.obs[index] if self.pays == "pair" else 10.0 ** ring.obs[ring.next[index]]
 
 
-def replayed(*episodes: list[int], gamma: float = 0.5, n_step: int = 2, ends: bool = True) -> Replay:
-    """Episodes of one row, one after the other; rewards are 1 a step. ends: the last observation is a true terminal."""
-    replay, one = Replay(40, (), "int64", gamma=gamma, n_step=n_step), np.ones(1)
-    for states in episodes:
-        replay.begin(1)
-        for h, (s, then) in enumerate(itertools.pairwise(states)):
-            last = h == len(states) - 2
-            discount = 0.0 * one if ends and last else one
-            replay.add(
-                np.array([s]), np.array([0]), one, np.array([then]), discount, np.array([last]), np.array([True])
-            )
-    return replay
-
-
 def learner(explore: dict, **options) -> DeepLearner:
     small = {"encoder": {"hidden": [32]}, "feature_encoder": {"hidden": [8]}, "lr": 0.01, "tau": 0.1, **options}
     small = {"value": {"dueling": False}, "learn_features": False, "batch_size": 32, **small}
@@ -68,7 +52,7 @@ def numbers(explore: dict, replay: Replay, pays: str, index: list[int]) -> tuple
 
 
 def test_returns_of_bonuses_have_their_own_discount_by_hand() -> None:
-    replay = replayed([0, 1, 2, 3], [5, 6])
+    replay = walked([0, 1, 2, 3], [5, 6])
     apart = {"heads": "apart", "gamma": 0.1}
     obs, rows = numbers(apart, replay, "arrival", [0, 1, 2])
     assert obs.tolist() == [0, 1, 2, 2, 3, 3]
@@ -89,7 +73,7 @@ def test_returns_of_bonuses_have_their_own_discount_by_hand() -> None:
 
 def test_an_endless_value_goes_on_with_the_next_start_by_hand() -> None:
     endless = {"heads": "apart", "gamma": 0.1, "endless": True}
-    replay = replayed([0, 1, 2], [5, 6, 4])
+    replay = walked([0, 1, 2], [5, 6, 4])
     obs, rows = numbers(endless, replay, "pair", [0, 1, 3, 4])
     # The ends of the first episode, state 2, become the start of the second one, 5; so do those of the second one.
     assert obs[4:].tolist() == [5, 5, 5, 5]
@@ -97,7 +81,7 @@ def test_an_endless_value_goes_on_with_the_next_start_by_hand() -> None:
     np.testing.assert_allclose(rows[:, 7:9], np.full((4, 2), 5.0))  # b there
     np.testing.assert_allclose(rows[:, 2], np.zeros(4))  # Q ends
     # A truncation bootstraps from its final observation, as Q does.
-    obs, rows = numbers(endless, replayed([0, 1, 2], [5, 6], ends=False), "pair", [0, 1])
+    obs, rows = numbers(endless, walked([0, 1, 2], [5, 6], ends=False), "pair", [0, 1])
     assert obs[2:].tolist() == [2, 2]
     np.testing.assert_allclose(rows[:, [2, -1]], [[0.25, 0.01], [0.5, 0.1]], rtol=1e-6)
 
@@ -129,7 +113,7 @@ def test_each_value_function_may_have_its_own_discount_by_hand() -> None:
 @pytest.mark.parametrize("endless", [True, False])
 def test_i_learns_the_discounted_sum_of_bonuses(endless: bool) -> None:
     """A bonus of 1 a step on a way of 3 steps to a true end: 1 / (1 - .5) for ever, or 1 + .5 + .25 until there."""
-    replay = replayed([0, 1, 2, 3], [0, 1, 2, 3], n_step=1)
+    replay = walked([0, 1, 2, 3], [0, 1, 2, 3], n_step=1)
     paid = Paid(replay, "arrival")
     paid.taken = lambda index, action: np.ones(index.shape)
     agent, rng = learner({"heads": "apart", "gamma": 0.5, "endless": endless}), np.random.default_rng(0)
@@ -192,7 +176,7 @@ def test_only_the_second_head_is_shown_the_memory() -> None:
     assert not torch.allclose(left[:, 1], right[:, 1])
     assert torch.equal(net.means(z), left[:, :1])
     with pytest.raises(RlcError, match="needs the episode's memory"):
-        numbers({"memory": True}, replayed([0, 1, 2]), "arrival", [0])
+        numbers({"memory": True}, walked([0, 1, 2]), "arrival", [0])
 
 
 @pytest.mark.parametrize("memory", [True, False])

@@ -62,7 +62,10 @@ def test_killed_and_resumed_it_has_the_same_bytes_and_the_same_replay(storage, o
     "bonus",
     [
         {"kind": "ours-both", "unit": True, "rho": 0.5},
-        *(pytest.param({"kind": kind}, marks=pytest.mark.long) for kind in ("ours-arrival", "noveld", "e3b", "counts")),
+        *(
+            pytest.param({"kind": kind}, marks=pytest.mark.long)
+            for kind in ("ours-arrival", "noveld", "e3b", "etd", "counts")
+        ),
     ],
     ids=lambda bonus: bonus["kind"],
 )
@@ -70,7 +73,14 @@ def test_killed_and_resumed_every_bonus_has_the_same_bytes(bonus, two_lives):
     config = RunConfig(
         agent="contrastive-ucb-deep",
         env="low-rank",
-        agent_config={"warm_start": 6, "capacity": 100, "train_every": 4, "bonus": bonus},
+        agent_config={
+            "warm_start": 6,
+            "capacity": 100,
+            "train_every": 4,
+            "bonus": bonus,
+            # With one of them also what the second head may have, in files beside the replay.
+            "explore": {"heads": "apart", "endless": True, "memory": True} if bonus["kind"] == "ours-both" else {},
+        },
         env_config={"num_states": 6, "num_actions": 3, "horizon": 3, "rank": 2},
         budget=Budget(episodes=40, eval_every=10, eval_episodes=20),
         checkpoint_seconds=0.0,

@@ -13,6 +13,7 @@ it does not. No sum reaches into the next episode, neither of rewards nor of bon
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, State, Transition
 
 NOTHING: Beside = {}
+TAIL = 1e-3
+"""Probability of the steps ahead that `Replay.ahead` leaves out: 66 steps are looked at for gamma = .9."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +237,18 @@ class Replay:
     def actions(self, index: IntArray) -> IntArray:
         """Actions of entries (...), 0 where there is none (final observations)."""
         return np.maximum(self.ring.action[index], 0).astype(np.int64)
+
+    def ahead(self, index: IntArray, gamma: float, *, rng: np.random.Generator) -> IntArray:
+        """Entries (N,) K steps on, K ~ Geometric(1 - gamma) given that K <= L, where L steps are stored ahead.
+
+        K = ceil(log(1 - (1 - gamma^L) U) / log gamma), U uniform in [0, 1). Steps end where those of `sequences` do, or
+        where less than `TAIL` of the distribution is left. 0 < gamma < 1, and each of the entries (N,) has an action.
+        """
+        steps, mask = self.ring.walk(index, max(1, math.ceil(math.log(TAIL) / math.log(gamma))))
+        left = np.add.reduce(mask, axis=1, dtype=np.int64)  # L
+        draw = np.log1p(-(1.0 - gamma**left) * rng.random(len(index))) / math.log(gamma)
+        k = np.clip(np.ceil(draw).astype(np.int64), 1, left)  # U = 0 gives 0
+        return np.asarray(steps[np.arange(len(index)), k])
 
     def sequences(self, index: IntArray, length: int) -> tuple[Array, IntArray, BoolArray]:
         """The next K = `length` steps: observations (N, K+1, ...), actions (N, K), and which steps (N, K) are real.
