@@ -214,6 +214,11 @@ class MiniGridEnv(BatchEnv):
             codes = codes / (np.array(self._counts, dtype=np.float32) - 1.0)[:, None, None]
         return codes if self._gaussian is None else self._gaussian.add(codes, slot)
 
+    @property
+    def codes(self) -> Codes:
+        """(n, planes, V, V) codes of what each row sees now, without noise; read-only for measurements."""
+        return self._codes
+
     def exact(self) -> None:
         """None: worlds are drawn anew in every episode."""
 

@@ -1,0 +1,1 @@
+"""Claims on what exploration rests on in the deep agent."""
