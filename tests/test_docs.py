@@ -62,6 +62,7 @@ def test_paths_and_functions_exist(document):
         ("docs/energy.md", "## Claims, measured\n", "claim", "energy"),
         ("docs/objective-claims.md", "# Claims of objectives\n", "claim", "objectives"),
         ("docs/preference-claims.md", "# Claims of preferences\n", "claim", "preferences"),
+        ("docs/exploration-claims.md", "# Claims of exploration\n", "claim", "exploration"),
     ],
 )
 def test_tables_hold_every_registered_name(document, heading, kind, group):
