@@ -250,7 +250,7 @@ def _per_action_ridge(
         for a, (start, end) in enumerate(zip(ends - counts[h], ends, strict=True)):
             gram[h, a], cross[h, a] = Z[start:end].T @ Z[start:end], Z[start:end].T @ Y[start:end]
     B = np.linalg.solve(gram + ridge * np.eye(k), cross)
-    return B, counts / mask.sum(axis=1)[:, None]
+    return np.asarray(B, dtype=np.float64), counts / mask.sum(axis=1)[:, None]
 
 
 def _top_directions(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
