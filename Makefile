@@ -13,9 +13,10 @@ export OMP_NUM_THREADS ?= 1
 
 setup: $(STAMP)
 
+# Bytecode is made when a module is first imported: compiling all of it took more than half of the time.
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@
 
