@@ -1,12 +1,16 @@
 """Steps per second of the native batch against gymnasium's SyncVectorEnv of plain Python environments.
 
-Run: `python benchmarks/vector_env.py` (about 20 s on one core). All contestants simulate one random low-rank MDP
+Run: `python benchmarks/vector_env.py` (half a minute on one core). All contestants simulate one random low-rank MDP
 (S=100, A=5, H=5, d=3, a kernel per step) with gymnasium's next-step autoreset:
 - sync: SyncVectorEnv of a lean environment, lists and one bisection a step, uniforms from `self.np_random`;
 - sync, buffered: the same with uniforms drawn 1024 at a time, as fast as we could make plain Python;
 - single view: SyncVectorEnv of our single-environment view, what one pays for not batching;
-- native: the library's batch.
-Contestants take turns within each repeat, and a ratio is the median over repeats of two neighbours in time.
+- DummyVecEnv: Stable-Baselines3's loop over the lean environment (it begins the next episode in the same step);
+- AsyncVectorEnv: gymnasium's, one process for each lean environment, measured at up to 16 and scaled;
+- numpy: this MDP alone as a vector environment in a few lines of numpy, all rows in step and seeded together;
+- native: the library's batch, whose rows have a seed each and which gives the same rows at any number of them.
+Contestants take turns within each repeat, and a ratio is the median over repeats of two neighbours in time. Times are
+processor times, but for AsyncVectorEnv and the batch beside it, which are elapsed times.
 Exit code 1 if a bar (native / sync: 15 at 64 sub-environments, 100 at 1024) is missed.
 """
 
@@ -22,7 +26,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rl_contrastive.envs.adapters.single import SingleEnv
 from rl_contrastive.envs.low_rank import LowRankConfig, LowRankEnv
@@ -30,7 +35,8 @@ from rl_contrastive.spec import ExactModel
 
 CONFIG = LowRankConfig(num_states=100, num_actions=5, horizon=5, rank=3)
 BARS = {64: 15.0, 1024: 100.0}
-CONTESTANTS = ("sync", "sync, buffered", "single view", "native")
+CONTESTANTS = ("sync", "sync, buffered", "single view", "DummyVecEnv", "AsyncVectorEnv", "numpy", "native")
+MOST_PROCESSES = 16
 
 
 class PlainEnv(gym.Env[int, int]):
@@ -71,6 +77,38 @@ class BufferedEnv(PlainEnv):
         return self.buffer.pop()
 
 
+class NumpyVectorEnv:
+    """The same MDP as a batch, written for speed alone: one search in all cumulative rows of a step, one after another.
+
+    Row (s, a) of step h holds s A + a + cumsum P_h(.|s, a), so that the rows together increase. next-step autoreset.
+    """
+
+    def __init__(self, model: ExactModel, num_envs: int) -> None:
+        self.horizon, S, A = model.r.shape
+        self.num_envs, self.num_actions, self.num_states = num_envs, A, S
+        below = np.minimum(np.cumsum(model.P, axis=-1), 1.0)
+        below[..., -1] = 1.0
+        self.below = (below + np.arange(S * A).reshape(S, A, 1)).reshape(self.horizon, -1)
+        self.reward, self.start = model.r.reshape(self.horizon, -1), np.append(np.cumsum(model.rho)[:-1], 1.0)
+        self.no, self.yes = np.zeros(num_envs, dtype=np.bool_), np.ones(num_envs, dtype=np.bool_)
+
+    def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:
+            self.rng = np.random.default_rng(seed)
+        self.uniforms = self.rng.random((self.horizon + 1, self.num_envs))
+        self.h, self.s = 0, np.searchsorted(self.start, self.uniforms[-1], side="right")
+        return self.s, {}
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        if self.h == self.horizon:
+            return self.reset()[0], np.zeros(self.num_envs), self.no, self.no, {}
+        pair = self.s * self.num_actions + action
+        found = np.searchsorted(self.below[self.h], pair + self.uniforms[self.h], side="right")
+        reward = self.reward[self.h][pair]
+        self.s, self.h = found - pair * self.num_states, self.h + 1
+        return self.s, reward, self.yes if self.h == self.horizon else self.no, self.no, {}
+
+
 def plain_tables(model: ExactModel) -> tuple[Any, Any, Any]:
     """Cumulative kernels (H,S,A,S), rewards (H,S,A) and cumulative start as nested lists; the last entry is 2 > u."""
 
@@ -82,22 +120,22 @@ def plain_tables(model: ExactModel) -> tuple[Any, Any, Any]:
     return cumulative(model.P), model.r.tolist(), cumulative(model.rho)
 
 
-def seconds_per_call(envs: Any, actions: Any, budget: float) -> float:
+def seconds_per_call(envs: Any, actions: Any, budget: float, clock: Callable[[], float] = time.process_time) -> float:
     """Seconds of one `step` of the whole batch, over at least `budget` seconds."""
-    calls, start = 0, time.perf_counter()
+    calls, start = 0, clock()
     while True:
         for action in actions:
             envs.step(action)
         calls += len(actions)
-        elapsed = time.perf_counter() - start
+        elapsed = clock() - start
         if elapsed >= budget:
             return elapsed / calls
 
 
-def check_same_law(sync: Any, native: LowRankEnv, actions: Any) -> None:
+def check_same_law(other: Any, native: LowRankEnv, actions: Any) -> None:
     """Both play the same MDP: mean rewards of the same number of steps agree within 6 standard errors."""
     rewards = []
-    for envs in (sync, native):
+    for envs in (other, native):
         steps = [np.array(envs.step(action)[1]) for action in np.tile(actions, (8, 1))]
         rewards.append(np.concatenate(steps))
     gap = abs(rewards[0].mean() - rewards[1].mean())
@@ -107,26 +145,41 @@ def check_same_law(sync: Any, native: LowRankEnv, actions: Any) -> None:
 
 
 def compare(n: int, repeats: int, budget: float) -> dict[str, list[float]]:
-    """Seconds per call of each contestant at n sub-environments, one entry a repeat."""
-    tables = plain_tables(LowRankEnv(CONFIG, 1).exact())
+    """Of each contestant at n sub-environments, how many times the native batch's time its step takes, by repeats;
+    of the native batch the seconds themselves."""
+    model = LowRankEnv(CONFIG, 1).exact()
+    tables = plain_tables(model)
+    few = min(n, MOST_PROCESSES)
     makers: dict[str, Callable[[], Any]] = {
         "sync": lambda: SyncVectorEnv([lambda: PlainEnv(tables)] * n),
         "sync, buffered": lambda: SyncVectorEnv([lambda: BufferedEnv(tables)] * n),
         "single view": lambda: SyncVectorEnv([lambda: SingleEnv(LowRankEnv(CONFIG, 1))] * min(n, 64)),
+        "DummyVecEnv": lambda: DummyVecEnv([lambda: PlainEnv(tables)] * n),
+        "AsyncVectorEnv": lambda: AsyncVectorEnv([lambda: PlainEnv(tables)] * few),
+        "numpy": lambda: NumpyVectorEnv(model, n),
         "native": lambda: LowRankEnv(CONFIG, n),
     }
     contestants = {name: make() for name, make in makers.items()}
     rng = np.random.default_rng(0)
     actions = {name: rng.integers(CONFIG.num_actions, size=(24, envs.num_envs)) for name, envs in contestants.items()}
-    for envs in contestants.values():
-        envs.reset(seed=0)
-    check_same_law(contestants["sync"], contestants["native"], actions["native"])
-    times: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    for name, envs in contestants.items():
+        envs.reset() if name == "DummyVecEnv" else envs.reset(seed=0)
+    for name in ("sync", "numpy"):
+        check_same_law(contestants[name], contestants["native"], actions["native"])
+    ratios: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    native = contestants["native"]
     for _ in range(repeats):
-        for name, envs in contestants.items():
-            scale = n / envs.num_envs  # the single view is measured at 64 and is linear in n
-            times[name].append(scale * seconds_per_call(envs, actions[name], budget))
-    return times
+        own = seconds_per_call(native, actions["native"], budget)
+        for name in CONTESTANTS[:-1]:
+            envs = contestants[name]
+            scale, beside, clock = n / envs.num_envs, own, time.process_time  # some are measured at fewer rows
+            if name == "AsyncVectorEnv":
+                clock = time.perf_counter
+                beside = seconds_per_call(native, actions["native"], budget, clock)
+            ratios[name].append(scale * seconds_per_call(envs, actions[name], budget, clock) / beside)
+        ratios["native"].append(own)
+    contestants["AsyncVectorEnv"].close()
+    return ratios
 
 
 def main() -> int:
@@ -139,12 +192,11 @@ def main() -> int:
     print(f"{'sub-envs':>8}  {'contestant':<16}{'M steps/s':>10}{'native is':>12}")
     missed = False
     for n, bar in BARS.items():
-        times = compare(n, args.repeats, args.budget)
-        ratios = {
-            name: median(t / best for t, best in zip(times[name], times["native"], strict=True)) for name in times
-        }
+        found = compare(n, args.repeats, args.budget)
+        seconds = median(found.pop("native"))
+        ratios = {name: median(values) for name, values in found.items()} | {"native": 1.0}
         for name in CONTESTANTS:
-            print(f"{n:>8}  {name:<16}{n / median(times[name]) / 1e6:>10.3f}{ratios[name]:>11.1f}x")
+            print(f"{n:>8}  {name:<16}{n / (seconds * ratios[name]) / 1e6:>10.3f}{ratios[name]:>11.1f}x")
         met = ratios["sync"] >= bar
         missed |= not met
         print(f"{n:>8}  bar: native >= {bar:g}x sync: {'met' if met else 'MISSED'} ({ratios['sync']:.1f}x)")

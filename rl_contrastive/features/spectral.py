@@ -20,8 +20,10 @@ from rl_contrastive.features.maps import TabularFeatures
 from rl_contrastive.objectives.laws import tabular_law
 from rl_contrastive.spec import BoolArray, FloatArray, IntArray
 
-DENSE_STATES = 96
-"""Up to this S a batched eigh of the (S, S) Gram matrices is faster than block Krylov iteration."""
+DENSE_STATES = 224
+"""Up to this S an eigh of the (S, S) Gram matrices finds a given d faster than block Krylov iteration."""
+DENSE_STATES_ANY_RANK = 1000
+"""The same where d is chosen from the data: the iteration converges slowly on values that are all noise."""
 DENSE_ENTRIES = 1 << 22
 """Up to this many entries H S A S (32 MiB) the counts of all steps are one dense array and each stage one call."""
 OVERSAMPLE = 4
@@ -85,24 +87,27 @@ def fit_tabular(
     n_level = np.maximum(counts.total(), 1.0)[counts.level]
     whitened = counts.count / (np.sqrt(n_pair * n_level) * root[counts.level, counts.succ])  # entries of M
     guess = None if start is None else start.psi_table * root[..., None]
-    dense = S <= DENSE_STATES and H * S * A * S <= DENSE_ENTRIES
+    direct = (DENSE_STATES_ANY_RANK if rank is None else DENSE_STATES) >= S
+    dense = direct and H * S * A * S <= DENSE_ENTRIES
     if dense:
         M = _table(counts, whitened)  # (H, SA, S)
         V, sigma = _leading(np.swapaxes(M, 1, 2) @ M, rank or S)  # (H, S, d)
     else:
         matrices = [counts.matrix(h, whitened) for h in range(H)]
-        V, sigma = _right_singular_vectors(matrices, rank or min(FIRST_DIMENSIONS, S), guess)
+        first = min(MOST_DIMENSIONS if direct else FIRST_DIMENSIONS, S)
+        V, sigma = _right_singular_vectors(matrices, rank or first, guess, direct=direct)
     cut, ranks = False, np.full(H, rank or 1)
     if rank is None and not np.array_equal(law, marginal):
         # P has the same rank under every law, and the noise is even under the marginal one.
         own = fit_tabular(counts, None)
         ranks, cut, rank = own.ranks, own.cut, own.features.dim
         if sigma.shape[1] < rank:
-            V, sigma = _right_singular_vectors(matrices, rank, V)
+            V, sigma = _right_singular_vectors(matrices, rank, V, direct=direct)
     elif rank is None:
         floor = noise_level(counts, law)[:, None]
         while (sigma[:, -1:] > floor).any() and sigma.shape[1] < min(MOST_DIMENSIONS, S):
-            V, sigma = _right_singular_vectors(matrices, min(2 * sigma.shape[1], MOST_DIMENSIONS, S), V)
+            more = min(2 * sigma.shape[1], MOST_DIMENSIONS, S)
+            V, sigma = _right_singular_vectors(matrices, more, V, direct=direct)
         ranks = np.maximum((sigma > floor).sum(axis=1), 1)
         cut = bool((ranks > MOST_DIMENSIONS).any() or (MOST_DIMENSIONS < S and (ranks == MOST_DIMENSIONS).any()))
         rank = int(min(ranks.max(), MOST_DIMENSIONS))
@@ -148,12 +153,16 @@ def noise_level(counts: TransitionCounts, law: FloatArray) -> FloatArray:
 
 
 def _right_singular_vectors(
-    matrices: list[sparse.csr_matrix], rank: int, guess: FloatArray | None
+    matrices: list[sparse.csr_matrix], rank: int, guess: FloatArray | None, *, direct: bool
 ) -> tuple[FloatArray, FloatArray]:
-    """Top right singular vectors V (H, S, d) and values (H, d) of sparse matrices (SA, S), signs fixed."""
+    """Top right singular vectors V (H, S, d) and values (H, d) of sparse matrices (SA, S), signs fixed.
+
+    direct: by an eigh of each Gram matrix and not by block Krylov iteration.
+    """
     S = matrices[0].shape[1]
-    if min(rank + OVERSAMPLE, S) * KRYLOV_BLOCKS > S or S <= DENSE_STATES:
-        return _leading(np.stack([(M.T @ M).toarray() for M in matrices]), rank)
+    if min(rank + OVERSAMPLE, S) * KRYLOV_BLOCKS > S or direct:
+        found = [_leading((M.T @ M).toarray()[None], rank) for M in matrices]
+        return np.concatenate([V for V, _ in found]), np.concatenate([sigma for _, sigma in found])
     pairs = [_block_krylov(M, rank, None if guess is None else guess[h]) for h, M in enumerate(matrices)]
     return _signed(np.stack([v for _, v in pairs]), np.stack([t for t, _ in pairs]))
 

@@ -234,13 +234,23 @@ def _sign_of_largest(U: FloatArray) -> FloatArray:
 def _per_action_ridge(
     z: FloatArray, target: FloatArray, action: IntArray, mask: FloatArray, num_actions: int, ridge: float
 ) -> tuple[FloatArray, FloatArray]:
-    """B_a = (Z_a'Z_a + ridge I)^-1 Z_a'Y_a with Z = [z, 1] -> (H, A, k+1, k'), and shares n_a/n (H, A)."""
-    z = np.concatenate([z, np.ones((*mask.shape, 1))], axis=2)  # (H, N, k+1)
-    chosen = (action[:, None, :] == np.arange(num_actions)[:, None]) * mask[:, None]  # (H, A, N)
-    zt = chosen[:, :, None, :] * np.swapaxes(z, 1, 2)[:, None]  # (H, A, k+1, N)
-    gram = zt @ z[:, None] + ridge * np.eye(z.shape[2])
-    B = np.linalg.solve(gram, zt @ target[:, None])
-    return B, chosen.sum(axis=2) / mask.sum(axis=1)[:, None]
+    """B_a = (Z_a'Z_a + ridge I)^-1 Z_a'Y_a with Z = [z, 1] -> (H, A, k+1, k'), and shares n_a/n (H, A).
+
+    Rows are sorted by action, so that each enters the moments of its own action alone and not of all A.
+    """
+    H, A, k = len(z), num_actions, z.shape[2] + 1
+    gram, cross = np.empty((H, A, k, k)), np.empty((H, A, k, target.shape[2]))
+    counts = np.empty((H, A), dtype=np.int64)
+    for h in range(H):
+        rows = np.flatnonzero(mask[h])
+        rows = rows[np.argsort(action[h, rows], kind="stable")]
+        counts[h] = np.bincount(action[h, rows], minlength=A)
+        Z, Y = np.column_stack([z[h, rows], np.ones(len(rows))]), target[h, rows]  # (n, k+1), (n, k')
+        ends = np.cumsum(counts[h])
+        for a, (start, end) in enumerate(zip(ends - counts[h], ends, strict=True)):
+            gram[h, a], cross[h, a] = Z[start:end].T @ Z[start:end], Z[start:end].T @ Y[start:end]
+    B = np.linalg.solve(gram + ridge * np.eye(k), cross)
+    return np.asarray(B, dtype=np.float64), counts / mask.sum(axis=1)[:, None]
 
 
 def _top_directions(gram: FloatArray) -> tuple[FloatArray, FloatArray]:

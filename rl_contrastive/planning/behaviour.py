@@ -42,8 +42,19 @@ def behaviour_value(model: ExactModel, behaviour: Behaviour) -> float:
     return float(model.rho @ (V @ start))
 
 
+def policy_value(model: ExactModel, pi: FloatArray) -> float:
+    """Expected return rho . V^pi_0 of one Markov policy pi (H, S, A); observations must be states."""
+    V = np.zeros(len(model.rho))
+    for h in range(len(pi) - 1, -1, -1):
+        V = (pi[h] * (model.r[h] + _expected(model, h, V))).sum(axis=-1)
+    return float(model.rho @ V)
+
+
 def _expected(model: ExactModel, h: int, V: FloatArray) -> FloatArray:
-    """P_h V (S, A, M), through the factors where they are given, which costs O(S A d M) and not O(S^2 A M)."""
+    """P_h V (S, A, M) of V (S, M), or (S, A) of V (S,).
+
+    Through the factors where they are given, which costs O(S A d M) and not O(S^2 A M).
+    """
     if model.phi is not None and model.psi is not None and model.phi.shape[-1] < V.shape[0]:
         return np.asarray(model.phi[h] @ (model.psi[h].T @ V))
     return np.asarray(model.P[h] @ V)

@@ -12,7 +12,7 @@ import numpy as np
 
 from rl_contrastive.acting import sample
 from rl_contrastive.config import require
-from rl_contrastive.planning.lsvi import policy_values
+from rl_contrastive.planning.behaviour import policy_value
 from rl_contrastive.runs.rollout import play
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import Agent, Array, Env, ExactModel, FloatArray, IntArray
@@ -87,8 +87,7 @@ def policy_table(agent: Agent, model: ExactModel, *, explore: bool) -> FloatArra
 def exact_evaluation(agent: Agent, model: ExactModel, *, explore: bool) -> float:
     """rho . V^pi_0 of the agent's bonus-free (explore=False) or optimistic policy; needs observations = states."""
     require(model.observations_are_states, "exact evaluation needs an environment whose observations are its states.")
-    V, _ = policy_values(model.P, model.r, policy_table(agent, model, explore=explore))
-    return float(model.rho @ V[0])
+    return policy_value(model, policy_table(agent, model, explore=explore))
 
 
 def exact_model(env: Env, mode: str = "auto") -> ExactModel | None:

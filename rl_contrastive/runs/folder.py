@@ -95,13 +95,13 @@ class RunFolder:
         write_json(self.path / CONFIG, config)
         self._run_id = run_id(config)
 
-    def lock(self, wait: float = LOCK_WAIT) -> None:
-        """Take the lock; RlcError if another process keeps it for `wait` seconds."""
+    def lock(self, wait: float | None = None) -> None:
+        """Take the lock; RlcError if another process keeps it for `wait` seconds, by default LOCK_WAIT."""
         try:
             handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise RlcError(f"cannot write in {self.path}: {error.strerror}.") from error
-        give_up = time.monotonic() + wait
+        give_up = time.monotonic() + (LOCK_WAIT if wait is None else wait)
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,9 +16,8 @@ from typing import Protocol
 
 import numpy as np
 
-from rl_contrastive.planning.behaviour import behaviour_value
+from rl_contrastive.planning.behaviour import behaviour_value, policy_value
 from rl_contrastive.planning.games import DualityGap, duality_gap, kernels
-from rl_contrastive.planning.lsvi import policy_values
 from rl_contrastive.runs.evaluate import checked_policy, exact_evaluation, policy_table
 from rl_contrastive.spec import Agent, Array, Behaviour, Certified, ExactModel, FloatArray, KnownBehaviour, marginals
 
@@ -79,8 +78,7 @@ class MdpOracle:
         if self._losses is None or self._losses[0] != agent.version:
             pi = policy_table(agent, self.model, explore=True)
             law = behaviour_of(agent, pi)
-            V, _ = policy_values(self.model.P, self.model.r, pi)
-            optimum, value = self.model.optimal_return, float(self.model.rho @ V[0])
+            optimum, value = self.model.optimal_return, policy_value(self.model, pi)
             played: float | None = None
             if law is not None:
                 itself = len(law.start) == 1 and np.shares_memory(law.pi, pi)

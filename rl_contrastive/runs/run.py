@@ -75,15 +75,15 @@ def build(config: RunConfig) -> tuple[Agent, Env, Env]:
         agent: Agent = agent_entry.factory(env, agent_config, seed=config.seed)
     check_fit(agent, env, config.budget)
     group = env.env_spec.group
-    rows = -(-_evaluation_rows(config.budget) // group) * group  # rounded up: all rows are played anyway
+    rows = -(-_evaluation_rows(config.budget, env_config) // group) * group  # rounded up: all rows are played anyway
     eval_env: Env = env_entry.factory(for_evaluation(env_config), rows)
     return agent, env, eval_env
 
 
-def _evaluation_rows(budget: Budget) -> int:
+def _evaluation_rows(budget: Budget, env_config: Any) -> int:
     """Rows of the evaluation environment: one for each episode of an evaluation, or FEWEST where their number varies,
-    because all rows are played even where fewer would do."""
-    return min(budget.eval_episodes or FEWEST, MOST_ROWS)
+    because all rows are played even where fewer would do. Environments whose rows are slow to make allow fewer."""
+    return min(budget.eval_episodes or FEWEST, getattr(env_config, "most_evaluation_rows", MOST_ROWS))
 
 
 def for_evaluation(env_config: Any) -> Any:

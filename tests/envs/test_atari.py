@@ -13,10 +13,12 @@ from rl_contrastive.config import to_dict
 from rl_contrastive.envs.adapters.atari import AtariConfig, AtariEnv, make_atari
 from rl_contrastive.envs.adapters.single import SingleEnv
 from rl_contrastive.errors import RlcError
+from rl_contrastive.runs.evaluate import evaluate
 from rl_contrastive.runs.load import make_env
 from rl_contrastive.runs.loop import Budget
 from rl_contrastive.runs.rollout import play
 from rl_contrastive.runs.run import RunConfig, build
+from rl_contrastive.seeding import SeedTree
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +152,18 @@ def test_measured_are_scores_of_whole_games_and_the_run_evaluates_on_them():
     assert not drawn.config.clip_rewards
     game = lose_all_lives(make_atari(measuring, 1))
     assert sum(step.discount[0] == 0 for step in game) == 1
+
+
+@pytest.mark.parametrize(("episodes", "rows"), [(200, 10), (5, 5)])
+def test_an_evaluation_makes_few_emulators_and_can_play_more_episodes(episodes, rows):
+    small = {"size": 20, "horizon": 2, "idle_frames": 0}
+    given = {"agent_config": {"batch": 2}, "budget": Budget(10, eval_episodes=episodes)}
+    config = RunConfig("uniform", "atari:Pong", env_config=small, **given)
+    agent, _, measured = build(config)
+    assert measured.num_envs == rows
+    assert len(evaluate(agent, measured, rows + 1, tree=SeedTree(0)).returns) == rows + 1  # in two batches
+    others = build(RunConfig("uniform", "combination-lock", **given))
+    assert others[2].num_envs == episodes  # control: rows that cost nothing are as many as episodes
 
 
 def test_clipped_rewards_are_signs_of_the_score():

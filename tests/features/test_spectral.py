@@ -66,10 +66,10 @@ def test_truncation_is_the_least_squares_minimiser(law: str) -> None:
     assert closed == pytest.approx(best, abs=1e-9)
 
 
-def test_block_krylov_equals_dense_svd() -> None:
+def test_block_krylov_equals_dense_svd(monkeypatch: pytest.MonkeyPatch) -> None:
     _, P = low_rank(2, 120, 2, 4)
     counts = sampled(P, 8)
-    assert counts.num_states > spectral_module.DENSE_STATES  # the iteration is what runs
+    monkeypatch.setattr(spectral_module, "DENSE_STATES", 96)  # the iteration is what runs
     fit = fit_tabular(counts, 4)
     law = tabular_law(counts.succ_total())
     for h in range(2):
@@ -83,6 +83,43 @@ def test_block_krylov_equals_dense_svd() -> None:
     warm = fit_tabular(counts, 4, start=fit.features)
     for h in range(2):
         assert warm.features.model().rows(h) == pytest.approx(fit.features.model().rows(h), abs=1e-7)
+
+
+@pytest.mark.parametrize("rank", [4, None])
+@pytest.mark.parametrize("entries", [1 << 22, 0], ids=["one table", "step by step"])
+def test_iteration_and_direct_solution_agree_and_the_sizes_choose(
+    rank: int | None, entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result does not depend on the limits; below them no iteration runs, above them one does."""
+    counts, calls = sampled(low_rank(2, 120, 2, 4)[1], 200), []
+    krylov = spectral_module._block_krylov
+    monkeypatch.setattr(spectral_module, "_block_krylov", lambda *a: calls.append(1) or krylov(*a))
+    monkeypatch.setattr(spectral_module, "DENSE_ENTRIES", entries)
+    direct = fit_tabular(counts, rank)
+    assert not calls
+    monkeypatch.setattr(spectral_module, "DENSE_STATES" if rank else "DENSE_STATES_ANY_RANK", 119)
+    iterated = fit_tabular(counts, rank)
+    assert calls
+    assert iterated.ranks.tolist() == direct.ranks.tolist()
+    assert iterated.singular_values == pytest.approx(direct.singular_values, abs=1e-8)
+    for h in range(2):
+        assert iterated.features.model().rows(h) == pytest.approx(direct.features.model().rows(h), abs=1e-7)
+
+
+def test_moments_by_action_equal_the_masked_sums() -> None:
+    """Each action's ridge solution by sums over all rows, weighted 0 and 1; an action that nobody took has B = 0."""
+    rng, (H, N, k, A) = np.random.default_rng(3), (3, 50, 4, 5)
+    z, y, action = rng.normal(size=(H, N, k)), rng.normal(size=(H, N, 3)), rng.integers(A - 1, size=(H, N))
+    mask = (np.arange(N) < np.array([[50], [20], [1]])).astype(np.float64)
+    B, share = spectral_linear._per_action_ridge(z, y, action, mask, A, 0.7)
+    Z = np.concatenate([z, np.ones((H, N, 1))], axis=2)
+    for a in range(A):
+        w = (action == a) * mask
+        gram = np.einsum("hn,hni,hnj->hij", w, Z, Z) + 0.7 * np.eye(k + 1)
+        expected = np.linalg.solve(gram, np.einsum("hn,hni,hnj->hij", w, Z, y))
+        assert B[:, a] == pytest.approx(expected, abs=1e-12)
+        assert share[:, a] == pytest.approx(w.sum(axis=1) / mask.sum(axis=1))
+    assert (B[:, -1] == 0).all()
 
 
 def slope(shuffle: bool) -> float:

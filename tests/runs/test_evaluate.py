@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from rl_contrastive.acting import sample
 from rl_contrastive.config import from_dict
 from rl_contrastive.errors import RlcError
+from rl_contrastive.planning.behaviour import policy_value
+from rl_contrastive.planning.lsvi import policy_values
 from rl_contrastive.registry import get
 from rl_contrastive.runs import evaluate as module
 from rl_contrastive.runs.evaluate import Evaluation, evaluate, exact_evaluation, exact_model
+from rl_contrastive.runs.oracle import MdpOracle
 from rl_contrastive.seeding import STREAMS, SeedTree
 
 
@@ -55,6 +60,18 @@ def test_mean_and_standard_error():
     assert result.mean == 3.0
     assert result.sem == pytest.approx(np.sqrt(14 / 3) / 2)
     assert Evaluation(np.array([2.0])).sem == 0.0
+
+
+def test_exact_values_by_the_factors_equal_those_by_the_kernel():
+    env = low_rank()
+    model, pi = env.exact(), random_policy(env)
+    by_kernel = float(model.rho @ policy_values(model.P, model.r, pi)[0][0])
+    broken = replace(model, P=np.full_like(model.P, np.nan))  # the kernel is not read where there are factors
+    assert policy_value(broken, pi) == pytest.approx(by_kernel, abs=1e-13)
+    assert exact_evaluation(Fixed(pi), broken, explore=False) == pytest.approx(by_kernel, abs=1e-13)
+    assert MdpOracle(broken).policy_loss(Fixed(pi)) == pytest.approx(model.optimal_return - by_kernel, abs=1e-13)
+    without = replace(model, phi=None, psi=None)
+    assert policy_value(without, pi) == by_kernel
 
 
 def test_monte_carlo_agrees_with_the_exact_value():

@@ -199,8 +199,10 @@ def test_a_folder_is_written_by_one_process_at_a_time(tmp_path, config, monkeypa
     monkeypatch.setattr(record, "LOCK_WAIT", 0.1)
     folder = record.RunFolder(tmp_path)
     folder.create(config_json(resolve(config), ""))
+    start = time.monotonic()
     with pytest.raises(RlcError, match="another process is writing"):
         record.RunFolder(tmp_path).lock()
+    assert 0.1 <= time.monotonic() - start < 5.0  # it waits for LOCK_WAIT, here .1 s
     folder.unlock()
     record.RunFolder(tmp_path).lock()
 

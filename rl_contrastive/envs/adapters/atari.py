@@ -14,7 +14,7 @@ row's actions. Later games go on with the emulator's own generator, because seed
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -66,6 +66,8 @@ class AtariConfig(Options, where="atari"):
     """Threads of the emulators; results do not depend on them."""
     render: bool = False
     """Keep a second, coloured emulator in step for pictures; `rlc replay` sets it."""
+    most_evaluation_rows: ClassVar[int] = 10
+    """Emulators of an evaluation: each takes over .1 s to make, and 200 delayed the first step of a run by 33 s."""
 
     def for_evaluation(self) -> AtariConfig:
         """The score of whole games: no clipped rewards, and no life counts as an end."""
