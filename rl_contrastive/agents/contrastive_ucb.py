@@ -140,10 +140,8 @@ class ContrastiveUCB(BaseAgent):
 class ContrastiveLSVIConfig(ContrastiveUCBConfig):
     """Contrastive-UCB's roll-in and features, with ridge LSVI and a decoder's policy in the place of P-hat."""
 
-    growth: float = 0.005
-    """Plan again when the stored transitions grew by this fraction (0: after every batch). Up to 10 000 episodes in
-    batches of 50 this is after every batch; from there on an episode costs no more. At .02, which `contrastive-ucb`
-    has, locks of 20 steps took more episodes."""
+    growth: float = 0.0
+    """Plan again when the stored transitions grew by this fraction (0: after every batch)."""
     representation: Literal["vector", "latent", "ridge"] = "ridge"
     """For rich observations only (states are always tables): ridge LSVI on phi, and a decoder's policy to hand out."""
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from agents_common import batches, same, uniform
 
-from rl_contrastive.agents.base import grew_by
-from rl_contrastive.agents.contrastive_ucb import ContrastiveLSVIConfig, RepUCBConfig
+from rl_contrastive.agents.contrastive_ucb import RepUCBConfig
 from rl_contrastive.agents.ucb_config import ContrastiveUCBConfig
 from rl_contrastive.errors import RlcError
 from rl_contrastive.features.steps import StepStore
@@ -108,17 +107,6 @@ def test_on_policy_follows_the_plan_to_the_end_and_stores_all(make_agent):
 
     batches(agent, 3, 3, check)
     assert agent.model.rows().tolist() == [300] * 4
-
-
-def test_default_growth_of_lsvi_changes_nothing_before_10000_episodes_and_bounds_the_cost_behind():
-    """In batches of 50: a plan after each batch up to 10 000, then log 2 / log 1.005 = 139 of them a doubling."""
-    planned, plans = 0, []
-    for episodes in range(50, 40_001, 50):
-        if grew_by(episodes, planned, ContrastiveLSVIConfig().growth):
-            planned = episodes
-            plans.append(episodes)
-    assert plans[:200] == list(range(50, 10_001, 50))
-    assert sum(n > 20_000 for n in plans) <= 139  # of 400 batches
 
 
 def test_growth_skips_fits_until_the_data_grew_enough(make_agent):
