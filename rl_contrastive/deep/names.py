@@ -67,22 +67,30 @@ class Leaders:
 
     def __init__(self, closeness: Closeness) -> None:
         self.closeness = closeness
-        self._leaders: list[list[FloatArray]] = []
+        self._leaders: list[FloatArray] = []
+        """(room, d) of each row; the first `_counts[row]` are leaders."""
+        self._counts: list[int] = []
 
     def begin(self, num_rows: int) -> None:
         """New episodes of all rows."""
-        self._leaders = [[] for _ in range(num_rows)]
+        self._leaders = [np.zeros((0, 0)) for _ in range(num_rows)]
+        self._counts = [0] * num_rows
 
     def assign(self, row: int, x: FloatArray) -> tuple[int, bool]:
         """Number of the leader of x (d,) in this row's episode, and whether x is that leader itself."""
-        mine = self._leaders[row]
-        if mine:
-            distance = np.square(np.array(mine) - x).sum(axis=1)
+        count = self._counts[row]
+        if count:
+            away = self._leaders[row][:count] - x
+            distance = np.einsum("nd,nd->n", away, away)
             nearest = int(distance.argmin())
             if distance[nearest] <= self.closeness.radius**2:
                 return nearest, False
-        mine.append(np.array(x))
-        return len(mine) - 1, True
+        if count == len(self._leaders[row]):
+            room = np.zeros((16 if not count else count, len(x)))  # doubled where there are some
+            self._leaders[row] = np.concatenate([self._leaders[row][:, : len(x)], room]) if count else room
+        self._leaders[row][count] = x
+        self._counts[row] = count + 1
+        return count, True
 
     def move(self, row: int, number: int, x: FloatArray) -> None:
         """The features of a leader changed."""
