@@ -20,13 +20,14 @@ from rl_contrastive.config import require_keys
 from rl_contrastive.deep.augment import check_augment, distort, draw
 from rl_contrastive.deep.auxiliary import Auxiliary
 from rl_contrastive.deep.bonus_contract import Bonus, Chunk
+from rl_contrastive.deep.choice import StageGame, choice_of
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, put, torch_generator
 from rl_contrastive.deep.noisy import mean_noise, resample
 from rl_contrastive.deep.replay.replay import Replay, ReplayBatch
 from rl_contrastive.deep.representation import identical
 from rl_contrastive.deep.self_prediction import SelfPrediction
-from rl_contrastive.deep.value import Values, td_losses
+from rl_contrastive.deep.value import Values, stage_losses, td_losses
 from rl_contrastive.deep.weights import (
     FlatAdam,
     FlatParameters,
@@ -41,8 +42,10 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, EnvSpec, FloatArray, State
 
 Sequences = tuple[Tensor, Tensor, Tensor, Tensor]
-REPORTED = ("loss_q", "loss_g", "spr_cosine", "spr_spread")
-"""Diagnostics of a gradient step; the last two (`SelfPrediction`) exist only with self-prediction."""
+LOSSES = ("loss_q", "loss_g", "loss_under")
+"""Losses of Q, of G (in games G-bar) and, in games, of G-under."""
+REPORTED = ("spr_cosine", "spr_spread")
+"""Diagnostics of self-prediction (`SelfPrediction`)."""
 HUGE = 1e30
 """Largest size of returns; float32 ends at 3e38."""
 TRIM_EVERY = 500
@@ -57,12 +60,16 @@ class DeepLearner:
     ) -> None:
         """obs_shape: of a stacked observation. slots: entries of the replay, for losses that remember."""
         self.config, self.num_actions = config, spec.num_actions
+        self.choice = choice_of(spec.players)
+        low, high = spec.return_range
+        self.bounds = config.reward_scale * low, config.reward_scale * high
         self.device = resolve_device(config.device)
         rng = torch.Generator().manual_seed(seed)  # on the CPU: the same weights whatever the device
         layout = ObsLayout(obs_shape, spec.obs_dtype, spec.num_states, spec.codes)
         body = layout.encoder(config.encoder, rng=rng)
         check_augment(config.augment, body.kind)
-        self.values = Values(body, spec.num_actions, config.value, rng=rng).to(self.device)
+        V = len(self.choice.signs)
+        self.values = Values(body, spec.num_actions, config.value, rng=rng, values=V).to(self.device)
         self.self_prediction: SelfPrediction | None = None
         if config.self_prediction.weight > 0:
             self.self_prediction = SelfPrediction(body.width, spec.num_actions, config.self_prediction, rng=rng).to(
@@ -107,8 +114,9 @@ class DeepLearner:
     # -- what the agent asks ---------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def q(self, obs: Array, *, rng: np.random.Generator | None = None) -> tuple[FloatArray, FloatArray]:
-        """Q and G (N, A) of stacked observations; rng draws the noise for acting if the heads are noisy."""
+    def q(self, obs: Array, *, rng: np.random.Generator | None = None) -> tuple[FloatArray, ...]:
+        """Q and G (N, A) of stacked observations, of a game Q, G-bar and G-under; rng draws the noise for acting if
+        the heads are noisy."""
         self._resample(rng)
         out = (
             self.values.means(self._encoded(self.values.encoder, put(obs, self.device)))
@@ -117,7 +125,7 @@ class DeepLearner:
             .astype(np.float64)
             / self.config.reward_scale
         )
-        return out[:, 0], out[:, 1]
+        return tuple(out[:, v] for v in range(out.shape[1]))
 
     @torch.inference_mode()
     def target_q(self, obs: Array) -> FloatArray:
@@ -186,14 +194,15 @@ class DeepLearner:
 
     def _inputs(self, batch: ReplayBatch, replay: Replay, bonus: Bonus) -> tuple[Tensor, Tensor]:
         """The inputs of `_gradient`, in two copies to the device."""
-        N, A = len(batch.index), self.num_actions
+        N, A, signs = len(batch.index), self.num_actions, self.choice.signs
+        V = len(signs)
         reward = batch.reward
         if self.config.clip_rewards:
             reward = replay.discounted(np.sign(replay.ring.reward[batch.steps]), batch.mask)
         # Returns beyond float32 are scaled before they are rounded to float32.
         huge = np.abs(reward).max() > HUGE
-        numbers = np.zeros((N, 5 + 2 * A), dtype=np.float64 if huge else np.float32)
-        numbers[:, 0] = numbers[:, 1] = reward
+        numbers = np.zeros((N, V + 3 + V * A), dtype=np.float64 if huge else np.float32)
+        numbers[:, :V] = reward[:, None]
         counted = batch.mask
         if bonus.pays == "pair":  # then G leaves out the bonus at (s,a) itself
             counted = batch.mask.copy()
@@ -204,16 +213,21 @@ class DeepLearner:
             on_the_way[counted] = bonus.taken(some, replay.actions(some))
             if bonus.pays == "both":  # the same of its part that is known before the step
                 on_the_way[:, 0] -= bonus.at(batch.index)[np.arange(N), batch.action]
-            numbers[:, 1] = reward + replay.discounted(on_the_way, counted)
-        numbers[:, 2], numbers[:, 3], numbers[:, 4] = batch.discount, batch.weight, batch.action
-        numbers[:, 5 + A :] = bonus.at(batch.end)
-        for part in (numbers[:, :2], numbers[:, 5:]):
+            paid = replay.discounted(on_the_way, counted)
+            for v in range(1, V):
+                numbers[:, v] = reward + signs[v] * paid
+        numbers[:, V], numbers[:, V + 1], numbers[:, V + 2] = batch.discount, batch.weight, batch.action
+        ahead = bonus.at(batch.end)
+        for v in range(1, V):
+            numbers[:, V + 3 + v * A : V + 3 + (v + 1) * A] = signs[v] * ahead
+        for part in (numbers[:, :V], numbers[:, V + 3 :]):
             part *= self.config.reward_scale
         return put(batch.ends, self.device), put(numbers.astype(np.float32, copy=False), self.device)
 
     def _reported(self) -> tuple[str, ...]:
         """Names of the numbers that `_gradient` reports."""
-        found = REPORTED if self.self_prediction is not None else REPORTED[:2]
+        found = LOSSES[: len(self.choice.signs)]
+        found = (*found, *REPORTED) if self.self_prediction is not None else found
         return found if self.auxiliary is None else (*found, "loss_auxiliary")
 
     def _gradient(
@@ -221,11 +235,12 @@ class DeepLearner:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The gradient of all losses, |TD errors| (N,) for priorities, and the reported numbers.
 
-        obs: o_t and o_{t+m}, concatenated, (2N, ...). numbers (N, 5 + 2A): returns of rewards, and of rewards
+        obs: o_t and o_{t+m}, concatenated, (2N, ...). numbers (N, V + 3 + V A): returns of rewards, and of rewards
         and bonuses, discount, weight, action; what is added to Q (0) and G (bonuses) of all actions at o_{t+m}.
         """
         losses, errors = self._losses(obs, numbers)
-        loss, report = (numbers[:, 3:4] * losses).sum() / len(losses), losses.detach().mean(0)
+        V = losses.shape[1]
+        loss, report = (numbers[:, V + 1 : V + 2] * losses).sum() / len(losses), losses.detach().mean(0)
         if ahead is not None:
             predicted, more = self._predict(*ahead)
             loss, report = loss + self.config.self_prediction.weight * predicted, torch.cat([report, more])
@@ -235,8 +250,10 @@ class DeepLearner:
         return self._trained.gradient(loss), errors.sum(1), report
 
     def _losses(self, obs: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses and |TD errors| (N, 2) of Q and G."""
-        N, values, target = len(numbers), self.values, self.target
+        """Losses and |TD errors| (N, V) of Q and G."""
+        N, values, target, V = len(numbers), self.values, self.target, len(self.choice.signs)
+        reward, discount, action = numbers[:, :V], numbers[:, V], numbers[:, V + 2].long()
+        extra = numbers[:, V + 3 :].reshape(N, V, -1)
 
         def out(network: Values, inputs: Tensor) -> Tensor:
             return network.head.forward(self._encoded(network.encoder.body, inputs))
@@ -245,15 +262,27 @@ class DeepLearner:
             x = values.encoder.inputs(obs)  # the target networks take the same inputs
             target_next = out(target, x[N:])
             online_next = out(values, x[N:]) if self.config.value.double else None
+        if isinstance(self.choice, StageGame):
+            known = (target_next if online_next is None else online_next) + extra
+            played = self.choice.weights(known.double().cpu().numpy())
+            return stage_losses(
+                out(values, x[:N]),
+                action,
+                reward=reward,
+                discount=discount,
+                weights=put(played.astype(np.float32), self.device),
+                next_values=target_next + extra,
+                bounds=self.bounds,
+            )
         return td_losses(
             values,
             out(values, x[:N]),
-            numbers[:, 4].long(),
-            reward=numbers[:, :2],
-            discount=numbers[:, 2],
+            action,
+            reward=reward,
+            discount=discount,
             online_next=online_next,
             target_next=target_next,
-            extra_next=numbers[:, 5:].reshape(N, 2, -1),
+            extra_next=extra,
         )
 
     def _sequences(self, batch: ReplayBatch, replay: Replay, rng: np.random.Generator) -> Sequences:

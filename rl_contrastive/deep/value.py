@@ -8,8 +8,9 @@ n-step targets, m <= n real steps, both by double Q-learning (van Hasselt et al.
 target network evaluates):
     y_Q = sum_{k<m} gamma^k r_k + discount Q'(s_m, argmax_a Q(s_m, a))
     y_G = sum_{k<m} gamma^k r_k + sum_{1<=k<m} gamma^k b_k + discount [b + G'](s_m, argmax_a [b + G](s_m, a))
-Optimism thus enters the targets and, through b + G, acting. Returns may be distributions over fixed atoms (Bellemare et
-al. 2017); then Q and G are their means.
+Optimism thus enters the targets and, through b + G, acting. In a game there are three value functions, Q, G-bar and
+G-under, and the value at s_m is that of the stage game (`choice.py`) in place of the largest one. Returns may be
+distributions over fixed atoms (Bellemare et al. 2017); then Q and G are their means.
 """
 
 from __future__ import annotations
@@ -24,18 +25,21 @@ from rl_contrastive.deep.noisy import add_noise
 
 
 class Values(nn.Module):
-    """Encoder and the heads of Q and G; wherever both are in one array (N, 2, ...), Q comes first."""
+    """Encoder and the heads of Q and G; wherever both are in one array (N, V, ...), Q comes first."""
 
     atoms: Tensor
 
-    def __init__(self, encoder: Encoder, num_actions: int, config: ValueConfig, *, rng: torch.Generator) -> None:
+    def __init__(
+        self, encoder: Encoder, num_actions: int, config: ValueConfig, *, rng: torch.Generator, values: int = 2
+    ) -> None:
+        """values: V, number of value functions."""
         super().__init__()
         self.encoder, self.config = encoder, config
         self.head = QHead(
             encoder.width,
             num_actions,
             rng=rng,
-            values=2,
+            values=values,
             dueling=config.dueling,
             atoms=config.atoms,
             hidden=config.hidden,
@@ -47,7 +51,7 @@ class Values(nn.Module):
         )
 
     def means(self, z: Tensor) -> Tensor:
-        """Q and G (N, 2, A) of encoded observations z (N, width)."""
+        """Q and G (N, V, A) of encoded observations z (N, width)."""
         return self.mean(self.head.forward(z))
 
     def mean(self, out: Tensor) -> Tensor:
@@ -92,6 +96,28 @@ def td_losses(
         return smooth_l1_loss(now, goal, reduction="none"), (now - goal).abs().detach()
     loss = -(goal * log_softmax(now, -1)).sum(-1)
     return loss, loss.detach()
+
+
+def stage_losses(
+    out: Tensor,
+    action: Tensor,
+    *,
+    reward: Tensor,
+    discount: Tensor,
+    weights: Tensor,
+    next_values: Tensor,
+    bounds: tuple[float, float],
+) -> tuple[Tensor, Tensor]:
+    """The same of the value functions of a game: targets r + discount <weights, next_values>, clipped to the bounds.
+
+    out (N, V, AB) with gradient; action (N,) joint; reward (N, V); weights (N, V, AB) probabilities of joint actions at
+    the next state, next_values (N, V, AB) what they are worth there, bonuses included; bounds: of any return.
+    """
+    with torch.no_grad():
+        following = (weights * next_values).sum(-1).clamp(*bounds)
+        goal = reward + discount[:, None] * following
+    now = chosen(out, action[:, None].expand_as(goal))
+    return smooth_l1_loss(now, goal, reduction="none"), (now - goal).abs().detach()
 
 
 def project(p: Tensor, reward: Tensor, discount: Tensor, atoms: Tensor) -> Tensor:
