@@ -71,7 +71,7 @@ class StageGame:
         A, B = self.players
         sigma = cce(upper.reshape(-1, A, B), lower.reshape(-1, A, B)).sigma.reshape(upper.shape)
         tied = (np.ptp(upper, axis=1) == 0) & (np.ptp(lower, axis=1) == 0)
-        return np.where(tied[:, None], 1.0 / sigma.shape[1], sigma)
+        return np.where(tied[:, None], 1.0 / (A * B), sigma)
 
     def final(self, q: FloatArray) -> FloatArray:
         """mu nu (N, AB) of a Nash equilibrium of Q."""
