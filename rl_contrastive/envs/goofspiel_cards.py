@@ -19,6 +19,9 @@ from rl_contrastive.envs.base import BatchEnv, Outcome
 from rl_contrastive.envs.streams import Words, uniforms
 from rl_contrastive.spec import BoolArray, EnvSpec, FloatArray, IntArray, Layer, LayeredGame
 
+MOST_OUTCOMES = 10_000_000
+"""Most outcomes of one round that are listed: each takes some hundred bytes while they are."""
+
 
 @dataclass(frozen=True)
 class Rounds:
@@ -133,8 +136,9 @@ class GoofspielCards(BatchEnv):
         state = reveal(start, np.arange(K) if self.random else np.full(1, K - 1))
         rho, layers = np.full(len(state.prize), 1.0 / len(state.prize)), []
         for left in range(K, 0, -1):
+            outcomes = len(state.lead) * left**2 * (left if self.random else 1)
             most -= len(state.lead)
-            if most < 0:
+            if most < 0 or outcomes > MOST_OUTCOMES:
                 return None
             layer, state = self._layer(state, left)
             layers.append(layer)

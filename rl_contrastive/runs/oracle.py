@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
+from rl_contrastive.config import require
 from rl_contrastive.planning.behaviour import behaviour_value
 from rl_contrastive.planning.games import DualityGap, duality_gap, kernels, layered_gap
 from rl_contrastive.planning.lsvi import policy_values
@@ -192,6 +193,8 @@ def make_layered(env: Env, mode: str = "auto") -> LayeredOracle | None:
     if mode == "never" or not isinstance(env, WithLayers):
         return None
     game, spec = env.layered(MOST_LISTED[mode]), env.env_spec
+    many = f"{spec.name}: more than {MOST_LISTED[mode]} states are too many for exact values; give exact never"
+    require(game is not None or mode == "auto", f"{many}.")
     assert spec.optimal_return is not None
     return None if game is None else LayeredOracle(game, spec.game, spec.optimal_return)
 
