@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from rl_contrastive.api import make_agent
 from rl_contrastive.config import from_dict
 from rl_contrastive.envs.goofspiel import GoofspielConfig, Round, make_goofspiel
 from rl_contrastive.envs.goofspiel import bid as bid_once
@@ -133,3 +134,14 @@ def test_pixels_of_soccer_tell_the_states_apart_and_have_the_table_s_values():
         np.testing.assert_array_equal(pixels[0], listed.layers[0].obs[states[0]] if states[0] < 760 else 0)
         action = rng.integers(25, size=3)
         pixels, states = env.step(action)[0], table.step(action)[0]
+
+
+def test_a_run_records_the_exact_gap():
+    env = cards(cards=3, pay="points")
+    agent = make_agent("uniform", env, batch=5)
+    recorded = agent.learn(episodes=10, eval_episodes=5, exact="always").history[-1]
+    uniform = np.full((1, 3), 1 / 3)
+    found = layered_gap(env.layered(1000), lambda obs, h: (uniform.repeat(len(obs), 0),) * 2)
+    assert recorded["gap"] == pytest.approx(found.gap)
+    assert recorded["loss_max"] == pytest.approx(-found.best_min)  # the value of the game is 0
+    assert "gap" not in make_agent("uniform", env, batch=5).learn(episodes=5, exact="never").history[-1]
