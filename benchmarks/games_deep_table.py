@@ -2,7 +2,7 @@
 
 Run `python benchmarks/games_deep_table.py runs/games-deep` after its sweep. Prints a table in markdown: the last gap of
 each agent, mean [95% t interval] over seeds, and its paired difference to `sb3-ppo-selfplay` on the same seeds. Exit
-code 1 if the bar is missed (the interval of contrastive-ucb-game-deep's difference lies below 0) or a run is unfinished.
+code 1 if the bar is missed (contrastive-ucb-game-deep's interval of it lies below 0) or a run is unfinished.
 """
 
 from __future__ import annotations
