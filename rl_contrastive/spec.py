@@ -170,6 +170,33 @@ class ExactModel:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """The S states that a game can be in at one step, and what follows their n x m different joint actions.
+
+    `obs` (S, ...) observations. `own` (S, A) and `other` (S, B) say which of the n (m) different moves an action is:
+    several actions may be the same move. `reward` (S, n, m) expected rewards, `successor` (S, n, m, K) states of the
+    next layer, -1 for over, each with a probability, (S, n, m, K) or what broadcasts to it.
+    """
+
+    obs: Array
+    own: IntArray
+    other: IntArray
+    reward: FloatArray
+    successor: IntArray
+    probability: FloatArray
+
+
+@dataclass(frozen=True)
+class LayeredGame:
+    """The true model of a game by its steps, where a table of all states at all steps would be too large."""
+
+    rho: FloatArray
+    """(S_0,) start distribution."""
+    layers: tuple[Layer, ...]
+    """One for each step h; observations tell the states apart."""
+
+
+@dataclass(frozen=True)
 class Behaviour:
     """What an agent plays while it learns. An episode draws a mode m ~ start (M,) and acts by pi[m] of pi (M, H, S, A).
 
@@ -217,6 +244,14 @@ class WithEpisodeMetrics(Protocol):
     def episode_metrics(self) -> dict[str, FloatArray]:
         """Name -> a number (B,) of the episode of each row since the last `reset`. The loop records the mean over
         training episodes as `env/NAME`."""
+
+
+@runtime_checkable
+class WithLayers(Protocol):
+    """A game that lists its states step by step, for exact values where there is no `ExactModel`."""
+
+    def layered(self, most: int) -> LayeredGame | None:
+        """The model, or None where it has more than `most` states."""
 
 
 @runtime_checkable

@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from rl_contrastive.acting import choose, greedy
 from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.bonus_config import with_features
 from rl_contrastive.deep.bonus_contract import Bonus, Step, evenly
+from rl_contrastive.deep.choice import choice_of
 from rl_contrastive.deep.episodic import LeastTried
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.errors import RlcError
@@ -75,6 +75,7 @@ class ContrastiveUCBDeep(BaseAgent):
             alpha=config.alpha,
         )
         self.replay.ring.check_rows(config.batch)
+        self.choice = choice_of(spec.players)
         seed = self.seeds.integer("init")
         learner = with_features(config.learner, config.bonus)
         shape, slots, explore = self.replay.stacked_shape, config.capacity, config.explore
@@ -142,19 +143,25 @@ class ContrastiveUCBDeep(BaseAgent):
         if self.rebuilt_at == 0:
             return uniform
         b = self.bonus.value(self._first) if h == 0 else self.bonus.at(self.replay.ring.open)  # (B, A)
-        Q, G = self.learner.q(stacked, rng=self.rng, shown=self._recalled(len(obs), h))
-        b = self.config.explore.values(Q, b + G)
+        values = self.learner.q(stacked, rng=self.rng, shown=self._recalled(len(obs), h))
+        optimistic = self._optimistic(b, values)
         hint = "lower learner.lr or learner.reward_scale"
-        require(bool(np.isfinite(b).all()), f"deep: values are NaN or infinite at step {self.steps}; {hint}.")
+        finite = all(bool(np.isfinite(values).all()) for values in optimistic)
+        require(finite, f"deep: values are NaN or infinite at step {self.steps}; {hint}.")
         epsilon = self.config.epsilon_at(self.steps)
         if self._search is None:
-            planned = choose(b, rng=self.rng)
+            planned = self.choice.draw(optimistic, rng=self.rng)
             return np.where(self.rng.random(len(obs)) < epsilon, uniform, planned)
         phi = self._first if h == 0 else self._phi(stacked)
-        planned = self._search.choose(b, phi, h, self.rebuilt_at, rng=self.rng)
+        planned = self._search.choose(optimistic[0], phi, h, self.rebuilt_at, rng=self.rng)
         done = np.where(self.rng.random(len(obs)) < epsilon, uniform, planned)
         self._search.note(done)
         return done
+
+    def _optimistic(self, b: FloatArray, values: tuple[FloatArray, ...]) -> list[FloatArray]:
+        """What is acted by, (N, A): b + G, or Q + c (b + I) with heads apart; in games also G-under - b."""
+        pairs = zip(self.choice.signs[1:], values[1:], strict=True)
+        return [self.config.explore.values(values[0], sign * b + value) for sign, value in pairs]
 
     def _recalled(self, rows: int, h: int) -> Array | None:
         """What the second head sees beside the observations of step h, if it does."""
@@ -301,7 +308,8 @@ class ContrastiveUCBDeep(BaseAgent):
         return {**report, **{name: float(number) for name, number in numbers.items()}}
 
     def policy(self, obs: Array, h: int, *, explore: bool = False) -> FloatArray:
-        """argmax_a Q(s,a) of the target network, or with explore of what is acted by; uniform over exact ties.
+        """argmax_a Q(s,a) of the target network, or with explore of what is acted by; uniform over exact ties. In games
+        equilibria of the stage games (`deep/choice.py`).
 
         With `episodic` the former chooses among the actions tried least often at this observation in the episode, and b
         is the bonus of an observation that is new in its episode. Then, and with stacked frames, steps must come in
@@ -311,11 +319,12 @@ class ContrastiveUCBDeep(BaseAgent):
         stacked = self._shown.push(obs, h)
         if not explore:
             q = self.learner.target_q(stacked)
-            return self._least_tried(obs, h, q, self._compared(stacked)) if self.config.episodic else greedy(q)
+            memory = self.config.episodic
+            return self._least_tried(obs, h, q, self._compared(stacked)) if memory else self.choice.final(q)
         if self.rebuilt_at == 0:
             return np.full((len(obs), self.env_spec.num_actions), 1.0 / self.env_spec.num_actions)
-        Q, G = self.learner.q(stacked, shown=self._recalled(len(obs), 0))
-        return greedy(self.config.explore.values(Q, self.bonus.value(self._phi(stacked)) + G))
+        values = self.learner.q(stacked, shown=self._recalled(len(obs), 0))
+        return self.choice.law(self._optimistic(self.bonus.value(self._phi(stacked)), values))
 
     def state_dict(self) -> State:
         """Networks, replay, counts, generators; the state between two batches of episodes.

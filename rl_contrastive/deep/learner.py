@@ -20,6 +20,7 @@ from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.augment import check_augment, distort, draw
 from rl_contrastive.deep.auxiliary import Auxiliary
 from rl_contrastive.deep.bonus_contract import Bonus, Chunk
+from rl_contrastive.deep.choice import StageGame, choice_of
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.explore_config import ExploreConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, put, torch_generator
@@ -28,7 +29,7 @@ from rl_contrastive.deep.noisy import mean_noise, resample
 from rl_contrastive.deep.replay.replay import Replay, ReplayBatch
 from rl_contrastive.deep.representation import identical
 from rl_contrastive.deep.self_prediction import SelfPrediction
-from rl_contrastive.deep.value import Values, td_losses
+from rl_contrastive.deep.value import Values, stage_losses, td_losses
 from rl_contrastive.deep.weights import (
     FlatAdam,
     FlatParameters,
@@ -43,8 +44,10 @@ from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, EnvSpec, FloatArray, IntArray, State
 
 Sequences = tuple[Tensor, Tensor, Tensor, Tensor]
-REPORTED = ("loss_q", "loss_g", "spr_cosine", "spr_spread")
-"""Diagnostics of a gradient step; the last two (`SelfPrediction`) exist only with self-prediction."""
+LOSSES = ("loss_q", "loss_g", "loss_under")
+"""Losses of Q, of G (in games G-bar) and, in games, of G-under."""
+REPORTED = ("spr_cosine", "spr_spread")
+"""Diagnostics of self-prediction (`SelfPrediction`)."""
 HUGE = 1e30
 """Largest size of returns; float32 ends at 3e38."""
 TRIM_EVERY = 500
@@ -67,6 +70,11 @@ class DeepLearner:
         """obs_shape: of a stacked observation. slots: entries of the replay, for losses that remember. explore: what
         the second head is, G by default."""
         self.config, self.num_actions = config, spec.num_actions
+        self.choice = choice_of(spec.players)
+        games = "deep: in games the other heads are G-bar and G-under: leave explore as it is."
+        require(explore is None or explore.standard or len(self.choice.signs) == 2, games)
+        low, high = spec.return_range
+        self.bounds = config.reward_scale * low, config.reward_scale * high
         self.explore = explore or ExploreConfig()
         self.shown = inputs_of(spec.num_actions) if self.explore.memory else 0
         """M, numbers that the second head sees beside the observation."""
@@ -76,7 +84,8 @@ class DeepLearner:
         body = layout.encoder(config.encoder, rng=rng)
         check_augment(config.augment, body.kind)
         own_head = {"shown": self.shown, "hidden": self.explore.hidden} if self.shown else {}
-        self.values = Values(body, spec.num_actions, config.value, rng=rng, **own_head).to(self.device)
+        V = len(self.choice.signs)
+        self.values = Values(body, spec.num_actions, config.value, rng=rng, values=V, **own_head).to(self.device)
         self.self_prediction: SelfPrediction | None = None
         if config.self_prediction.weight > 0:
             self.self_prediction = SelfPrediction(body.width, spec.num_actions, config.self_prediction, rng=rng).to(
@@ -124,8 +133,9 @@ class DeepLearner:
     @torch.inference_mode()
     def q(
         self, obs: Array, *, rng: np.random.Generator | None = None, shown: Array | None = None
-    ) -> tuple[FloatArray, FloatArray]:
-        """Q and G (or I) (N, A) of stacked observations; rng draws the noise for acting if the heads are noisy.
+    ) -> tuple[FloatArray, ...]:
+        """Q and G or I (N, A) of stacked observations, of a game Q, G-bar and G-under; rng draws the noise for acting
+        if the heads are noisy.
 
         shown (N, M): what the second head sees beside them, if it does.
         """
@@ -138,7 +148,7 @@ class DeepLearner:
             .astype(np.float64)
             / self.config.reward_scale
         )
-        return out[:, 0], out[:, 1]
+        return tuple(out[:, v] for v in range(out.shape[1]))
 
     @torch.inference_mode()
     def target_q(self, obs: Array) -> FloatArray:
@@ -223,15 +233,17 @@ class DeepLearner:
         self, batch: ReplayBatch, replay: Replay, bonus: Bonus, memory: EpisodeMemory | None = None
     ) -> tuple[Tensor, Tensor]:
         """The inputs of `_gradient`, in two copies to the device."""
-        N, A, apart = len(batch.index), self.num_actions, self.explore.heads == "apart"
+        N, A, signs, apart = len(batch.index), self.num_actions, self.choice.signs, self.explore.heads == "apart"
+        V = len(signs)
+        known = V + 3 + V * A
         reward = batch.reward
         if self.config.clip_rewards:
             reward = replay.discounted(np.sign(replay.ring.reward[batch.steps]), batch.mask)
         # Returns beyond float32 are scaled before they are rounded to float32.
         huge = np.abs(reward).max() > HUGE
         beside = 0 if self.explore.standard else 1 + 2 * self.shown
-        numbers = np.zeros((N, 5 + 2 * A + beside), dtype=np.float64 if huge else np.float32)
-        numbers[:, 0], numbers[:, 1] = reward, 0.0 if apart else reward
+        numbers = np.zeros((N, known + beside), dtype=np.float64 if huge else np.float32)
+        numbers[:, 0], numbers[:, 1:V] = reward, 0.0 if apart else reward[:, None]
         counted = batch.mask
         if bonus.pays == "pair":  # then G leaves out the bonus at (s,a) itself
             counted = batch.mask.copy()
@@ -243,13 +255,16 @@ class DeepLearner:
             if bonus.pays == "both":  # the same of its part that is known before the step
                 on_the_way[:, 0] -= bonus.at(batch.index)[np.arange(N), batch.action]
             paid = replay.discounted(on_the_way, counted, gamma=self.explore.gamma if apart else None)
-            numbers[:, 1] = paid if apart else reward + paid
-        numbers[:, 2], numbers[:, 3], numbers[:, 4] = batch.discount, batch.weight, batch.action
+            for v in range(1, V):
+                numbers[:, v] = signs[v] * paid if apart else reward + signs[v] * paid
+        numbers[:, V], numbers[:, V + 1], numbers[:, V + 2] = batch.discount, batch.weight, batch.action
         end, ends = batch.end, batch.ends
         if beside:
-            end, ends, numbers[:, 5 + 2 * A :] = self._beside(batch, replay, memory)
-        numbers[:, 5 + A : 5 + 2 * A] = bonus.at(end)
-        for part in (numbers[:, :2], numbers[:, 5 : 5 + 2 * A]):
+            end, ends, numbers[:, known:] = self._beside(batch, replay, memory)
+        ahead = bonus.at(end)
+        for v in range(1, V):
+            numbers[:, V + 3 + v * A : V + 3 + (v + 1) * A] = signs[v] * ahead
+        for part in (numbers[:, :V], numbers[:, V + 3 : known]):
             part *= self.config.reward_scale
         return put(ends, self.device), put(numbers.astype(np.float32, copy=False), self.device)
 
@@ -272,7 +287,8 @@ class DeepLearner:
 
     def _reported(self) -> tuple[str, ...]:
         """Names of the numbers that `_gradient` reports."""
-        found = REPORTED if self.self_prediction is not None else REPORTED[:2]
+        found = LOSSES[: len(self.choice.signs)]
+        found = (*found, *REPORTED) if self.self_prediction is not None else found
         return found if self.auxiliary is None else (*found, "loss_auxiliary")
 
     def _gradient(
@@ -280,12 +296,13 @@ class DeepLearner:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The gradient of all losses, |TD errors| (N,) for priorities, and the reported numbers.
 
-        obs: o_t and o_{t+m}, concatenated, (2N, ...). numbers (N, 5 + 2A): returns of rewards, and of rewards
+        obs: o_t and o_{t+m}, concatenated, (2N, ...). numbers (N, V + 3 + V A): returns of rewards, and of rewards
         and bonuses, discount, weight, action; what is added to Q (0) and G (bonuses) of all actions at o_{t+m}. Unless
         `explore` is standard, 1 + 2M more: `_beside`.
         """
         losses, errors = self._losses(obs, numbers)
-        loss, report = (numbers[:, 3:4] * losses).sum() / len(losses), losses.detach().mean(0)
+        V = losses.shape[1]
+        loss, report = (numbers[:, V + 1 : V + 2] * losses).sum() / len(losses), losses.detach().mean(0)
         if ahead is not None:
             predicted, more = self._predict(*ahead)
             loss, report = loss + self.config.self_prediction.weight * predicted, torch.cat([report, more])
@@ -295,9 +312,11 @@ class DeepLearner:
         return self._trained.gradient(loss), errors.sum(1), report
 
     def _losses(self, obs: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses and |TD errors| (N, 2) of Q and G."""
-        N, M, values, target = len(numbers), self.shown, self.values, self.target
-        known, discount, now, later = 5 + 2 * self.num_actions, numbers[:, 2], None, None
+        """Losses and |TD errors| (N, V) of Q and G."""
+        N, M, V, values, target = len(numbers), self.shown, len(self.choice.signs), self.values, self.target
+        known, now, later = V + 3 + V * self.num_actions, None, None
+        reward, discount, action = numbers[:, :V], numbers[:, V], numbers[:, V + 2].long()
+        extra = numbers[:, V + 3 : known].reshape(N, V, -1)
         if not self.explore.standard:
             discount = torch.stack([discount, numbers[:, known]], dim=1)
         if M:
@@ -310,15 +329,27 @@ class DeepLearner:
             x = values.encoder.inputs(obs)  # the target networks take the same inputs
             target_next = out(target, x[N:], later)
             online_next = out(values, x[N:], later) if self.config.value.double else None
+        if isinstance(self.choice, StageGame):
+            judged = (target_next if online_next is None else online_next) + extra
+            played = self.choice.weights(judged.double().cpu().numpy())
+            return stage_losses(
+                out(values, x[:N], now),
+                action,
+                reward=reward,
+                discount=discount,
+                weights=put(played.astype(np.float32), self.device),
+                next_values=target_next + extra,
+                bounds=self.bounds,
+            )
         return td_losses(
             values,
             out(values, x[:N], now),
-            numbers[:, 4].long(),
-            reward=numbers[:, :2],
+            action,
+            reward=reward,
             discount=discount,
             online_next=online_next,
             target_next=target_next,
-            extra_next=numbers[:, 5:known].reshape(N, 2, -1),
+            extra_next=extra,
         )
 
     def _sequences(self, batch: ReplayBatch, replay: Replay, rng: np.random.Generator) -> Sequences:

@@ -86,8 +86,8 @@ class Leaders:
             if distance[nearest] <= self.closeness.radius**2:
                 return nearest, False
         if count == len(self._leaders[row]):
-            room = np.zeros((16 if not count else count, len(x)))  # doubled where there are some
-            self._leaders[row] = np.concatenate([self._leaders[row][:, : len(x)], room]) if count else room
+            room = np.zeros((max(count, 16), len(x)))  # it doubles
+            self._leaders[row] = np.concatenate([self._leaders[row], room]) if count else room
         self._leaders[row][count] = x
         self._counts[row] = count + 1
         return count, True

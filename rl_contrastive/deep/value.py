@@ -8,8 +8,9 @@ n-step targets, m <= n real steps, both by double Q-learning (van Hasselt et al.
 target network evaluates):
     y_Q = sum_{k<m} gamma^k r_k + discount Q'(s_m, argmax_a Q(s_m, a))
     y_G = sum_{k<m} gamma^k r_k + sum_{1<=k<m} gamma^k b_k + discount [b + G'](s_m, argmax_a [b + G](s_m, a))
-Optimism thus enters the targets and, through b + G, acting. Returns may be distributions over fixed atoms (Bellemare et
-al. 2017); then Q and G are their means.
+Optimism thus enters the targets and, through b + G, acting. In a game there are three value functions, Q, G-bar and
+G-under, and the value at s_m is that of the stage game (`choice.py`) in place of the largest one. Returns may be
+distributions over fixed atoms (Bellemare et al. 2017); then Q and G are their means.
 
 With heads apart (`explore_config.py`) the second one is I, of bonuses alone, and acting is by Q + c (b + I). Each head
 is the value of its own greedy policy, so Q stays that of the evaluated one:
@@ -29,7 +30,7 @@ from rl_contrastive.deep.noisy import add_noise
 
 
 class Values(nn.Module):
-    """Encoder and the heads of Q and G (or I); wherever both are in one array (N, 2, ...), Q comes first."""
+    """Encoder and the heads of Q and G (or I); wherever both are in one array (N, V, ...), Q comes first."""
 
     atoms: Tensor
 
@@ -40,11 +41,12 @@ class Values(nn.Module):
         config: ValueConfig,
         *,
         rng: torch.Generator,
+        values: int = 2,
         shown: int = 0,
         hidden: int = 0,
     ) -> None:
-        """shown: M, numbers that the second head sees beside the encoder's (`memory.py`), in a ReLU layer of its own
-        of width `hidden`; 0: none, and one matrix for both heads."""
+        """values: V, number of value functions. shown: M, numbers that the second head sees beside the encoder's
+        (`memory.py`), in a ReLU layer of its own of width `hidden`; 0: none, and one matrix for all heads."""
         super().__init__()
         self.encoder, self.config = encoder, config
 
@@ -52,7 +54,7 @@ class Values(nn.Module):
             dueling, atoms = config.dueling, config.atoms
             return QHead(width, num_actions, rng=rng, values=values, dueling=dueling, atoms=atoms, hidden=hidden)
 
-        self.head = head(encoder.width, 1 if shown else 2, config.hidden)
+        self.head = head(encoder.width, 1 if shown else values, config.hidden)
         self.second = head(encoder.width + shown, 1, hidden) if shown else None
         if config.noisy > 0:
             add_noise(self.head, config.noisy)
@@ -63,7 +65,7 @@ class Values(nn.Module):
         )
 
     def outputs(self, z: Tensor, shown: Tensor | None = None) -> Tensor:
-        """The heads' outputs (N, 2, A[, K]) of encoded observations z (N, width) and what the second is shown (N, M).
+        """The heads' outputs (N, V, A[, K]) of encoded observations z (N, width) and what the second is shown (N, M).
 
         Without it Q alone, (N, 1, A[, K]), where the second head needs it.
         """
@@ -73,7 +75,7 @@ class Values(nn.Module):
         return torch.cat([out, self.second.forward(torch.cat([z, shown], dim=1))], dim=1)
 
     def means(self, z: Tensor, shown: Tensor | None = None) -> Tensor:
-        """Q and G (N, 2, A), as `outputs`."""
+        """Q and G (N, V, A), as `outputs`."""
         return self.mean(self.outputs(z, shown))
 
     def mean(self, out: Tensor) -> Tensor:
@@ -119,6 +121,28 @@ def td_losses(
         return smooth_l1_loss(now, goal, reduction="none"), (now - goal).abs().detach()
     loss = -(goal * log_softmax(now, -1)).sum(-1)
     return loss, loss.detach()
+
+
+def stage_losses(
+    out: Tensor,
+    action: Tensor,
+    *,
+    reward: Tensor,
+    discount: Tensor,
+    weights: Tensor,
+    next_values: Tensor,
+    bounds: tuple[float, float],
+) -> tuple[Tensor, Tensor]:
+    """The same of the value functions of a game: targets r + discount <weights, next_values>, clipped to the bounds.
+
+    out (N, V, AB) with gradient; action (N,) joint; reward (N, V); weights (N, V, AB) probabilities of joint actions at
+    the next state, next_values (N, V, AB) what they are worth there, bonuses included; bounds: of any return.
+    """
+    with torch.no_grad():
+        following = (weights * next_values).sum(-1).clamp(*bounds)
+        goal = reward + discount[:, None] * following
+    now = chosen(out, action[:, None].expand_as(goal))
+    return smooth_l1_loss(now, goal, reduction="none"), (now - goal).abs().detach()
 
 
 def project(p: Tensor, reward: Tensor, discount: Tensor, atoms: Tensor) -> Tensor:

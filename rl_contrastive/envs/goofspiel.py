@@ -5,7 +5,8 @@ player that knew the other's card would play the next higher one, or its worst: 
 
 The action set is 0..K-1 in each state, action c being card c + 1 (worth its number). A card that was played before
 counts as the lowest card left. States: the cards left to each, the prizes left with the one at stake, and, where only
-winning counts, the maximiser's lead in points; S is what can be reached.
+winning counts, the maximiser's lead in points; S is what can be reached. `observation cards` shows them as a vector
+(`goofspiel_cards.py`), for games with too many states for a table.
 Source: Ross, "Goofspiel, the game of pure strategy", Journal of Applied Probability 8 (1971).
 """
 
@@ -15,25 +16,36 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
 
-from rl_contrastive.config import In, Options
+from rl_contrastive.config import In, Options, require
 from rl_contrastive.envs.game_table import GameTable, Outcomes, TableGameEnv, build_table
+from rl_contrastive.envs.goofspiel_cards import GoofspielCards
 from rl_contrastive.registry import register
 
 PayBy = Literal["win", "points"]
 Prizes = Literal["descending", "random"]
+MOST_TABULATED = 6
+"""Most cards of a table."""
 
 
 @dataclass(frozen=True)
 class GoofspielConfig(Options, where="goofspiel"):
     """Size of the game, order of the prizes, and what the maximiser receives."""
 
-    cards: Annotated[int, In(2, 6)] = 4
-    """K, number of cards of each player and of prizes 1..K; horizon H = K, A = B = K."""
+    cards: Annotated[int, In(2, 13)] = 4
+    """K, number of cards of each player and of prizes 1..K; horizon H = K, A = B = K. At most 6 for a table."""
     prizes: Prizes = "descending"
     """"descending": K, K-1, ..., 1; "random": each order is equally likely, the prize at stake is seen."""
     pay: PayBy = "win"
     """"win": +1, 0 or -1 at the end by the sum of won prizes; "points": the prize at once, + or -, divided by
     K (K + 1) / 2, so that returns are in [-1, 1] too."""
+    observation: Literal["state", "cards"] = "state"
+    """state: the number of the state, a table; cards: what is left to each player, prizes and lead, as a vector."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fits = self.observation == "cards" or self.cards <= MOST_TABULATED
+        hint = f"at most {MOST_TABULATED}, or observation cards"
+        require(fits, f"goofspiel: {self.cards} cards have too many states for a table: {hint}.")
 
 
 class Round(NamedTuple):
@@ -93,6 +105,8 @@ def goofspiel_table(config: GoofspielConfig) -> GameTable:
 
 
 @register("env", "goofspiel", GoofspielConfig)
-def make_goofspiel(config: GoofspielConfig, num_envs: int) -> TableGameEnv:
+def make_goofspiel(config: GoofspielConfig, num_envs: int) -> TableGameEnv | GoofspielCards:
     """Goofspiel: sealed bids for K prizes with K cards each, a zero-sum game whose equilibria are mixed."""
+    if config.observation == "cards":
+        return GoofspielCards(config.cards, config.prizes == "random", config.pay == "points", num_envs)
     return TableGameEnv("goofspiel", goofspiel_table(config), config.cards, num_envs, return_range=(-1.0, 1.0))

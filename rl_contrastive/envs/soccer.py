@@ -9,7 +9,8 @@ The maximiser scores on the left, the minimiser on the right, through the two mi
 the game ends in a draw with probability `draw`, which makes its value that of Littman's game of discount 1 - draw.
 
 States: s = (19 x + y') 2 + ball for the cells x != y of maximiser and minimiser, y' = y without x's cell in the count:
-20 * 19 * 2 = 760, and one more for "over", so that how a game goes on is a function of its state.
+20 * 19 * 2 = 760, and one more for "over", so that how a game goes on is a function of its state. `observation pixels`
+shows the pitch instead, as a grey picture of 50 x 66 bytes.
 Source: Littman, "Markov games as a framework for multi-agent reinforcement learning", ICML 1994.
 """
 
@@ -17,8 +18,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Annotated
+from typing import Annotated, Literal
 
+import gymnasium as gym
 import numpy as np
 
 from rl_contrastive.config import In, Options
@@ -27,7 +29,7 @@ from rl_contrastive.envs.soccer_picture import draw_pitch
 from rl_contrastive.envs.streams import Words, high_half, low_half
 from rl_contrastive.planning.equilibrium import nash
 from rl_contrastive.registry import register
-from rl_contrastive.spec import BoolArray, EnvSpec, ExactModel, FloatArray, IntArray
+from rl_contrastive.spec import Array, BoolArray, EnvSpec, ExactModel, FloatArray, IntArray, Layer, LayeredGame
 
 HEIGHT, WIDTH = 4, 5
 CELLS = HEIGHT * WIDTH
@@ -51,6 +53,8 @@ class SoccerConfig(Options, where="soccer"):
     """Probability that a move without a goal ends the game in a draw: 1 - draw is Littman's discount .9."""
     horizon: Annotated[int, In(1, 10_000)] = 30
     """H: the game is over after that many moves; with draw = .1 four games in a hundred last longer."""
+    observation: Literal["state", "pixels"] = "state"
+    """state: its number; pixels: the pitch as bytes (50, 66)."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,19 @@ def transitions(draw: float) -> FloatArray:
     return P
 
 
+@lru_cache(maxsize=1)
+def pictures() -> Array:
+    """(S, 50, 66) uint8: every fourth pixel of each state's picture, in grey; black for "over". Read-only."""
+    found = np.zeros((NUM_STATES, 50, 66), dtype=np.uint8)
+    for s in range(OVER):
+        position = decode(np.array(s))
+        x, y = (divmod(int(cell), WIDTH) for cell in position.cells)
+        frame = draw_pitch((HEIGHT, WIDTH), GOAL_ROWS, x, y, int(position.ball), False, 0.0)
+        found[s] = frame[::4, ::4].mean(axis=2)
+    found.flags.writeable = False
+    return found
+
+
 @register("env", "soccer", SoccerConfig)
 class SoccerEnv(BatchEnv):
     """Littman's grid soccer: a zero-sum game of 761 states where only random policies are safe."""
@@ -148,20 +165,22 @@ class SoccerEnv(BatchEnv):
 
     def __init__(self, config: SoccerConfig, num_envs: int) -> None:
         self.config = config
+        self._pictures = pictures() if config.observation == "pixels" else None
         spec = EnvSpec(
             name="soccer",
             num_actions=PLAYERS[0] * PLAYERS[1],
             horizon=config.horizon,
-            obs_shape=(),
-            obs_dtype="int64",
-            num_states=NUM_STATES,
+            obs_shape=() if self._pictures is None else self._pictures.shape[1:],
+            obs_dtype="int64" if self._pictures is None else "uint8",
+            num_states=NUM_STATES if self._pictures is None else None,
             optimal_return=float(start_distribution() @ values(config.draw, config.horizon)[0][0]),
             reward_range=(-1.0, 1.0),
             return_range=(-1.0, 1.0),
             players=PLAYERS,
             stationary=True,
         )
-        super().__init__(spec, num_envs, words_per_step=1)
+        bytes_space = None if self._pictures is None else gym.spaces.Box(0, 255, spec.obs_shape, np.uint8)
+        super().__init__(spec, num_envs, words_per_step=1, observation_space=bytes_space)
         self._successor, self._reward = tables()
         self._state: IntArray = np.full(num_envs, OVER)
         self._before, self._goal = self._state, np.zeros(num_envs)  # what a picture of an ended game shows
@@ -188,11 +207,11 @@ class SoccerEnv(BatchEnv):
         terminated = (self._state == OVER) | (self._clock == self.config.horizon)
         return reward, terminated, np.zeros(self.num_envs, np.bool_)
 
-    def _observe(self, slot: int) -> IntArray:
-        return self._state.copy()
+    def _observe(self, slot: int) -> Array:
+        return self._state.copy() if self._pictures is None else self._pictures[self._state]
 
     def latent_states(self) -> IntArray:
-        """(n,) state indices, equal to the observations."""
+        """(n,) state indices."""
         return self._state.copy()
 
     def _draw(self, row: int) -> Frame:
@@ -202,9 +221,26 @@ class SoccerEnv(BatchEnv):
         x, y = (divmod(int(cell), WIDTH) for cell in position.cells)
         return draw_pitch((HEIGHT, WIDTH), GOAL_ROWS, x, y, int(position.ball), over, float(self._goal[row]))
 
-    def exact(self) -> ExactModel:
-        """P, r, V, Q over the 761 states. No factors: the kernel's rank is full (761), so none are shorter than P."""
-        return self._exact
+    def exact(self) -> ExactModel | None:
+        """P, r, V, Q over the 761 states, None of pixels. No factors: the kernel's rank is full (761), so none are
+        shorter than P."""
+        return self._exact if self._pictures is None else None
+
+    def layered(self, most: int) -> LayeredGame | None:
+        """The 760 positions at each step."""
+        H, draw = self.config.horizon, self.config.draw
+        if most < OVER * H:
+            return None
+        successor, reward = (table[:OVER].reshape(OVER, *PLAYERS, 2) for table in tables())
+        following = np.concatenate(
+            [np.where(successor == OVER, -1, successor), np.full((OVER, *PLAYERS, 1), -1)], axis=3
+        )
+        own = np.broadcast_to(np.arange(PLAYERS[0]), (OVER, PLAYERS[0]))
+        obs = np.arange(OVER) if self._pictures is None else self._pictures[:OVER]
+        chances = np.array([(1.0 - draw) / 2, (1.0 - draw) / 2, draw])
+        layer = Layer(obs, own, own, reward.mean(axis=3), following, chances)
+        last = Layer(obs, own, own, reward.mean(axis=3), np.full_like(following, -1), chances)
+        return LayeredGame(start_distribution()[:OVER], (*[layer] * (H - 1), last))
 
     @cached_property
     def _exact(self) -> ExactModel:

@@ -93,12 +93,14 @@ def nash(M: FloatArray) -> Nash:
     gap, fallbacks = _nash_gap(P, x, y), 0
     for again in (_afresh, _afresh, _highs):
         rows = np.flatnonzero(~(gap <= TOLERANCE))
+        fallbacks = rows.size
+        if not rows.size:
+            break
         w, u, basis[rows] = again(P[rows] + 1.0, basis[rows])
         other_x, other_y = _distributions(u), _distributions(w)
         other = _nash_gap(P[rows], other_x, other_y)
         better = other < gap[rows]
         x[rows[better]], y[rows[better]], gap[rows[better]] = other_x[better], other_y[better], other[better]
-        fallbacks = rows.size
     _refuse_hopeless("nash", gap)
     high, low = _best_responses(P, x, y)
     found = Nash(x, y, offset + scale * (0.5 * (high + low)), scale * gap, fallbacks)
@@ -122,12 +124,14 @@ def cce(upper: FloatArray, lower: FloatArray) -> Correlated:
     gap, fallbacks = _cce_gap(U, L, sigma), 0
     for again in (_afresh, _afresh, _highs):
         rows = np.flatnonzero(~(gap <= TOLERANCE))
+        fallbacks = rows.size
+        if not rows.size:
+            break
         w, _, basis[rows] = again(deviations(U[rows], L[rows]) + 2.0, basis[rows])
         other_sigma = _distributions(w).reshape(-1, A, B)
         other = _cce_gap(U[rows], L[rows], other_sigma)
         better = other < gap[rows]
         sigma[rows[better]], gap[rows[better]] = other_sigma[better], other[better]
-        fallbacks = rows.size
     _refuse_hopeless("cce", gap)
     return _cce_by_size(upper, lower, Correlated(sigma, scale * gap, fallbacks), scale)
 

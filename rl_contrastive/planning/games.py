@@ -12,7 +12,7 @@ upper bound of its exploitability.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from scipy import sparse
 
 from rl_contrastive.config import require
 from rl_contrastive.planning.equilibrium import nash
-from rl_contrastive.spec import ExactModel, FloatArray
+from rl_contrastive.spec import Array, ExactModel, FloatArray, IntArray, LayeredGame
 
 
 @dataclass(frozen=True)
@@ -88,3 +88,36 @@ def duality_gap(model: ExactModel, mu: FloatArray, nu: FloatArray, P: Kernels | 
         upper = np.einsum("sab,smb->sma", Q[..., 1], nu[h]).max(axis=2).mean(axis=1)
         lower = np.einsum("sma,sab->smb", mu[h], Q[..., 2]).min(axis=2).mean(axis=1)
     return DualityGap(*(float(model.rho @ V) for V in (played, upper, lower)))
+
+
+Policies = Callable[[Array, int], tuple[FloatArray, FloatArray]]
+"""Observations (S, ...) of step h -> mu (S, A) and nu (S, B)."""
+
+
+def layered_gap(game: LayeredGame, policies: Policies) -> DualityGap:
+    """The same of a game that is listed step by step; each policy is asked once for each state."""
+    values = np.zeros((0, 3))  # of the layer below: played, against nu, against mu
+    for h in range(len(game.layers) - 1, -1, -1):
+        layer = game.layers[h]
+        mu, nu = policies(layer.obs, h)
+        below = np.concatenate([values, np.zeros((1, 3))])  # -1 is over
+        Q = layer.reward[..., None] + (layer.probability[..., None] * below[layer.successor]).sum(axis=3)
+        x, y = moves(mu, layer.own, Q.shape[1]), moves(nu, layer.other, Q.shape[2])
+        values = np.stack(
+            [
+                np.einsum("sn,snm,sm->s", x, Q[..., 0], y),
+                np.einsum("snm,sm->sn", Q[..., 1], y).max(axis=1),
+                np.einsum("sn,snm->sm", x, Q[..., 2]).min(axis=1),
+            ],
+            axis=1,
+        )
+    return DualityGap(*(float(game.rho @ V) for V in values.T))
+
+
+def moves(policy: FloatArray, which: IntArray, count: int) -> FloatArray:
+    """Probabilities of moves (S, count) of those of actions (S, A); which (S, A): the move that an action is."""
+    out = np.zeros((len(policy), count))
+    rows = np.arange(len(policy))
+    for a in range(policy.shape[1]):
+        out[rows, which[:, a]] += policy[:, a]
+    return out

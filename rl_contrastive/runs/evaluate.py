@@ -15,7 +15,7 @@ from rl_contrastive.config import require
 from rl_contrastive.planning.behaviour import policy_value
 from rl_contrastive.runs.rollout import play
 from rl_contrastive.seeding import SeedTree
-from rl_contrastive.spec import Agent, Array, Env, ExactModel, FloatArray, IntArray
+from rl_contrastive.spec import Agent, Array, Env, ExactModel, FloatArray, IntArray, WithLayers
 
 MOST_ROWS = 256
 """Largest number of rows of an evaluation environment; more episodes are played in several batches."""
@@ -105,6 +105,8 @@ def exact_model(env: Env, mode: str = "auto") -> ExactModel | None:
     if mode == "auto" and S is not None and S * S * spec.num_actions * kernels > MOST_ENTRIES:
         return None
     model = env.exact()
+    if model is None and isinstance(env, WithLayers):
+        return None  # its values are those of `oracle.LayeredOracle`
     # A policy over rich observations has a value on latent states only by averaging over emissions (games do).
     usable = model is not None and (model.observations_are_states or model.emissions is not None)
     require(usable or mode == "auto", f"{spec.name}: there is no exact model over its observations.")

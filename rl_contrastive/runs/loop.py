@@ -26,7 +26,7 @@ from rl_contrastive.config import require
 from rl_contrastive.errors import unknown_name
 from rl_contrastive.runs.budget import Budget, Progress
 from rl_contrastive.runs.evaluate import evaluate, exact_model
-from rl_contrastive.runs.oracle import Oracle, make_oracle
+from rl_contrastive.runs.oracle import LayeredOracle, Oracle, make_layered, make_oracle
 from rl_contrastive.runs.rollout import play
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import Agent, Env, EnvSpec, OwnLoop, State, WithEpisodeMetrics, is_memoryless
@@ -154,6 +154,9 @@ class _Loop:
         self.history: list[dict[str, Any]] = []
         model = exact_model(env, budget.exact) if is_memoryless(agent) else None
         self.oracle: Oracle | None = None if model is None else make_oracle(model, tree.generator("evaluation", 0, 2))
+        self.layered: LayeredOracle | None = None
+        if model is None and is_memoryless(agent):
+            self.layered = make_layered(env, budget.exact)
 
     def run(self) -> bool:
         """Batches until the budget is used up, then a last evaluation; True if the sink stopped it earlier."""
@@ -251,6 +254,9 @@ class _Loop:
                 progress.exact["covered"] = progress.plans_covered / progress.plans
             more = agent.exact_metrics(self.oracle.model)
             progress.exact.update({name: float(number) for name, number in more.items()})
+            line.update(progress.exact)
+        if self.layered is not None:
+            progress.exact = self.layered.metrics(agent)
             line.update(progress.exact)
         line.update({f"agent/{name}": number for name, number in progress.scalars.items()})
         played = progress.measured_episodes

@@ -16,10 +16,23 @@ from typing import Protocol
 
 import numpy as np
 
+from rl_contrastive.config import require
 from rl_contrastive.planning.behaviour import behaviour_value, policy_value
-from rl_contrastive.planning.games import DualityGap, duality_gap, kernels
+from rl_contrastive.planning.games import DualityGap, duality_gap, kernels, layered_gap
 from rl_contrastive.runs.evaluate import checked_policy, exact_evaluation, policy_table
-from rl_contrastive.spec import Agent, Array, Behaviour, Certified, ExactModel, FloatArray, KnownBehaviour, marginals
+from rl_contrastive.spec import (
+    Agent,
+    Array,
+    Behaviour,
+    Certified,
+    Env,
+    ExactModel,
+    FloatArray,
+    KnownBehaviour,
+    LayeredGame,
+    WithLayers,
+    marginals,
+)
 
 EMISSIONS = 64
 """Observations drawn for each latent state and step, for the exact gap over rich observations."""
@@ -171,6 +184,53 @@ class GameOracle:
         if explore:
             self._explore = (agent.version, joint)
         return joint
+
+
+def make_layered(env: Env, mode: str = "auto") -> LayeredOracle | None:
+    """The oracle of a game that lists its states by steps, or None. mode: as in `exact_model`."""
+    if mode == "never" or not isinstance(env, WithLayers):
+        return None
+    game, spec = env.layered(MOST_LISTED[mode]), env.env_spec
+    many = f"{spec.name}: more than {MOST_LISTED[mode]} states are too many for exact values; give exact never"
+    require(game is not None or mode == "auto", f"{many}.")
+    assert spec.optimal_return is not None
+    return None if game is None else LayeredOracle(game, spec.game, spec.optimal_return)
+
+
+MOST_LISTED = {"auto": 20_000, "always": 2_000_000}
+"""Most states of a game that is listed: evaluations take about 30 microseconds a state."""
+ROWS = 4096
+"""States that a policy is asked for at once."""
+
+
+class LayeredOracle:
+    """Two players on a game that is listed step by step: exact values of the pair that is handed out, and no more."""
+
+    model = None
+
+    def __init__(self, game: LayeredGame, players: tuple[int, int], optimum: float) -> None:
+        self.game, self.players, self.optimum = game, players, optimum
+        self._gap: tuple[int, DualityGap] | None = None  # (agent version, of the bonus-free policy)
+
+    def metrics(self, agent: Agent) -> dict[str, float]:
+        """value, gap, and what each side loses by best responses."""
+        found = self.gap(agent)
+        sides = {"loss_max": self.optimum - found.best_min, "loss_min": found.best_max - self.optimum}
+        return {"value": found.value, "gap": found.gap, **sides}
+
+    def gap(self, agent: Agent) -> DualityGap:
+        """Exact duality gap of the marginals of `agent.policy`."""
+        if self._gap is None or self._gap[0] != agent.version:
+            self._gap = (agent.version, layered_gap(self.game, lambda obs, h: self._policies(agent, obs, h)))
+        return self._gap[1]
+
+    def _policies(self, agent: Agent, obs: Array, h: int) -> tuple[FloatArray, FloatArray]:
+        A, B = self.players
+        parts = [
+            checked_policy(agent, obs[start : start + ROWS], h, A * B, explore=False)
+            for start in range(0, len(obs), ROWS)
+        ]
+        return marginals(np.concatenate(parts), self.players)
 
 
 def behaviour_of(agent: Agent, pi: FloatArray) -> Behaviour | None:
