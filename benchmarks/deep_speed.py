@@ -184,8 +184,10 @@ def shares(ours: Ours, steps: int) -> dict[str, float]:
     for owner, names, share in (
         (ours.env, ("step", "reset"), "environment"),
         (agent, ("act",), "acting"),
-        (agent.bonus, ("of", "ahead", "along", "put", "visit", "rebuild"), "bonus"),
-        (agent, ("_phi", "_rebuild"), "bonus"),
+        (agent.bonus, ("value", "at", "taken", "watch"), "bonus"),
+        (agent, ("_phi",), "features"),
+        (agent, ("_rebuild",), "rebuild"),
+        (agent.past, ("add",), "past"),
         (agent.replay, ("observe", "sample", "last", "observations", "begin"), "replay"),
         (agent.learner, ("step",), "learner"),
     ):

@@ -22,6 +22,7 @@ from rl_contrastive.deep.auxiliary import Auxiliary
 from rl_contrastive.deep.bonus_contract import Bonus, Chunk
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, put, torch_generator
+from rl_contrastive.deep.native.values import native_values
 from rl_contrastive.deep.noisy import mean_noise, resample
 from rl_contrastive.deep.replay.replay import Replay, ReplayBatch
 from rl_contrastive.deep.representation import identical
@@ -75,7 +76,13 @@ class DeepLearner:
         self.features = FeatureNet(
             layout,
             spec.num_actions,
-            FeatureConfig(config.feature_encoder, config.representation, lr=config.lr, device=config.device),
+            FeatureConfig(
+                config.feature_encoder,
+                config.representation,
+                lr=config.lr,
+                device=config.device,
+                backend=config.backend,
+            ),
             rng=rng,
             compiled=config.compile,
             slots=slots,
@@ -87,6 +94,9 @@ class DeepLearner:
         self._followers = FlatParameters(self.target.parameters())
         self._optimiser = FlatAdam(self._trained, lr=config.lr, eps=config.adam_eps)
         self._gradient_of = compile_gradient(self._gradient, self.device) if config.compile else self._gradient
+        self._native = native_values(self.values, self.target, self._trained, config)
+        if self._native is not None:
+            self._gradient_of = self._native.step
         self.steps = 0
         """Gradient steps of the values so far."""
 
@@ -106,25 +116,24 @@ class DeepLearner:
 
     # -- what the agent asks ---------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def q(self, obs: Array, *, rng: np.random.Generator | None = None) -> tuple[FloatArray, FloatArray]:
         """Q and G (N, A) of stacked observations; rng draws the noise for acting if the heads are noisy."""
         self._resample(rng)
-        out = (
-            self.values.means(self._encoded(self.values.encoder, put(obs, self.device)))
-            .cpu()
-            .numpy()
-            .astype(np.float64)
-            / self.config.reward_scale
-        )
+        out = self._means(self.values, obs) if self._native is None else self._native.q(obs)
+        out /= self.config.reward_scale
         return out[:, 0], out[:, 1]
 
-    @torch.inference_mode()
     def target_q(self, obs: Array) -> FloatArray:
         """Q (N, A) of the target network, for evaluation: it is a moving average and fluctuates less."""
         mean_noise(self.target)
-        out = self.target.means(self._encoded(self.target.encoder, put(obs, self.device)))
-        return np.asarray(out[:, 0].double().cpu().numpy()) / self.config.reward_scale
+        out = self._means(self.target, obs) if self._native is None else self._native.target_q(obs)
+        return np.asarray(out[:, 0]) / self.config.reward_scale
+
+    @torch.inference_mode()
+    def _means(self, values: Values, obs: Array) -> FloatArray:
+        """(N, 2, A) float64 of stacked observations."""
+        z = self._encoded(values.encoder, put(obs, self.device))
+        return values.means(z).cpu().numpy().astype(np.float64)
 
     def entries(self, replay: Replay, chunk: int = 1024) -> Iterator[Chunk]:
         """(index, action or -1, frozen phi (n, A, d)) of every observation that is kept: for `VisitBonus.rebuild`."""
