@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,12 +34,12 @@ class Step:
     phi: FloatArray
     """Features of `newest`, as `first`; d = 0 for a bonus that uses none."""
 
-    @property
+    @cached_property
     def rows(self) -> IntArray:
         """(k,) the rows alive."""
         return np.flatnonzero(self.transition.alive)
 
-    @property
+    @cached_property
     def action(self) -> IntArray:
         """(k,) what they did."""
         return np.asarray(self.transition.action[self.rows])
@@ -91,6 +92,12 @@ class Bonus(Protocol):
 
     def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
+
+
+def acted(index: IntArray, action: IntArray, phi: FloatArray) -> FloatArray:
+    """Features (n, d) of the actions in a chunk, or of its states; rows without an action are left out."""
+    some = np.flatnonzero(action >= 0)
+    return phi[some, action[some] if phi.shape[1] > 1 else 0]
 
 
 class NoBonus:

@@ -94,7 +94,7 @@ class DeepLearner:
         self._followers = FlatParameters(self.target.parameters())
         self._optimiser = FlatAdam(self._trained, lr=config.lr, eps=config.adam_eps)
         self._gradient_of = compile_gradient(self._gradient, self.device) if config.compile else self._gradient
-        self._native = native_values(self.values, self.target, self._trained, config)
+        self._native = native_values(self.values, self.target, self._trained, config, self._gradient)
         if self._native is not None:
             self._gradient_of = self._native.step
         self.steps = 0
@@ -150,18 +150,19 @@ class DeepLearner:
 
     def step(
         self, replay: Replay, bonus: Bonus, *, rng: np.random.Generator, priority_beta: float = 1.0
-    ) -> dict[str, Tensor]:
-        """Draw a minibatch, descend once, move targets and priorities; returns diagnostics on the device."""
+    ) -> dict[str, Any]:
+        """Draw a minibatch, descend once, move targets and priorities; returns diagnostics, numbers or tensors."""
         batch = replay.sample(self.config.batch_size, rng=rng, beta=priority_beta)
         obs, numbers = self._inputs(batch, replay, bonus)
         obs = self._augment(obs, rng)
         self._resample(rng)
         ahead = None if self.self_prediction is None else self._sequences(batch, replay, rng)
+        views = None if self.auxiliary is None else self.auxiliary.views(batch, replay, self._augment, rng)
         if self.config.compile:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        views = None if self.auxiliary is None else self.auxiliary.views(batch, replay, self._augment, rng)
         gradient, errors, losses = self._gradient_of(obs, numbers, ahead, views)
-        losses = losses.clone()  # the next run of a CUDA graph overwrites its outputs
+        if self.config.compile:
+            losses = losses.clone()  # the next run of a CUDA graph overwrites its outputs
         norm = clip(gradient, self.config.clip)
         self._optimiser.lr = self.lr
         self._optimiser.step(gradient)
@@ -170,10 +171,11 @@ class DeepLearner:
             self.self_prediction.follow()
         if replay.tree is not None:
             replay.update_priorities(batch.index, errors.double().cpu().numpy() + 1e-6)
-        report = {"gradient_norm": norm, **dict(zip(self._reported(), losses, strict=True))}
+        report: dict[str, Any] = {"gradient_norm": norm, **dict(zip(self._reported(), losses, strict=True))}
         learn = self.config.learn_features and bonus.uses_features
         if learn and self.steps % self.config.representation.every == 0:
-            report["loss_contrast"] = self._contrast(batch, replay, rng).clone()
+            loss = self._contrast(batch, replay, rng)
+            report["loss_contrast"] = loss.clone() if self.config.compile else loss
         self.steps += 1
         if self.steps % TRIM_EVERY == 0:
             trim_heap()

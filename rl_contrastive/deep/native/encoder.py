@@ -22,6 +22,7 @@ class Columns:
         buffers = (inputs.centre, inputs.factor)  # `standardise` changes them in place
         self.centre, self.factor = (shared(x)[..., None] for x in buffers)
         self.value, self.dtype = shared(inputs.value), self.centre.dtype
+        self.order = (*range(1, len(inputs.obs_shape) + 1), 0)
 
     def __call__(self, obs: Array) -> Array:
         """In the precision of the buffers."""
@@ -29,12 +30,12 @@ class Columns:
         if self.rule == "states":
             x = obs.reshape(N, -1).T[:, None] == self.value[:, None]  # (k, S, N)
         elif self.rule == "codes":
-            planes = np.moveaxis(obs, 0, -1)[:, None]  # (P, 1, H, W, N)
+            planes = obs.transpose(self.order)[:, None]  # (P, 1, H, W, N)
             values = (self.value[:count, None, None, None] for count in self.codes)
             x = np.concatenate([plane == value for plane, value in zip(planes, values, strict=True)])
         else:
-            x = np.moveaxis(obs, 0, -1)
-        x = x.astype(self.dtype, order="C")
+            x = obs.astype(self.dtype).transpose(self.order)  # in this order both copies are fast
+        x = np.ascontiguousarray(x, dtype=self.dtype)
         if self.rule == "floats":
             x -= self.centre
             x *= self.factor

@@ -26,6 +26,10 @@ from rl_contrastive.deep.weights import FlatParameters
 from rl_contrastive.spec import Array, IntArray
 
 
+BLOCK = 256
+"""Rows that go through the layers together: more would not fit into the fast caches."""
+
+
 class NativeFeatures:
     """One copy of an encoder with its heads."""
 
@@ -40,12 +44,21 @@ class NativeFeatures:
 
     def __call__(self, obs: Array, action: IntArray | None = None) -> Array:
         """u of observations (N, ...): (N, A, d), (N, 1, d) of states, or (N, d) of the actions (N,); float64."""
+        if len(obs) <= BLOCK:
+            return self._block(obs, action)
+        starts = range(0, len(obs), BLOCK)
+        parts = [slice(start, start + BLOCK) for start in starts]
+        return np.concatenate([self._block(obs[part], None if action is None else action[part]) for part in parts])
+
+    def _block(self, obs: Array, action: IntArray | None) -> Array:
         z = self.encoder(obs)
         if self.of_states:
-            v = self.psi(z).T.astype(np.float64)
+            v = self.psi(z).T.astype(np.float64, order="C")
             return v[:, None] if action is None else v
-        u = self.last.forward(self.before(z))[0].T.astype(np.float64, order="C").reshape(-1, self.A, self.d)
-        return u if action is None else u[np.arange(len(u)), action]
+        u = self.last.forward(self.before(z))[0].T.reshape(-1, self.A, self.d)
+        if action is not None:
+            u = u[np.arange(len(u)), action]
+        return u.astype(np.float64, order="C")
 
 
 class NativeContrast:

@@ -11,9 +11,9 @@ Weights that torch changes in place (Adam, targets, a loaded checkpoint) are cha
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class Dense:
     def backward(self, dy: Array, saved: Saved, *, inner: bool) -> Array:
         """dW = dy x', db = sum dy, dx = W' dy; without `inner` dx is not needed, and dy is returned."""
         np.matmul(dy, saved[0].T, out=self.dw)
-        np.add.reduce(dy, axis=1, out=self.db)
+        np.matmul(dy, ones(dy.shape[1], dy.dtype), out=self.db)  # faster than a sum
         return self.w.T @ dy if inner else dy
 
 
@@ -93,9 +93,9 @@ class Normalise:
     def backward(self, dy: Array, saved: Saved, *, inner: bool) -> Array:
         """dx = (g - mean g - z mean(g z)) / sqrt(var + eps), g = w dy."""
         z, scale = saved
-        dyz = dy * z
-        np.add.reduce(dyz, axis=1, out=self.dw)
-        np.add.reduce(dy, axis=1, out=self.db)
+        dyz, each = dy * z, ones(dy.shape[1], dy.dtype)
+        np.matmul(dyz, each, out=self.dw)
+        np.matmul(dy, each, out=self.db)
         dyz *= self.w
         dy *= self.w
         dy -= self.mean @ dy + z * (self.mean @ dyz)
@@ -120,21 +120,22 @@ class Convolve:
         x = np.ascontiguousarray(x)
         plane, row, column, one = x.strides
         strides = (plane, row, column, s * row, s * column, one)
+        shape, D = (C, k, k, rows, columns, N), len(self.w)
+        patches = np.empty((C * k * k + 1, rows * columns * N), x.dtype)
         # as_strided takes longer than the copy of a few rows.
-        patches = np.ndarray((C, k, k, rows, columns, N), x.dtype, x.data, strides=strides)
-        patches = patches.reshape(self.w.shape[1], -1)  # (C k k, H' W' N), the copy
-        y = self.w @ patches
-        y += self.b
-        shape = (rows, columns, N)
-        return y.reshape(-1, *shape), (patches.reshape(-1, *shape), x)
+        patches[:-1].reshape(shape)[...] = np.ndarray(shape, x.dtype, x.data, strides=strides)
+        patches[-1] = 1.0  # so that the bias is a column of the kernels: adding it would take half of the product's time
+        kernels = np.concatenate([self.w, self.b], axis=1)
+        y = kernels @ patches
+        return y.reshape(D, *shape[3:]), (patches.reshape(-1, *shape[3:]), x)
 
     def backward(self, dy: Array, saved: Saved, *, inner: bool) -> Array:
         """dy (D, H', W', N); dx by adding each kernel place's share."""
         patches, x = saved
         rows, columns = dy.shape[1:3]
         flat = dy.reshape(len(dy), -1)
-        np.matmul(flat, patches.reshape(len(patches), -1).T, out=self.dw)
-        np.add.reduce(flat, axis=1, out=self.db)
+        both = patches.reshape(len(patches), -1) @ flat.T  # (C k k + 1, D)
+        self.dw[...], self.db[...] = both[:-1].T, both[-1]
         if not inner:
             return dy
         k, s = self.kernel, self.stride
@@ -184,6 +185,12 @@ class Network:
             saved = tuple(array[..., :n] for array in kept[place])
             dy = self.layers[place].backward(dy, saved, inner=inner or place > 0)
         return dy
+
+
+@functools.cache
+def ones(count: int, dtype: Any) -> Array:
+    """(count,)."""
+    return np.ones(count, dtype=dtype)
 
 
 def known(layers: Iterable[nn.Module]) -> bool:

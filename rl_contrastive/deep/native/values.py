@@ -11,6 +11,7 @@ autograd; `tests/deep/test_native.py` holds both equal.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from rl_contrastive.spec import Array
 
 HEADS = np.arange(2)[:, None]
 """Q and G, to index with."""
+Gradient = Callable[..., tuple[Tensor, Tensor, Tensor]]
+"""`DeepLearner._gradient`."""
 
 
 class NativeValues:
@@ -57,8 +60,12 @@ class NativeValues:
 class NativeLearner:
     """The two copies of the values that a gradient step reads, and the gradient of the online one."""
 
-    def __init__(self, values: Values, target: Values, trained: FlatParameters, *, double: bool) -> None:
-        self.gradient = torch.zeros_like(trained.vector)
+    def __init__(
+        self, values: Values, target: Values, trained: FlatParameters, *, double: bool, otherwise: Gradient
+    ) -> None:
+        """otherwise: what computes the gradient where `step` gets more than it knows."""
+        self.gradient, self.otherwise = torch.zeros_like(trained.vector), otherwise
+        self.known = 5 + 2 * values.head.num_actions  # columns of numbers
         self.online = NativeValues(values, slots(trained, shared(self.gradient)))
         self.target, self.double = NativeValues(target), double
 
@@ -71,10 +78,12 @@ class NativeLearner:
         return self._rows(self.target, obs)
 
     def _rows(self, copy: NativeValues, obs: Array) -> Array:
-        return np.moveaxis(copy(copy.encoder.columns(obs)), -1, 0).astype(np.float64)
+        return copy(copy.encoder.columns(obs)).transpose(2, 0, 1).astype(np.float64)
 
-    def step(self, obs: Tensor, numbers: Tensor, *unused: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def step(self, obs: Tensor, numbers: Tensor, *more: Any) -> tuple[Tensor, Tensor, Any]:
         """`DeepLearner._gradient`: the gradient, |TD errors| (N,), and the mean losses (2,)."""
+        if numbers.shape[1] != self.known or any(part is not None for part in more):
+            return self.otherwise(obs, numbers, *more)
         columns, rows = shared(obs), shared(numbers)
         N, online = len(rows), self.online
         x = online.encoder.columns(columns)
@@ -89,7 +98,7 @@ class NativeLearner:
         )
         dz = online.streams.backward(online.unmixed(dout), kept_head, inner=True)
         online.encoder.body.backward(dz, kept, inner=False)
-        return self.gradient, torch.from_numpy(errors), torch.from_numpy(losses)
+        return self.gradient, torch.from_numpy(errors), losses
 
 
 def td_gradient(
@@ -101,29 +110,31 @@ def td_gradient(
     `DeepLearner._gradient`.
     """
     N = out.shape[-1]
-    reward, discount, weight = numbers[:2], numbers[2], numbers[3]
+    reward, discount, weight, action = numbers[:2], numbers[2], numbers[3], numbers[4].astype(np.int64)
     extra, here = numbers[5:].reshape(out.shape), np.arange(N)
-    best = ((target_next if online_next is None else online_next) + extra).argmax(1)  # (2, N)
-    known = reward + discount * extra[HEADS, best, here]
-    goal = known + discount * target_next[HEADS, best, here]
-    action = numbers[4].astype(np.int64)
-    error = out[HEADS, action, here] - goal
-    size, slope = np.abs(error), np.clip(error, -1.0, 1.0)
-    losses = np.abs(slope) * (size - 0.5 * np.abs(slope))  # e^2 / 2 within 1, |e| - 1/2 beyond
-    dout = np.zeros_like(out)
+    future = target_next + extra
+    best = (future if online_next is None else online_next + extra).argmax(1)  # (2, N)
+    error = out[HEADS, action, here] - reward - discount * future[HEADS, best, here]
+    slope = np.minimum(np.maximum(error, -1.0), 1.0)
+    losses = slope * (error - 0.5 * slope)  # e^2 / 2 within 1, |e| - 1/2 beyond
+    dout = np.zeros(out.shape, out.dtype)
     dout[HEADS, action, here] = slope * (weight / N)
-    return dout, np.add.reduce(size), losses.mean(1)
+    return dout, np.add.reduce(np.abs(error)), np.add.reduce(losses, axis=1) / N
 
 
 def native_values(
-    values: Values, target: Values, trained: FlatParameters, config: DeepLearnerConfig
+    values: Values, target: Values, trained: FlatParameters, config: DeepLearnerConfig, otherwise: Gradient
 ) -> NativeLearner | None:
-    """The learner in numpy, or None where torch is to compute; RlcError where `backend` asks for what is not here."""
+    """The learner in numpy, or None where torch is to compute; RlcError where `backend` asks for what is not here.
+
+    otherwise: torch's gradient.
+    """
     here = values.encoder.inputs.centre.device.type == "cpu"
-    networks = knows(values.encoder) and known(values.head.streams)
+    networks = knows(values.encoder) and known(values.head.streams) and values.head.shape[0] == len(HEADS)
+    networks = networks and {name for name, _ in values.named_children()} == {"encoder", "head"}
     if not chosen(config.backend, here and networks and covers(config), "these options of the values"):
         return None
-    return NativeLearner(values, target, trained, double=config.value.double)
+    return NativeLearner(values, target, trained, double=config.value.double, otherwise=otherwise)
 
 
 def covers(config: DeepLearnerConfig) -> bool:

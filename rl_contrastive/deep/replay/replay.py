@@ -136,6 +136,10 @@ class Replay:
         """`add` of a transition of the loop."""
         self.add(step.obs, step.action, step.reward, step.next_obs, step.discount, step.boundary, step.alive)
 
+    def full(self, step: Transition) -> bool:
+        """Whether `observe` of this step may drop something."""
+        return self.ring.total + 2 * len(step.alive) > self.ring.capacity
+
     def leaving(self, step: Transition, *, final: bool = False) -> IntArray:
         """Indices of the visits that `observe` of this step will drop or leave without their stack.
 

@@ -67,6 +67,11 @@ class Ring:
         self.begin(0)
 
     @property
+    def held_count(self) -> int:
+        """Entries still there."""
+        return min(self.total, self.capacity)
+
+    @property
     def oldest(self) -> int:
         """Serial number of the oldest entry still there."""
         return max(self.total - self.capacity, 0)
