@@ -165,7 +165,7 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def _store(self, transition: Transition) -> None:
         """2. The steps, the features of what was seen for the first time, and the visits."""
-        alive = np.flatnonzero(transition.alive)
+        alive = transition.alive.nonzero()[0]
         self._check_rewards(transition.reward[alive])
         if self.bonus.uses_features and self.replay.full(transition):
             self.past.add(*self._leaving(transition), self._taken)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,15 +33,15 @@ class Step:
     phi: FloatArray
     """Features of `newest`, as `first`; d = 0 for a bonus that uses none."""
 
-    @cached_property
+    @property
     def rows(self) -> IntArray:
         """(k,) the rows alive."""
-        return np.flatnonzero(self.transition.alive)
+        return self.transition.alive.nonzero()[0]
 
-    @cached_property
+    @property
     def action(self) -> IntArray:
         """(k,) what they did."""
-        return np.asarray(self.transition.action[self.rows])
+        return self.transition.action[self.transition.alive]
 
 
 class Bonus(Protocol):

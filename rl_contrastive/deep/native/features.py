@@ -120,12 +120,12 @@ def contrast_gradient(u: Array, v: Array, w: Array, beta: float) -> tuple[float,
     np.maximum(f, LEAST, out=f)
     odds = f + 1.0
     law = np.repeat(w[None], len(w), axis=0)
-    np.fill_diagonal(law, 0.0)
+    law.reshape(-1)[:: len(w) + 1] = 0.0
     law *= (w / np.add.reduce(law, axis=1))[:, None]  # w_i v_ij
     own = f.diagonal()
     loss = float(w @ np.log1p(1.0 / own) + np.vdot(law, np.log(odds)))
     df = law / odds
-    np.fill_diagonal(df, -w / (own * (1.0 + own)))
+    df.reshape(-1)[:: len(w) + 1] = -w / (own * (1.0 + own))
     df[small] = 0.0
     du, dv = psi @ df.T, phi @ df
     du *= -np.expm1(-beta * phi)

@@ -258,7 +258,7 @@ class Replay:
         """Uniform draws over the ready entries, by rejection from all held ones."""
         held = min(self.ring.total, self.ring.capacity)
         index = rng.integers(held, size=count)
-        bad = np.flatnonzero(~self.ring.ready[index])
+        bad = (~self.ring.ready[index]).nonzero()[0]
         while len(bad):
             index[bad] = rng.integers(held, size=len(bad))
             bad = bad[~self.ring.ready[index[bad]]]

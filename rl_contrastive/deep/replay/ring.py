@@ -244,8 +244,8 @@ class Ring:
         """RlcError on wrong shapes and on dtypes whose values might not fit."""
         for array in arrays:
             # Floats only lose digits.
-            kept = np.can_cast(array.dtype, self.obs.dtype) or array.dtype.kind == self.obs.dtype.kind == "f"
-            if not kept or array.shape != (len(self.open), *self.obs_shape):
+            same, here = array.dtype == self.obs.dtype, array.dtype.kind == self.obs.dtype.kind == "f"
+            if not (same or here or np.can_cast(array.dtype, self.obs.dtype)) or array.shape != (len(self.open), *self.obs_shape):
                 raise RlcError(
                     f"replay: observations must be {self.obs.dtype} of shape {(len(self.open), *self.obs_shape)}, "
                     f"got {array.dtype} of shape {array.shape}."
