@@ -297,7 +297,10 @@ def contestants(case: Case, torch_too: bool, compiled: bool) -> dict[str, Contes
     if torch_too:
         found |= {"agent, torch": Ours(case, backend="torch"), "values, torch": Ours(case, alone=True, backend="torch")}
     if compiled:
-        found |= {"agent, compiled": Ours(case, compiled=True), "values, compiled": Ours(case, compiled=True, alone=True)}
+        found |= {
+            "agent, compiled": Ours(case, compiled=True),
+            "values, compiled": Ours(case, compiled=True, alone=True),
+        }
     return found
 
 

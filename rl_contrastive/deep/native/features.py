@@ -25,7 +25,6 @@ from rl_contrastive.deep.representation import LEAST, Representation
 from rl_contrastive.deep.weights import FlatParameters
 from rl_contrastive.spec import Array, IntArray
 
-
 BLOCK = 256
 """Rows that go through the layers together: more would not fit into the fast caches."""
 

@@ -245,7 +245,10 @@ class Ring:
         for array in arrays:
             # Floats only lose digits.
             same, here = array.dtype == self.obs.dtype, array.dtype.kind == self.obs.dtype.kind == "f"
-            if not (same or here or np.can_cast(array.dtype, self.obs.dtype)) or array.shape != (len(self.open), *self.obs_shape):
+            if not (same or here or np.can_cast(array.dtype, self.obs.dtype)) or array.shape != (
+                len(self.open),
+                *self.obs_shape,
+            ):
                 raise RlcError(
                     f"replay: observations must be {self.obs.dtype} of shape {(len(self.open), *self.obs_shape)}, "
                     f"got {array.dtype} of shape {array.shape}."
