@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -111,7 +112,7 @@ class Script:
         picture = self.case.env == "minatar"
         layers: list[nn.Module] = [Planes(space)] if picture else []
         widths = [16 * 8 * 8 if picture else space.shape[0], *LAYERS[self.case.env]]
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in pairwise(widths):
             layers += [nn.Linear(a, b), nn.ReLU()]
         return nn.Sequential(*layers, nn.Linear(widths[-1], int(actions)))
 

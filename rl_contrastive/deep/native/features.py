@@ -11,6 +11,7 @@ The rows of a batch are sorted by action, so that each action's part of the head
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ class NativeContrast:
         """u_phi (d, N) of the rows' actions, from the head's hidden layer."""
         last, d = self.net.last, self.net.d
         u = np.empty((d, hidden.shape[1]), dtype=hidden.dtype)
-        for a, (start, stop) in enumerate(zip(parts, parts[1:], strict=False)):
+        for a, (start, stop) in enumerate(pairwise(parts)):
             here = slice(a * d, (a + 1) * d)
             u[:, start:stop] = last.w[here] @ hidden[:, start:stop] + last.b[here]
         return u
@@ -103,7 +104,7 @@ class NativeContrast:
         """The gradient of `_of_actions` by its hidden layer; writes that of the weights."""
         last, d = self.net.last, self.net.d
         dh = np.empty_like(hidden)
-        for a, (start, stop) in enumerate(zip(parts, parts[1:], strict=False)):
+        for a, (start, stop) in enumerate(pairwise(parts)):
             here, some = slice(a * d, (a + 1) * d), du[:, start:stop]
             last.dw[here] = some @ hidden[:, start:stop].T
             last.db[here] = some.sum(1)
