@@ -115,14 +115,14 @@ def test_some_hundred_steps_are_those_of_torch(case: str, alpha: float) -> None:
         assert float(ours.report[name]) == pytest.approx(float(value), rel=1e-3)
     obs = observations(spec, 5, np.random.default_rng(4))
     for mine, its in zip(ours.learner.q(obs), theirs.learner.q(obs), strict=True):
-        assert mine.dtype == its.dtype and mine.shape == its.shape
+        assert (mine.dtype, mine.shape) == (its.dtype, its.shape)
         np.testing.assert_allclose(mine, its, atol=1e-3)
     np.testing.assert_allclose(ours.learner.target_q(obs), theirs.learner.target_q(obs), atol=1e-3)
     for own in (ours, theirs):
         own.learner.features.freeze()
     for action in (None, np.arange(5) % A):
         mine, its = (own.learner.features.phi(obs, action) for own in (ours, theirs))
-        assert mine.dtype == its.dtype and mine.shape == its.shape
+        assert (mine.dtype, mine.shape) == (its.dtype, its.shape)
         np.testing.assert_allclose(mine, its, atol=1e-3)
 
 
@@ -199,7 +199,8 @@ def test_gradient_of_values(case: str) -> None:
     def loss() -> Tensor:
         return torch_loss(values, target, obs, numbers, double)
 
-    assert float(gradient.abs().max()) > 1e-3 and errors.shape == (N,) and losses.shape == (2,)
+    assert float(gradient.abs().max()) > 1e-3
+    assert (errors.shape, losses.shape) == ((N,), (2,))
     torch.testing.assert_close(gradient, flat.gradient(loss()), rtol=1e-9, atol=1e-12)
     with torch.no_grad():
         assert_slopes(flat, gradient, loss)
@@ -250,7 +251,8 @@ def test_contrast_gradient_by_hand() -> None:
 
 def test_a_score_below_single_precision_has_no_gradient() -> None:
     loss, du, dv = contrast_gradient(*np.full((2, 1, 2), -60.0, dtype=np.float32), np.full(2, 0.5, np.float32), 1.0)
-    assert np.isfinite(loss) and not du.any() and not dv.any()
+    assert np.isfinite(loss)
+    assert not np.any([du, dv])
 
 
 # -- what is chosen, and states ----------------------------------------------------------------------------------------
@@ -272,8 +274,8 @@ def test_other_options_are_torchs(name: str) -> None:
 
 def test_auto_takes_numpy_and_torch_is_torch() -> None:
     auto, torchs = Descent(VECTORS).learner, Descent(VECTORS, backend="torch").learner
-    assert auto._native is not None and auto.features._native is not None
-    assert torchs._native is None and torchs.features._native is None
+    assert None not in (auto._native, auto.features._native)
+    assert (torchs._native, torchs.features._native) == (None, None)
 
 
 @pytest.mark.parametrize("options", [{"objective": "infonce"}, {"features": "simplex"}, {"mask_identical": True}])

@@ -244,11 +244,9 @@ class Ring:
         """RlcError on wrong shapes and on dtypes whose values might not fit."""
         for array in arrays:
             # Floats only lose digits.
-            same, here = array.dtype == self.obs.dtype, array.dtype.kind == self.obs.dtype.kind == "f"
-            if not (same or here or np.can_cast(array.dtype, self.obs.dtype)) or array.shape != (
-                len(self.open),
-                *self.obs_shape,
-            ):
+            mine, its = self.obs.dtype, array.dtype
+            kept = mine == its or mine.kind == its.kind == "f" or np.can_cast(its, mine)
+            if not kept or array.shape != (len(self.open), *self.obs_shape):
                 raise RlcError(
                     f"replay: observations must be {self.obs.dtype} of shape {(len(self.open), *self.obs_shape)}, "
                     f"got {array.dtype} of shape {array.shape}."
