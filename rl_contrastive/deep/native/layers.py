@@ -124,9 +124,7 @@ class Convolve:
         patches = np.empty((C * k * k + 1, rows * columns * N), x.dtype)
         # as_strided takes longer than the copy of a few rows.
         patches[:-1].reshape(shape)[...] = np.ndarray(shape, x.dtype, x.data, strides=strides)
-        patches[-1] = (
-            1.0  # so that the bias is a column of the kernels: adding it would take half of the product's time
-        )
+        patches[-1] = 1.0  # the bias as a column of the kernels: adding it would take half of the product's time
         kernels = np.concatenate([self.w, self.b], axis=1)
         y = kernels @ patches
         return y.reshape(D, *shape[3:]), (patches.reshape(-1, *shape[3:]), x)
