@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
+from rl_contrastive import make_agent, make_env
 from rl_contrastive.device import trim_heap
+from rl_contrastive.runs.rollout import play
 
 BLOCK, BLOCKS = 64 * 1024, 1500
 
@@ -40,3 +42,30 @@ def test_free_blocks_between_used_ones_are_given_back():
 def test_nothing_happens_elsewhere(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not trim_heap()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc")
+def test_the_deep_agent_keeps_its_memory_once_its_replay_is_full():
+    """2000 steps fill the replay and the places beside it; 4000 more take no memory."""
+    env = make_env("gym:CartPole-v1", 1)
+    small = {"hidden": [32]}
+    learner = {"device": "cpu", "batch_size": 16, "encoder": small, "feature_encoder": small}
+    options = {"capacity": 1000, "warm_start": 200, "train_every": 2, "bonus": {"past": 500}, "learner": learner}
+    agent = make_agent("contrastive-ucb-deep", env, **options)
+    episode = 0
+
+    def advance(steps):
+        nonlocal episode
+        while agent.steps < steps:
+            agent.begin(1)
+            for step in play(env, agent.seeds.env_seeds("env", episode, 1), agent.act):
+                agent.observe(step)
+            agent.update()
+            episode += 1
+        trim_heap()
+        return resident_mb()
+
+    before = advance(2000)
+    assert agent.past.visits > 500
+    assert advance(6000) - before < 4.0

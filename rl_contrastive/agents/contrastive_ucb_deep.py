@@ -29,7 +29,7 @@ from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.bonus_config import with_features
-from rl_contrastive.deep.bonus_contract import Bonus, Step, evenly
+from rl_contrastive.deep.bonus_contract import Bonus, Step, acted, evenly
 from rl_contrastive.deep.choice import choice_of
 from rl_contrastive.deep.episodic import LeastTried
 from rl_contrastive.deep.replay.changed_rows import Patches
@@ -38,6 +38,8 @@ from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Array, Embedded, Env, FloatArray, IntArray, State, Transition
 
+MOST_KEPT = 1 << 22
+"""Numbers of features, 32 MiB, up to which a rebuild keeps them all."""
 LARGEST_REWARD = 1e30
 """Limit for the networks' targets: float32 ends at 3e38, and returns and losses are sums of many terms."""
 
@@ -194,9 +196,9 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def _store(self, transition: Transition) -> None:
         """2. The steps, the features of what was seen for the first time, and the visits."""
-        alive = np.flatnonzero(transition.alive)
+        alive = transition.alive.nonzero()[0]
         self._check_rewards(transition.reward[alive])
-        if self.bonus.uses_features:
+        if self.bonus.uses_features and self.replay.full(transition):
             self.past.add(*self._leaving(transition), self._taken)
         self.replay.observe(transition)
         if not self.first_reward and (transition.reward[alive] > 0).any():
@@ -251,14 +253,20 @@ class ContrastiveUCBDeep(BaseAgent):
             return
         self.learner.features.freeze()
         left = round(4096 * self.past.visits / self.bonus.visits)  # each visit counts, in the replay or outside
-        some, phi = self._some(4096 - left), self.learner.features.phi
-        sample = phi(self.replay.observations(some), self.replay.actions(some))
+        phi, chunks = self.learner.features.phi, self.learner.entries(self.replay)
+        if self.replay.ring.held_count * self.learner.features.online.width <= MOST_KEPT:
+            kept = list(chunks)  # the features of the sample are among them
+            visits = np.concatenate([acted(*chunk) for chunk in kept])
+            sample, chunks = visits[evenly(len(visits), 4096 - left)], iter(kept)
+        else:
+            some = self._some(4096 - left)
+            sample = phi(self.replay.observations(some), self.replay.actions(some))
         if left:
             sample = np.concatenate([sample, phi(*self.past.some(left))])
         if self.closeness is not None:
             self.closeness.adapt(sample)
         gone = ((phi(obs), action, weight) for obs, action, weight in self.past.chunks())
-        self.bonus.rebuild(sample, self.learner.entries(self.replay), gone)
+        self.bonus.rebuild(sample, chunks, gone)
         if self.memory is not None:
             self.memory.renew()
 

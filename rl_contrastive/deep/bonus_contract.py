@@ -36,12 +36,12 @@ class Step:
     @property
     def rows(self) -> IntArray:
         """(k,) the rows alive."""
-        return np.flatnonzero(self.transition.alive)
+        return self.transition.alive.nonzero()[0]
 
     @property
     def action(self) -> IntArray:
         """(k,) what they did."""
-        return np.asarray(self.transition.action[self.rows])
+        return self.transition.action[self.transition.alive]
 
 
 class Bonus(Protocol):
@@ -91,6 +91,13 @@ class Bonus(Protocol):
 
     def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
+
+
+def acted(index: IntArray, action: IntArray, phi: FloatArray) -> FloatArray:
+    """Features (n, d) of the actions in a chunk, or of its states; rows without an action are left out."""
+    some = np.flatnonzero(action >= 0)
+    found: FloatArray = phi[some, action[some] if phi.shape[1] > 1 else 0]
+    return found
 
 
 class NoBonus:

@@ -10,6 +10,7 @@ from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, Options, r
 from rl_contrastive.device import DeviceOptions
 
 Init = Literal["orthogonal", "he"]
+Backend = Literal["auto", "torch", "numpy"]
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,10 @@ class DeepLearnerConfig(DeviceOptions, where="deep"):
     """bf16: matrix products in bfloat16 (autocast); losses, features and bonuses keep their precision."""
     device: str = "auto"
     """auto (cuda if there is one, else cpu), cpu, cuda or cuda:N."""
+    backend: Backend = "auto"
+    """What computes small networks on a CPU. auto: numpy, with gradients by hand, where it has these options and
+    networks (`deep/native`), else torch; torch: always torch; numpy: an error where it does not have them. They agree
+    up to rounding."""
     compile: bool = False
     """torch.compile the losses (on a GPU with CUDA graphs): this takes a minute at first, then steps are faster."""
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from rl_contrastive.config import MOST_DRAWN, Ge, Gt, In, require, require_keys
 from rl_contrastive.deep.bonus_contract import Chunk, evenly
-from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
+from rl_contrastive.deep.config import Backend, EncoderConfig, RepresentationConfig
+from rl_contrastive.deep.native.features import native_contrast, native_features
 from rl_contrastive.deep.networks import Encoder, encoder
 from rl_contrastive.deep.representation import Representation, identical
 from rl_contrastive.deep.weights import (
@@ -52,6 +53,8 @@ class FeatureConfig(DeviceOptions, where="features"):
     """Adam's step size."""
     device: str = "auto"
     """auto (cuda if there is one, else cpu), cpu, cuda or cuda:N."""
+    backend: Backend = "auto"
+    """auto: numpy where it has these networks and this loss on a CPU, else torch; torch; numpy."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,8 @@ class TransitionFeatures(nn.Module):
         same: Tensor | None = None,
         ids: Tensor | None = None,
     ) -> Tensor:
-        """`Representation.contrast` of N transitions; both ends go through the encoder in one pass."""
-        z, z_next = self.encode(torch.cat([obs, next_obs])).chunk(2)
+        """`Representation.contrast` of N transitions, as `shown`; both ends go through the encoder in one pass."""
+        z, z_next = self.encoder(torch.cat([obs, next_obs])).chunk(2)
         return self.heads.contrast(z, action, z_next, weight=weight, same=same, ids=ids)
 
 
@@ -154,6 +157,11 @@ class FeatureNet:
         self._flat = FlatParameters(self.online.parameters())
         self._optimiser = FlatAdam(self._flat, lr=config.lr)
         self._gradient_of = compile_gradient(self._gradient, self.device) if compiled else self._gradient
+        backend = "torch" if compiled else config.backend
+        self._native = native_features(self.frozen.encoder, self.frozen.heads, backend)
+        contrast = native_contrast(self.online.encoder, self.online.heads, self._flat, backend)
+        if contrast is not None:
+            self._gradient_of = contrast.step
 
     def descend(
         self,
@@ -166,6 +174,7 @@ class FeatureNet:
         ids: Tensor | None = None,
     ) -> Tensor:
         """One gradient step on N transitions with importance weights (N,); returns the loss, on the device."""
+        obs, next_obs = self.online.shown(obs), self.online.shown(next_obs)
         loss, gradient = self._gradient_of(obs, action, next_obs, weight, same, ids)
         self._optimiser.step(gradient)
         return loss
@@ -192,11 +201,14 @@ class FeatureNet:
         loss = self.online.contrast(obs, action, next_obs, weight=weight, same=same, ids=ids)
         return loss.detach(), self._flat.gradient(loss)
 
-    @torch.inference_mode()
     def phi(self, obs: Array, action: IntArray | None = None) -> FloatArray:
         """Frozen features (N, A, d), or (N, 1, d) of states, or (N, d) of the actions (N,), float64."""
+        if self._native is not None:
+            return self._native(self.online.shown(obs), action)
         chosen = None if action is None else torch.as_tensor(action, device=self.device)
-        return np.asarray(self.frozen.forward(put(obs, self.device), chosen).cpu().numpy(), dtype=np.float64)
+        with torch.inference_mode():
+            phi = self.frozen.forward(put(obs, self.device), chosen).cpu().numpy()
+        return np.asarray(phi, dtype=np.float64)
 
     @torch.inference_mode()
     def factors(self, obs: Array, action: IntArray, next_obs: Array) -> tuple[FloatArray, FloatArray]:

@@ -25,6 +25,7 @@ from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.explore_config import ExploreConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, put, torch_generator
 from rl_contrastive.deep.memory import EpisodeMemory, inputs_of
+from rl_contrastive.deep.native.values import native_values
 from rl_contrastive.deep.noisy import mean_noise, resample
 from rl_contrastive.deep.replay.replay import Replay, ReplayBatch
 from rl_contrastive.deep.representation import identical
@@ -98,7 +99,13 @@ class DeepLearner:
         self.features = FeatureNet(
             layout,
             spec.num_actions,
-            FeatureConfig(config.feature_encoder, config.representation, lr=config.lr, device=config.device),
+            FeatureConfig(
+                config.feature_encoder,
+                config.representation,
+                lr=config.lr,
+                device=config.device,
+                backend=config.backend,
+            ),
             rng=rng,
             compiled=config.compile,
             slots=slots,
@@ -111,6 +118,9 @@ class DeepLearner:
         self._followers = FlatParameters(self.target.parameters())
         self._optimiser = FlatAdam(self._trained, lr=config.lr, eps=config.adam_eps)
         self._gradient_of = compile_gradient(self._gradient, self.device) if config.compile else self._gradient
+        self._native = native_values(self.values, self.target, self._trained, config, self._gradient)
+        if self._native is not None:
+            self._gradient_of = self._native.step
         self.steps = 0
         """Gradient steps of the values so far."""
 
@@ -130,7 +140,6 @@ class DeepLearner:
 
     # -- what the agent asks ---------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def q(
         self, obs: Array, *, rng: np.random.Generator | None = None, shown: Array | None = None
     ) -> tuple[FloatArray, ...]:
@@ -140,22 +149,22 @@ class DeepLearner:
         shown (N, M): what the second head sees beside them, if it does.
         """
         self._resample(rng)
-        beside = None if shown is None else put(shown, self.device)
-        out = (
-            self.values.means(self._encoded(self.values.encoder, put(obs, self.device)), beside)
-            .cpu()
-            .numpy()
-            .astype(np.float64)
-            / self.config.reward_scale
-        )
+        out = self._means(self.values, obs, shown) if self._native is None else self._native.q(obs)
+        out /= self.config.reward_scale
         return tuple(out[:, v] for v in range(out.shape[1]))
 
-    @torch.inference_mode()
     def target_q(self, obs: Array) -> FloatArray:
         """Q (N, A) of the target network, for evaluation: it is a moving average and fluctuates less."""
         mean_noise(self.target)
-        out = self.target.means(self._encoded(self.target.encoder, put(obs, self.device)))
-        return np.asarray(out[:, 0].double().cpu().numpy()) / self.config.reward_scale
+        out = self._means(self.target, obs) if self._native is None else self._native.target_q(obs)
+        return np.asarray(out[:, 0]) / self.config.reward_scale
+
+    @torch.inference_mode()
+    def _means(self, values: Values, obs: Array, shown: Array | None = None) -> FloatArray:
+        """(N, V, A) float64 of stacked observations."""
+        z = self._encoded(values.encoder, put(obs, self.device))
+        beside = None if shown is None else put(shown, self.device)
+        return values.means(z, beside).cpu().numpy().astype(np.float64)
 
     def entries(self, replay: Replay, chunk: int = 1024) -> Iterator[Chunk]:
         """(index, action or -1, frozen phi (n, A, d)) of every observation that is kept: for `VisitBonus.rebuild`."""
@@ -178,8 +187,8 @@ class DeepLearner:
         rng: np.random.Generator,
         priority_beta: float = 1.0,
         memory: EpisodeMemory | None = None,
-    ) -> dict[str, Tensor]:
-        """Draw a minibatch, descend once, move targets and priorities; returns diagnostics on the device.
+    ) -> dict[str, Any]:
+        """Draw a minibatch, descend once, move targets and priorities; returns diagnostics, numbers or tensors.
 
         memory: what the second head sees beside the entries, if it does.
         """
@@ -188,11 +197,12 @@ class DeepLearner:
         obs = self._augment(obs, rng)
         self._resample(rng)
         ahead = None if self.self_prediction is None else self._sequences(batch, replay, rng)
+        views = None if self.auxiliary is None else self.auxiliary.views(batch, replay, self._augment, rng)
         if self.config.compile:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        views = None if self.auxiliary is None else self.auxiliary.views(batch, replay, self._augment, rng)
         gradient, errors, losses = self._gradient_of(obs, numbers, ahead, views)
-        losses = losses.clone()  # the next run of a CUDA graph overwrites its outputs
+        if self.config.compile:
+            losses = losses.clone()  # the next run of a CUDA graph overwrites its outputs
         norm = clip(gradient, self.config.clip)
         self._optimiser.lr = self.lr
         self._optimiser.step(gradient)
@@ -201,10 +211,11 @@ class DeepLearner:
             self.self_prediction.follow()
         if replay.tree is not None:
             replay.update_priorities(batch.index, errors.double().cpu().numpy() + 1e-6)
-        report = {"gradient_norm": norm, **dict(zip(self._reported(), losses, strict=True))}
+        report: dict[str, Any] = {"gradient_norm": norm, **dict(zip(self._reported(), losses, strict=True))}
         learn = self.config.learn_features and bonus.uses_features
         if learn and self.steps % self.config.representation.every == 0:
-            report["loss_contrast"] = self._contrast(batch, replay, rng).clone()
+            loss = self._contrast(batch, replay, rng)
+            report["loss_contrast"] = loss.clone() if self.config.compile else loss
         self.steps += 1
         if self.steps % TRIM_EVERY == 0:
             trim_heap()

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
 
 from rl_contrastive.config import require
 from rl_contrastive.objectives.parts import array, load_weights, weights
@@ -50,11 +50,17 @@ class FlatParameters:
 
     def follow(self, online: FlatParameters, tau: float) -> None:
         """theta' <- theta' + tau (theta - theta') for the first len(theta') numbers of `online`; buffers stay."""
-        self.vector.lerp_(online.vector[: len(self.vector)], tau)
+        self.vector.lerp_(online.vector[: self.vector.numel()], tau)
 
 
-def clip(gradient: Tensor, limit: float) -> Tensor:
+def clip(gradient: Tensor, limit: float) -> Tensor | float:
     """Scale a gradient in place to a norm of at most `limit`; returns the norm before. No wait for the device."""
+    if gradient.device.type == "cpu":
+        g = gradient.numpy()
+        size = math.sqrt(np.dot(g, g))
+        if size > limit:
+            g *= limit / (size + 1e-6)
+        return size
     norm: Tensor = torch.linalg.vector_norm(gradient)
     gradient.mul_((limit / (norm + 1e-6)).clamp_(max=1.0))
     return norm
@@ -83,22 +89,23 @@ class FlatAdam:
     def step(self, gradient: Tensor) -> None:
         """m <- .9 m + .1 g, v <- .999 v + .001 g^2, theta <- theta - lr mhat / (sqrt vhat + eps)."""
         mean, square = self.moments
-        adam(
-            [self.flat.vector],
-            [gradient],
-            [mean],
-            [square],
-            [],
-            [self.steps],
-            fused=True,
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=self.lr,
-            weight_decay=0.0,
-            eps=self.eps,
-            maximize=False,
-        )
+        with torch.no_grad():
+            self.steps += 1
+            torch._fused_adam_(
+                [self.flat.vector],
+                [gradient],
+                [mean],
+                [square],
+                [],
+                [self.steps],
+                lr=self.lr,
+                beta1=0.9,
+                beta2=0.999,
+                weight_decay=0.0,
+                eps=self.eps,
+                amsgrad=False,
+                maximize=False,
+            )
 
     def state_dict(self) -> State:
         """Moments and step count."""

@@ -139,6 +139,10 @@ class Replay:
         """`add` of a transition of the loop."""
         self.add(step.obs, step.action, step.reward, step.next_obs, step.discount, step.boundary, step.alive)
 
+    def full(self, step: Transition) -> bool:
+        """Whether `observe` of this step may drop something."""
+        return self.ring.total + 2 * len(step.alive) > self.ring.capacity
+
     def leaving(self, step: Transition, *, final: bool = False) -> IntArray:
         """Indices of the visits that `observe` of this step will drop or leave without their stack.
 
@@ -291,7 +295,7 @@ class Replay:
         """Uniform draws over the ready entries, by rejection from all held ones."""
         held = min(self.ring.total, self.ring.capacity)
         index = rng.integers(held, size=count)
-        bad = np.flatnonzero(~self.ring.ready[index])
+        bad = (~self.ring.ready[index]).nonzero()[0]
         while len(bad):
             index[bad] = rng.integers(held, size=len(bad))
             bad = bad[~self.ring.ready[index[bad]]]

@@ -67,6 +67,11 @@ class Ring:
         self.begin(0)
 
     @property
+    def held_count(self) -> int:
+        """Entries still there."""
+        return min(self.total, self.capacity)
+
+    @property
     def oldest(self) -> int:
         """Serial number of the oldest entry still there."""
         return max(self.total - self.capacity, 0)
@@ -257,7 +262,8 @@ class Ring:
         """RlcError on wrong shapes and on dtypes whose values might not fit."""
         for array in arrays:
             # Floats only lose digits.
-            kept = np.can_cast(array.dtype, self.obs.dtype) or array.dtype.kind == self.obs.dtype.kind == "f"
+            mine, its = self.obs.dtype, array.dtype
+            kept = mine == its or mine.kind == its.kind == "f" or np.can_cast(its, mine)
             if not kept or array.shape != (len(self.open), *self.obs_shape):
                 raise RlcError(
                     f"replay: observations must be {self.obs.dtype} of shape {(len(self.open), *self.obs_shape)}, "

@@ -77,7 +77,7 @@ def make_gym(config: GymConfig, num_envs: int) -> GymEnv:
         asked = arguments.pop("max_episode_steps", None) or config.horizon
         horizon = asked or own_limit(config.id, arguments) or DEFAULT_HORIZON
         make = partial(gym.make, config.id, max_episode_steps=horizon, **arguments)
-        envs = SyncVectorEnv([make] * num_envs)
+        envs = SyncVectorEnv([make] * num_envs, copy=False)
     except RlcError:
         raise
     except Exception as error:
@@ -108,7 +108,7 @@ def adapt_gym(source: Any, config: GymConfig, num_envs: int) -> GymEnv:
         if not isinstance(space, gym.Space):
             raise RlcError(f"make_env: the {field} of {name} must be a gymnasium space, got {space!r}.")
         check_space(name, what, space)  # before the batch, which fails on them with words of its own
-    return GymEnv(SyncVectorEnv(rows), replace(config, id=name), horizon)
+    return GymEnv(SyncVectorEnv(rows, copy=False), replace(config, id=name), horizon)
 
 
 def _time_limit(env: Any) -> int | None:

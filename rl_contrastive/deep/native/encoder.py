@@ -1,0 +1,69 @@
+"""Observations as the replay stores them -> the columns that layers in numpy take, and the encoder on them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rl_contrastive.config import require
+from rl_contrastive.deep.config import Backend
+from rl_contrastive.deep.native.layers import Network, Slot, known, shared
+from rl_contrastive.deep.networks import Encoder, Inputs
+from rl_contrastive.spec import Array
+
+KINDS = ("mlp", "minatar", "minigrid")
+"""Encoders of small observations; the convolutions of frames are large enough for torch."""
+
+
+class Columns:
+    """`Inputs` with the batch last: (N, *obs_shape) -> (*out_shape, N)."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.rule, self.out_shape, self.codes = inputs.rule, inputs.out_shape, inputs.codes
+        buffers = (inputs.centre, inputs.factor)  # `standardise` changes them in place
+        self.centre, self.factor = (shared(x)[..., None] for x in buffers)
+        self.value, self.dtype = shared(inputs.value), self.centre.dtype
+        self.order = (*range(1, len(inputs.obs_shape) + 1), 0)
+
+    def __call__(self, obs: Array) -> Array:
+        """In the precision of the buffers."""
+        N = len(obs)
+        if self.rule == "states":
+            x = obs.reshape(N, -1).T[:, None] == self.value[:, None]  # (k, S, N)
+        elif self.rule == "codes":
+            planes = obs.transpose(self.order)[:, None]  # (P, 1, H, W, N)
+            values = (self.value[:count, None, None, None] for count in self.codes)
+            x = np.concatenate([plane == value for plane, value in zip(planes, values, strict=True)])
+        else:
+            x = obs.astype(self.dtype).transpose(self.order)  # in this order both copies are fast
+        x = np.ascontiguousarray(x, dtype=self.dtype)
+        if self.rule == "floats":
+            x -= self.centre
+            x *= self.factor
+            size = np.abs(x)
+            np.copysign(np.log1p(size, out=size), x, out=x)
+        elif self.rule == "bytes":
+            x *= self.factor
+        return x.reshape(*self.out_shape, N)
+
+
+class NativeEncoder:
+    """`Encoder`: observations (N, *obs_shape) -> vectors (width, N)."""
+
+    def __init__(self, encoder: Encoder, slot: Slot | None = None) -> None:
+        """slot: as in `Network`."""
+        self.columns, self.body = Columns(encoder.inputs), Network(encoder.body, slot)
+
+    def __call__(self, obs: Array) -> Array:
+        return self.body(self.columns(obs))
+
+
+def knows(encoder: Encoder) -> bool:
+    """Whether `NativeEncoder` computes it."""
+    return encoder.kind in KINDS and known(encoder.body)
+
+
+def chosen(backend: Backend, possible: bool, what: str) -> bool:
+    """Whether numpy computes; RlcError if it is asked for where it cannot."""
+    has = f"deep: backend numpy has small mlp, minatar and minigrid networks on a CPU, but not {what}"
+    require(possible or backend != "numpy", f"{has}: take auto or torch.")
+    return possible and backend != "torch"
