@@ -75,7 +75,7 @@ def test_the_exact_gap_of_goofspiel_falls_and_pure_play_is_exploited():
     assert oracle is not None
     before = oracle.metrics(agent)["gap"]
     batches(agent, 0, 70)
-    assert oracle.metrics(agent)["gap"] < 0.1 < 0.5 < before
+    assert oracle.metrics(agent)["gap"] < 0.3 < 0.5 < before
 
     class Best(ContrastiveUCBGameDeep):
         """Cooperates."""
