@@ -18,7 +18,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
 from rl_contrastive.bridges.bonus_env_config import BonusEnvConfig
-from rl_contrastive.bridges.row_bonus import RowBonus, RowStep
+from rl_contrastive.bridges.row_bonus import RowBonus
+from rl_contrastive.bridges.row_parts import RowStep
 from rl_contrastive.bridges.sb3_features import obs_layout
 from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.bonus import VisitBonus
