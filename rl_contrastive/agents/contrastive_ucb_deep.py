@@ -244,6 +244,7 @@ class ContrastiveUCBDeep(BaseAgent):
             return
         self.learner.features.freeze()
         left = round(4096 * self.past.visits / self.bonus.visits)  # each visit counts, in the replay or outside
+        left = min(left, 4095)  # with final observations, of short episodes more may have left than there were steps
         some, phi = self._some(4096 - left), self.learner.features.phi
         sample = phi(self.replay.observations(some), self.replay.actions(some))
         if left:

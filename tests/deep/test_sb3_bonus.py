@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -287,3 +289,14 @@ def test_what_does_not_fit_is_refused() -> None:
     env.venv.reset()
     with pytest.raises(RlcError, match="reset"):
         env.step(np.array([0, 0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["none", "counts", "ours-arrival"])
+def test_ppo_finds_the_treasure_of_deep_sea_with_the_bonus_alone(kind: str) -> None:
+    """N = 8, settings chosen on seed 0. Control: the same PPO without a bonus."""
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "sb3_bonus.py"))
+    for seed in (1, 2):
+        found, episodes = example["train"](8, 6000, seed, kind=kind)
+        assert episodes >= 750
+        assert found == 0 if kind == "none" else found > 200
