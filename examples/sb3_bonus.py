@@ -24,6 +24,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rl_contrastive.bridges.sb3 import BonusEnvConfig, BonusVecEnv
+from rl_contrastive.config import from_dict
 from rl_contrastive.deep.bonus_config import KINDS, BonusConfig
 from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
 from rl_contrastive.deep.feature_net import FeatureConfig
@@ -59,7 +60,7 @@ def train(size: int, steps: int, seed: int, *, kind: str) -> tuple[int, int]:
         representation = RepresentationConfig(hidden=0, features="unit")
         encoder = EncoderConfig(hidden=(128,))
         features = FeatureConfig(encoder=encoder, representation=representation, lr=1e-3, device="cpu")
-        counts = BonusConfig(kind=kind, lam=0.001 if kind == "elliptical" else 0.1)  # type: ignore[arg-type]
+        counts = from_dict(BonusConfig, {"kind": kind, "lam": 0.001 if kind == "elliptical" else 0.1})
         config = BonusEnvConfig(beta=0.05, counts=counts, growth=0.1, warm_start=200, features=features)
         env = BonusVecEnv(env, config, rng=np.random.default_rng(seed))
     model = PPO(
