@@ -1,12 +1,13 @@
 """Stable-Baselines3's PPO finds a needle once its rewards carry the bonus: Deep Sea with and without it.
 
     python examples/sb3_bonus.py --steps 12000 --seeds 3
+    python examples/sb3_bonus.py --kind ours-arrival
 
 Deep Sea of N cells pays only after N right decisions in a row and charges for each of them, so undirected exploration
-needs about 2^N episodes. The environment is plain gymnasium; `EllipticalBonusVecEnv` wraps any VecEnv like this.
+needs about 2^N episodes. The environment is plain gymnasium; `BonusVecEnv` wraps any VecEnv like this.
 
-Seen with N = 10, 12000 steps and two seeds: PPO found the treasure in 0 and 0 of 1200 episodes, with the bonus in 738
-and 800. Far fewer steps show nothing: after 2000 (one seed) neither had found it.
+Seen with the kind elliptical, N = 10, 12000 steps and two seeds: PPO found the treasure in 0 and 0 of 1200 episodes,
+with the bonus in 738 and 800. Far fewer steps show nothing: after 2000 (one seed) neither had found it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from rl_contrastive.bridges.sb3 import EllipticalBonusConfig, EllipticalBonusVecEnv
+from rl_contrastive.bridges.sb3 import BonusEnvConfig, BonusVecEnv
+from rl_contrastive.config import from_dict
+from rl_contrastive.deep.bonus_config import KINDS, BonusConfig
 from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
 from rl_contrastive.deep.feature_net import FeatureConfig
 
@@ -50,15 +53,16 @@ class DeepSea(gym.Env[int, int]):
         return self.row * self.size + self.column, reward, last, False, {}
 
 
-def train(size: int, steps: int, seed: int, *, bonus: bool) -> tuple[int, int]:
+def train(size: int, steps: int, seed: int, *, kind: str) -> tuple[int, int]:
     """(episodes that found the treasure, episodes) of one run; `Monitor` sees the rewards without the bonus."""
     env: Any = DummyVecEnv([lambda: Monitor(DeepSea(size))] * 8)
-    if bonus:
+    if kind != "none":
         representation = RepresentationConfig(hidden=0, features="unit")
         encoder = EncoderConfig(hidden=(128,))
         features = FeatureConfig(encoder=encoder, representation=representation, lr=1e-3, device="cpu")
-        config = EllipticalBonusConfig(beta=0.05, growth=0.1, warm_start=200, features=features)
-        env = EllipticalBonusVecEnv(env, config, rng=np.random.default_rng(seed))
+        counts = from_dict(BonusConfig, {"kind": kind, "lam": 0.001 if kind == "elliptical" else 0.1})
+        config = BonusEnvConfig(beta=0.05, counts=counts, growth=0.1, warm_start=200, features=features)
+        env = BonusVecEnv(env, config, rng=np.random.default_rng(seed))
     model = PPO(
         "MlpPolicy",
         env,
@@ -85,15 +89,16 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=10, help="N")
     parser.add_argument("--steps", type=int, default=12_000, help="environment steps of a run")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each kind")
+    parser.add_argument("--kind", choices=tuple(KINDS), default="elliptical", help="of the bonus")
     arguments = parser.parse_args()
     for name, least in (("size", 2), ("steps", 1), ("seeds", 1)):
         if getattr(arguments, name) < least:
             parser.error(f"--{name} must be >= {least}, got {getattr(arguments, name)}")
     torch.set_num_threads(1)  # small networks are slower on many
-    for bonus in (False, True):
+    for kind in ("none", arguments.kind):
         for seed in range(arguments.seeds):
-            found, episodes = train(arguments.size, arguments.steps, seed, bonus=bonus)
-            name = "PPO + bonus" if bonus else "PPO"
+            found, episodes = train(arguments.size, arguments.steps, seed, kind=kind)
+            name = "PPO" if kind == "none" else "PPO + bonus"
             print(f"{name:12s} seed {seed}: treasure found in {found} of {episodes} episodes", flush=True)
 
 

@@ -21,7 +21,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
-from rl_contrastive.bridges.sb3 import EllipticalBonusConfig, EllipticalBonusVecEnv, extractor_kwargs
+from rl_contrastive.bridges.sb3 import BonusEnvConfig, BonusVecEnv, extractor_kwargs
 from rl_contrastive.deep.config import EncoderConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, TransitionFeatures
 
@@ -49,8 +49,8 @@ def cart_poles(noise: int, seed: int) -> VecEnv:
 def pretrain(noise: int, steps: int, seed: int) -> TransitionFeatures:
     """Contrastive features of `steps` transitions of uniform actions, with a gradient step for every two of them."""
     features = FeatureConfig(encoder=EncoderConfig(hidden=(64, 64)), lr=1e-3, device="cpu")
-    config = EllipticalBonusConfig(warm_start=steps // 4, train_every=2, features=features)
-    env = EllipticalBonusVecEnv(cart_poles(noise, seed), config, rng=np.random.default_rng(seed))
+    config = BonusEnvConfig(warm_start=steps // 4, train_every=2, features=features)
+    env = BonusVecEnv(cart_poles(noise, seed), config, rng=np.random.default_rng(seed))
     rng = np.random.default_rng(seed)
     env.reset()
     for _ in range(steps // 8):

@@ -253,6 +253,7 @@ class ContrastiveUCBDeep(BaseAgent):
             return
         self.learner.features.freeze()
         left = round(4096 * self.past.visits / self.bonus.visits)  # each visit counts, in the replay or outside
+        left = min(left, 4095)  # with final observations, of short episodes more may have left than there were steps
         phi, chunks = self.learner.features.phi, self.learner.entries(self.replay)
         if self.replay.ring.held_count * self.learner.features.online.width <= MOST_KEPT:
             kept = list(chunks)  # the features of the sample are among them

@@ -25,7 +25,7 @@ from rl_contrastive.deep.names import FeaturesOf
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.deep.spread import Spread
-from rl_contrastive.spec import Array, FloatArray, IntArray, State
+from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, State
 
 
 class ArrivalBonus:
@@ -154,6 +154,21 @@ class ArrivalBonus:
             self.patches["gate"].forget()
 
 
+def keys_of_both(states: Array, pairs: Array, final: BoolArray) -> Array:
+    """Keys of states (n, w) and of pairs (n, v) in one; final observations (n,) have no pair."""
+    return np.concatenate([states, np.where(final[:, None], -1, pairs)], axis=1)
+
+
+def pairs_among(gone: list[Gone], num_actions: int, visits: int) -> list[Gone]:
+    """The places that are pairs, with the number of visits that left the memory as the sum of their weights."""
+    A = num_actions
+    found = [(phi[action < A], action[action < A], weight[action < A]) for phi, action, weight in gone]
+    total = float(sum(weight.sum() for _, _, weight in found))
+    # A sample of all places keeps the sum of all weights, and that of pairs on average only.
+    share = visits / total if total > 0 else 1.0
+    return [(phi, action, weight * share) for phi, action, weight in found]
+
+
 class Both:
     """The sum of a bonus for what is tried and one for what is reached."""
 
@@ -193,27 +208,19 @@ class Both:
 
     def key_taken(self, phi: FloatArray, action: IntArray) -> Array:
         """Keys of both; places of final observations, whose action is A, are apart from all others."""
-        states, final = self.arrival.key_taken(phi, action), action >= self.arrival.num_actions
+        final = action >= self.arrival.num_actions
         pairs = self.pair.key_taken(phi, np.where(final, 0, action))
-        return np.concatenate([states, np.where(final[:, None], -1, pairs)], axis=1)
+        return keys_of_both(self.arrival.key_taken(phi, action), pairs, final)
 
     def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk], gone: Iterable[Gone] = ()) -> None:
         """Both count the same places; of pairs there are none at final observations."""
         mine, theirs = itertools.tee(chunks)
         left = list(gone)
-        acted = self._of_pairs(left)
+        away = self.visits - len(self.arrival.replay.visits())
+        acted = pairs_among(left, self.arrival.num_actions, away)
         # tee keeps what the first has read until the second has: features of all entries, for this moment.
         self.pair.rebuild(sample, mine, acted)
         self.arrival.rebuild(sample, theirs, left)
-
-    def _of_pairs(self, gone: list[Gone]) -> list[Gone]:
-        """The places that are pairs, with the number of visits that left the replay as the sum of their weights."""
-        A = self.arrival.num_actions
-        found = [(phi[action < A], action[action < A], weight[action < A]) for phi, action, weight in gone]
-        total = float(sum(weight.sum() for _, _, weight in found))
-        # A sample of all places keeps the sum of all weights, and that of pairs on average only.
-        share = (self.visits - len(self.arrival.replay.visits())) / total if total > 0 else 1.0
-        return [(phi, action, weight * share) for phi, action, weight in found]
 
     def report(self) -> dict[str, float]:
         """Diagnostics of the part of arrivals."""

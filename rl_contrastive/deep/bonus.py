@@ -101,9 +101,13 @@ class VisitBonus(ABC):
 
     def visit(self, index: IntArray, action: IntArray) -> None:
         """Count the actions (k,) taken at entries index (k,) that were stored."""
-        self.visits += len(index)
         # Count the stored keys, so that a rebuild from the same network gives the same counts.
-        self._count(self.keys[index, action])
+        self.count(self.keys[index, action])
+
+    def count(self, keys: Array) -> None:
+        """Count visits with the keys (k, w)."""
+        self.visits += len(keys)
+        self._count(keys)
 
     def key_taken(self, phi: FloatArray, action: IntArray) -> Array:
         """The keys to count for the actions (n,) under features (n, A, d), or (n, 1, d) of states: (n, w)."""

@@ -207,9 +207,17 @@ def with_features(learner: DeepLearnerConfig, bonus: BonusConfig) -> DeepLearner
     kind = None if bonus.parts is None else bonus.parts.features
     if kind is None or kind == "phi":
         return learner
-    loss: Literal["contrast", "inverse", "temporal"] = learner.representation.loss
+    own = representation_of(learner.representation, bonus)
+    return replace(learner, representation=own, learn_features=learner.learn_features and kind != "drawn")
+
+
+def representation_of(given: RepresentationConfig, bonus: BonusConfig) -> RepresentationConfig:
+    """The same of the options of the features alone."""
+    kind = None if bonus.parts is None else bonus.parts.features
+    if kind is None or kind == "phi":
+        return given
+    loss: Literal["contrast", "inverse", "temporal"] = given.loss
     if kind == "inverse" or kind == "temporal":
         loss = kind
-    ahead = learner.representation.ahead or (ETD_AHEAD if kind == "temporal" else 0.0)
-    own = replace(learner.representation, features="psi", loss=loss, ahead=ahead)
-    return replace(learner, representation=own, learn_features=learner.learn_features and kind != "drawn")
+    ahead = given.ahead or (ETD_AHEAD if kind == "temporal" else 0.0)
+    return replace(given, features="psi", loss=loss, ahead=ahead)

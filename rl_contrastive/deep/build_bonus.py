@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.arrival import ArrivalBonus, Both, UnitScale
 from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits, VisitBonus, make_bonus, make_tiles
-from rl_contrastive.deep.bonus_config import Parts
+from rl_contrastive.deep.bonus_config import BonusConfig, Parts
 from rl_contrastive.deep.bonus_contract import Bonus, NoBonus
 from rl_contrastive.deep.config import RepresentationConfig
 from rl_contrastive.deep.episodic import EpisodicBonus
@@ -70,33 +72,53 @@ class BonusBuilder:
         return make_bonus(options, self.config.capacity, A, of.dim, beta=beta, rng=rng, of_states=of.of_states)
 
     def _arrivals(self, parts: Parts, beta: float) -> ArrivalBonus:
-        life, gate, A = self._lifelong(parts), self._gate(parts), self.spec.num_actions
+        life, gate, A = self._lifelong(parts), self._gate(), self.spec.num_actions
         return ArrivalBonus(life, gate, self.replay, A, self.features_of, beta=beta, alpha=parts.difference)
 
     def _lifelong(self, parts: Parts) -> Lifelong:
-        options, capacity, dim = self.config.bonus, self.config.capacity, self.representation.dim
         if parts.lifelong == "rnd":
             layout = ObsLayout(self.replay.stacked_shape, self.spec.obs_dtype, self.spec.num_states, self.spec.codes)
             own, seed = self.config.learner, self.seeds.integer("init", 1)
             rnd = RandomDistillation(layout, own.encoder, self.config.rnd, seed=seed, device=own.device)
             return Distilled(rnd, self.replay)
-        if parts.lifelong == "counts":
-            return CountedBytes(capacity, lam=options.lam)
-        if parts.lifelong == "ellipse":
-            return CountedFeatures(EllipticalVisits(capacity, 1, dim, lam=options.lam, beta=1.0))
-        if parts.lifelong == "cells":
-            tiles = make_tiles(options, capacity, dim, rng=self.seeds.generator("init", 3))
-            return CountedFeatures(TileVisits(capacity, 1, tiles, lam=options.lam, beta=1.0))
-        return Flat()
+        options, capacity, dim = self.config.bonus, self.config.capacity, self.representation.dim
+        return make_counts(options, capacity, capacity, dim, rng=self.seeds.generator("init", 3))
 
-    def _gate(self, parts: Parts) -> Gate | None:
-        options, dim = self.config.bonus, self.representation.dim
-        if parts.gate == "first":
-            return FirstVisit() if self.closeness is None else FirstLook(self.closeness)
-        if parts.gate == "cells":
-            return CellVisits(make_tiles(options, self.config.capacity, dim, rng=self.seeds.generator("init", 4)))
-        if parts.gate in ("e3b", "ellipse"):
-            return Ellipse(dim, lam=options.gate_lam, bounded=parts.gate == "ellipse")
-        if parts.gate == "temporal":
-            return Temporal()
-        return Nearest() if parts.gate == "nearest" else None
+    def _gate(self) -> Gate | None:
+        options, capacity, dim = self.config.bonus, self.config.capacity, self.representation.dim
+        return make_gate(options, capacity, dim, self.closeness, rng=self.seeds.generator("init", 4))
+
+
+def make_counts(
+    options: BonusConfig, capacity: int, entries: int, dim: int, *, rng: np.random.Generator
+) -> CountedBytes | CountedFeatures | Flat:
+    """l of states by counts, for parts other than rnd.
+
+    capacity: visits for which the tilings have enough cells; entries: of the replay, 0 without one; rng draws the
+    tilings' directions.
+    """
+    kind = None if options.parts is None else options.parts.lifelong
+    if kind == "counts":
+        return CountedBytes(entries, lam=options.lam)
+    if kind == "ellipse":
+        return CountedFeatures(EllipticalVisits(entries, 1, dim, lam=options.lam, beta=1.0))
+    if kind == "cells":
+        tiles = make_tiles(options, capacity, dim, rng=rng)
+        return CountedFeatures(TileVisits(entries, 1, tiles, lam=options.lam, beta=1.0))
+    return Flat()
+
+
+def make_gate(
+    options: BonusConfig, capacity: int, dim: int, closeness: Closeness | None, *, rng: np.random.Generator
+) -> Gate | None:
+    """The gate of arrivals, None for none and tried; closeness: of the same observation, None for bytes."""
+    gate = None if options.parts is None else options.parts.gate
+    if gate == "first":
+        return FirstVisit() if closeness is None else FirstLook(closeness)
+    if gate == "cells":
+        return CellVisits(make_tiles(options, capacity, dim, rng=rng))
+    if gate in ("e3b", "ellipse"):
+        return Ellipse(dim, lam=options.gate_lam, bounded=gate == "ellipse")
+    if gate == "temporal":
+        return Temporal()
+    return Nearest() if gate == "nearest" else None

@@ -40,7 +40,10 @@ class Seen:
 
 
 class EpisodeLog:
-    """What the going episodes saw and did, for B rows whose steps come in order; nothing of it outlives them."""
+    """What the going episodes of B rows saw and did; nothing of it outlives them.
+
+    `note` is for rows whose episodes begin together, `start` and `move` for others.
+    """
 
     def __init__(self, names: Names | None = None) -> None:
         """names: by which observations are the same, default bytes."""
@@ -53,16 +56,35 @@ class EpisodeLog:
         it has reached, None: it is new."""
         t, rows = step.transition, step.rows
         if t.h == 0:
-            self.names.begin(len(t.alive))
-            self._episodes = [{} for _ in t.alive]
-            first = self.names.of(rows, t.obs[rows], step.first[:, 0], step.index)
-            self._here = dict(zip(rows.tolist(), first, strict=True))
+            self.begin(len(t.alive))
+            self.start(rows, t.obs[rows], step.first[:, 0], step.index)
+        return self.move(rows, t.action[rows], t.next_obs[rows], step.phi[:, 0], step.newest)
+
+    def begin(self, num_rows: int) -> None:
+        """Nothing is known of any row."""
+        self.names.begin(num_rows)
+        self._episodes = [{} for _ in range(num_rows)]
+
+    def start(self, rows: IntArray, obs: Array, psi: FloatArray, entries: IntArray) -> None:
+        """These rows (k,) begin episodes with what they show, as in `Names.of`."""
+        self.names.restart(rows)
+        for row, name in zip(rows.tolist(), self.names.of(rows, obs, psi, entries), strict=True):
+            self._episodes[row], self._here[row] = {}, name
+
+    def here(self, row: int) -> Seen | None:
+        """What this row's episode knows of the observation in which it is, None: it is new."""
+        return self._episodes[row].get(self._here[row])
+
+    def move(
+        self, rows: IntArray, action: IntArray, obs: Array, psi: FloatArray, entries: IntArray
+    ) -> list[Seen | None]:
+        """These rows took actions (k,) and reached what they show now; returns what `here` says of that."""
         found = []
-        reached = self.names.of(rows, t.next_obs[rows], step.phi[:, 0], step.newest)
-        for row, name in zip(rows.tolist(), reached, strict=True):
+        reached = self.names.of(rows, obs, psi, entries)
+        for row, taken, name in zip(rows.tolist(), action.tolist(), reached, strict=True):
             episode = self._episodes[row]
             here = episode.setdefault(self._here[row], Seen(set()))
-            here.taken.add(int(t.action[row]))
+            here.taken.add(taken)
             here.visits += 1
             self._here[row] = name
             found.append(episode.get(name))

@@ -268,10 +268,14 @@ def torch_generator(rng: np.random.Generator) -> torch.Generator:
 class FeatureLearner:
     """Stores the newest transitions and a network that learns from them."""
 
+    knows_episodes = False
+    """Whether it can tell which transitions follow each other."""
+
     def __init__(self, layout: ObsLayout, num_actions: int, config: FeatureConfig, *, rng: np.random.Generator) -> None:
         """rng: initial weights and batches are drawn from it."""
         single = "features: representation.ahead needs episodes, but this memory keeps single transitions"
-        require(config.representation.ahead == 0, f"{single}: it must be 0, got {config.representation.ahead}.")
+        fits = self.knows_episodes or config.representation.ahead == 0
+        require(fits, f"{single}: it must be 0, got {config.representation.ahead}.")
         self.config, self.layout, self.rng = config, layout, rng
         self.net = FeatureNet(layout, num_actions, config, rng=torch_generator(rng), slots=config.capacity)
         self.stored = self.steps = 0
@@ -305,11 +309,15 @@ class FeatureLearner:
         """One gradient step on a uniform batch; its loss, on the device."""
         require(len(self) >= 2, "features: a gradient step needs two stored transitions or more.")
         rows = self.rng.integers(len(self), size=self.config.batch_size)
-        successors, device = self._next[rows], self.net.device
+        successors, device = self._positives(rows), self.net.device
         same = put(identical(successors), device) if self.config.representation.mask_identical else None
         batch = (put(array, device) for array in (self._obs[rows], self._action[rows], successors))
         self.steps += 1
         return self.net.descend(*batch, same=same, ids=self.net.slots(rows, self.stored))
+
+    def _positives(self, rows: IntArray) -> Array:
+        """What the features of these transitions (N,) shall match: what came next."""
+        return self._next[rows]
 
     def standardise(self) -> None:
         """Centre and scale vector observations by those stored: once, before the first step."""

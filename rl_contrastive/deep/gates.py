@@ -36,6 +36,10 @@ class Gate(ABC):
         """New episodes of all rows."""
 
     @abstractmethod
+    def restart(self, rows: IntArray) -> None:
+        """New episodes of these rows (k,) alone."""
+
+    @abstractmethod
     def meet(self, rows: IntArray, seen: Array) -> FloatArray:
         """e (k,) of what these rows show now, which is then added to the past of their episodes."""
 
@@ -64,6 +68,10 @@ class FirstVisit(Gate):
     def begin(self, num_rows: int) -> None:
         self._names: list[set[bytes]] = [set() for _ in range(num_rows)]
 
+    def restart(self, rows: IntArray) -> None:
+        for row in rows.tolist():
+            self._names[row] = set()
+
     def meet(self, rows: IntArray, seen: Array) -> FloatArray:
         out = np.zeros(len(rows))
         for k, (row, one) in enumerate(zip(rows.tolist(), seen, strict=True)):
@@ -82,6 +90,9 @@ class FirstLook(Gate):
     def begin(self, num_rows: int) -> None:
         self._leaders.begin(num_rows)
 
+    def restart(self, rows: IntArray) -> None:
+        self._leaders.restart(rows)
+
     def meet(self, rows: IntArray, seen: Array) -> FloatArray:
         new = [self._leaders.assign(row, x)[1] for row, x in zip(rows.tolist(), seen, strict=True)]
         return np.array(new, dtype=np.float64)
@@ -95,6 +106,10 @@ class CellVisits(Gate):
 
     def begin(self, num_rows: int) -> None:
         self._visits: list[Counter[int]] = [Counter() for _ in range(num_rows)]
+
+    def restart(self, rows: IntArray) -> None:
+        for row in rows.tolist():
+            self._visits[row] = Counter()
 
     def meet(self, rows: IntArray, seen: Array) -> FloatArray:
         cells = self.tiles.cells_of(seen).tolist()  # of all tilings, whose numbers differ
@@ -125,6 +140,9 @@ class Ellipse(Gate):
 
     def begin(self, num_rows: int) -> None:
         self.inverse: FloatArray = np.tile(np.eye(self.dim) / self.lam, (num_rows, 1, 1))  # (B, d, d)
+
+    def restart(self, rows: IntArray) -> None:
+        self.inverse[rows] = np.eye(self.dim) / self.lam
 
     def meet(self, rows: IntArray, seen: Array) -> FloatArray:
         x = (seen - self.mean) @ self.whitening
@@ -159,6 +177,10 @@ class Nearest(Gate):
 
     def begin(self, num_rows: int) -> None:
         self._past: list[list[FloatArray]] = [[] for _ in range(num_rows)]
+
+    def restart(self, rows: IntArray) -> None:
+        for row in rows.tolist():
+            self._past[row] = []
 
     def meet(self, rows: IntArray, seen: Array) -> FloatArray:
         out = np.ones(len(rows))

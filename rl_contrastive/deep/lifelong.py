@@ -5,6 +5,7 @@
     rnd              error(s') / spread of random network distillation (`rnd.py`)
     none             1
 
+`at` is that of stored observations, `now` that of observations as they come, for code without a replay (`online.py`).
 N counts each observation once when it is seen, the first one of an episode too. `counts` is a ceiling for
 worlds without noise: its table grows with the number of distinct observations.
 """
@@ -70,7 +71,13 @@ class Flat:
     def at(self, entries: IntArray) -> FloatArray:
         return np.ones(len(entries))
 
+    def now(self, obs: Array, x: FloatArray) -> FloatArray:
+        return np.ones(len(obs))
+
     def see(self, step: Step) -> None:
+        """Nothing."""
+
+    def count(self, obs: Array, x: FloatArray, *, first: bool = False) -> None:
         """Nothing."""
 
     def start(self, obs: Array) -> None:
@@ -103,6 +110,12 @@ class CountedFeatures:
 
     def at(self, entries: IntArray) -> FloatArray:
         return self.counts.taken(entries, np.zeros_like(entries))
+
+    def now(self, obs: Array, x: FloatArray) -> FloatArray:
+        return self.counts.value(x)
+
+    def count(self, obs: Array, x: FloatArray, *, first: bool = False) -> None:
+        self.counts.count(self.counts.key(x))
 
     def see(self, step: Step) -> None:
         shown = [(step.newest, step.phi)]
@@ -151,20 +164,32 @@ class CountedBytes(Flat):
         counts = np.array([self._counts[number] for number in self.number[entries].tolist()], dtype=np.float64)
         return np.asarray((self.lam + counts) ** -0.5)
 
+    def now(self, obs: Array, x: FloatArray) -> FloatArray:
+        counts = [self._counts[self._numbers.get(name_of(one), 0)] for one in obs]
+        return np.asarray((self.lam + np.array(counts, dtype=np.float64)) ** -0.5)
+
     def see(self, step: Step) -> None:
         t = step.transition
         if t.h == 0:
             self._count(step.index, t.obs[step.rows])
         self._count(step.newest, t.next_obs[step.rows])
 
+    def count(self, obs: Array, x: FloatArray, *, first: bool = False) -> None:
+        for one in obs:
+            self._add(one)
+
     def _count(self, entries: IntArray, obs: Array) -> None:
         for entry, one in zip(entries.tolist(), obs, strict=True):
-            number = self._numbers.setdefault(name_of(one), len(self._counts))
-            if number == len(self._counts):
-                self._counts.append(0)
-            self._counts[number] += 1
-            self.number[entry] = number
+            self.number[entry] = self._add(one)
         self.patches["number"].touch(entries)
+
+    def _add(self, one: Array) -> int:
+        """Count an observation; returns its number."""
+        number = self._numbers.setdefault(name_of(one), len(self._counts))
+        if number == len(self._counts):
+            self._counts.append(0)
+        self._counts[number] += 1
+        return number
 
     def report(self) -> dict[str, float]:
         return {"distinct": float(len(self._numbers))}
@@ -199,6 +224,9 @@ class Distilled(Flat):
 
     def at(self, entries: IntArray) -> FloatArray:
         return self.rnd.bonus(self.replay.observations(entries))
+
+    def now(self, obs: Array, x: FloatArray) -> FloatArray:
+        return self.rnd.bonus(obs)
 
     def see(self, step: Step) -> None:
         """The predictor learns from each next observation once."""

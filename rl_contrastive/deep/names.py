@@ -76,6 +76,11 @@ class Leaders:
         self._leaders = [np.zeros((0, 0)) for _ in range(num_rows)]
         self._counts = [0] * num_rows
 
+    def restart(self, rows: IntArray) -> None:
+        """New episodes of these rows alone."""
+        for row in rows.tolist():
+            self._leaders[row] = []
+
     def assign(self, row: int, x: FloatArray) -> tuple[int, bool]:
         """Number of the leader of x (d,) in this row's episode, and whether x is that leader itself."""
         count = self._counts[row]
@@ -103,6 +108,9 @@ class Names(Protocol):
     def begin(self, num_rows: int) -> None:
         """New episodes of all rows."""
 
+    def restart(self, rows: IntArray) -> None:
+        """New episodes of these rows alone."""
+
     def of(self, rows: IntArray, obs: Array, psi: FloatArray, entries: IntArray) -> list[Hashable]:
         """Of what these rows (k,) show now: observations (k, ...), features (k, d), entries in the replay (k,)."""
 
@@ -115,6 +123,9 @@ class ByteNames:
 
     def begin(self, num_rows: int) -> None:
         """Nothing: a name says it all."""
+
+    def restart(self, rows: IntArray) -> None:
+        """Nothing, either."""
 
     def of(self, rows: IntArray, obs: Array, psi: FloatArray, entries: IntArray) -> list[Hashable]:
         return [name_of(one) for one in obs]
@@ -135,6 +146,11 @@ class FeatureNames:
     def begin(self, num_rows: int) -> None:
         self._leaders.begin(num_rows)
         self._serials = [[] for _ in range(num_rows)]
+
+    def restart(self, rows: IntArray) -> None:
+        self._leaders.restart(rows)
+        for row in rows.tolist():
+            self._serials[row] = []
 
     def of(self, rows: IntArray, obs: Array, psi: FloatArray, entries: IntArray) -> list[Hashable]:
         out: list[Hashable] = []

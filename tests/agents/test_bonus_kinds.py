@@ -45,6 +45,14 @@ def test_every_observation_is_counted_once_in_the_replay_or_outside(bonus: dict)
     assert agent.past.visits == 224 - 120
 
 
+def test_more_observations_than_steps_may_have_left_the_replay() -> None:
+    """An episode of two steps shows three observations."""
+    agent = sea({"kind": "ours-arrival"}, size=2)
+    batches(agent, 0, 100)
+    assert agent.past.visits > agent.bonus.visits == agent.steps
+    assert agent.rebuilt_at > 0.8 * agent.steps
+
+
 def test_what_is_paid_on_arrival_is_in_g_from_the_first_step_and_never_added_in_acting() -> None:
     for kind in ("ours-arrival", "ours-both"):
         agent = sea({"kind": kind}, capacity=500, epsilon=0.0)

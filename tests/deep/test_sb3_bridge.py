@@ -10,78 +10,20 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from bridge_common import SMALL, Corridor, assert_same, features_config, walk, wrapped
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rl_contrastive.bridges.sb3 import (
     ContrastiveExtractor,
-    EllipticalBonusConfig,
     EllipticalBonusVecEnv,
     extractor_kwargs,
     obs_layout,
 )
-from rl_contrastive.config import from_dict
-from rl_contrastive.deep.feature_net import FeatureConfig, FeatureLearner, ObsLayout, TransitionFeatures
+from rl_contrastive.deep.feature_net import FeatureLearner, ObsLayout, TransitionFeatures
 from rl_contrastive.deep.weights import weights
 from rl_contrastive.errors import RlcError
-
-
-class Corridor(gym.Env[Any, Any]):
-    """Cells 0..4: action 1 goes right, 0 left; the last cell ends it, reward 1; cut after `limit` steps."""
-
-    def __init__(self, limit: int = 7, kind: str = "states") -> None:
-        self.limit, self.kind = limit, kind
-        self.action_space = spaces.Discrete(2)
-        self.observation_space = {
-            "states": spaces.Discrete(5),
-            "floats": spaces.Box(-1.0, 5.0, (2,), np.float32),
-            "bytes": spaces.Box(0, 255, (4, 36, 36), np.uint8),
-        }[kind]
-
-    def _observe(self) -> Any:
-        if self.kind == "states":
-            return self.cell
-        if self.kind == "floats":
-            return np.array([self.cell, 1.0], dtype=np.float32)
-        return np.full((4, 36, 36), 40 * self.cell, dtype=np.uint8)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.cell = self.steps = 0
-        return self._observe(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.cell, self.steps = max(self.cell + (1 if action == 1 else -1), 0), self.steps + 1
-        over = self.cell == 4
-        return self._observe(), float(over), over, self.steps >= self.limit and not over, {}
-
-
-SMALL = {
-    "encoder": {"hidden": [16]},
-    "representation": {"dim": 6, "hidden": 0, "features": "unit"},
-    "batch_size": 16,
-    "capacity": 400,
-}
-
-
-def features_config(**fields: Any) -> FeatureConfig:
-    return from_dict(FeatureConfig, {**SMALL, **fields})
-
-
-def wrapped(n: int = 2, *, kind: str = "states", limit: int = 7, seed: int = 0, **fields: Any) -> EllipticalBonusVecEnv:
-    counts = {"kind": "elliptical", "lam": 0.001, **fields.pop("counts", {})}
-    config = from_dict(EllipticalBonusConfig, {"features": SMALL, "warm_start": 40, **fields, "counts": counts})
-    venv = DummyVecEnv([lambda: Corridor(limit, kind)] * n)
-    return EllipticalBonusVecEnv(venv, config, rng=np.random.default_rng(seed))
-
-
-def walk(env: EllipticalBonusVecEnv, steps: int, seed: int = 1) -> list[np.ndarray]:
-    rng, rewards = np.random.default_rng(seed), []
-    for _ in range(steps):
-        actions = (rng.random(env.num_envs) < 0.7).astype(np.int64)
-        rewards.append(env.step(actions)[1])
-    return rewards
 
 
 def test_the_bonus_is_that_of_visits_before_by_hand() -> None:
@@ -169,21 +111,6 @@ def test_evaluation_leaves_everything_as_it_is() -> None:
     env.training = True
     env.reset()
     assert float(walk(env, 1)[0].min()) > 0.0
-
-
-def assert_same(a: Any, b: Any) -> None:
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        for one, other in zip(a, b, strict=True):
-            assert_same(one, other)
-    elif isinstance(a, np.ndarray):
-        assert a.dtype == b.dtype
-        assert a.tobytes() == b.tobytes()  # averages that have not begun are NaN on both sides
-    else:
-        assert a == b
 
 
 def test_a_saved_state_goes_on_to_the_same_bytes() -> None:

@@ -36,6 +36,17 @@ TAIL = 1e-3
 """Probability of the steps ahead that `Replay.ahead` leaves out: 66 steps are looked at for gamma = .9."""
 
 
+def furthest(gamma: float) -> int:
+    """The largest K that is drawn, 0 < gamma < 1."""
+    return max(1, math.ceil(math.log(TAIL) / math.log(gamma)))
+
+
+def steps_ahead(left: IntArray, gamma: float, *, rng: np.random.Generator) -> IntArray:
+    """K (N,) of `Replay.ahead`, given L = left (N,) >= 1."""
+    draw = np.log1p(-(1.0 - gamma**left) * rng.random(len(left))) / math.log(gamma)
+    return np.asarray(np.clip(np.ceil(draw).astype(np.int64), 1, left))  # U = 0 gives 0
+
+
 @dataclass(frozen=True)
 class ReplayBatch:
     """N drawn entries; observations are stacked, (N, *Replay.stacked_shape) of the stored dtype."""
@@ -248,11 +259,9 @@ class Replay:
         K = ceil(log(1 - (1 - gamma^L) U) / log gamma), U uniform in [0, 1). Steps end where those of `sequences` do, or
         where less than `TAIL` of the distribution is left. 0 < gamma < 1, and each of the entries (N,) has an action.
         """
-        steps, mask = self.ring.walk(index, max(1, math.ceil(math.log(TAIL) / math.log(gamma))))
+        steps, mask = self.ring.walk(index, furthest(gamma))
         left = np.add.reduce(mask, axis=1, dtype=np.int64)  # L
-        draw = np.log1p(-(1.0 - gamma**left) * rng.random(len(index))) / math.log(gamma)
-        k = np.clip(np.ceil(draw).astype(np.int64), 1, left)  # U = 0 gives 0
-        return np.asarray(steps[np.arange(len(index)), k])
+        return np.asarray(steps[np.arange(len(index)), steps_ahead(left, gamma, rng=rng)])
 
     def sequences(self, index: IntArray, length: int) -> tuple[Array, IntArray, BoolArray]:
         """The next K = `length` steps: observations (N, K+1, ...), actions (N, K), and which steps (N, K) are real.
