@@ -42,7 +42,7 @@ class RowStep:
     phi: FloatArray
     """Features of obs, (B, A, d) or (B, 1, d) of states; d = 0 for a bonus that uses none."""
     phi_next: FloatArray
-    """The same of next_obs, where they are features of states."""
+    """The same of next_obs, for a bonus that looks at them."""
 
 
 class RowArrivals:

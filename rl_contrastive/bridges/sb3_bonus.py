@@ -141,8 +141,8 @@ class BonusVecEnv(VecEnvWrapper):
         # Where arrivals alone are counted, an observation is one place whatever was done there.
         self.past.add(left, np.zeros_like(action) if self._pays == "arrival" else action, self._taken)
         place, phi = learner.store(obs, self._action, successor), learner.net.phi(obs)
-        of_states = learner.config.representation.of_states
-        phi_next = learner.net.phi(successor) if of_states else phi  # of pairs, none is looked at
+        looked_at = self.bonus.arrivals is not None or self.bonus.closeness is not None
+        phi_next = learner.net.phi(successor) if looked_at else phi
         return RowStep(obs, self._action, successor, begins, place, phi, phi_next)
 
     def _learn(self, learner: FeatureLearner) -> None:
