@@ -27,7 +27,7 @@ import numpy as np
 
 from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.config import require, require_keys
-from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
+from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig, epsilon_at
 from rl_contrastive.deep.bonus_config import with_features
 from rl_contrastive.deep.bonus_contract import Bonus, Step, acted, evenly
 from rl_contrastive.deep.choice import choice_of
@@ -150,7 +150,7 @@ class ContrastiveUCBDeep(BaseAgent):
         hint = "lower learner.lr or learner.reward_scale"
         finite = all(bool(np.isfinite(values).all()) for values in optimistic)
         require(finite, f"deep: values are NaN or infinite at step {self.steps}; {hint}.")
-        epsilon = self.config.epsilon_at(self.steps)
+        epsilon = epsilon_at(self.config, self.steps)
         if self._search is None:
             planned = self.choice.draw(optimistic, rng=self.rng)
             return np.where(self.rng.random(len(obs)) < epsilon, uniform, planned)

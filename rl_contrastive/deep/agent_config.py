@@ -97,8 +97,9 @@ class ContrastiveUCBDeepConfig(Options, where="deep"):
             self.search.alpha == 0 or learned, f"deep: search compares learned features of actions: it needs {hint}."
         )
 
-    def epsilon_at(self, steps: int) -> float:
-        """Share of uniform actions after so many steps."""
-        if self.epsilon_from is None:
-            return self.epsilon
-        return self.epsilon_from + min(1.0, steps / self.epsilon_over) * (self.epsilon - self.epsilon_from)
+
+def epsilon_at(config: ContrastiveUCBDeepConfig, steps: int) -> float:
+    """Share of uniform actions after so many steps."""
+    if config.epsilon_from is None:
+        return config.epsilon
+    return config.epsilon_from + min(1.0, steps / config.epsilon_over) * (config.epsilon - config.epsilon_from)

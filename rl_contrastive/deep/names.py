@@ -79,7 +79,7 @@ class Leaders:
     def restart(self, rows: IntArray) -> None:
         """New episodes of these rows alone."""
         for row in rows.tolist():
-            self._leaders[row] = []
+            self._counts[row] = 0
 
     def assign(self, row: int, x: FloatArray) -> tuple[int, bool]:
         """Number of the leader of x (d,) in this row's episode, and whether x is that leader itself."""

@@ -8,14 +8,14 @@ from agents_common import batches, uniform
 from deep_common import resumes, sea
 
 from rl_contrastive.config import from_dict
-from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
+from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig, epsilon_at
 from rl_contrastive.errors import RlcError
 
 
 def test_epsilon_falls_linearly_by_hand() -> None:
     config = ContrastiveUCBDeepConfig(epsilon=0.2, epsilon_from=1.0, epsilon_over=100)
-    assert [config.epsilon_at(steps) for steps in (0, 50, 75, 100, 10**6)] == pytest.approx([1.0, 0.6, 0.4, 0.2, 0.2])
-    assert {ContrastiveUCBDeepConfig(epsilon=0.3).epsilon_at(steps) for steps in (0, 10**6)} == {0.3}
+    assert [epsilon_at(config, steps) for steps in (0, 50, 75, 100, 10**6)] == pytest.approx([1.0, 0.6, 0.4, 0.2, 0.2])
+    assert {epsilon_at(ContrastiveUCBDeepConfig(epsilon=0.3), steps) for steps in (0, 10**6)} == {0.3}
     for one in ({"epsilon_from": 0.5}, {"epsilon_over": 10}):
         with pytest.raises(RlcError, match="go together"):
             from_dict(ContrastiveUCBDeepConfig, one)

@@ -150,7 +150,9 @@ def covers(config: DeepLearnerConfig) -> bool:
     Options that this module does not know must have their defaults.
     """
     value = _with(ValueConfig(), config.value, ("dueling", "double", "hidden", "low", "high"))
-    known: bool = config == dataclasses.replace(_with(DeepLearnerConfig(), config, FREE), value=value)
+    off = (*(["auxiliary"] if config.auxiliary.weight == 0 else []),
+           *(["self_prediction"] if config.self_prediction.weight == 0 else []))  # fmt: skip
+    known: bool = config == dataclasses.replace(_with(DeepLearnerConfig(), config, (*FREE, *off)), value=value)
     return known
 
 
