@@ -183,17 +183,24 @@ class BonusVecEnv(VecEnvWrapper):
         """Features of states (n, d) today."""
         return self.learner.net.phi(obs)[:, 0]
 
+    def _parts(self) -> list[Any]:
+        """What the bonus is made of; empty for none."""
+        return list(self.bonus_config.counts.parts or ())
+
     def state_dict(self) -> State:
         """Everything but the environment: the same calls afterwards give the same bytes."""
         learned = {}
         if self._learner is not None:
             learned = {"learner": self._learner.state_dict(), "past": self.past.state_dict()}
-        own = {"rebuilt_at": self.rebuilt_at, "rng": generator_state(self.rng)}
+        own = {"rebuilt_at": self.rebuilt_at, "rng": generator_state(self.rng), "parts": self._parts()}
         return {**learned, **self.bonus.state_dict(), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes. `reset` must follow."""
         learned = () if self._learner is None else ("learner", "past")
+        require_keys(state, ("parts",), "sb3 bonus")
+        saved, own = list(state["parts"]), self._parts()
+        require(saved == own, f"sb3 bonus: saved with the parts {saved}, but this one has {own}.")
         require_keys(state, (*learned, "rebuilt_at", "rng"), "sb3 bonus")
         if self._learner is not None:
             self._learner.load_state_dict(state["learner"])

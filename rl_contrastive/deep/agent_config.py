@@ -63,8 +63,8 @@ class ContrastiveUCBDeepConfig(Options, where="deep"):
     epsilon: Annotated[float, In(0, 1)] = 0.01
     """Share of uniform actions, in addition to optimism."""
     epsilon_from: Annotated[float | None, In(0, 1)] = None
-    """The same at the first step, from which it moves linearly to `epsilon` over `epsilon_over` steps. Default: it is
-    constant."""
+    """Share of uniform actions at the first step. It moves linearly to `epsilon` over `epsilon_over` steps. Default:
+    `epsilon` from the first step on."""
     epsilon_over: Annotated[int, Ge(0)] = 0
     """Steps until the share is `epsilon`, those of the warm start included; needs `epsilon_from`."""
     capacity: Annotated[int, Ge(100)] = 100_000
@@ -87,6 +87,10 @@ class ContrastiveUCBDeepConfig(Options, where="deep"):
         require(not (self.clock and self.episodic), both)
         pair = "deep: epsilon_from and epsilon_over > 0 go together: give both or neither"
         require((self.epsilon_from is not None) == (self.epsilon_over > 0), pair + ".")
+        weights, rows = len(self.explore.weights), self.batch
+        hint = f"deep: explore.weights has {weights} numbers, one for each row, but batch is {rows}: give >= {weights}."
+        require(weights <= rows, hint)
+        self._check_same()
         learner = with_features(self.learner, self.bonus)
         check_counts(self.bonus, learner.representation)
         parts = self.bonus.parts
@@ -96,6 +100,19 @@ class ContrastiveUCBDeepConfig(Options, where="deep"):
         require(
             self.search.alpha == 0 or learned, f"deep: search compares learned features of actions: it needs {hint}."
         )
+
+    def _check_same(self) -> None:
+        """RlcError where comparing observations by features would do nothing."""
+        bonus, parts = self.bonus, self.bonus.parts
+        if bonus.same == "bytes":
+            require(bonus.reach == BonusConfig.reach, "deep: bonus.reach needs bonus.same features.")
+            return
+        paid = self.beta > 0 and parts is not None
+        require(paid, "deep: bonus.same features needs a bonus that learns them: beta > 0 and a kind other than none.")
+        assert parts is not None
+        used = self.episodic or self.explore.memory or parts.gate in ("first", "tried")
+        names = "the gates first and tried, episodic and explore.memory"
+        require(used, f"deep: bonus.same features is for {names}, and none of these is on.")
 
 
 def epsilon_at(config: ContrastiveUCBDeepConfig, steps: int) -> float:

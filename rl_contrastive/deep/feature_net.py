@@ -256,7 +256,8 @@ class FeatureNet:
 
 def put(array: Array, device: torch.device) -> Tensor:
     """The array on the device, without a copy where the device is the CPU."""
-    here = torch.from_numpy(np.ascontiguousarray(array))
+    # torch warns of arrays that cannot be written, such as broadcast pictures.
+    here = torch.from_numpy(np.ascontiguousarray(array) if array.flags.writeable else array.copy())
     return here if device.type == "cpu" else here.to(device, non_blocking=True)
 
 

@@ -70,6 +70,7 @@ def test_every_agent_of_one_learner_is_covered():
     known = {agent for agent, _ in CASES.values()}
     unknown = {"contrastive-ucb-deep", "rnd-dqn"}  # act by networks: `behaviour` is None
     games = {"contrastive-ucb-game", "lsvi-game", "nash-vi", "nash-q", "independent-q"}
+    games |= {"contrastive-ucb-game-deep", "independent-dqn"}
     external = {entry.name for entry in entries("agent") if entry.name.startswith("sb3-")}
     mine = {entry.name for entry in entries("agent") if "rl_contrastive.agents" in entry.factory.__module__}
     assert mine == known | unknown | games | external

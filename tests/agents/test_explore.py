@@ -46,15 +46,15 @@ def test_it_resumes_to_the_bit(bonus: dict, explore: dict, tmp_path) -> None:
 
 
 def test_rows_act_by_their_own_weight_of_i() -> None:
-    agent = sea({"kind": "ours-pair"}, epsilon=0.0, explore={"heads": "apart", "weights": [0.0, 1.0, 10.0]})
+    agent = sea({"kind": "ours-pair"}, epsilon=0.0, explore={"heads": "apart", "weights": [0.0, 10.0]})
     batches(agent, 0, 8)
     Q, more = np.tile([3.0, 0.0], (6, 1)), np.tile([0.0, 1.0], (6, 1))
     agent.learner.q = lambda stacked, **noise: (Q, more)
     agent.bonus.value = lambda phi: np.tile([0.0, 1.0], (6, 1))
     agent.begin(2)
     # Q = 3 against c (b + I) = 2 c.
-    assert agent.act(np.zeros(6, dtype=np.int64), 0).tolist() == [0, 0, 1, 0, 0, 1]
-    assert agent.policy(np.zeros(6, dtype=np.int64), 0, explore=True).argmax(1).tolist() == [0, 0, 1, 0, 0, 1]
+    assert agent.act(np.zeros(6, dtype=np.int64), 0).tolist() == [0, 1, 0, 1, 0, 1]
+    assert agent.policy(np.zeros(6, dtype=np.int64), 0, explore=True).argmax(1).tolist() == [0, 1, 0, 1, 0, 1]
 
 
 def test_training_sees_what_acting_saw() -> None:
@@ -74,3 +74,18 @@ def test_training_sees_what_acting_saw() -> None:
     assert len(seen) == len(entries) > 50
     np.testing.assert_array_equal(np.concatenate(seen), agent.memory.at(np.concatenate(entries)))
     assert (np.concatenate(seen)[:, 1] == 0).any()  # some were not new
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"explore": {"heads": "apart", "weights": [0, 0, 1]}, "batch": 2}, "but batch is 2: give >= 3"),
+        ({"bonus": {"kind": "ours-arrival", "same": "features"}, "beta": 0.0}, "needs a bonus that learns them"),
+        ({"bonus": {"kind": "none", "same": "features"}, "episodic": True}, "needs a bonus that learns them"),
+        ({"bonus": {"kind": "e3b", "same": "features"}}, "none of these is on"),
+        ({"bonus": {"kind": "rnd", "reach": 2.0}}, "reach needs bonus.same features"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options, words) -> None:
+    with pytest.raises(RlcError, match=words):
+        from_dict(ContrastiveUCBDeepConfig, options)

@@ -49,7 +49,7 @@ def suitable(agent: str) -> RunConfig:
     """A short run of `agent` on the first small environment it accepts; skips agents with a loop of their own."""
     entry, _ = registry.get("agent", agent)
     config = entry.config()
-    if agent == "contrastive-ucb-deep":
+    if agent in ("contrastive-ucb-deep", "contrastive-ucb-game-deep", "independent-dqn"):
         config = replace(config, warm_start=6)  # gradient steps on both sides of every cut
     elif agent == "rnd-dqn":
         config = replace(config, warm_start=6, rnd=replace(config.rnd, batch_size=4))

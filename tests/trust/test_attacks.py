@@ -45,7 +45,7 @@ def quick(agent: str) -> RunConfig | None:
     """A short run on the first small environment that the agent accepts; None for agents with a loop of their own."""
     entry, _ = registry.get("agent", agent)
     config = entry.config()
-    if agent == "contrastive-ucb-deep":
+    if agent in ("contrastive-ucb-deep", "contrastive-ucb-game-deep", "independent-dqn"):
         config = replace(config, warm_start=6, learner=replace(config.learner, batch_size=4))
     elif agent == "rnd-dqn":
         config = replace(config, warm_start=6, rnd=replace(config.rnd, batch_size=4))

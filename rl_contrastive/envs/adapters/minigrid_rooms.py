@@ -33,7 +33,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import MOST_COPIES, Ge, Gt, In, Options, require, require_rows
+from rl_contrastive.config import MOST_COPIES, Ge, In, Options, require, require_rows
 from rl_contrastive.envs.adapters.gym_adapter import one_line
 from rl_contrastive.envs.adapters.minigrid_depth import door_depths
 from rl_contrastive.envs.adapters.minigrid_noise import Disco, Gaussian, Kind, install_television
@@ -82,7 +82,7 @@ class MiniGridConfig(Options, where="minigrid"):
     noise: Kind = "none"
     """disco: floor and walls change their colours at every step; gaussian: numbers within [0, 1] with normal noise; tv:
     a ball in the first room, whose colour the action `drop` draws anew (RIDE's NoisyTV; nothing can be dropped)."""
-    noise_scale: Annotated[float, Gt(0)] = 0.1
+    noise_scale: Annotated[float, In(0, 1e6, above=True)] = 0.1
     """Standard deviation of the gaussian noise."""
 
 
