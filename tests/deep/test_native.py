@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor
 
 from rl_contrastive.config import from_dict
@@ -15,7 +16,7 @@ from rl_contrastive.deep.bonus_config import BonusConfig
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout
 from rl_contrastive.deep.learner import DeepLearner
-from rl_contrastive.deep.native.encoder import Columns
+from rl_contrastive.deep.native.encoder import Columns, one_blas_thread
 from rl_contrastive.deep.native.features import NativeContrast, contrast_gradient
 from rl_contrastive.deep.native.values import NativeLearner, td_gradient
 from rl_contrastive.deep.replay.replay import Replay
@@ -341,3 +342,15 @@ def test_features_of_the_newest_frame_see_no_other(backend: str, shape: tuple[in
         net.freeze()
         assert np.allclose(net.phi(obs), net.phi(other), atol=1e-6) == (frames == "newest")
     assert np.isfinite(nets["newest"].phi(obs)).all()
+
+
+def test_numpy_multiplies_on_one_thread_once_it_is_chosen() -> None:
+    """Ten times slower otherwise, where a program makes an agent by itself."""
+    one_blas_thread.cache_clear()
+    with threadpool_limits(limits=2, user_api="blas"):
+        DeepLearner(VECTORS, (5,), from_dict(DeepLearnerConfig, {**SMALL, "backend": "torch"}), seed=0)
+        assert one_blas_thread.cache_info().currsize == 0
+        DeepLearner(VECTORS, (5,), from_dict(DeepLearnerConfig, {**SMALL, "backend": "numpy"}), seed=0)
+        counts = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+        assert counts == {1}
+    one_blas_thread()

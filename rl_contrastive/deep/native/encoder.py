@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from rl_contrastive.config import require
 from rl_contrastive.deep.config import Backend
@@ -66,4 +69,14 @@ def chosen(backend: Backend, possible: bool, what: str) -> bool:
     """Whether numpy computes; RlcError if it is asked for where it cannot."""
     has = f"deep: backend numpy has small mlp, minatar and minigrid networks on a CPU, but not {what}"
     require(possible or backend != "numpy", f"{has}: take auto or torch.")
-    return possible and backend != "torch"
+    if not possible or backend == "torch":
+        return False
+    one_blas_thread()
+    return True
+
+
+@cache
+def one_blas_thread() -> None:
+    """Let numpy multiply on one thread from now on, in this process: on several, products this small take ten times as
+    long. Runs have one thread anyway; this is for agents that a program makes itself."""
+    threadpool_limits(limits=1, user_api="blas")
