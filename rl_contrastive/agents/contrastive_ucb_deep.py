@@ -82,9 +82,7 @@ class ContrastiveUCBDeep(BaseAgent):
         learner = with_features(config.learner, config.bonus)
         shape, slots, explore = self.replay.stacked_shape, config.capacity, config.explore
         self.learner = DeepLearner(spec, shape, learner, seed=seed, slots=slots, explore=explore)
-        parts = config.bonus.parts
-        compared = config.beta > 0 and parts is not None and parts.same == "features"
-        self.closeness = Closeness(config.bonus.reach) if compared else None
+        self.closeness = Closeness(config.bonus.reach) if config.bonus.same == "features" else None
         """Of what counts as the same observation within an episode; None: equal bytes."""
         build = BonusBuilder(
             config, learner.representation, spec, self.replay, self._features_of, self.closeness, self.seeds

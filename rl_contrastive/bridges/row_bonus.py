@@ -135,16 +135,18 @@ class RowBonus:
         if self.memory is not None:
             self.memory.log.names.renew()
 
+    def _saved(self) -> dict[str, Any]:
+        """The parts that have a state, by the names in it."""
+        parts = {"counts": self.pair, "arrivals": self.arrivals, "names": self.closeness, "spread": self.spread}
+        return {name: part for name, part in parts.items() if part is not None}
+
     def state_dict(self) -> State:
         """Counts, and what gates keep beyond an episode."""
-        parts = {"counts": self.pair, "arrivals": self.arrivals, "names": self.closeness, "spread": self.spread}
-        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+        return {name: part.state_dict() for name, part in self._saved().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes. All rows begin anew."""
-        parts = {"counts": self.pair, "arrivals": self.arrivals, "names": self.closeness, "spread": self.spread}
-        for name, part in parts.items():
-            if part is not None:
-                require_keys(state, (name,), "sb3 bonus")
-                part.load_state_dict(state[name])
+        for name, part in self._saved().items():
+            require_keys(state, (name,), "sb3 bonus")
+            part.load_state_dict(state[name])
         self.reset()

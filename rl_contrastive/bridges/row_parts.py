@@ -9,7 +9,7 @@ Both know each row's going episode, and nothing of it is saved.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from rl_contrastive.config import require_keys
 from rl_contrastive.deep.bonus_contract import Gone
 from rl_contrastive.deep.episodic import EpisodeLog
 from rl_contrastive.deep.gates import Gate
-from rl_contrastive.deep.names import Closeness, Leaders
+from rl_contrastive.deep.names import Closeness, LeaderNames
 from rl_contrastive.deep.online import Online
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
@@ -117,33 +117,18 @@ class RowArrivals:
             self.gate.load_state_dict(state["gate"])
 
 
-class KeptNames:
-    """Names of observations by their features, as `names.FeatureNames`, which are kept here to compute them again."""
+class KeptNames(LeaderNames):
+    """For observations that no replay holds: the marks are the observations themselves."""
 
     def __init__(self, closeness: Closeness, features_of: FeaturesOf) -> None:
-        self._leaders, self._features_of = Leaders(closeness), features_of
-        self._obs: list[list[Array]] = []
+        super().__init__(closeness)
+        self._features_of = features_of
 
-    def begin(self, num_rows: int) -> None:
-        self._leaders.begin(num_rows)
-        self._obs = [[] for _ in range(num_rows)]
-
-    def restart(self, rows: IntArray) -> None:
-        self._leaders.restart(rows)
-        for row in rows.tolist():
-            self._obs[row] = []
-
-    def of(self, rows: IntArray, obs: Array, psi: FloatArray, entries: IntArray) -> list[Hashable]:
-        out: list[Hashable] = []
-        for row, one, x in zip(rows.tolist(), obs, psi, strict=True):
-            number, new = self._leaders.assign(row, x)
-            if new:
-                self._obs[row].append(np.array(one))
-            out.append(number)
-        return out
+    def _mark(self, obs: Array, entry: int) -> Array:
+        return np.array(obs)
 
     def renew(self) -> None:
-        for row, kept in enumerate(self._obs):
+        for row, kept in enumerate(self._marks):
             for number, x in enumerate(self._features_of(np.stack(kept)) if kept else ()):
                 self._leaders.move(row, number, x)
 

@@ -16,6 +16,7 @@ import numpy as np
 from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureLearner, ObsLayout
 from rl_contrastive.deep.replay.replay import furthest, steps_ahead
+from rl_contrastive.deep.replay.ring import serials
 from rl_contrastive.spec import Array, BoolArray, IntArray, State
 
 
@@ -76,7 +77,7 @@ class EpisodeLearner(FeatureLearner):
         gamma, capacity, B = self.config.representation.ahead, self.config.capacity, self.num_rows
         if gamma == 0:
             return super()._positives(rows)
-        serial = self.stored - 1 - (self.stored - 1 - rows) % capacity
+        serial = serials(rows, self.stored, capacity)
         steps = serial[:, None] + B * np.arange(furthest(gamma))  # (N, K)
         goes_on = (steps[:, 1:] < self.stored) & ~self.ended[steps[:, :-1] % capacity]
         left = 1 + np.logical_and.accumulate(goes_on, axis=1).sum(axis=1)

@@ -12,6 +12,7 @@ rounding needs. Assigning each point to the first of its kind is leader clusteri
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -134,38 +135,59 @@ class ByteNames:
         """Bytes stay."""
 
 
-class FeatureNames:
-    """Observations with close features are the same: each has the number of its leader."""
+class LeaderNames(ABC):
+    """Observations with close features are the same: each has the number of its leader.
 
-    def __init__(self, closeness: Closeness, ring: Ring, features_of: FeaturesOf) -> None:
-        """ring: of the replay that holds the entries; features_of: computes their features."""
-        self._leaders, self._ring, self._features_of = Leaders(closeness), ring, features_of
-        self._serials: list[list[int]] = []
-        """Serial numbers of the leaders of each row in the ring."""
+    Of each leader a mark is kept, by which `renew` computes its features again.
+    """
+
+    def __init__(self, closeness: Closeness) -> None:
+        self._leaders = Leaders(closeness)
+        self._marks: list[list[Any]] = []
+        """Of the leaders of each row."""
+
+    @abstractmethod
+    def _mark(self, obs: Array, entry: int) -> Any:
+        """The mark of an observation, which is at this entry of the replay."""
+
+    @abstractmethod
+    def renew(self) -> None:
+        """The features changed, within the going episodes."""
 
     def begin(self, num_rows: int) -> None:
         self._leaders.begin(num_rows)
-        self._serials = [[] for _ in range(num_rows)]
+        self._marks = [[] for _ in range(num_rows)]
 
     def restart(self, rows: IntArray) -> None:
         self._leaders.restart(rows)
         for row in rows.tolist():
-            self._serials[row] = []
+            self._marks[row] = []
 
     def of(self, rows: IntArray, obs: Array, psi: FloatArray, entries: IntArray) -> list[Hashable]:
         out: list[Hashable] = []
-        serials = self._ring.serial(entries)
-        for row, x, serial in zip(rows.tolist(), psi, serials.tolist(), strict=True):
+        for row, one, x, entry in zip(rows.tolist(), obs, psi, entries, strict=True):
             number, new = self._leaders.assign(row, x)
             if new:
-                self._serials[row].append(serial)
+                self._marks[row].append(self._mark(one, entry))
             out.append(number)
         return out
+
+
+class FeatureNames(LeaderNames):
+    """For observations in a replay: the marks are serial numbers of entries."""
+
+    def __init__(self, closeness: Closeness, ring: Ring, features_of: FeaturesOf) -> None:
+        """ring: of the replay that holds the entries; features_of: computes their features."""
+        super().__init__(closeness)
+        self._ring, self._features_of = ring, features_of
+
+    def _mark(self, obs: Array, entry: int) -> int:
+        return int(self._ring.serial(entry))
 
     def renew(self) -> None:
         """Compute the features of all leaders again that the replay still holds."""
         ring = self._ring
-        for row, serials in enumerate(self._serials):
+        for row, serials in enumerate(self._marks):
             # An episode longer than the replay has lost its beginning.
             numbers = [k for k, serial in enumerate(serials) if serial >= ring.oldest]
             numbers = [k for k in numbers if ring.whole[serials[k] % ring.capacity]]

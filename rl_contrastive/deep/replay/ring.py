@@ -76,10 +76,9 @@ class Ring:
         """Serial number of the oldest entry still there."""
         return max(self.total - self.capacity, 0)
 
-    def serial(self, slots: IntArray) -> IntArray:
+    def serial(self, slots: IntArray | int) -> IntArray:
         """Serial numbers of the entries in these slots (...,)."""
-        last = self.total - 1
-        return np.asarray(last - (last - slots) % self.capacity)
+        return serials(slots, self.total, self.capacity)
 
     def check_rows(self, num_envs: int) -> None:
         """RlcError unless this many rows side by side leave each entry its n steps and its stack."""
@@ -364,3 +363,9 @@ def _check_values(action: IntArray, reward: FloatArray, discount: FloatArray, go
         raise RlcError(f"replay: the actions {action} must be >= 0.")
     if np.count_nonzero(goes_on) + np.count_nonzero(discount == 0) != n:
         raise RlcError(f"replay: the discounts {discount} must be 0 (true terminal) or 1.")
+
+
+def serials(slots: IntArray | int, total: int, capacity: int) -> IntArray:
+    """Serial numbers of what lies in these slots (...,), where `total` were written in turn into `capacity` slots."""
+    last = total - 1
+    return np.asarray(last - (last - slots) % capacity)
