@@ -34,9 +34,13 @@ class DeepSeaConfig(Options, where="deep-sea"):
     """Cost of N moves right together; one costs move_cost / N."""
     deterministic: bool = True
     """False: a move right fails with probability 1/N and the two bottom corners pay N(0, 1) noise on top."""
-    observation: Literal["tabular", "onehot"] = "tabular"
+    observation: Literal["tabular", "onehot", "picture"] = "tabular"
     """"tabular": the column 0..N-1 (the row is the step h, which an agent knows); "onehot": the N x N grid,
-    flattened float32, all zeros after the last step, as in bsuite."""
+    flattened float32, all zeros after the last step, as in bsuite; "picture": the same grid in bool. It takes a fourth
+    of the memory, and networks read one input instead of N x N."""
+
+
+DTYPES = {"tabular": "int64", "onehot": "float32", "picture": "bool"}
 
 
 def action_mapping(size: int, seed: int) -> IntArray:
@@ -60,12 +64,12 @@ class DeepSeaEnv(BatchEnv):
             num_actions=2,
             horizon=N,
             obs_shape=() if tabular else (N * N,),
-            obs_dtype="int64" if tabular else "float32",
+            obs_dtype=DTYPES[config.observation],
             num_states=N if tabular else None,
             optimal_return=self._exact.optimal_return,
             reward_range=(-config.move_cost / N, 1.0) if config.deterministic else (-np.inf, np.inf),
         )
-        space = None if tabular else gym.spaces.Box(0.0, 1.0, (N * N,), np.float32)
+        space = None if tabular else gym.spaces.Box(0, 1, (N * N,), np.dtype(spec.obs_dtype))
         super().__init__(spec, num_envs, words_per_step=2, observation_space=space)
         self._rows = np.arange(num_envs)
         self._column: IntArray = np.zeros(num_envs, dtype=np.int64)
@@ -97,9 +101,9 @@ class DeepSeaEnv(BatchEnv):
         if self.config.observation == "tabular":
             return self._column.copy()
         N = self.config.size
-        grid = np.zeros((self.num_envs, N * N), dtype=np.float32)
+        grid = np.zeros((self.num_envs, N * N), dtype=self.env_spec.obs_dtype)
         if self.h < N:
-            grid[self._rows, self.h * N + self._column] = 1.0
+            grid[self._rows, self.h * N + self._column] = 1
         return grid
 
     def latent_states(self) -> IntArray:

@@ -18,6 +18,7 @@ from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout
 from rl_contrastive.deep.learner import DeepLearner
 from rl_contrastive.deep.native.encoder import Columns, one_blas_thread
 from rl_contrastive.deep.native.features import NativeContrast, contrast_gradient
+from rl_contrastive.deep.native.layers import Few, Network, shared, slots
 from rl_contrastive.deep.native.values import NativeLearner, td_gradient
 from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.deep.value import Values, td_losses
@@ -38,6 +39,8 @@ PLANES = EnvSpec("planes", A, 10, (2, 10, 10), "bool")
 CODES = EnvSpec("codes", A, 10, (3, 7, 7), "uint8", codes=(4, 3, 2))
 STATES = EnvSpec("states", A, 10, (), "int64", num_states=7)
 BYTES = EnvSpec("bytes", A, 10, (2, 3), "uint8")
+CELLS = EnvSpec("cells", A, 10, (300,), "bool")
+SPECKS = EnvSpec("specks", A, 10, (2, 150), "uint8")
 CONV = {"channels": [3], "hidden": [8], "layer_norm": True}
 GRID = {"channels": [3, 4], "hidden": [8], "layer_norm": True}
 
@@ -50,11 +53,17 @@ CASES: dict[str, tuple[EnvSpec, dict[str, Any]]] = {
     "codes": (CODES, {"encoder": GRID, "feature_encoder": {"channels": [3], "hidden": []}}),
     "states": (STATES, {}),
     "bytes": (BYTES, {"lr_falls_over": 100, "clip": 0.1}),
+    "few of many flags": (CELLS, {}),
+    "few of many bytes": (SPECKS, {"value": {"double": False, "dueling": False}}),
 }
 
 
 def observations(spec: EnvSpec, count: int, rng: np.random.Generator) -> np.ndarray:
     shape = (count, *spec.obs_shape)
+    if spec in (CELLS, SPECKS):  # one number of 300
+        flat = np.zeros((count, 300), dtype=spec.obs_dtype)
+        flat[np.arange(count), rng.integers(20, size=count) * 15] = rng.integers(1, 255, size=count)
+        return flat.reshape(shape)
     if spec.num_states is not None:
         return rng.integers(spec.num_states, size=shape)
     if spec.codes:
@@ -303,6 +312,38 @@ def test_columns_are_the_inputs(spec: EnvSpec) -> None:
     obs = observations(spec, 4, np.random.default_rng(0))
     expected = np.moveaxis(inputs.forward(torch.from_numpy(obs)).numpy(), 0, -1)
     np.testing.assert_allclose(Columns(inputs)(obs), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", [CELLS, SPECKS], ids=lambda spec: spec.name)
+def test_products_with_few_inputs_are_the_whole_ones(spec: EnvSpec) -> None:
+    """Equal to the bit, as each row has one number; the gradient of weights that nothing reached is 0 again."""
+    values = Descent(spec).learner.values
+    flat = FlatParameters(values.parameters())
+    rng = np.random.default_rng(0)
+    few, whole = Columns(values.encoder.inputs, vectors=True), Columns(values.encoder.inputs)
+    gradients = [torch.zeros_like(flat.vector) for _ in range(2)]
+    bodies = [Network(values.encoder.body, slots(flat, shared(gradient))) for gradient in gradients]
+    batches = [observations(spec, 7, rng) for _ in range(2)]
+    batches.insert(1, np.ones_like(batches[0]))  # all inputs at once, between two batches that reach some each
+    for obs in batches:
+        found = []
+        for columns, body in zip((few, whole), bodies, strict=True):
+            z, kept = body.saving(columns(obs))
+            body.backward(np.ones_like(z), kept, inner=False)
+            found.append(z)
+        np.testing.assert_array_equal(*found)
+        np.testing.assert_array_equal(*(gradient.numpy() for gradient in gradients))
+    assert [isinstance(few(obs), Few) for obs in batches] == [True, False, True]
+    assert (gradients[0] != 0).any()
+
+
+def test_many_inputs_at_once_and_narrow_ones_are_whole() -> None:
+    columns = Columns(Descent(CELLS).learner.values.encoder.inputs, vectors=True)
+    full = np.ones((2, 300), dtype=bool)
+    assert not isinstance(columns(full), Few)
+    np.testing.assert_array_equal(columns(full), np.ones((300, 2)))
+    narrow = Columns(Descent(BYTES).learner.values.encoder.inputs, vectors=True)
+    assert not isinstance(narrow(np.zeros((2, 2, 3), dtype=np.uint8)), Few)
 
 
 def test_a_state_is_the_same_for_both_and_resumes_to_the_bit() -> None:

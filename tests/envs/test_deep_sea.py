@@ -58,13 +58,15 @@ def test_the_mapping_is_a_fair_random_table_of_the_seed():
     assert abs(action_mapping(100, 42).mean() - 0.5) < 0.025
 
 
-def test_one_hot_observation_is_the_grid_and_ends_in_zeros():
+@pytest.mark.parametrize(("shown", "dtype"), [("onehot", np.float32), ("picture", np.bool_)])
+def test_grid_observation_marks_the_cell_and_ends_in_zeros(shown, dtype):
     N = 4
-    grid, table = (DeepSeaEnv(DeepSeaConfig(size=N, observation=kind), 2) for kind in ("onehot", "tabular"))
+    grid, table = (DeepSeaEnv(DeepSeaConfig(size=N, observation=kind), 2) for kind in (shown, "tabular"))
     x, _ = grid.reset(seed=0)
     s, _ = table.reset(seed=0)
     for h in range(N):
-        assert x.dtype == np.float32
+        assert x.dtype == dtype
+        assert grid.observation_space.contains(x)
         np.testing.assert_array_equal(x.argmax(axis=1), h * N + s)
         np.testing.assert_array_equal(x.sum(axis=1), 1.0)
         action = grid.mapping[h][s]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numpy as np
@@ -9,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from rl_contrastive.config import require
 from rl_contrastive.deep.config import Backend
-from rl_contrastive.deep.native.layers import Network, Slot, known, shared
+from rl_contrastive.deep.native.layers import Batch, Few, Network, Slot, known, shared
 from rl_contrastive.deep.networks import Encoder, Inputs
 from rl_contrastive.spec import Array
 
@@ -17,19 +18,30 @@ KINDS = ("mlp", "minatar", "minigrid")
 """Encoders of small observations; the convolutions of frames are large enough for torch."""
 
 
-class Columns:
-    """`Inputs` with the batch last: (N, *obs_shape) -> (*out_shape, N)."""
+WIDE, SHARE = 256, 4
+"""Flat inputs from this many on are looked through for those that are not zero: one in four or fewer make `Few`."""
 
-    def __init__(self, inputs: Inputs) -> None:
+
+class Columns:
+    """`Inputs` with the batch last: (N, *obs_shape) -> (*out_shape, N), or `Few` of it for layers that take vectors."""
+
+    def __init__(self, inputs: Inputs, *, vectors: bool = False) -> None:
+        """vectors: the layers are an mlp's."""
+        self.sparse = vectors and inputs.rule in ("flags", "bytes") and math.prod(inputs.obs_shape) >= WIDE
         self.rule, self.out_shape, self.codes = inputs.rule, inputs.out_shape, inputs.codes
         buffers = (inputs.centre, inputs.factor)  # `standardise` changes them in place
         self.centre, self.factor = (shared(x)[..., None] for x in buffers)
         self.value, self.dtype = shared(inputs.value), self.centre.dtype
         self.order = (*range(1, len(inputs.obs_shape) + 1), 0)
 
-    def __call__(self, obs: Array) -> Array:
+    def __call__(self, obs: Array) -> Batch:
         """In the precision of the buffers."""
         N = len(obs)
+        if self.sparse:
+            flat = obs.reshape(N, -1)
+            places = np.flatnonzero(flat.any(axis=0))
+            if SHARE * len(places) <= flat.shape[1]:
+                return Few(places, self._scaled(np.ascontiguousarray(flat[:, places].T, dtype=self.dtype)))
         if self.rule == "states":
             x = obs.reshape(N, -1).T[:, None] == self.value[:, None]  # (k, S, N)
         elif self.rule == "codes":
@@ -44,9 +56,12 @@ class Columns:
             x *= self.factor
             size = np.abs(x)
             np.copysign(np.log1p(size, out=size), x, out=x)
-        elif self.rule == "bytes":
+        return self._scaled(x).reshape(*self.out_shape, N)
+
+    def _scaled(self, x: Array) -> Array:
+        if self.rule == "bytes":
             x *= self.factor
-        return x.reshape(*self.out_shape, N)
+        return x
 
 
 class NativeEncoder:
@@ -54,7 +69,7 @@ class NativeEncoder:
 
     def __init__(self, encoder: Encoder, slot: Slot | None = None) -> None:
         """slot: as in `Network`."""
-        self.columns, self.body = Columns(encoder.inputs), Network(encoder.body, slot)
+        self.columns, self.body = Columns(encoder.inputs, vectors=encoder.kind == "mlp"), Network(encoder.body, slot)
 
     def __call__(self, obs: Array) -> Array:
         return self.body(self.columns(obs))

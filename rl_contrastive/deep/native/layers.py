@@ -20,17 +20,36 @@ from torch import Tensor, nn
 
 from rl_contrastive.deep.weights import FlatParameters
 from rl_contrastive.errors import RlcError
-from rl_contrastive.spec import Array
+from rl_contrastive.spec import Array, IntArray
 
-Saved = tuple[Array, ...]
+Saved = tuple[Any, ...]
 Slot = Callable[[Tensor], Array]
 """A parameter -> where its gradient is written."""
+
+
+class Few:
+    """Columns (p, N) of which all rows but some are zero: those rows alone, `x` (k, N), and their places (k,).
+
+    A one-hot picture of 100 x 100 has 10 000 inputs, and a batch of 64 has at most 64 that are not zero: a product
+    with those is 100 times smaller, and the same (exactly so if each column has one number).
+    """
+
+    def __init__(self, places: IntArray, x: Array) -> None:
+        self.places, self.x, self.shape = places, x, x.shape
+
+    def __getitem__(self, index: Any) -> Few:
+        """Some of the columns: few[..., n:]."""
+        return Few(self.places, self.x[index])
+
+
+Batch = Array | Few
+"""What goes into a network."""
 
 
 class Layer(Protocol):
     """What the classes below have in common."""
 
-    def forward(self, x: Array) -> tuple[Array, Saved]: ...
+    def forward(self, x: Any) -> tuple[Any, Saved]: ...
 
     def backward(self, dy: Array, saved: Saved, *, inner: bool) -> Array: ...
 
@@ -41,16 +60,25 @@ class Dense:
     def __init__(self, layer: nn.Linear, slot: Slot) -> None:
         self.w, self.b = shared(layer.weight), shared(layer.bias)[:, None]
         self.dw, self.db = slot(layer.weight), slot(layer.bias)
+        self._written: IntArray | slice = slice(None)
+        """The columns of dw that may be other than 0."""
 
-    def forward(self, x: Array) -> tuple[Array, Saved]:
+    def forward(self, x: Batch) -> tuple[Array, Saved]:
         """x (p, N) -> (q, N)."""
-        y = self.w @ x
+        y = self.w[:, x.places] @ x.x if isinstance(x, Few) else self.w @ x
         y += self.b
         return y, (x,)
 
     def backward(self, dy: Array, saved: Saved, *, inner: bool) -> Array:
         """dW = dy x', db = sum dy, dx = W' dy; without `inner` dx is not needed, and dy is returned."""
-        np.matmul(dy, saved[0].T, out=self.dw)
+        x = saved[0]
+        if isinstance(x, Few):
+            self.dw[:, self._written] = 0.0
+            self.dw[:, x.places] = dy @ x.x.T
+            self._written = x.places
+        else:
+            np.matmul(dy, x.T, out=self.dw)
+            self._written = slice(None)
         np.matmul(dy, ones(dy.shape[1], dy.dtype), out=self.db)  # faster than a sum
         return self.w.T @ dy if inner else dy
 
@@ -150,8 +178,8 @@ class Convolve:
 class Flatten:
     """(C, H, W, N) -> (C H W, N)."""
 
-    def forward(self, x: Array) -> tuple[Array, Saved]:
-        return x.reshape(-1, x.shape[-1]), (x,)
+    def forward(self, x: Batch) -> tuple[Batch, Saved]:
+        return (x, ()) if isinstance(x, Few) else (x.reshape(-1, x.shape[-1]), (x,))
 
     def backward(self, dy: Array, saved: Saved, *, inner: bool) -> Array:
         return dy.reshape(saved[0].shape)
@@ -163,14 +191,19 @@ class Network:
     def __init__(self, layers: Iterable[nn.Module], slot: Slot | None = None) -> None:
         """slot: where gradients are written; None for a network that does not learn."""
         self.layers = [layer for module in layers if (layer := _layer(module, slot or _nowhere)) is not None]
+        learns = (place for place, layer in enumerate(self.layers) if not isinstance(layer, (Flatten, Rectify)))
+        self.first = next(learns, 0)
+        """The first layer with weights: no gradient goes further, unless `backward` is asked for dx."""
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Batch) -> Array:
         """Forward, x (..., N)."""
+        given: Any = x
         for layer in self.layers:
-            x, _ = layer.forward(x)
-        return x
+            given, _ = layer.forward(given)
+        out: Array = given
+        return out
 
-    def saving(self, x: Array) -> tuple[Array, list[Saved]]:
+    def saving(self, x: Any) -> tuple[Array, list[Saved]]:
         """Forward, and what `backward` needs."""
         kept = []
         for layer in self.layers:
@@ -181,10 +214,17 @@ class Network:
     def backward(self, dy: Array, kept: list[Saved], *, inner: bool) -> Array:
         """Gradients for dy (..., n) of the first n columns; dx if `inner`."""
         n = dy.shape[-1]
-        for place in range(len(self.layers) - 1, -1, -1):
+        last = 0 if inner else self.first
+        for place in range(len(self.layers) - 1, last - 1, -1):
             saved = tuple(array[..., :n] for array in kept[place])
-            dy = self.layers[place].backward(dy, saved, inner=inner or place > 0)
+            dy = self.layers[place].backward(dy, saved, inner=inner or place > last)
         return dy
+
+
+def some(x: Batch, columns: slice) -> Batch:
+    """Some of the columns, in memory of their own."""
+    x = x[..., columns]
+    return Few(x.places, np.ascontiguousarray(x.x)) if isinstance(x, Few) else np.ascontiguousarray(x)
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rl_contrastive.deep.config import DeepLearnerConfig, ValueConfig
 from rl_contrastive.deep.native.encoder import NativeEncoder, chosen, knows
-from rl_contrastive.deep.native.layers import Network, Slot, known, shared, slots
+from rl_contrastive.deep.native.layers import Batch, Network, Slot, known, shared, slots, some
 from rl_contrastive.deep.value import Values
 from rl_contrastive.deep.weights import FlatParameters
 from rl_contrastive.spec import Array
@@ -41,7 +41,7 @@ class NativeValues:
         self.outputs = head.shape[:2]
         self.mix = shared(head.mix) if head.dueling else None
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Batch) -> Array:
         """Of columns x, as `encoder.columns` gives them."""
         return self.mixed(self.streams(self.encoder.body(x)))
 
@@ -87,10 +87,10 @@ class NativeLearner:
         columns, rows = shared(obs), shared(numbers)
         N, online = len(rows), self.online
         x = online.encoder.columns(columns)
-        ahead = np.ascontiguousarray(x[..., N:])
+        ahead = some(x, slice(N, None))
         target_next = self.target(ahead)
         # With double Q-learning one pass of the online network takes both ends.
-        z, kept = online.encoder.body.saving(x if self.double else np.ascontiguousarray(x[..., :N]))
+        z, kept = online.encoder.body.saving(x if self.double else some(x, slice(N)))
         raw, kept_head = online.streams.saving(z)
         out = online.mixed(raw)
         dout, errors, losses = td_gradient(
