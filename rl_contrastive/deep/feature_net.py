@@ -88,7 +88,9 @@ class TransitionFeatures(nn.Module):
         super().__init__()
         self.layout, self.num_actions = layout, num_actions
         read = layout
-        if stack > 1 and config.representation.frames == "newest":
+        if config.representation.frames == "newest":
+            single = "representation: frames newest is for stacked frames, and an observation here is a single one"
+            require(stack > 1, f"{single}: give env.stack >= 2, or leave frames at all.")
             read = replace(layout, shape=(layout.shape[0] // stack, *layout.shape[1:]))
         self._read = read.shape[0] if read is not layout else 0
         self.encoder = read.encoder(config.encoder, rng=rng)

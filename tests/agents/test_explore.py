@@ -84,8 +84,24 @@ def test_training_sees_what_acting_saw() -> None:
         ({"bonus": {"kind": "none", "same": "features"}, "episodic": True}, "needs a bonus that learns them"),
         ({"bonus": {"kind": "e3b", "same": "features"}}, "none of these is on"),
         ({"bonus": {"kind": "rnd", "reach": 2.0}}, "reach needs bonus.same features"),
+        ({"bonus": {"kind": "none", "gate": "tried"}}, "bonus: kind none has no parts: leave out gate."),
+        ({"bonus": {"kind": "none", "gate": "none", "width": 1.0}}, "leave out gate and width."),
+        ({"explore": {"hidden": 64}}, "explore: hidden is for memory, and memory is off."),
+        ({"explore": {"heads": "apart", "hidden": 64}}, "explore: hidden is for memory, and memory is off."),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(options, words) -> None:
     with pytest.raises(RlcError, match=words):
         from_dict(ContrastiveUCBDeepConfig, options)
+
+
+def test_defaults_that_do_nothing_may_be_written_out() -> None:
+    written = {"bonus": {"kind": "none", "gate": None, "reach": 3.0}, "explore": {"hidden": 128}}
+    assert from_dict(ContrastiveUCBDeepConfig, written) == from_dict(
+        ContrastiveUCBDeepConfig, {"bonus": {"kind": "none"}}
+    )
+
+
+def test_the_newest_of_one_frame_is_refused() -> None:
+    with pytest.raises(RlcError, match=r"frames newest is for stacked frames, .* give env\.stack >= 2"):
+        sea({}, learner={"representation": {"frames": "newest"}})
