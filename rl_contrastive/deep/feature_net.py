@@ -146,11 +146,12 @@ class FeatureNet:
         compiled: bool = False,
         slots: int = 0,
         stack: int = 1,
+        option: str = "features.backend",
     ) -> None:
         """rng: on the CPU, so that the weights are the same on each device. compiled: `torch.compile` the gradient.
 
         slots: capacity of the replay, for objectives that remember something of each stored transition. stack: frames
-        in an observation.
+        in an observation. option: the name of the option that chose the backend, for its sentence.
         """
         self.config, self.device = config, resolve_device(config.device)
         self.online = TransitionFeatures(layout, num_actions, config, rng=rng, slots=slots, stack=stack)
@@ -160,8 +161,8 @@ class FeatureNet:
         self._optimiser = FlatAdam(self._flat, lr=config.lr)
         self._gradient_of = compile_gradient(self._gradient, self.device) if compiled else self._gradient
         backend = "torch" if compiled else config.backend
-        self._native = native_features(self.frozen.encoder, self.frozen.heads, backend)
-        contrast = native_contrast(self.online.encoder, self.online.heads, self._flat, backend)
+        self._native = native_features(self.frozen.encoder, self.frozen.heads, backend, option)
+        contrast = native_contrast(self.online.encoder, self.online.heads, self._flat, backend, option)
         if contrast is not None:
             self._gradient_of = contrast.step
 
