@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import require, require_keys
+from rl_contrastive.config import fill_arrays, require, require_keys
 from rl_contrastive.deep.bonus_contract import Bonus, Chunk, Gone, Step
 from rl_contrastive.deep.names import ByteNames, Closeness, FeatureNames, Leaders, Names, name_of
 from rl_contrastive.deep.replay.changed_rows import Patches
@@ -164,14 +164,11 @@ class EpisodicBonus:
 
     def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        require_keys(state, ("inner", *(("lost",) if whole else ())), "bonus")
+        require_keys(state, ("inner",), "bonus")
+        if whole:
+            fill_arrays({"lost": self.lost}, state, "bonus")
+            self.patches["lost"].forget()
         self.inner.load_state_dict(state["inner"], whole=whole)
-        if not whole:
-            return
-        saved, room = np.asarray(state["lost"]), self.lost.shape
-        require(saved.shape == room, f"bonus: weights of shape {saved.shape} are saved, there is room for {room}.")
-        self.lost[:] = saved
-        self.patches["lost"].forget()
 
 
 class LeastTried:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import require, require_keys
+from rl_contrastive.config import fill_arrays
 from rl_contrastive.deep.bonus_contract import Step
 from rl_contrastive.deep.episodic import EpisodeLog
 from rl_contrastive.deep.names import Names
@@ -67,13 +67,9 @@ class EpisodeMemory:
 
     def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        if not whole:
-            return
-        require_keys(state, ("inputs",), "memory")
-        saved, room = np.asarray(state["inputs"]), self.inputs.shape
-        require(saved.shape == room, f"memory: inputs of shape {saved.shape} are saved, there is room for {room}.")
-        self.inputs[:] = saved
-        self.patches["memory"].forget()
+        if whole:
+            fill_arrays({"inputs": self.inputs}, state, "memory")
+            self.patches["memory"].forget()
 
 
 def inputs_of(num_actions: int) -> int:
