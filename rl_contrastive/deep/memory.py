@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from rl_contrastive.config import fill_arrays
 from rl_contrastive.deep.bonus_contract import Step
 from rl_contrastive.deep.episodic import EpisodeLog
-from rl_contrastive.deep.names import Names
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.spec import IntArray, State
 
@@ -26,11 +25,11 @@ from rl_contrastive.spec import IntArray, State
 class EpisodeMemory:
     """x of each entry of the replay."""
 
-    def __init__(self, capacity: int, num_actions: int, names: Names | None = None) -> None:
-        """capacity: entries of the replay, whose indices are used here too. names: as in `episodic.py`."""
+    def __init__(self, capacity: int, num_actions: int, log: EpisodeLog | None = None) -> None:
+        """capacity: entries of the replay, whose indices are used here too. log: as in `episodic.py`."""
         self.inputs: NDArray[np.float32] = np.zeros((capacity, inputs_of(num_actions)), dtype=np.float32)
         self.patches = {"memory": Patches(self.inputs)}
-        self._log = EpisodeLog(names)
+        self._log = log or EpisodeLog()
 
     def fresh(self, count: int) -> NDArray[np.float32]:
         """x (count, 2 + A) of observations that are new in their episodes."""
@@ -52,10 +51,6 @@ class EpisodeMemory:
                 x[k, 0], x[k, 1] = 1.0 / (1 + again.visits), 0.0
                 x[k, [2 + action for action in again.taken]] = 1.0
         self._set(step.newest, x)
-
-    def renew(self) -> None:
-        """The features changed, by which observations of the going episodes are compared."""
-        self._log.names.renew()
 
     def _set(self, index: IntArray, x: NDArray[np.float32]) -> None:
         self.inputs[index] = x
