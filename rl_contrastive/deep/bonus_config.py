@@ -88,8 +88,8 @@ KINDS: dict[str, Parts] = {
     "counts": Parts("arrival", "counts", "first"),
 }
 """Kind -> its parts; `none` has none."""
-REPLACED = ("pays", "lifelong", "gate", "difference", "features", "width")
-"""Options that each replace a part of the kind, None by default."""
+REPLACED = ("pays", "lifelong", "gate", "difference", "features")
+"""Options that each replace a part of the kind, None by default. `width` does too, but older runs name it anyway."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class BonusConfig(Options, where="bonus"):
         if self.kind == "none":
             return None
         usual = KINDS[self.kind]
-        given = {name: getattr(self, name) for name in (*REPLACED, "same")}
+        given = {name: getattr(self, name) for name in (*REPLACED, "width", "same")}
         found = usual._replace(**{name: value for name, value in given.items() if value is not None})
         of_states = found.pays != "pair" or found.same == "features"
         if of_states and found.features is None and found.uses_features:

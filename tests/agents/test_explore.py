@@ -12,6 +12,7 @@ from deep_common import resumes, sea
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig, epsilon_at
 from rl_contrastive.deep.episodic import EpisodeLog
+from rl_contrastive.deep.explore_config import ExploreConfig
 from rl_contrastive.deep.names import ByteNames, FeatureNames
 from rl_contrastive.errors import RlcError
 
@@ -113,7 +114,7 @@ def test_memory_and_the_gate_share_a_log_and_name_each_step_once(same) -> None:
         ({"bonus": {"kind": "e3b", "same": "features"}}, "none of these is on"),
         ({"bonus": {"kind": "rnd", "reach": 2.0}}, "reach needs bonus.same features"),
         ({"bonus": {"kind": "none", "gate": "tried"}}, "bonus: kind none has no parts: leave out gate."),
-        ({"bonus": {"kind": "none", "gate": "none", "width": 1.0}}, "leave out gate and width."),
+        ({"bonus": {"kind": "none", "gate": "none", "pays": "arrival"}}, "leave out pays and gate."),
         ({"explore": {"hidden": 64}}, "explore: hidden is for memory, and memory is off."),
         ({"explore": {"heads": "apart", "hidden": 64}}, "explore: hidden is for memory, and memory is off."),
     ],
@@ -124,10 +125,9 @@ def test_options_that_would_do_nothing_are_refused(options, words) -> None:
 
 
 def test_defaults_that_do_nothing_may_be_written_out() -> None:
-    written = {"bonus": {"kind": "none", "gate": None, "reach": 3.0}, "explore": {"hidden": 128}}
-    assert from_dict(ContrastiveUCBDeepConfig, written) == from_dict(
-        ContrastiveUCBDeepConfig, {"bonus": {"kind": "none"}}
-    )
+    written = {"bonus": {"kind": "none", "gate": None, "reach": 3.0, "width": 1.0}, "explore": {"hidden": 128}}
+    config = from_dict(ContrastiveUCBDeepConfig, written)
+    assert (config.bonus.parts, config.explore) == (None, ExploreConfig())
 
 
 def test_the_newest_of_one_frame_is_refused() -> None:
