@@ -54,3 +54,11 @@ def write_run(
 def never(root: Path, agent: str, seed: int, **more) -> Path:
     """A run that used up its 1000 episodes without solving."""
     return write_run(root, agent, seed, returns=(0.1,) * 10, solved_at=None, **more)
+
+
+def with_columns(folder: Path, columns: dict[str, list]) -> None:
+    """Add columns (name -> values, None: not recorded in this line) to a run's metrics.jsonl."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for i, line in enumerate(lines):
+        line |= {name: values[i] for name, values in columns.items() if values[i] is not None}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

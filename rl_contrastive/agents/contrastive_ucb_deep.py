@@ -88,7 +88,8 @@ class ContrastiveUCBDeep(BaseAgent):
             config, learner.representation, spec, self.replay, self._features_of, self.closeness, self.seeds
         )
         self.bonus: Bonus = build.build()
-        self.memory = EpisodeMemory(slots, spec.num_actions, build.names()) if explore.memory else None
+        self._log = build.log
+        self.memory = EpisodeMemory(slots, spec.num_actions, build.log) if explore.memory else None
         room = min(config.bonus.past, config.capacity)
         self.past = Past(room, shape, spec.obs_dtype, rng=self.seeds.generator("fit", 1))
         self.rng, self.fit_rng = self.seeds.generator("act"), self.seeds.generator("fit")
@@ -266,8 +267,7 @@ class ContrastiveUCBDeep(BaseAgent):
             self.closeness.adapt(sample)
         gone = ((phi(obs), action, weight) for obs, action, weight in self.past.chunks())
         self.bonus.rebuild(sample, chunks, gone)
-        if self.memory is not None:
-            self.memory.renew()
+        self._log.names.renew()
 
     def _taken(self, obs: Array, action: IntArray) -> Array:
         """The current keys of observations (n, ...) and actions (n,) in the bonus."""

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.analysis import statistics as st
-from rl_contrastive.analysis.curves import GAP, LEVEL, RETURN, Frame, Headline, if_enough, records, scalar, thinned
+from rl_contrastive.analysis.curves import GAP, LEVEL, RETURN, Frame, Headline, if_enough, records, scalar
 from rl_contrastive.analysis.groups import Group, group_of, rank, solve_keys, twin
 from rl_contrastive.analysis.runs import Run, natural
 from rl_contrastive.analysis.significance import Comparison, difference_test, paired_test
@@ -77,7 +77,7 @@ def build(
     say: Callable[[str], None] = lambda sentence: None,
 ) -> list[Task]:
     """All tasks of the runs, by name, numbers in their order."""
-    runs = [thinned(_judge(run, bar, solve_gap)) for run in runs]
+    runs = [_judge(run, bar, solve_gap) for run in runs]
     groups: dict[str, list[Run]] = {}
     for run, name in zip(runs, task_names(runs), strict=True):
         groups.setdefault(name, []).append(run)

@@ -8,7 +8,8 @@ unfinished run counts with the worst value that any run of the task recorded, so
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,8 +22,8 @@ EXACT = ("gap", "regret", "suboptimality")
 LEVEL = 0.95
 FEWEST = 5
 """Agents with fewer runs get no interval, because resampling three runs says little about new runs."""
-MOST_LINES = 2000
-"""Largest number of evaluations of a run in curves, areas and slopes; longer records are thinned."""
+MOST_POINTS = 2000
+"""Largest number of points of a curve; those of longer records are thinned. Numbers are of all evaluations."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,23 @@ class Scalar:
     curve: Curve | None
 
 
-def headline_curve(runs: list[Run], frame: Frame, *, reps: int, rng: np.random.Generator) -> Curve | None:
-    headline, worst, clock = frame.headline, frame.worst, frame.clock
-    recorded = [run for run in runs if records(run, headline)]
-    if worst is None or not recorded:
+def headline_grid(runs: list[Run], frame: Frame) -> FloatArray | None:
+    """Counts at which the runs' headlines are compared, all of them; None where no run recorded it."""
+    clock = frame.clock
+    recorded = [run for run in runs if records(run, frame.headline)]
+    if frame.worst is None or not recorded:
         return None
     first = max(float(run.series[clock][0]) for run in recorded)
     # Nothing is known after the end of a finished, unsolved run, so the curve ends there.
     last = max(common_end([run.series[clock] for run in recorded if run.finished and not run.solved], frame.end), first)
-    x = np.unique(np.append(common_grid([run.series[clock] for run in recorded], first, last), last))
+    return np.unique(np.append(common_grid([run.series[clock] for run in recorded], first, last), last))
+
+
+def headline_curve(runs: list[Run], frame: Frame, x: FloatArray, *, reps: int, rng: np.random.Generator) -> Curve:
+    """x: the counts of `headline_grid`."""
+    headline, worst, clock = frame.headline, frame.worst, frame.clock
+    recorded = [run for run in runs if records(run, headline)]
+    x, last = thinned(x), float(x[-1])
     values = np.stack([values_at(run, headline.key, x, worst, clock) for run in runs])
     centre, low, high = band(values, reps=reps, rng=rng)
     ends = [float(run.series[clock][-1]) for run in recorded]
@@ -104,7 +113,7 @@ def exact_curve(runs: list[Run], key: str, clock: str, *, reps: int, rng: np.ran
         return None
     first = max(max(float(run.series[clock][0]) for run in having), 1.0)
     last = common_end([run.series[clock] for run in having], np.inf)
-    x = common_grid([run.series[clock] for run in having], first, last)
+    x = thinned(common_grid([run.series[clock] for run in having], first, last))
     if len(x) < 2:
         return None
     values = np.stack([values_at(run, key, x, None, clock) for run in having])
@@ -136,17 +145,16 @@ def common_end(counts: list[FloatArray], end: float) -> float:
 def common_grid(counts: list[FloatArray], first: float, last: float) -> FloatArray:
     """Counts in [first, last] between which each run was evaluated again or has ended. Evaluations due at one count
     come at slightly different ones, and a point at each of them would mix new and old values."""
-    union = np.unique(np.concatenate(counts))
-    union = union[(union >= first) & (union <= last)]
-    done = np.stack([np.searchsorted(each, union, side="right") for each in counts])  # (R, n) evaluations so far
-    whole = np.array([len(each) for each in counts])
-    kept: list[int] = []
-    seen = np.zeros(len(counts), dtype=np.int64)
-    for i in range(len(union)):
-        if ((done[:, i] > seen) | (seen == whole)).all():
-            kept.append(i)
-            seen = done[:, i]
-    return np.asarray(union[kept])
+    lists = [each.tolist() for each in counts]  # bisection in lists is much faster than in arrays, one by one
+    start = max(first, *(each[0] for each in lists))
+    places = (bisect_left(each, start) for each in lists)
+    x = min((each[n] for each, n in zip(lists, places, strict=True) if n < len(each)), default=math.nan)
+    kept: list[float] = []
+    while x <= last:
+        kept.append(x)
+        places = (bisect_right(each, x) for each in lists)
+        x = max((each[n] for each, n in zip(lists, places, strict=True) if n < len(each)), default=math.nan)
+    return np.array(kept)
 
 
 def values_at(run: Run, key: str, x: FloatArray, worst: float | None, clock: str) -> FloatArray:
@@ -168,13 +176,9 @@ def records(run: Run, headline: Headline) -> bool:
     return headline.key in run.series and bool(np.isfinite(run.series[headline.key]).all())
 
 
-def thinned(run: Run) -> Run:
-    """The run with at most MOST_LINES evaluations."""
-    n = len(run.series.get("episodes", ()))
-    if n <= MOST_LINES:
-        return run
-    kept = spread(n, MOST_LINES)
-    return replace(run, series={name: column[kept] for name, column in run.series.items()})
+def thinned(x: FloatArray) -> FloatArray:
+    """At most MOST_POINTS of these counts."""
+    return x[spread(len(x), MOST_POINTS)]
 
 
 def spread(n: int, most: int) -> IntArray:
@@ -204,7 +208,7 @@ def scalar(runs: list[Run], key: str, clock: str, *, reps: int, rng: np.random.G
     finals = np.array([values[-1] for _, values in parts])
     final = if_enough(st.bootstrap([finals], rng=rng, reps=reps, level=LEVEL), len(finals))
     last = common_end([at for at, _ in parts], np.inf)
-    x = common_grid([at for at, _ in parts], max(float(at[0]) for at, _ in parts), last)
+    x = thinned(common_grid([at for at, _ in parts], max(float(at[0]) for at, _ in parts), last))
     curve = None
     if len(x):
         rows = [values[np.maximum(np.searchsorted(at, x, side="right") - 1, 0)] for at, values in parts]

@@ -21,6 +21,7 @@ from rl_contrastive.analysis.curves import (
     Scalar,
     exact_curve,
     headline_curve,
+    headline_grid,
     if_enough,
     records,
     values_at,
@@ -78,12 +79,11 @@ def group_of(agent: str, task: str, runs: list[Run], frame: Frame, *, reps: int,
     finals = np.zeros(0)
     if worst is not None:
         finals = np.array([_final(run, headline, worst) for run in runs])
-    curve = headline_curve(runs, frame, reps=reps, rng=rng)
+    x = headline_grid(runs, frame)
+    curve = None if x is None else headline_curve(runs, frame, x, reps=reps, rng=rng)
     area = None
-    if curve is not None and len(curve.x) > 1:
-        areas = [
-            st.area_under_curve(curve.x, values_at(run, headline.key, curve.x, worst, frame.clock)) for run in runs
-        ]
+    if x is not None and len(x) > 1:
+        areas = [st.area_under_curve(x, values_at(run, headline.key, x, worst, frame.clock)) for run in runs]
         area = if_enough(st.bootstrap([np.array(areas)], rng=rng, reps=reps, level=LEVEL), len(areas))
     exact = {key: c for key in EXACT if (c := exact_curve(runs, key, frame.clock, reps=reps, rng=rng)) is not None}
     return Group(

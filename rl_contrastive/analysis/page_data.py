@@ -24,6 +24,7 @@ from rl_contrastive.analysis.curves import (
     common_grid,
     finite_part,
     spread,
+    thinned,
 )
 from rl_contrastive.analysis.groups import Group
 from rl_contrastive.analysis.runs import Run, natural
@@ -171,7 +172,7 @@ def _curve(group: Group, task: Task, key: str) -> tuple[Curve | None, bool]:
     if not parts:
         return None, False
     first, last = max(float(at[0]) for at, _ in parts), common_end([at for at, _ in parts], math.inf)
-    x = common_grid([at for at, _ in parts], first, last) if group.curve is None else group.curve.x
+    x = thinned(common_grid([at for at, _ in parts], first, last)) if group.curve is None else group.curve.x
     x = x[(x >= first) & (x <= last)]
     if not len(x):
         x = np.array([last])

@@ -124,3 +124,8 @@ def most(what: str, values: Sequence[float] | FloatArray, bound: float, *, contr
 def above(what: str, values: Sequence[float] | FloatArray, bound: float) -> Bar:
     """The mean over seeds has to exceed `bound`."""
     return Bar(what, f"mean > {bound:g}", shown(values), float(np.mean(values)) > bound)
+
+
+def lead(what: str, values: Sequence[float] | FloatArray, bound: float, *, control: bool = False) -> Bar:
+    """The lower end of the t-interval has to exceed `bound`; of a control it must not."""
+    return Bar(what, f"lower end > {bound:g}", shown(values), interval(values).low > bound, control)

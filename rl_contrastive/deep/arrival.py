@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import require, require_keys
+from rl_contrastive.config import fill_arrays, require, require_keys
 from rl_contrastive.deep.bonus_config import Pays
 from rl_contrastive.deep.bonus_contract import Bonus, Chunk, Gone, Step
 from rl_contrastive.deep.gates import Gate
@@ -139,19 +139,14 @@ class ArrivalBonus:
 
     def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        gated = ("gate", *(("weight",) if whole else ())) if self.gate is not None else ()
-        require_keys(state, ("visits", *gated), "bonus")
+        require_keys(state, ("visits", *(("gate",) if self.gate is not None else ())), "bonus")
+        if whole and self.gate is not None:
+            fill_arrays({"weight": self.weight}, state, "bonus")
+            self.patches["gate"].forget()
         self.lifelong.load_state_dict(state, whole=whole)
         self.visits = int(state["visits"])
-        if self.gate is None:
-            return
-        self.gate.load_state_dict(state["gate"])
-        if whole:
-            saved = np.asarray(state["weight"])
-            room = self.weight.shape
-            require(saved.shape == room, f"bonus: weights of shape {saved.shape} are saved, there is room for {room}.")
-            self.weight[:] = saved
-            self.patches["gate"].forget()
+        if self.gate is not None:
+            self.gate.load_state_dict(state["gate"])
 
 
 def keys_of_both(states: Array, pairs: Array, final: BoolArray) -> Array:

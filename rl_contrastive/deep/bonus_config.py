@@ -88,6 +88,8 @@ KINDS: dict[str, Parts] = {
     "counts": Parts("arrival", "counts", "first"),
 }
 """Kind -> its parts; `none` has none."""
+REPLACED = ("pays", "lifelong", "gate", "difference", "features")
+"""Options that each replace a part of the kind, None by default. `width` does too, but older runs name it anyway."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,7 @@ class BonusConfig(Options, where="bonus"):
         if self.kind == "none":
             return None
         usual = KINDS[self.kind]
-        names = ("pays", "lifelong", "gate", "difference", "features", "width", "same")
-        given = {name: getattr(self, name) for name in names}
+        given = {name: getattr(self, name) for name in (*REPLACED, "width", "same")}
         found = usual._replace(**{name: value for name, value in given.items() if value is not None})
         of_states = found.pays != "pair" or found.same == "features"
         if of_states and found.features is None and found.uses_features:
@@ -162,6 +163,8 @@ class BonusConfig(Options, where="bonus"):
         super().__post_init__()
         parts = self.parts
         if parts is None:
+            given = [name for name in REPLACED if getattr(self, name) is not None]
+            require(not given, f"bonus: kind none has no parts: leave out {' and '.join(given)}.")
             return
         pays, lifelong, gate = parts.pays, parts.lifelong, parts.gate
         if pays != "pair":

@@ -10,11 +10,11 @@ from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits, VisitBonus, 
 from rl_contrastive.deep.bonus_config import BonusConfig, Parts
 from rl_contrastive.deep.bonus_contract import Bonus, NoBonus
 from rl_contrastive.deep.config import RepresentationConfig
-from rl_contrastive.deep.episodic import EpisodicBonus
+from rl_contrastive.deep.episodic import EpisodeLog, EpisodicBonus
 from rl_contrastive.deep.feature_net import ObsLayout
 from rl_contrastive.deep.gates import CellVisits, Ellipse, FirstLook, FirstVisit, Gate, Nearest, Temporal
 from rl_contrastive.deep.lifelong import CountedBytes, CountedFeatures, Distilled, Flat, Lifelong
-from rl_contrastive.deep.names import ByteNames, Closeness, FeatureNames, FeaturesOf, Names
+from rl_contrastive.deep.names import Closeness, FeatureNames, FeaturesOf
 from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.deep.rnd import RandomDistillation
 from rl_contrastive.seeding import SeedTree
@@ -38,6 +38,8 @@ class BonusBuilder:
         closeness: of the same observation, None for bytes."""
         self.config, self.representation, self.spec, self.replay = config, representation, spec, replay
         self.features_of, self.closeness, self.seeds = features_of, closeness, seeds
+        self.log = EpisodeLog(None if closeness is None else FeatureNames(closeness, replay.ring, features_of))
+        """Of the going episodes, for all parts that remember them."""
 
     def build(self) -> Bonus:
         """The bonus of the agent's options."""
@@ -54,17 +56,11 @@ class BonusBuilder:
         else:
             pair: Bonus = self._pairs(beta)
             if gate not in ("none", "tried"):  # what the gate is to arrivals
-                pair = EpisodicBonus(pair, config.capacity, self.spec.num_actions, self.names())
+                pair = EpisodicBonus(pair, config.capacity, self.spec.num_actions, self.log)
             bonus = Both(pair, self._arrivals(parts, beta))
         if gate == "tried":
-            bonus = EpisodicBonus(bonus, config.capacity, self.spec.num_actions, self.names())
+            bonus = EpisodicBonus(bonus, config.capacity, self.spec.num_actions, self.log)
         return UnitScale(bonus, beta=config.beta) if config.bonus.unit else bonus
-
-    def names(self) -> Names:
-        """By which observations of an episode are the same."""
-        if self.closeness is None:
-            return ByteNames()
-        return FeatureNames(self.closeness, self.replay.ring, self.features_of)
 
     def _pairs(self, beta: float) -> VisitBonus:
         of, rng = self.representation, self.seeds.generator("init", 1)

@@ -225,3 +225,5 @@ class DeepLearnerConfig(DeviceOptions, where="deep"):
         super().__post_init__()
         both = self.compile and self.auxiliary.objective
         require(not both, "deep: compile does not cover an auxiliary loss; leave one of them out.")
+        fits = not self.compile or self.backend != "numpy"
+        require(fits, "deep: learner.compile is of torch, and learner.backend is numpy: leave one of them out.")

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import require, require_keys
+from rl_contrastive.config import fill_arrays, require, require_keys
 from rl_contrastive.deep.bonus_contract import Bonus, Chunk, Gone, Step
 from rl_contrastive.deep.names import ByteNames, Closeness, FeatureNames, Leaders, Names, name_of
 from rl_contrastive.deep.replay.changed_rows import Patches
@@ -42,7 +42,8 @@ class Seen:
 class EpisodeLog:
     """What the going episodes of B rows saw and did; nothing of it outlives them.
 
-    `note` is for rows whose episodes begin together, `start` and `move` for others.
+    `note` is for rows whose episodes begin together, `start` and `move` for others. Several parts may share a log and
+    note the same steps. Whoever makes one by features has to renew its names when the features change.
     """
 
     def __init__(self, names: Names | None = None) -> None:
@@ -50,15 +51,20 @@ class EpisodeLog:
         self.names: Names = names or ByteNames()
         self._episodes: list[dict[Hashable, Seen]] = []
         self._here: dict[int, Hashable] = {}
+        self._noted: tuple[Step, list[Seen | None]] | None = None
 
     def note(self, step: Step) -> list[Seen | None]:
-        """Note one step; h = 0 begins new episodes. Of each living row what its episode knows of the observation that
-        it has reached, None: it is new."""
+        """Note one step, once; h = 0 begins new episodes. Of each living row what its episode knows of the observation
+        that it has reached, None: it is new."""
+        if self._noted is not None and self._noted[0] is step:  # another part was here before
+            return self._noted[1]
         t, rows = step.transition, step.rows
         if t.h == 0:
             self.begin(len(t.alive))
             self.start(rows, t.obs[rows], step.first[:, 0], step.index)
-        return self.move(rows, t.action[rows], t.next_obs[rows], step.phi[:, 0], step.newest)
+        found = self.move(rows, t.action[rows], t.next_obs[rows], step.phi[:, 0], step.newest)
+        self._noted = step, found
+        return found
 
     def begin(self, num_rows: int) -> None:
         """Nothing is known of any row."""
@@ -94,15 +100,15 @@ class EpisodeLog:
 class EpisodicBonus:
     """Wraps a bonus and multiplies it by the episodic weight w of each stored entry."""
 
-    def __init__(self, inner: Bonus, capacity: int, num_actions: int, names: Names | None = None) -> None:
-        """capacity: entries of the replay, whose indices are used here too. names: by which observations are the same,
-        default bytes."""
+    def __init__(self, inner: Bonus, capacity: int, num_actions: int, log: EpisodeLog | None = None) -> None:
+        """capacity: entries of the replay, whose indices are used here too. log: of the going episodes, default one by
+        bytes."""
         self.inner, self.pays = inner, inner.pays
-        self.uses_features = inner.uses_features or isinstance(names, FeatureNames)
+        self._log = log or EpisodeLog()
+        self.uses_features = inner.uses_features or isinstance(self._log.names, FeatureNames)
         self.lost: NDArray[np.float32] = np.zeros((capacity, num_actions), dtype=np.float32)
         """1 - w."""
         self.patches = {**inner.patches, "lost": Patches(self.lost)}
-        self._log = EpisodeLog(names)
 
     @property
     def visits(self) -> int:
@@ -129,9 +135,8 @@ class EpisodicBonus:
         return self.inner.key_taken(phi, action)
 
     def rebuild(self, sample: FloatArray, chunks: Iterator[Chunk], gone: Iterable[Gone] = ()) -> None:
-        """Passed on to the wrapped bonus; what the going episodes saw is compared by the new features from now on."""
+        """Passed on to the wrapped bonus."""
         self.inner.rebuild(sample, chunks, gone)
-        self._log.names.renew()
 
     def start(self, obs: Array) -> None:
         """Passed on to the wrapped bonus."""
@@ -164,14 +169,11 @@ class EpisodicBonus:
 
     def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        require_keys(state, ("inner", *(("lost",) if whole else ())), "bonus")
+        require_keys(state, ("inner",), "bonus")
+        if whole:
+            fill_arrays({"lost": self.lost}, state, "bonus")
+            self.patches["lost"].forget()
         self.inner.load_state_dict(state["inner"], whole=whole)
-        if not whole:
-            return
-        saved, room = np.asarray(state["lost"]), self.lost.shape
-        require(saved.shape == room, f"bonus: weights of shape {saved.shape} are saved, there is room for {room}.")
-        self.lost[:] = saved
-        self.patches["lost"].forget()
 
 
 class LeastTried:

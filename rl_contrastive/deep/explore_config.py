@@ -30,7 +30,7 @@ class ExploreConfig(Options, where="explore"):
     """Show the second head what the bonus depends on in this episode (`deep/memory.py`): 1 / (1 + visits of this
     observation), whether it is new, and which actions were taken there (SOFE, Creus Castanyer et al. 2024)."""
     hidden: Annotated[int, In(1, MOST_WIDTH)] = 128
-    """Width of the ReLU layer of the second head with `memory`. There it has a layer of its own, by which what it is
+    """Width of the ReLU layer of the second head; needs `memory`. There it has a layer of its own, by which what it is
     shown can matter more in one place than in another."""
 
     @property
@@ -47,6 +47,8 @@ class ExploreConfig(Options, where="explore"):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(len(self.weights) > 0, "explore: weights must have one number or more.")
+        used = self.memory or self.hidden == ExploreConfig.hidden
+        require(used, "explore: hidden is for memory, and memory is off.")
         if self.heads == "apart":
             finite = self.gamma < 1 or not self.endless
             require(finite, "explore: gamma must be < 1 with endless, or the sums of bonuses are infinite.")

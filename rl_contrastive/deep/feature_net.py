@@ -88,7 +88,9 @@ class TransitionFeatures(nn.Module):
         super().__init__()
         self.layout, self.num_actions = layout, num_actions
         read = layout
-        if stack > 1 and config.representation.frames == "newest":
+        if config.representation.frames == "newest":
+            single = "representation: frames newest is for stacked frames, and an observation here is a single one"
+            require(stack > 1, f"{single}: give env.stack >= 2, or leave frames at all.")
             read = replace(layout, shape=(layout.shape[0] // stack, *layout.shape[1:]))
         self._read = read.shape[0] if read is not layout else 0
         self.encoder = read.encoder(config.encoder, rng=rng)
@@ -144,11 +146,12 @@ class FeatureNet:
         compiled: bool = False,
         slots: int = 0,
         stack: int = 1,
+        option: str = "features.backend",
     ) -> None:
         """rng: on the CPU, so that the weights are the same on each device. compiled: `torch.compile` the gradient.
 
         slots: capacity of the replay, for objectives that remember something of each stored transition. stack: frames
-        in an observation.
+        in an observation. option: the name of the option that chose the backend, for its sentence.
         """
         self.config, self.device = config, resolve_device(config.device)
         self.online = TransitionFeatures(layout, num_actions, config, rng=rng, slots=slots, stack=stack)
@@ -158,8 +161,8 @@ class FeatureNet:
         self._optimiser = FlatAdam(self._flat, lr=config.lr)
         self._gradient_of = compile_gradient(self._gradient, self.device) if compiled else self._gradient
         backend = "torch" if compiled else config.backend
-        self._native = native_features(self.frozen.encoder, self.frozen.heads, backend)
-        contrast = native_contrast(self.online.encoder, self.online.heads, self._flat, backend)
+        self._native = native_features(self.frozen.encoder, self.frozen.heads, backend, option)
+        contrast = native_contrast(self.online.encoder, self.online.heads, self._flat, backend, option)
         if contrast is not None:
             self._gradient_of = contrast.step
 

@@ -110,6 +110,7 @@ class DeepLearner:
             compiled=config.compile,
             slots=slots,
             stack=spec.frame_stack,
+            option="learner.backend",
         )
         check_augment(config.augment, self.features.online.encoder.kind)
         self.target = frozen_copy(self.values)
@@ -117,10 +118,10 @@ class DeepLearner:
         self._trained = FlatParameters(p for module in self._modules().values() for p in module.parameters())
         self._followers = FlatParameters(self.target.parameters())
         self._optimiser = FlatAdam(self._trained, lr=config.lr, eps=config.adam_eps)
-        self._gradient_of = compile_gradient(self._gradient, self.device) if config.compile else self._gradient
         self._native = native_values(self.values, self.target, self._trained, config, self._gradient)
-        if self._native is not None:
-            self._gradient_of = self._native.step
+        self._gradient_of: Any = self._gradient if self._native is None else self._native.step
+        if config.compile:  # then nothing is native
+            self._gradient_of = compile_gradient(self._gradient, self.device)
         self.steps = 0
         """Gradient steps of the values so far."""
 

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_contrastive.config import require, require_keys
+from rl_contrastive.config import fill_arrays
 from rl_contrastive.deep.bonus_contract import Step
 from rl_contrastive.deep.episodic import EpisodeLog
-from rl_contrastive.deep.names import Names
 from rl_contrastive.deep.replay.changed_rows import Patches
 from rl_contrastive.spec import IntArray, State
 
@@ -26,11 +25,11 @@ from rl_contrastive.spec import IntArray, State
 class EpisodeMemory:
     """x of each entry of the replay."""
 
-    def __init__(self, capacity: int, num_actions: int, names: Names | None = None) -> None:
-        """capacity: entries of the replay, whose indices are used here too. names: as in `episodic.py`."""
+    def __init__(self, capacity: int, num_actions: int, log: EpisodeLog | None = None) -> None:
+        """capacity: entries of the replay, whose indices are used here too. log: as in `episodic.py`."""
         self.inputs: NDArray[np.float32] = np.zeros((capacity, inputs_of(num_actions)), dtype=np.float32)
         self.patches = {"memory": Patches(self.inputs)}
-        self._log = EpisodeLog(names)
+        self._log = log or EpisodeLog()
 
     def fresh(self, count: int) -> NDArray[np.float32]:
         """x (count, 2 + A) of observations that are new in their episodes."""
@@ -53,10 +52,6 @@ class EpisodeMemory:
                 x[k, [2 + action for action in again.taken]] = 1.0
         self._set(step.newest, x)
 
-    def renew(self) -> None:
-        """The features changed, by which observations of the going episodes are compared."""
-        self._log.names.renew()
-
     def _set(self, index: IntArray, x: NDArray[np.float32]) -> None:
         self.inputs[index] = x
         self.patches["memory"].touch(index)
@@ -67,13 +62,9 @@ class EpisodeMemory:
 
     def load_state_dict(self, state: dict[str, Any], *, whole: bool = True) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""
-        if not whole:
-            return
-        require_keys(state, ("inputs",), "memory")
-        saved, room = np.asarray(state["inputs"]), self.inputs.shape
-        require(saved.shape == room, f"memory: inputs of shape {saved.shape} are saved, there is room for {room}.")
-        self.inputs[:] = saved
-        self.patches["memory"].forget()
+        if whole:
+            fill_arrays({"inputs": self.inputs}, state, "memory")
+            self.patches["memory"].forget()
 
 
 def inputs_of(num_actions: int) -> int:

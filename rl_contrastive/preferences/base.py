@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rl_contrastive.config import fill_arrays, require
+from rl_contrastive.config import config_or, fill_arrays, require
 from rl_contrastive.device import require_tensor
 
 C = TypeVar("C")
@@ -191,11 +191,11 @@ class Regulariser(Protocol):
 
 
 def own_config(owner: object, config: C | None, kind: type[C]) -> C:
-    """The config of an objective, its defaults for None; RlcError unless it is of the objective's own kind."""
+    """`config_or` of an objective; RlcError unless it is of the objective's own kind, and no subclass of it."""
     good = config is None or type(config) is kind  # not isinstance: IPOConfig is a DPOConfig, too
     who, name = type(owner).__name__, kind.__name__
     require(good, f"{who}: the config must be {name}(...), got {config!r}.")
-    return kind() if config is None else config
+    return config_or(config, kind)
 
 
 def mean_rows(rows: Tensor, margin: Tensor, weight: Tensor | None, diagnostics: dict[str, Tensor]) -> PreferenceResult:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from agents_common import batches, uniform
@@ -9,6 +11,9 @@ from deep_common import resumes, sea
 
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig, epsilon_at
+from rl_contrastive.deep.episodic import EpisodeLog
+from rl_contrastive.deep.explore_config import ExploreConfig
+from rl_contrastive.deep.names import ByteNames, FeatureNames
 from rl_contrastive.errors import RlcError
 
 
@@ -76,6 +81,30 @@ def test_training_sees_what_acting_saw() -> None:
     assert (np.concatenate(seen)[:, 1] == 0).any()  # some were not new
 
 
+@pytest.mark.parametrize("same", ["bytes", "features"])
+def test_memory_and_the_gate_share_a_log_and_name_each_step_once(same) -> None:
+    """An agent whose memory has a log of its own names twice as often, and has the same numbers."""
+
+    def counted(names: Any, found: list[int]) -> None:
+        of = names.of
+        names.of = lambda rows, *shown: found.append(len(rows)) or of(rows, *shown)
+
+    one, two = (sea({"kind": "rnd", "gate": "tried", "same": same}, explore={"memory": True}) for _ in range(2))
+    names, once, twice = two._log.names, [], []
+    own = FeatureNames(two.closeness, two.replay.ring, two._features_of) if same == "features" else ByteNames()
+    two.memory._log = EpisodeLog(own)
+    for each, found in ((one._log.names, once), (names, twice), (own, twice)):
+        counted(each, found)
+    renew = names.renew
+    names.renew = lambda: (renew(), own.renew())
+    for each in (one, two):
+        batches(each, 0, 30)
+    assert 2 * sum(once) == sum(twice) > 200
+    np.testing.assert_array_equal(one.memory.inputs, two.memory.inputs)
+    np.testing.assert_array_equal(one.bonus.lost, two.bonus.lost)
+    assert (one.bonus.lost > 0).any()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -84,8 +113,23 @@ def test_training_sees_what_acting_saw() -> None:
         ({"bonus": {"kind": "none", "same": "features"}, "episodic": True}, "needs a bonus that learns them"),
         ({"bonus": {"kind": "e3b", "same": "features"}}, "none of these is on"),
         ({"bonus": {"kind": "rnd", "reach": 2.0}}, "reach needs bonus.same features"),
+        ({"bonus": {"kind": "none", "gate": "tried"}}, "bonus: kind none has no parts: leave out gate."),
+        ({"bonus": {"kind": "none", "gate": "none", "pays": "arrival"}}, "leave out pays and gate."),
+        ({"explore": {"hidden": 64}}, "explore: hidden is for memory, and memory is off."),
+        ({"explore": {"heads": "apart", "hidden": 64}}, "explore: hidden is for memory, and memory is off."),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(options, words) -> None:
     with pytest.raises(RlcError, match=words):
         from_dict(ContrastiveUCBDeepConfig, options)
+
+
+def test_defaults_that_do_nothing_may_be_written_out() -> None:
+    written = {"bonus": {"kind": "none", "gate": None, "reach": 3.0, "width": 1.0}, "explore": {"hidden": 128}}
+    config = from_dict(ContrastiveUCBDeepConfig, written)
+    assert (config.bonus.parts, config.explore) == (None, ExploreConfig())
+
+
+def test_the_newest_of_one_frame_is_refused() -> None:
+    with pytest.raises(RlcError, match=r"frames newest is for stacked frames, .* give env\.stack >= 2"):
+        sea({}, learner={"representation": {"frames": "newest"}})

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from run_folders import write_run
+from run_folders import with_columns, write_run
 
 from rl_contrastive.analysis import page_data
 from rl_contrastive.analysis.compare import compare, load
@@ -18,14 +18,6 @@ from rl_contrastive.analysis.drawing import Paper, agents_of, inches
 from rl_contrastive.analysis.tables import Table
 from rl_contrastive.cli import main
 from rl_contrastive.errors import RlcError
-
-
-def with_columns(folder, columns) -> None:
-    """Add columns (name -> values, None: not recorded in this line) to a run's metrics.jsonl."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for i, line in enumerate(lines):
-        line |= {name: values[i] for name, values in columns.items() if values[i] is not None}
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def with_options(folder, **changes) -> None:

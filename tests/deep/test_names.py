@@ -11,7 +11,7 @@ from rl_contrastive.config import from_dict
 from rl_contrastive.deep.bonus import TileVisits
 from rl_contrastive.deep.bonus_config import BonusConfig
 from rl_contrastive.deep.cells import Tiles
-from rl_contrastive.deep.episodic import EpisodicBonus, LeastTried
+from rl_contrastive.deep.episodic import EpisodeLog, EpisodicBonus, LeastTried
 from rl_contrastive.deep.gates import FirstLook
 from rl_contrastive.deep.names import ByteNames, Closeness, FeatureNames, Leaders
 from rl_contrastive.errors import RlcError
@@ -62,7 +62,7 @@ def noisy(noise: float, names: str) -> tuple[Walk, EpisodicBonus]:
         tiles = Tiles(1, tilings=1, directions=1, width=100.0, rng=np.random.default_rng(0))
         inner = TileVisits(40, 1, tiles, lam=1.0, beta=1.0)
         found = FeatureNames(close(1.0), replay.ring, features_of) if names == "features" else ByteNames()
-        return EpisodicBonus(inner, 40, 1, found)
+        return EpisodicBonus(inner, 40, 1, EpisodeLog(found))
 
     walk = Walk(make, of)
     return walk, walk.bonus

@@ -273,13 +273,27 @@ OTHERS: dict[str, dict[str, Any]] = {
     "self-prediction": {"self_prediction": {"weight": 1.0}},
     "bf16": {"precision": "bf16"},
 }
+HAS = "has small mlp, minatar and minigrid networks on a CPU"
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_options_are_torchs(name: str) -> None:
     assert Descent(VECTORS, **OTHERS[name]).steps(2).learner._native is None
-    with pytest.raises(RlcError, match="backend numpy has small mlp, minatar and minigrid networks on a CPU"):
+    with pytest.raises(RlcError, match=f"deep: learner.backend numpy {HAS}, but not these options of the values"):
         Descent(VECTORS, backend="numpy", **OTHERS[name])
+
+
+def test_numpy_is_refused_by_the_name_of_its_option() -> None:
+    other = {"representation": {"objective": "infonce"}}
+    with pytest.raises(RlcError, match=f"deep: learner.backend numpy {HAS}, but not this loss of features"):
+        Descent(VECTORS, backend="numpy", **other)
+    config = from_dict(FeatureConfig, {**other, "backend": "numpy"})
+    with pytest.raises(RlcError, match=f"deep: features.backend numpy {HAS}, but not this loss of features"):
+        FeatureNet(ObsLayout((5,), "float32"), A, config, rng=torch.Generator())
+    with pytest.raises(RlcError, match=r"learner\.compile is of torch, and learner\.backend is numpy"):
+        from_dict(DeepLearnerConfig, {"compile": True, "backend": "numpy"})  # before torch compiles for minutes
+    for backend in ("auto", "torch"):
+        assert from_dict(DeepLearnerConfig, {"compile": True, "backend": backend}).compile
 
 
 def test_auto_takes_numpy_and_torch_is_torch() -> None:

@@ -204,6 +204,6 @@ def test_with_memory_a_bonus_of_first_visits_is_learned(memory: bool) -> None:
 
 def test_a_bad_state_of_the_memory_is_refused() -> None:
     memory = EpisodeMemory(40, 2)
-    for state, words in (({}, "lacks 'inputs'"), ({"inputs": np.zeros((3, 4))}, "room for")):
+    for state, words in (({}, "lacks 'inputs'"), ({"inputs": np.zeros((3, 4))}, "saved inputs")):
         with pytest.raises(RlcError, match=words):
             memory.load_state_dict(state)

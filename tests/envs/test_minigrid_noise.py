@@ -119,3 +119,7 @@ def test_noise_that_cannot_be_is_a_sentence() -> None:
         make_env(NAME, 1, noise="static")
     with pytest.raises(RlcError, match="noise_scale"):
         make_env(NAME, 1, noise="gaussian", noise_scale=0)
+    for noise in ("none", "disco", "tv"):
+        with pytest.raises(RlcError, match=f"noise_scale is for noise gaussian, and noise is {noise}."):
+            make_env(NAME, 1, noise=noise, noise_scale=0.2)
+        make_env(NAME, 1, noise=noise, noise_scale=0.1)  # the default

@@ -22,7 +22,7 @@ import numpy as np
 from rl_contrastive import registry
 from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.base import Bar, Context, Report, Table
-from rl_contrastive.claims.stacked import centres, interval, shown
+from rl_contrastive.claims.stacked import centres, lead, shown
 from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, Options, from_dict, require
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureLearner, ObsLayout
 from rl_contrastive.deep.names import Closeness, Leaders, name_of
@@ -178,11 +178,6 @@ def bytes_agree(config: PlacesClaimConfig, seed: int) -> float:
     number: dict[bytes, int] = {}
     names = np.array([number.setdefault(name_of(one), len(number)) for one in played.next_obs], dtype=np.float64)
     return scores(played, names[:, None], 1e-9)[2]
-
-
-def lead(what: str, values: FloatArray, bound: float, *, control: bool = False) -> Bar:
-    """The lower end of the interval has to exceed `bound`; of a control it must not."""
-    return Bar(what, f"lower end > {bound:g}", shown(values), interval(values).low > bound, control)
 
 
 def report(

@@ -80,9 +80,9 @@ def knows(encoder: Encoder) -> bool:
     return encoder.kind in KINDS and known(encoder.body)
 
 
-def chosen(backend: Backend, possible: bool, what: str) -> bool:
-    """Whether numpy computes; RlcError if it is asked for where it cannot."""
-    has = f"deep: backend numpy has small mlp, minatar and minigrid networks on a CPU, but not {what}"
+def chosen(backend: Backend, possible: bool, what: str, option: str) -> bool:
+    """Whether numpy computes; RlcError, with the option's name, if it is asked for where it cannot."""
+    has = f"deep: {option} numpy has small mlp, minatar and minigrid networks on a CPU, but not {what}"
     require(possible or backend != "numpy", f"{has}: take auto or torch.")
     if not possible or backend == "torch":
         return False

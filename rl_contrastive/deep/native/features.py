@@ -142,21 +142,23 @@ def softplus(u: Array, beta: float) -> Array:
     return out
 
 
-def native_features(encoder: Encoder, heads: Representation, backend: Backend) -> NativeFeatures | None:
-    """The features of a copy in numpy, or None where torch is to compute them."""
+def native_features(encoder: Encoder, heads: Representation, backend: Backend, option: str) -> NativeFeatures | None:
+    """The features of a copy in numpy, or None where torch is to compute them. option: that of the backend."""
     known_here = _known(encoder, heads) and heads.config.features in ("logits", "psi")
-    return NativeFeatures(encoder, heads) if chosen(backend, known_here, "these features") else None
+    return NativeFeatures(encoder, heads) if chosen(backend, known_here, "these features", option) else None
 
 
 def native_contrast(
-    encoder: Encoder, heads: Representation, flat: FlatParameters, backend: Backend
+    encoder: Encoder, heads: Representation, flat: FlatParameters, backend: Backend, option: str
 ) -> NativeContrast | None:
     """The gradient of the copy that learns in numpy, or None; options unknown here must have their defaults."""
     given = heads.config
     free = ("dim", "hidden", "beta", "features", "law_rate", "every", "weighted", "frames", "ahead")
     usual = dataclasses.replace(RepresentationConfig(), **{name: getattr(given, name) for name in free})
     known_here = _known(encoder, heads) and given == usual and given.features != "simplex"  # psi is averaged for that
-    return NativeContrast(encoder, heads, flat) if chosen(backend, known_here, "this loss of features") else None
+    if not chosen(backend, known_here, "this loss of features", option):
+        return None
+    return NativeContrast(encoder, heads, flat)
 
 
 def _known(encoder: Encoder, heads: Representation) -> bool:

@@ -132,7 +132,8 @@ def native_values(
     here = values.encoder.inputs.centre.device.type == "cpu"
     networks = knows(values.encoder) and known(values.head.streams) and values.head.shape[0] == len(HEADS)
     networks = networks and {name for name, _ in values.named_children()} == {"encoder", "head"}
-    if not chosen(config.backend, here and networks and covers(config), "these options of the values"):
+    able = here and networks and covers(config)
+    if not chosen(config.backend, able, "these options of the values", "learner.backend"):
         return None
     return NativeLearner(values, target, trained, double=config.value.double, otherwise=otherwise)
 

@@ -83,7 +83,12 @@ class MiniGridConfig(Options, where="minigrid"):
     """disco: floor and walls change their colours at every step; gaussian: numbers within [0, 1] with normal noise; tv:
     a ball in the first room, whose colour the action `drop` draws anew (RIDE's NoisyTV; nothing can be dropped)."""
     noise_scale: Annotated[float, In(0, 1e6, above=True)] = 0.1
-    """Standard deviation of the gaussian noise."""
+    """Standard deviation of the gaussian noise; needs noise gaussian."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        used = self.noise == "gaussian" or self.noise_scale == MiniGridConfig.noise_scale
+        require(used, f"minigrid: noise_scale is for noise gaussian, and noise is {self.noise}.")
 
 
 @register("env", "minigrid:", MiniGridConfig)
