@@ -117,3 +117,20 @@ def test_depth_is_the_last_of_each_run_and_paired_by_seed(tmp_path, capsys):
     rows = capsys.readouterr().out.splitlines()[2:]
     assert rows[0].startswith("| a | 2 | 2.50 [-3.85, 8.85] | 2.00 | 1.25 [-1.93, 4.43] |")  # of 1 and 1.5
     assert rows[1].startswith("| no bonus | 2 | 1.25 [")
+
+
+def test_steps_to_a_bar_are_those_of_the_first_of_two_evaluations_in_a_row(tmp_path, capsys):
+    """500 steps to an evaluation. The bar .5: `a` after 1000 and 500, `b` never (one evaluation alone) and after 1500."""
+    for seed, returns in enumerate([(0.0, 0.6, 0.5, 0.9), (0.7, 0.7, 0.0, 0.7)]):
+        write_run(tmp_path, "a", seed, returns=returns)
+    for seed, returns in enumerate([(0.6, 0.0, 0.0, 0.6), (0.0, 0.0, 0.5, 0.5)]):
+        write_run(tmp_path, "b", seed, returns=returns)
+    main = runpy.run_path(str(BENCHMARKS / "bar_table.py"))["main"]
+    assert main([str(tmp_path)], 0.5, "b") == 0
+    a, b = ([cell.strip() for cell in line.split("|")[2:-1]] for line in capsys.readouterr().out.splitlines()[2:])
+    assert a[:4] == ["a", "2", "2/2", "1k (0k to 1k)"]
+    assert b[:4] == ["b", "2", "1/2", "never (2k to never)"]
+    assert a[4:6] == ["0.80 [-0.47, 2.07]", "0.70"]
+    assert a[6] == "-1 [-1, -1]"  # 1000 - 2000 steps, as b's first run counts at its end, and 500 - 1500
+    assert a[7] == "0.25 [-0.39, 0.89]"  # .9 - .6 and .7 - .5
+    assert b[6:8] == ["-", "-"]

@@ -1,0 +1,86 @@
+"""After how many environment steps agents reach a return, per environment, and what they return in the end.
+
+Run `python benchmarks/bar_table.py runs/bonus-rooms --bar 0.5 --against "rnd, gate tried"` after the sweep of that name.
+A run reached the bar at the first of two evaluations in a row that were at it. One that never did counts at its last
+step, so differences in steps are smaller than they were. Prints a markdown table: runs that reached the bar, median
+(range) of their steps, mean of the last returns with Student's 95% interval, the worst run, the differences in steps and
+last return to the agent of `--against`, paired by seed, and the median of the seconds. Exit code 1 if a run did not
+finish.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from rl_contrastive.analysis import statistics as st
+from rl_contrastive.analysis.comparison import task_names
+from rl_contrastive.analysis.figures import words
+from rl_contrastive.analysis.runs import Run, find_runs, read_run
+
+HEADER = "| environment | agent | n | reached {bar:g} | env steps: median (range) | last return: mean [95% CI] | worst "
+PAIRED = "| steps minus {against}, thousands | last return minus {against} | seconds: median |"
+
+
+def reached(run: Run, bar: float) -> float:
+    """Environment steps at the first of two evaluations in a row at the bar; inf: never."""
+    there = run.series["return_mean"] >= bar
+    both = np.flatnonzero(there[:-1] & there[1:])
+    return float(run.series["env_steps"][both[0]]) if len(both) else np.inf
+
+
+def spread(steps: list[float]) -> str:
+    """Median (range), in thousands."""
+    low, middle, high = (
+        f"{x / 1000:.0f}k" if np.isfinite(x) else "never" for x in (min(steps), np.median(steps), max(steps))
+    )
+    return f"{middle} ({low} to {high})"
+
+
+def main(folders: list[str], bar: float, against: str) -> int:
+    runs = [read_run(folder) for folder in find_runs([Path(folder) for folder in folders])]
+    groups: dict[tuple[str, str], dict[int | None, Run]] = defaultdict(dict)
+    for run, task in zip(runs, task_names(runs), strict=True):
+        groups[task, run.agent][run.seed] = run
+    print((HEADER + PAIRED).format(bar=bar, against=against or "-"))
+    print("|---" * 10 + "|")
+    for (task, agent), members in sorted(groups.items()):
+        done = sum(run.finished for run in members.values())
+        count = str(done) if done == len(members) else f"{done} of {len(members)}"
+        cells = row(members, groups.get((task, against), {}), bar) if done == len(members) else ["-"] * 7
+        print(f"| {task} | {agent} | {count} | {' | '.join(cells)} |")
+    return int(any(not run.finished for run in runs))
+
+
+def row(members: dict[int | None, Run], base: dict[int | None, Run], bar: float) -> list[str]:
+    """The cells of one agent in one environment."""
+    steps = [reached(run, bar) for run in members.values()]
+    last = np.array([run.series["return_mean"][-1] for run in members.values()])
+    shared = sorted(seed for seed in members if seed in base and seed is not None) if base is not members else []
+    sooner, higher = "-", "-"
+    if len(shared) >= 2 and all(base[seed].finished for seed in shared):
+        pairs = [(members[seed], base[seed]) for seed in shared]
+        thousands = np.array([(counted(a, bar) - counted(b, bar)) / 1000 for a, b in pairs])
+        gain = np.array([a.series["return_mean"][-1] - b.series["return_mean"][-1] for a, b in pairs])
+        sooner, higher = words(st.mean_interval(thousands), 0), words(st.mean_interval(gain))
+    wall = np.median([run.number("wall_s") or 0.0 for run in members.values()])
+    there = f"{np.isfinite(steps).sum()}/{len(steps)}"
+    return [there, spread(steps), words(st.mean_interval(last)), f"{last.min():.2f}", sooner, higher, f"{wall:.0f}"]
+
+
+def counted(run: Run, bar: float) -> float:
+    """Steps to the bar, or all steps of a run that did not reach it."""
+    return min(reached(run, bar), float(run.series["env_steps"][-1]))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+")
+    parser.add_argument("--bar", type=float, required=True)
+    parser.add_argument("--against", default="")
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.folders, arguments.bar, arguments.against))
