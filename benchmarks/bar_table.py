@@ -1,16 +1,18 @@
 """After how many environment steps agents reach a return, per environment, and what they return in the end.
 
-Run `python benchmarks/bar_table.py runs/bonus-rooms --bar 0.5 --against "rnd, gate tried"` after the sweep of that name.
-A run reached the bar at the first of two evaluations in a row that were at it. One that never did counts at its last
-step, so differences in steps are smaller than they were. Prints a markdown table: runs that reached the bar, median
-(range) of their steps, mean of the last returns with Student's 95% interval, the worst run, the differences in steps and
-last return to the agent of `--against`, paired by seed, and the median of the seconds. Exit code 1 if a run did not
-finish.
+Run `python benchmarks/bar_table.py runs/bonus-rooms --bar 0.5 --against "rnd, gate tried"` after the sweep of that
+name. A run reached the bar at the first of two evaluations in a row that were at it. One that never did counts at its
+last step, so differences in steps are smaller than they were. `--at N` leaves out what came after N steps.
+
+Prints a markdown table: runs that reached the bar, median (range) of their steps, mean of the last returns with
+Student's 95% interval, the worst run, the differences in steps and last return to the agent of `--against`, paired by
+seed, and the median of the seconds. Exit code 1 if a run did not finish.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -41,8 +43,15 @@ def spread(steps: list[float]) -> str:
     return f"{middle} ({low} to {high})"
 
 
-def main(folders: list[str], bar: float, against: str) -> int:
-    runs = [read_run(folder) for folder in find_runs([Path(folder) for folder in folders])]
+def until(run: Run, at: float) -> Run:
+    """The evaluations up to so many steps, one or more."""
+    steps = run.series["env_steps"]
+    count = max(1, int(np.count_nonzero(steps <= at)))
+    return dataclasses.replace(run, series={name: column[:count] for name, column in run.series.items()})
+
+
+def main(folders: list[str], bar: float, against: str, at: float = np.inf) -> int:
+    runs = [until(read_run(folder), at) for folder in find_runs([Path(folder) for folder in folders])]
     groups: dict[tuple[str, str], dict[int | None, Run]] = defaultdict(dict)
     for run, task in zip(runs, task_names(runs), strict=True):
         groups[task, run.agent][run.seed] = run
@@ -82,5 +91,6 @@ if __name__ == "__main__":
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--bar", type=float, required=True)
     parser.add_argument("--against", default="")
+    parser.add_argument("--at", type=float, default=np.inf)
     arguments = parser.parse_args()
-    sys.exit(main(arguments.folders, arguments.bar, arguments.against))
+    sys.exit(main(arguments.folders, arguments.bar, arguments.against, arguments.at))

@@ -120,7 +120,7 @@ def test_depth_is_the_last_of_each_run_and_paired_by_seed(tmp_path, capsys):
 
 
 def test_steps_to_a_bar_are_those_of_the_first_of_two_evaluations_in_a_row(tmp_path, capsys):
-    """500 steps to an evaluation. The bar .5: `a` after 1000 and 500, `b` never (one evaluation alone) and after 1500."""
+    """500 steps to an evaluation: `a` is at .5 after 1000 and 500, `b` never (one evaluation alone) and after 1500."""
     for seed, returns in enumerate([(0.0, 0.6, 0.5, 0.9), (0.7, 0.7, 0.0, 0.7)]):
         write_run(tmp_path, "a", seed, returns=returns)
     for seed, returns in enumerate([(0.6, 0.0, 0.0, 0.6), (0.0, 0.0, 0.5, 0.5)]):
@@ -134,3 +134,7 @@ def test_steps_to_a_bar_are_those_of_the_first_of_two_evaluations_in_a_row(tmp_p
     assert a[6] == "-1 [-1, -1]"  # 1000 - 2000 steps, as b's first run counts at its end, and 500 - 1500
     assert a[7] == "0.25 [-0.39, 0.89]"  # .9 - .6 and .7 - .5
     assert b[6:8] == ["-", "-"]
+    assert main([str(tmp_path)], 0.5, "b", at=1000) == 0
+    a, b = ([cell.strip() for cell in line.split("|")[2:-1]] for line in capsys.readouterr().out.splitlines()[2:])
+    assert (a[2], b[2]) == ("1/2", "0/2")  # at the end of 1000 steps, `a` had one evaluation there in its first run
+    assert a[4] == "0.65 [0.01, 1.29]"  # .6 and .7
