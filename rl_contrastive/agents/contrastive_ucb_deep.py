@@ -33,6 +33,7 @@ from rl_contrastive.deep.bonus_contract import Bonus, Step, acted, evenly
 from rl_contrastive.deep.choice import choice_of
 from rl_contrastive.deep.episodic import LeastTried
 from rl_contrastive.deep.replay.changed_rows import Patches
+from rl_contrastive.device import fetch_numbers
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -317,7 +318,7 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def update(self) -> dict[str, float]:
         """Diagnostics of the last gradient step; the learning itself goes on within episodes."""
-        report = {name: float(value) for name, value in self._report.items()}
+        report = fetch_numbers(self._report)
         counts = {"visits": self.bonus.visits, "updates": self.learner.steps}
         firsts = {"first_reward": self.first_reward, "first_terminal": self.first_terminal}
         radius = {} if self.closeness is None else {"radius": self.closeness.radius}
@@ -362,7 +363,7 @@ class ContrastiveUCBDeep(BaseAgent):
             "rebuilt_at": self.rebuilt_at,
             "first": [self.first_reward, self.first_terminal],
             "version": self.version,
-            "report": {name: float(value) for name, value in self._report.items()},
+            "report": fetch_numbers(self._report),
             "rng": generator_state(self.rng),
             "fit_rng": generator_state(self.fit_rng),
         }
