@@ -13,9 +13,8 @@ def greedy(values: FloatArray) -> FloatArray:
     return np.asarray(best / best.sum(axis=1, keepdims=True))
 
 
-def choose(values: FloatArray, *, rng: np.random.Generator) -> IntArray:
-    """argmax_a of values (N, A), by chance among exact ties: one uniform number a row, as `sample` of `greedy`."""
-    uniform = rng.random(len(values))
+def choose(values: FloatArray, uniform: FloatArray) -> IntArray:
+    """argmax_a of values (N, A), by chance among exact ties: by each row's own u in [0, 1) (N,), as `invert`."""
     best: IntArray = values.argmax(axis=1)
     if np.count_nonzero(values == np.maximum.reduce(values, axis=1, keepdims=True)) == len(values):
         return best

@@ -1,4 +1,4 @@
-"""Which torch device a name means, the same words wherever a network is trained; memory; what is a tensor."""
+"""Which torch device a name means, the same words wherever a network is trained; copies to it and back; memory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rl_contrastive.config import Options, require
 from rl_contrastive.errors import RlcError
+from rl_contrastive.spec import Array
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +76,42 @@ def resolve_device(name: str) -> torch.device:
     inside = not name.startswith("cuda:") or int(name[5:]) < count
     require(inside, f"device {name} was asked for, but torch sees {seen}.")
     return torch.device(name)
+
+
+def put(array: Array, device: torch.device) -> torch.Tensor:
+    """The array on the device: without a copy where that is the CPU, without waiting for it where it is a GPU."""
+    import torch
+
+    # torch warns of arrays that cannot be written, such as broadcast pictures.
+    return move(torch.from_numpy(np.ascontiguousarray(array) if array.flags.writeable else array.copy()), device)
+
+
+def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on the device. From the CPU to a GPU it goes by pinned memory, from where copies do not block."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def fetch(tensor: torch.Tensor) -> Array:
+    """A tensor as an array. Where it is on a GPU, the program waits until that has done all it was told to do."""
+    return np.asarray(tensor.detach().cpu().numpy())
+
+
+def fetch_numbers(numbers: dict[str, Any]) -> dict[str, float]:
+    """Numbers, some of them tensors of one device, as floats: all tensors in one `fetch`."""
+    import torch
+
+    tensors = {name: number for name, number in numbers.items() if isinstance(number, torch.Tensor)}
+    if tensors:
+        found = fetch(torch.stack([tensor.detach().reshape(()).double() for tensor in tensors.values()]))
+        numbers = {**numbers, **dict(zip(tensors, found.tolist(), strict=True))}
+    return {name: float(number) for name, number in numbers.items()}
+
+
+def waits(device: torch.device) -> bool:
+    """Whether `fetch` waits: on a GPU, which works on what it was told while the program goes on."""
+    return device.type != "cpu"
 
 
 def free_memory() -> int | None:

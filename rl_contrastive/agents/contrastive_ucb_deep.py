@@ -33,6 +33,7 @@ from rl_contrastive.deep.bonus_contract import Bonus, Step, acted, evenly
 from rl_contrastive.deep.choice import choice_of
 from rl_contrastive.deep.episodic import LeastTried
 from rl_contrastive.deep.replay.changed_rows import Patches
+from rl_contrastive.device import fetch_numbers
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import generator_state, restore_generator
@@ -136,39 +137,49 @@ class ContrastiveUCBDeep(BaseAgent):
         self.replay.begin(num_envs)
 
     def act(self, obs: Array, h: int) -> IntArray:
-        """1."""
+        """1. Actions of rows whose episodes are over are arbitrary: neither network sees them."""
         stacked = self._frames.push(self._seen(obs, h), h)
         if h == 0:
             self._first = self._phi(stacked)  # later ones have their keys since they came
-        uniform = self.rng.integers(self.env_spec.num_actions, size=len(obs))
+        action: IntArray = self.rng.integers(self.env_spec.num_actions, size=len(obs))
         if self.rebuilt_at == 0:
-            return uniform
-        b = self.bonus.value(self._first) if h == 0 else self.bonus.at(self.replay.ring.open)  # (B, A)
-        values = self.learner.q(stacked, rng=self.rng, shown=self._recalled(len(obs), h))
+            return action
+        rows = self._going(h)
+        seen, entries = stacked[rows], self.replay.ring.open[rows]  # no entries yet at h = 0
+        b = self.bonus.value(self._first) if h == 0 else self.bonus.at(entries)  # (k, A)
+        values = self.learner.q(seen, rng=self.rng, shown=self._recalled(len(seen), None if h == 0 else entries))
         optimistic = self._optimistic(b, values)
         hint = "lower learner.lr or learner.reward_scale"
         finite = all(bool(np.isfinite(values).all()) for values in optimistic)
         require(finite, f"deep: values are NaN or infinite at step {self.steps}; {hint}.")
         epsilon = epsilon_at(self.config, self.steps)
+        # Numbers are drawn for all rows, so that no row's chance depends on which others have ended.
+        chance, explored = (self.rng.random(len(obs))[rows] for _ in range(2))
         if self._search is None:
-            planned = self.choice.draw(optimistic, rng=self.rng)
-            return np.where(self.rng.random(len(obs)) < epsilon, uniform, planned)
-        phi = self._first if h == 0 else self._phi(stacked)
-        planned = self._search.choose(optimistic[0], phi, h, self.rebuilt_at, rng=self.rng)
-        done = np.where(self.rng.random(len(obs)) < epsilon, uniform, planned)
-        self._search.note(done)
-        return done
+            planned = self.choice.draw(optimistic, chance)
+        else:
+            phi = self._first if h == 0 else self._phi(seen)
+            planned = self._search.choose(optimistic[0], phi, h, self.rebuilt_at, chance, rows=rows)
+        action[rows] = np.where(explored < epsilon, action[rows], planned)
+        if self._search is not None:
+            self._search.note(action)
+        return action
+
+    def _going(self, h: int) -> IntArray | slice:
+        """(k,) the rows whose episodes go on at step h. All rows are a slice, which copies nothing."""
+        over = self.replay.ring.open < 0
+        return slice(None) if h == 0 or not over.any() else np.flatnonzero(~over)
 
     def _optimistic(self, b: FloatArray, values: tuple[FloatArray, ...]) -> list[FloatArray]:
         """What is acted by, (N, A): b + G, or Q + c (b + I) with heads apart; in games also G-under - b."""
         pairs = zip(self.choice.signs[1:], values[1:], strict=True)
         return [self.config.explore.values(values[0], sign * b + value) for sign, value in pairs]
 
-    def _recalled(self, rows: int, h: int) -> Array | None:
-        """What the second head sees beside the observations of step h, if it does."""
+    def _recalled(self, count: int, entries: IntArray | None = None) -> Array | None:
+        """What the second head sees, if it does, beside observations at these entries; None: new in their episodes."""
         if self.memory is None:
             return None
-        return self.memory.fresh(rows) if h == 0 else self.memory.at(self.replay.ring.open)
+        return self.memory.fresh(count) if entries is None else self.memory.at(entries)
 
     def behaviour(self, pi: FloatArray) -> None:
         """None: epsilon, noise and a bonus that changes with every step give no table of action probabilities."""
@@ -307,7 +318,7 @@ class ContrastiveUCBDeep(BaseAgent):
 
     def update(self) -> dict[str, float]:
         """Diagnostics of the last gradient step; the learning itself goes on within episodes."""
-        report = {name: float(value) for name, value in self._report.items()}
+        report = fetch_numbers(self._report)
         counts = {"visits": self.bonus.visits, "updates": self.learner.steps}
         firsts = {"first_reward": self.first_reward, "first_terminal": self.first_terminal}
         radius = {} if self.closeness is None else {"radius": self.closeness.radius}
@@ -330,7 +341,7 @@ class ContrastiveUCBDeep(BaseAgent):
             return self._least_tried(obs, h, q, self._compared(stacked)) if memory else self.choice.final(q)
         if self.rebuilt_at == 0:
             return np.full((len(obs), self.env_spec.num_actions), 1.0 / self.env_spec.num_actions)
-        values = self.learner.q(stacked, shown=self._recalled(len(obs), 0))
+        values = self.learner.q(stacked, shown=self._recalled(len(obs)))
         return self.choice.law(self._optimistic(self.bonus.value(self._phi(stacked)), values))
 
     def state_dict(self) -> State:
@@ -352,7 +363,7 @@ class ContrastiveUCBDeep(BaseAgent):
             "rebuilt_at": self.rebuilt_at,
             "first": [self.first_reward, self.first_terminal],
             "version": self.version,
-            "report": {name: float(value) for name, value in self._report.items()},
+            "report": fetch_numbers(self._report),
             "rng": generator_state(self.rng),
             "fit_rng": generator_state(self.fit_rng),
         }

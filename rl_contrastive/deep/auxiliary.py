@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from rl_contrastive.config import require
 from rl_contrastive.deep.augment import check_augment, distort, draw
 from rl_contrastive.deep.config import AugmentConfig, AuxiliaryConfig
-from rl_contrastive.deep.feature_net import put, torch_generator
+from rl_contrastive.deep.feature_net import torch_generator
 from rl_contrastive.deep.networks import RELU_GAIN, Encoder, Layers, linear
 from rl_contrastive.deep.replay.replay import Replay, ReplayBatch
 from rl_contrastive.deep.replay.ring import written
+from rl_contrastive.device import move, put
 from rl_contrastive.features.view_learner import draw_seed, seeded
 from rl_contrastive.objectives.views import ViewObjective, Views
 from rl_contrastive.registry import build
@@ -76,18 +77,26 @@ class Auxiliary(nn.Module):
         return "index" in self.objective.needs
 
     def views(
-        self, batch: ReplayBatch, replay: Replay, augment: Callable[[Tensor, Any], Tensor], rng: np.random.Generator
+        self,
+        batch: ReplayBatch,
+        ends: Tensor,
+        replay: Replay,
+        augment: Callable[[Tensor, Any], Tensor],
+        rng: np.random.Generator,
     ) -> dict[str, Any]:
-        """Both views (N, ...) of a batch, and what `loss` takes beside their vectors; augment: of the learner."""
-        device = self.seen.device
+        """Both views (N, ...) of a batch, and what `loss` takes beside their vectors.
+
+        ends: on the device, o_t of the batch first. augment: of the learner.
+        """
+        device, first = ends.device, ends[: len(batch.index)]
+        second = first
         self._forget(replay.ring.total)
-        first = second = put(batch.obs, device)
         if self.config.views == "successor":
             second = put(replay.observations(replay.ring.next[batch.index]), device)
             first, second = augment(first, rng), augment(second, rng)
         else:
             draws = [draw(self._shift, len(first), rng=torch_generator(rng)) for _ in range(2)]
-            first, second = (distort(first.float(), *(x.to(device) for x in some)) for some in draws)
+            first, second = (distort(first.float(), *(move(x, device) for x in some)) for some in draws)
         return {
             "first": first,
             "second": second,

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rl_contrastive.acting import choose, greedy, sample
+from rl_contrastive.acting import choose, greedy, invert
 from rl_contrastive.planning.equilibrium import cce, nash
 from rl_contrastive.spec import FloatArray, IntArray, product
 
@@ -25,8 +25,8 @@ class Choice(Protocol):
     signs: tuple[float, ...]
     """Of each value function, Q first."""
 
-    def draw(self, optimistic: list[FloatArray], *, rng: np.random.Generator) -> IntArray:
-        """Actions (N,) of the values with their bonuses, each (N, A), without Q."""
+    def draw(self, optimistic: list[FloatArray], uniform: FloatArray) -> IntArray:
+        """Actions (N,) of the values with their bonuses, each (N, A), without Q; by chance u in [0, 1) (N,)."""
 
     def law(self, optimistic: list[FloatArray]) -> FloatArray:
         """Their probabilities (N, A)."""
@@ -40,9 +40,9 @@ class Best:
 
     signs: tuple[float, ...] = (0.0, 1.0)
 
-    def draw(self, optimistic: list[FloatArray], *, rng: np.random.Generator) -> IntArray:
+    def draw(self, optimistic: list[FloatArray], uniform: FloatArray) -> IntArray:
         """argmax_a, by chance among exact ties."""
-        return choose(optimistic[0], rng=rng)
+        return choose(optimistic[0], uniform)
 
     def law(self, optimistic: list[FloatArray]) -> FloatArray:
         """Uniform over exact ties."""
@@ -61,9 +61,9 @@ class StageGame:
     def __init__(self, players: tuple[int, int]) -> None:
         self.players = players
 
-    def draw(self, optimistic: list[FloatArray], *, rng: np.random.Generator) -> IntArray:
+    def draw(self, optimistic: list[FloatArray], uniform: FloatArray) -> IntArray:
         """A joint action of sigma."""
-        return sample(self.law(optimistic), rng=rng)
+        return invert(self.law(optimistic), uniform)
 
     def law(self, optimistic: list[FloatArray]) -> FloatArray:
         """sigma (N, AB) of U and L; uniform where all joint actions are worth the same to both."""

@@ -31,7 +31,7 @@ from rl_contrastive.deep.weights import (
     load_weights,
     weights,
 )
-from rl_contrastive.device import DeviceOptions, require_memory, resolve_device
+from rl_contrastive.device import DeviceOptions, fetch, put, require_memory, resolve_device
 from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 Shown = TypeVar("Shown", Tensor, Array)
@@ -208,18 +208,18 @@ class FeatureNet:
         """Frozen features (N, A, d), or (N, 1, d) of states, or (N, d) of the actions (N,), float64."""
         if self._native is not None:
             return self._native(self.online.shown(obs), action)
-        chosen = None if action is None else torch.as_tensor(action, device=self.device)
+        chosen = None if action is None else put(action, self.device)
         with torch.inference_mode():
-            phi = self.frozen.forward(put(obs, self.device), chosen).cpu().numpy()
+            phi = fetch(self.frozen.forward(put(obs, self.device), chosen))
         return np.asarray(phi, dtype=np.float64)
 
     @torch.inference_mode()
     def factors(self, obs: Array, action: IntArray, next_obs: Array) -> tuple[FloatArray, FloatArray]:
         """Frozen phi(s,a), psi(s') (N, d) of the ratio f = psi'phi, whatever the bonus counts of them."""
-        encode, chosen = self.frozen.encode, torch.as_tensor(action, device=self.device)
+        encode, chosen = self.frozen.encode, put(action, self.device)
         z, z_next = encode(put(obs, self.device)), encode(put(next_obs, self.device))
-        phi, psi = (x.cpu().double().numpy() for x in self.frozen.heads.factors(z, chosen, z_next))
-        return np.asarray(phi), np.asarray(psi)
+        phi, psi = fetch(torch.stack(self.frozen.heads.factors(z, chosen, z_next)).double())
+        return phi, psi
 
     def freeze(self) -> None:
         """Copy the current network to the frozen one; everything computed with the old copy is out of date."""
@@ -233,7 +233,7 @@ class FeatureNet:
     def diagnose(self, obs: Array, action: IntArray, next_obs: Array) -> dict[str, float]:
         """`Representation.diagnose` of the online network on these transitions."""
         z, z_next = self.online.encode(put(np.concatenate([obs, next_obs]), self.device)).chunk(2)
-        return self.online.heads.diagnose(z, torch.as_tensor(action, device=self.device), z_next)
+        return self.online.heads.diagnose(z, put(action, self.device), z_next)
 
     def state_dict(self) -> State:
         """Both networks and the optimiser."""
@@ -255,13 +255,6 @@ class FeatureNet:
         saved = dict(saved)
         before = saved.pop("heads.log_state", None)
         return saved if before is None or not self.online.heads.remembered else {**saved, "heads.state_log_u": before}
-
-
-def put(array: Array, device: torch.device) -> Tensor:
-    """The array on the device, without a copy where the device is the CPU."""
-    # torch warns of arrays that cannot be written, such as broadcast pictures.
-    here = torch.from_numpy(np.ascontiguousarray(array) if array.flags.writeable else array.copy())
-    return here if device.type == "cpu" else here.to(device, non_blocking=True)
 
 
 def torch_generator(rng: np.random.Generator) -> torch.Generator:

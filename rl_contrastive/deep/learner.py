@@ -23,7 +23,7 @@ from rl_contrastive.deep.bonus_contract import Bonus, Chunk
 from rl_contrastive.deep.choice import StageGame, choice_of
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.explore_config import ExploreConfig
-from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, put, torch_generator
+from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, torch_generator
 from rl_contrastive.deep.memory import EpisodeMemory, inputs_of
 from rl_contrastive.deep.native.values import native_values
 from rl_contrastive.deep.noisy import mean_noise, resample
@@ -40,7 +40,7 @@ from rl_contrastive.deep.weights import (
     load_weights,
     weights,
 )
-from rl_contrastive.device import resolve_device, trim_heap
+from rl_contrastive.device import fetch, move, put, resolve_device, trim_heap
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Array, EnvSpec, FloatArray, IntArray, State
 
@@ -165,7 +165,7 @@ class DeepLearner:
         """(N, V, A) float64 of stacked observations."""
         z = self._encoded(values.encoder, put(obs, self.device))
         beside = None if shown is None else put(shown, self.device)
-        return values.means(z, beside).cpu().numpy().astype(np.float64)
+        return fetch(values.means(z, beside)).astype(np.float64)
 
     def entries(self, replay: Replay, chunk: int = 1024) -> Iterator[Chunk]:
         """(index, action or -1, frozen phi (n, A, d)) of every observation that is kept: for `VisitBonus.rebuild`."""
@@ -194,11 +194,11 @@ class DeepLearner:
         memory: what the second head sees beside the entries, if it does.
         """
         batch = replay.sample(self.config.batch_size, rng=rng, beta=priority_beta)
-        obs, numbers = self._inputs(batch, replay, bonus, memory)
-        obs = self._augment(obs, rng)
+        ends, numbers = self._inputs(batch, replay, bonus, memory)
+        obs = self._augment(ends, rng)
         self._resample(rng)
         ahead = None if self.self_prediction is None else self._sequences(batch, replay, rng)
-        views = None if self.auxiliary is None else self.auxiliary.views(batch, replay, self._augment, rng)
+        views = None if self.auxiliary is None else self.auxiliary.views(batch, ends, replay, self._augment, rng)
         if self.config.compile:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         gradient, errors, losses = self._gradient_of(obs, numbers, ahead, views)
@@ -211,33 +211,40 @@ class DeepLearner:
         if self.self_prediction is not None:
             self.self_prediction.follow()
         if replay.tree is not None:
-            replay.update_priorities(batch.index, errors.double().cpu().numpy() + 1e-6)
+            replay.update_priorities(batch.index, fetch(errors.double()) + 1e-6)
         report: dict[str, Any] = {"gradient_norm": norm, **dict(zip(self._reported(), losses, strict=True))}
         learn = self.config.learn_features and bonus.uses_features
         if learn and self.steps % self.config.representation.every == 0:
-            loss = self._contrast(batch, replay, rng)
+            # With `endless` the second half of these may be of another episode.
+            loss = self._contrast(batch, replay, rng, None if self.explore.endless else ends)
             report["loss_contrast"] = loss.clone() if self.config.compile else loss
         self.steps += 1
         if self.steps % TRIM_EVERY == 0:
             trim_heap()
         return report
 
-    def _contrast(self, batch: ReplayBatch, replay: Replay, rng: np.random.Generator) -> Tensor:
+    def _contrast(
+        self, batch: ReplayBatch, replay: Replay, rng: np.random.Generator, ends: Tensor | None = None
+    ) -> Tensor:
         """One gradient step of the features, on the next observations of the batch, whatever n the returns have.
 
-        With `representation.ahead` on later observations of the same episode.
+        With `representation.ahead` on later observations of the same episode. ends: those of the batch, if they are on
+        the device already.
         """
-        successors, gamma = batch.next_obs, self.config.representation.ahead
+        successors, gamma = None, self.config.representation.ahead
         if gamma > 0:
             successors = replay.observations(replay.ahead(batch.index, gamma, rng=rng))
         elif replay.ring.n_step > 1:
             successors = replay.observations(replay.ring.next[batch.index])
         masked = self.config.representation.mask_identical
-        same = put(identical(successors), self.device) if masked else None
+        same = put(identical(batch.next_obs if successors is None else successors), self.device) if masked else None
         # Rows drawn by priorities get importance weights, so that the distribution of the data is learned.
         weighted = self.config.representation.weighted and replay.tree is not None
         weight = put(batch.weight, self.device) if weighted else None
-        obs, ahead = (self._augment(put(frames, self.device), rng) for frames in (batch.obs, successors))
+        now, then = (put(batch.ends, self.device) if ends is None else ends).chunk(2)
+        if successors is not None:
+            then = put(successors, self.device)
+        obs, ahead = (self._augment(frames, rng) for frames in (now, then))
         ids = self.features.slots(batch.index, replay.ring.total)
         return self.features.descend(obs, put(batch.action, self.device), ahead, weight=weight, same=same, ids=ids)
 
@@ -343,7 +350,7 @@ class DeepLearner:
             online_next = out(values, x[N:], later) if self.config.value.double else None
         if isinstance(self.choice, StageGame):
             judged = (target_next if online_next is None else online_next) + extra
-            played = self.choice.weights(judged.double().cpu().numpy())
+            played = self.choice.weights(fetch(judged.double()))
             return stage_losses(
                 out(values, x[:N], now),
                 action,
@@ -368,8 +375,9 @@ class DeepLearner:
         """Inputs of `_predict`: o_t, a_t .. a_{t+K-1} (N, K), o_{t+1} .. o_{t+K} as (N K, ...), real steps (N, K)."""
         obs, actions, mask = replay.sequences(batch.index, self.config.self_prediction.steps)
         N, K = actions.shape
-        ahead = self._augment(put(obs[:, 1:].reshape(N * K, *obs.shape[2:]), self.device), rng)
-        now = self._augment(put(obs[:, 0], self.device), rng)
+        shown = put(obs, self.device)
+        ahead = self._augment(shown[:, 1:].reshape(N * K, *obs.shape[2:]), rng)
+        now = self._augment(shown[:, 0].contiguous(), rng)
         return now, put(actions, self.device), ahead, put(mask, self.device)
 
     def _predict(self, now: Tensor, actions: Tensor, ahead: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -392,7 +400,7 @@ class DeepLearner:
         if self.config.augment.shift == self.config.augment.intensity == 0:
             return obs
         draws = draw(self.config.augment, len(obs), rng=torch_generator(rng))
-        return distort(obs.float(), *(x.to(self.device) for x in draws))
+        return distort(obs.float(), *(move(x, self.device) for x in draws))
 
     def _resample(self, rng: np.random.Generator | None) -> None:
         """Draw new noise for noisy heads; without rng, switch it off."""

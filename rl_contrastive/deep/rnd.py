@@ -18,18 +18,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.bonus_config import RNDConfig
 from rl_contrastive.deep.config import EncoderConfig
-from rl_contrastive.deep.feature_net import ObsLayout, put
+from rl_contrastive.deep.feature_net import ObsLayout
 from rl_contrastive.deep.networks import RELU_GAIN, Encoder, linear
 from rl_contrastive.deep.spread import Spread
 from rl_contrastive.deep.weights import FlatAdam, FlatParameters, load_weights, weights
-from rl_contrastive.device import resolve_device
+from rl_contrastive.device import fetch, put, resolve_device
 from rl_contrastive.spec import Array, FloatArray, State
 
 
@@ -66,7 +65,7 @@ class RandomDistillation:
     @torch.no_grad()
     def errors(self, obs: Array) -> FloatArray:
         """||f_hat - f||^2 of stacked observations (N, ...) -> (N,)."""
-        return np.asarray(self._errors(put(obs, self.device)).double().cpu().numpy())
+        return fetch(self._errors(put(obs, self.device)).double())
 
     def bonus(self, obs: Array) -> FloatArray:
         """error / spread of stacked observations (N, ...) -> (N,), >= 0."""
@@ -75,7 +74,7 @@ class RandomDistillation:
     def visit(self, obs: Array) -> None:
         """Take in the errors of visited observations (N, ...), then descend once on them."""
         errors = self._errors(put(obs, self.device))
-        self.spread.add(errors.detach().double().cpu().numpy())
+        self.spread.add(fetch(errors.double()))
         self._optimiser.step(self._flat.gradient(errors.mean() / self.config.dim))
 
     def standardise(self, obs: Array) -> None:

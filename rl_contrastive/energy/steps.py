@@ -19,7 +19,8 @@ class AveragedDescent(torch.optim.Optimizer):
     (v = g in the first step). Normalised descent moves by exactly lr whatever the scale of the loss, which is what
     carries eNCE over its flat regions (Liu et al. 2022). The norm is over all parameters together; with `leading` =
     k > 0 the first k axes of every parameter index separate problems and each has its own norm. A gradient of
-    exactly 0 moves nothing.
+    exactly 0 moves nothing. When `normalise` and `checked`, NaN and infinite gradients are refused, for which a GPU has
+    to be waited for.
     """
 
     def __init__(
@@ -30,11 +31,12 @@ class AveragedDescent(torch.optim.Optimizer):
         beta: float = 1.0,
         normalise: bool = False,
         leading: int = 0,
+        checked: bool = True,
     ) -> None:
         require(lr > 0, f"averaged descent: lr must be > 0, got {lr}.")
         require(0.0 < beta <= 1.0, f"averaged descent: beta must lie in (0, 1], got {beta}.")
         require(leading >= 0, f"averaged descent: leading must be >= 0, got {leading}.")
-        self.leading, self.normalise = leading, normalise
+        self.leading, self.normalise, self.checked = leading, normalise, checked
         super().__init__(params, {"lr": lr, "beta": beta})
 
     @torch.no_grad()
@@ -71,7 +73,7 @@ class AveragedDescent(torch.optim.Optimizer):
         safe = torch.where(peak > 0, peak, torch.ones_like(peak))
         squares = [_per_problem((v.to(torch.float64) / _onto(safe, v)).square(), self.leading, "sum") for v in averages]
         norm = safe * torch.stack(squares).sum(0).sqrt()
-        if not bool(torch.isfinite(norm).all()):
+        if self.checked and not bool(torch.isfinite(norm).all()):
             raise RlcError("averaged descent: the gradient is NaN or infinite; lower lr or look at the energies.")
         return torch.where(norm > 0, 1.0 / torch.where(norm > 0, norm, torch.ones_like(norm)), torch.zeros_like(norm))
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import Ge, Gt, In, require, to_dict
-from rl_contrastive.device import DeviceOptions, resolve_device
+from rl_contrastive.device import DeviceOptions, fetch, fetch_numbers, move, resolve_device, waits
 from rl_contrastive.energy.base import EnergyLoss, Objective
 from rl_contrastive.energy.noise import NoiseLaw, check_points, moved, require_coverage
 from rl_contrastive.energy.steps import AveragedDescent
@@ -136,6 +136,9 @@ class Trainer:
         self._own = [p for p in self.f.parameters() if p.requires_grad]
         require(len(self._own) > 0, "train: the energy has no parameters to train.")
         self._optimiser = _optimiser(config, self._own, self.state.parameters())
+        self._largest = torch.zeros((), dtype=torch.float64, device=self.device)
+        """The largest norm of a gradient so far; NaN if one was."""
+        self._unread = False
         self._averaged = copy.deepcopy(self.f).requires_grad_(False) if config.average > 0.0 else None
         self._best_weights: dict[str, Tensor] = {}
         self._network = _Network(self.f, self.device, bf16=config.precision == "bf16")
@@ -161,6 +164,7 @@ class Trainer:
             self.take_step()
             if self.validation is not None and self.step % self.config.validate_every == 0:
                 self._validate(self.validation)
+        self._require_finite()
         return self.history
 
     def take_step(self) -> EnergyLoss[Any]:
@@ -175,17 +179,20 @@ class Trainer:
         self._optimiser.zero_grad(set_to_none=True)
         out = self.objective.loss(self._network, x, q=self.q, z=z, state=self.state, rng=self._noise_rng)
         out.surrogate.backward()  # type: ignore[no-untyped-call]
+        logged = self.step % self.config.log_every == 0 or self.step + 1 == self.config.steps
         norm = self._clip()
+        if logged or not waits(self.device):
+            self._require_finite()
         # 3. The step, and what follows it.
         for group in self._optimiser.param_groups:
             group["lr"] = self._lr()
         self._optimiser.step()
         self.state = out.state
         self._average()
-        if self.step % self.config.log_every == 0 or self.step + 1 == self.config.steps:
-            line = (float(self.step), float(out.nll), float(out.ess), norm)
-            for values, value in zip(self.history.values(), line, strict=True):
-                values.append(value)
+        if logged:
+            line = {"step": self.step, "nll": out.nll, "ess": out.ess, "gradient_norm": norm}
+            for name, value in fetch_numbers(line).items():
+                self.history[name].append(value)
         self.step += 1
         return out
 
@@ -197,6 +204,7 @@ class Trainer:
 
     def state_dict(self) -> State:
         """Everything the next step depends on, as nested dicts of numpy arrays and plain values."""
+        self._require_finite()
         return {
             "config": _identity(self.config),
             "step": self.step,
@@ -236,7 +244,7 @@ class Trainer:
 
     def _batch(self) -> Tensor:
         index = torch.randint(len(self.data), (self.config.batch_size,), generator=self._batch_rng)
-        x = self.data[index.to(self.data.device)].to(self.device, non_blocking=True)
+        x = move(self.data[move(index, self.data.device)], self.device)
         return x if self.augment is None else self.augment(x, self._noise_rng)
 
     def _lr(self) -> float:
@@ -244,20 +252,27 @@ class Trainer:
             return self.config.lr
         return 0.5 * self.config.lr * (1.0 + math.cos(math.pi * self.step / self.config.steps))
 
-    def _clip(self) -> float:
-        """Norm of the whole gradient, which is scaled down to `clip`; NaN and infinite ones are errors."""
+    def _clip(self) -> Tensor:
+        """Norm of the whole gradient, float64 (), which is scaled down to `clip`. No wait for the device."""
         gradients = [p.grad for p in (*self._own, *self.state.parameters()) if p.grad is not None]
         # float64: a float32 sum of squares overflows at entries of 1e19.
-        norm = float(torch.stack([g.to(torch.float64).square().sum() for g in gradients]).sum().sqrt())
+        norm = torch.stack([g.to(torch.float64).square().sum() for g in gradients]).sum().sqrt()
+        self._largest, self._unread = torch.maximum(self._largest, norm), True
+        if self.config.clip > 0.0:
+            scale = (self.config.clip / norm).clamp(max=1.0)
+            for gradient in gradients:
+                gradient.mul_(scale)
+        return norm
+
+    def _require_finite(self) -> None:
+        """RlcError if a gradient was NaN or infinite: at once on the CPU; a GPU is asked only at the lines of the
+        history, at validations and at the end, because it would have to be waited for."""
+        unread, self._unread = self._unread, False
         require(
-            math.isfinite(norm),
+            not unread or math.isfinite(fetch(self._largest)),
             f"train ({self.objective.name}): the gradient is NaN or infinite at step {self.step}; "
             "lower the learning rate, standardise the data or bound the energy.",
         )
-        if 0.0 < self.config.clip < norm:
-            for gradient in gradients:
-                gradient.mul_(self.config.clip / norm)
-        return norm
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -271,6 +286,7 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self, validation: Validation) -> None:
+        self._require_finite()
         value = float(validation(self.model))
         require(not math.isnan(value), f"train: the validation is NaN at step {self.step}.")
         self.validations["step"].append(float(self.step))
@@ -304,7 +320,8 @@ def _optimiser(config: TrainConfig, own: list[nn.Parameter], log_z: list[nn.Para
         groups.append({"params": log_z})
     if config.optimiser in ("sgd", "normalised"):
         normalise = config.optimiser == "normalised"
-        return AveragedDescent(groups, config.lr, beta=config.beta, normalise=normalise)
+        # The trainer checks its gradients itself.
+        return AveragedDescent(groups, config.lr, beta=config.beta, normalise=normalise, checked=False)
     if config.optimiser == "adam":
         return torch.optim.Adam(groups, config.lr)
     groups[1:] = [{**group, "weight_decay": 0.0} for group in groups[1:]]

@@ -2,6 +2,7 @@
 
 Both ask the agent only for action probabilities, so an evaluation never changes its training data. Evaluation number
 `index` of a run uses the stream ("evaluation", index): it depends on no training seed and on no earlier evaluation.
+Rows whose episodes are over wait for the longest one: a policy without memory is not asked about them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ from rl_contrastive.config import require
 from rl_contrastive.planning.behaviour import policy_value
 from rl_contrastive.runs.rollout import play
 from rl_contrastive.seeding import SeedTree
-from rl_contrastive.spec import Agent, Array, Env, ExactModel, FloatArray, IntArray, WithLayers
+from rl_contrastive.spec import (
+    Agent,
+    Array,
+    BoolArray,
+    Env,
+    ExactModel,
+    FloatArray,
+    IntArray,
+    WithLayers,
+    is_memoryless,
+)
 
 MOST_ROWS = 256
 """Largest number of rows of an evaluation environment; more episodes are played in several batches."""
@@ -52,15 +63,22 @@ def evaluate(
     seeds = tree.env_seeds("evaluation", index, batches * rows)
     rng = tree.generator("evaluation", index, 1)  # apart from the seeds' sequence, whose key has no 1
 
+    skips = is_memoryless(agent) and env.env_spec.frame_stack == 1
+    going: BoolArray = np.ones(rows, dtype=np.bool_)
+
     def act(obs: Array, h: int) -> IntArray:
-        return sample(checked_policy(agent, obs, h, num_actions, explore=explore), rng=rng)
+        asked = going if skips and not going.all() else slice(None)
+        probabilities = np.full((rows, num_actions), 1.0 / num_actions)
+        probabilities[asked] = checked_policy(agent, obs[asked], h, num_actions, explore=explore)
+        return sample(probabilities, rng=rng)
 
     returns, steps = np.zeros(batches * rows), 0
     for b in range(batches):
-        total = returns[b * rows : (b + 1) * rows]
+        total, going[:] = returns[b * rows : (b + 1) * rows], True
         for step in play(env, seeds[b * rows : (b + 1) * rows], act):
             total[step.alive] += step.reward[step.alive]
             steps += int(np.count_nonzero(step.alive))
+            going[:] = step.alive & ~step.boundary
     return Evaluation(returns[:episodes], steps)
 
 

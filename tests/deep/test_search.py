@@ -30,7 +30,7 @@ def test_it_leaves_what_the_episode_did_and_forgets_at_its_end() -> None:
     values, phi = np.array([[0.3, 0.2, 0.0]]), np.eye(3)[None]
 
     def act(h: int, version: int = 1) -> int:
-        action = search.choose(values, phi, h, version, rng=rng)
+        action = search.choose(values, phi, h, version, rng.random(1))
         search.note(action)
         return int(action[0])
 
@@ -40,7 +40,7 @@ def test_it_leaves_what_the_episode_did_and_forgets_at_its_end() -> None:
     short = Search(SearchConfig(alpha=0.9, k=2, memory=1))
     taken = []
     for h in range(4):
-        action = short.choose(values, phi, h, 1, rng=rng)
+        action = short.choose(values, phi, h, 1, rng.random(1))
         short.note(action)
         taken.append(int(action[0]))
     assert taken == [0, 1, 0, 1]

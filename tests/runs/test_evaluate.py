@@ -85,6 +85,30 @@ def test_monte_carlo_agrees_with_the_exact_value():
     assert abs(other - exact) > 10 * result.sem  # the test can tell two policies apart
 
 
+@pytest.mark.parametrize("memoryless", [True, False])
+def test_a_policy_without_memory_is_asked_only_about_episodes_that_go_on(memoryless):
+    """The returns are the same, and so are the steps. The control has a memory: it is asked about all rows."""
+    env = env_of("soccer", 8)
+    spec = env.env_spec
+
+    class Counting:
+        batch, version = 1, 0
+
+        def __init__(self, memoryless):
+            self.memoryless, self.rows = memoryless, []
+
+        def policy(self, obs, h, *, explore=False):
+            self.rows.append(len(obs))
+            score = np.asarray(obs).reshape(len(obs), -1).sum(axis=1).astype(np.int64)
+            return np.eye(spec.num_actions)[score % spec.num_actions] / 2 + 0.5 / spec.num_actions
+
+    agent, other = Counting(memoryless), Counting(False)
+    result, whole = (evaluate(one, env, 16, tree=SeedTree(3)) for one in (agent, other))
+    np.testing.assert_array_equal(result.returns, whole.returns)
+    assert sum(agent.rows) == (result.steps if memoryless else 8 * len(agent.rows))
+    assert whole.steps == result.steps < sum(other.rows)
+
+
 def test_the_optimal_policy_has_the_optimal_value_and_hand_computed_probes_are_right():
     env = low_rank()
     model = env.exact()
