@@ -45,8 +45,7 @@ def spread(steps: list[float]) -> str:
 
 def until(run: Run, at: float) -> Run:
     """The evaluations up to so many steps, one or more."""
-    steps = run.series["env_steps"]
-    count = max(1, int(np.count_nonzero(steps <= at)))
+    count = max(1, int(np.count_nonzero(run.series.get("env_steps", np.zeros(0)) <= at)))  # none: it did not begin
     return dataclasses.replace(run, series={name: column[:count] for name, column in run.series.items()})
 
 
