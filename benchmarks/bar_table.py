@@ -1,6 +1,6 @@
 """After how many environment steps agents reach a return, per environment, and what they return in the end.
 
-Run `python benchmarks/bar_table.py runs/bonus-rooms --bar 0.5 --against "rnd, gate tried"` after the sweep of that
+Run `python benchmarks/bar_table.py records/bonus-rooms --bar 0.5 --against "rnd, gate tried"` after the sweep of that
 name. A run reached the bar at the first of two evaluations in a row that were at it. One that never did counts at its
 last step, so differences in steps are smaller than they were. `--at N` leaves out what came after N steps.
 
