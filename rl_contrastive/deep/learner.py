@@ -29,6 +29,7 @@ from rl_contrastive.deep.native.values import native_values
 from rl_contrastive.deep.noisy import mean_noise, resample
 from rl_contrastive.deep.replay.replay import Replay, ReplayBatch
 from rl_contrastive.deep.representation import identical
+from rl_contrastive.deep.returns import Returns
 from rl_contrastive.deep.self_prediction import SelfPrediction
 from rl_contrastive.deep.value import Values, stage_losses, td_losses
 from rl_contrastive.deep.weights import (
@@ -42,15 +43,13 @@ from rl_contrastive.deep.weights import (
 )
 from rl_contrastive.device import fetch, move, put, resolve_device, trim_heap
 from rl_contrastive.errors import RlcError
-from rl_contrastive.spec import Array, EnvSpec, FloatArray, IntArray, State
+from rl_contrastive.spec import Array, EnvSpec, FloatArray, State
 
 Sequences = tuple[Tensor, Tensor, Tensor, Tensor]
 LOSSES = ("loss_q", "loss_g", "loss_under")
 """Losses of Q, of G (in games G-bar) and, in games, of G-under."""
 REPORTED = ("spr_cosine", "spr_spread")
 """Diagnostics of self-prediction (`SelfPrediction`)."""
-HUGE = 1e30
-"""Largest size of returns; float32 ends at 3e38."""
 TRIM_EVERY = 500
 """Gradient steps between two trims of the heap, so that the memory of a run does not grow with its length."""
 
@@ -79,6 +78,7 @@ class DeepLearner:
         self.explore = explore or ExploreConfig()
         self.shown = inputs_of(spec.num_actions) if self.explore.memory else 0
         """M, numbers that the second head sees beside the observation."""
+        self.returns = Returns(config, spec.num_actions, self.choice.signs, self.explore)
         self.device = resolve_device(config.device)
         rng = torch.Generator().manual_seed(seed)  # on the CPU: the same weights whatever the device
         layout = ObsLayout(obs_shape, spec.obs_dtype, spec.num_states, spec.codes)
@@ -194,7 +194,7 @@ class DeepLearner:
         memory: what the second head sees beside the entries, if it does.
         """
         batch = replay.sample(self.config.batch_size, rng=rng, beta=priority_beta)
-        ends, numbers = self._inputs(batch, replay, bonus, memory)
+        ends, numbers = (put(part, self.device) for part in self.returns.of(batch, replay, bonus, memory))
         obs = self._augment(ends, rng)
         self._resample(rng)
         ahead = None if self.self_prediction is None else self._sequences(batch, replay, rng)
@@ -247,62 +247,6 @@ class DeepLearner:
         obs, ahead = (self._augment(frames, rng) for frames in (now, then))
         ids = self.features.slots(batch.index, replay.ring.total)
         return self.features.descend(obs, put(batch.action, self.device), ahead, weight=weight, same=same, ids=ids)
-
-    def _inputs(
-        self, batch: ReplayBatch, replay: Replay, bonus: Bonus, memory: EpisodeMemory | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The inputs of `_gradient`, in two copies to the device."""
-        N, A, signs, apart = len(batch.index), self.num_actions, self.choice.signs, self.explore.heads == "apart"
-        V = len(signs)
-        known = V + 3 + V * A
-        reward = batch.reward
-        if self.config.clip_rewards:
-            reward = replay.discounted(np.sign(replay.ring.reward[batch.steps]), batch.mask)
-        # Returns beyond float32 are scaled before they are rounded to float32.
-        huge = np.abs(reward).max() > HUGE
-        beside = 0 if self.explore.standard else 1 + 2 * self.shown
-        numbers = np.zeros((N, known + beside), dtype=np.float64 if huge else np.float32)
-        numbers[:, 0], numbers[:, 1:V] = reward, 0.0 if apart else reward[:, None]
-        counted = batch.mask
-        if bonus.pays == "pair":  # then G leaves out the bonus at (s,a) itself
-            counted = batch.mask.copy()
-            counted[:, 0] = False
-        if counted.any():
-            on_the_way = np.zeros(counted.shape)
-            some = batch.steps[counted]
-            on_the_way[counted] = bonus.taken(some, replay.actions(some))
-            if bonus.pays == "both":  # the same of its part that is known before the step
-                on_the_way[:, 0] -= bonus.at(batch.index)[np.arange(N), batch.action]
-            paid = replay.discounted(on_the_way, counted, gamma=self.explore.gamma if apart else None)
-            for v in range(1, V):
-                numbers[:, v] = signs[v] * paid if apart else reward + signs[v] * paid
-        numbers[:, V], numbers[:, V + 1], numbers[:, V + 2] = batch.discount, batch.weight, batch.action
-        end, ends = batch.end, batch.ends
-        if beside:
-            end, ends, numbers[:, known:] = self._beside(batch, replay, memory)
-        ahead = bonus.at(end)
-        for v in range(1, V):
-            numbers[:, V + 3 + v * A : V + 3 + (v + 1) * A] = signs[v] * ahead
-        for part in (numbers[:, :V], numbers[:, V + 3 : known]):
-            part *= self.config.reward_scale
-        return put(ends, self.device), put(numbers.astype(np.float32, copy=False), self.device)
-
-    def _beside(
-        self, batch: ReplayBatch, replay: Replay, memory: EpisodeMemory | None
-    ) -> tuple[IntArray, Array, FloatArray]:
-        """Where the second head bootstraps, `end` and `ends`, and what it needs beside G: (N, 1 + 2 M).
-
-        These are its discount, and what it is shown at both ends. Q has discount 0 where `end` is in another episode.
-        """
-        end, ends, discount = batch.end, batch.ends, batch.discount
-        if self.explore.heads == "apart":
-            end, discount = replay.beyond(batch, self.explore.gamma, endless=self.explore.endless)
-            if (end != batch.end).any():
-                ends = replay.observations(np.concatenate([batch.index, end]))
-        if memory is None:
-            require(not self.shown, "deep: the second head needs the episode's memory.")
-            return end, ends, discount[:, None]
-        return end, ends, np.concatenate([discount[:, None], memory.at(batch.index), memory.at(end)], axis=1)
 
     def _reported(self) -> tuple[str, ...]:
         """Names of the numbers that `_gradient` reports."""

@@ -58,12 +58,12 @@ def test_what_is_paid_on_arrival_is_in_g_from_the_first_step_and_never_added_in_
         agent = sea({"kind": kind}, capacity=500, epsilon=0.0)
         batches(agent, 0, 12)
         batch = agent.replay.sample(64, rng=np.random.default_rng(0))
-        _, numbers = agent.learner._inputs(batch, agent.replay, agent.bonus)
+        _, numbers = agent.learner.returns.of(batch, agent.replay, agent.bonus)
         whole = agent.bonus.taken(batch.steps, agent.replay.actions(batch.steps))
         if kind == "ours-both":
             whole[:, 0] -= agent.bonus.pair.taken(batch.index, batch.action)
         expected = [sum(0.99**k * whole[i, k] for k in range(int(batch.mask[i].sum()))) for i in range(64)]
-        np.testing.assert_allclose((numbers[:, 1] - numbers[:, 0]).numpy(), expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(numbers[:, 1] - numbers[:, 0], expected, rtol=1e-4, atol=1e-6)
         assert agent.bonus.at(batch.end).any() == (kind == "ours-both")
         assert (np.array(expected) > 0).any()
 

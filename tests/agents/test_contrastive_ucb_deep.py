@@ -160,10 +160,10 @@ def test_bonuses_on_the_way_end_with_the_episode_and_leave_out_the_first() -> No
     agent = sea(n_step=4)
     batches(agent, 0, 12)
     batch = agent.replay.sample(64, rng=np.random.default_rng(0))
-    _, numbers = agent.learner._inputs(batch, agent.replay, agent.bonus)
+    _, numbers = agent.learner.returns.of(batch, agent.replay, agent.bonus)
     b = agent.bonus.taken(batch.steps, agent.replay.actions(batch.steps))
     expected = [sum(0.99**k * b[i, k] for k in range(1, int(batch.mask[i].sum()))) for i in range(64)]
-    np.testing.assert_allclose((numbers[:, 1] - numbers[:, 0]).numpy(), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(numbers[:, 1] - numbers[:, 0], expected, rtol=1e-4, atol=1e-6)
     assert (batch.mask.sum(1) < 4).any()  # some episodes end within n steps, or this test says nothing
     leaky = (0.99 ** np.arange(4) * b)[:, 1:].sum(1)
     assert np.abs(leaky - np.array(expected)).max() > 1e-4

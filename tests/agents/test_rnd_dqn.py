@@ -39,11 +39,11 @@ def test_bonuses_of_all_steps_of_a_path_are_in_g_and_end_with_the_episode() -> N
     agent = sea(n_step=4, beta=0.5)
     batches(agent, 0, 12)
     batch = agent.replay.sample(64, rng=np.random.default_rng(0))
-    _, numbers = agent.learner._inputs(batch, agent.replay, agent.bonus)
+    _, numbers = agent.learner.returns.of(batch, agent.replay, agent.bonus)
     after = agent.replay.ring.obs[agent.replay.ring.next[batch.steps]]  # (64, 4) next states
     b = 0.5 * agent.bonus.lifelong.rnd.bonus(after.ravel()).reshape(64, 4)
     expected = [sum(0.99**k * b[i, k] for k in range(int(batch.mask[i].sum()))) for i in range(64)]
-    np.testing.assert_allclose((numbers[:, 1] - numbers[:, 0]).numpy(), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(numbers[:, 1] - numbers[:, 0], expected, rtol=1e-4, atol=1e-6)
     assert (batch.mask.sum(1) < 4).any()  # some episodes end within n steps, or this test says nothing
     assert (np.array(expected) > 0).all()
     assert not numbers[:, 5:].any()  # none at the end of the path
@@ -53,9 +53,9 @@ def test_one_step_returns_have_their_bonus_too() -> None:
     agent = sea(n_step=1, beta=0.5)
     batches(agent, 0, 8)
     batch = agent.replay.sample(16, rng=np.random.default_rng(0))
-    _, numbers = agent.learner._inputs(batch, agent.replay, agent.bonus)
+    _, numbers = agent.learner.returns.of(batch, agent.replay, agent.bonus)
     expected = 0.5 * agent.bonus.lifelong.rnd.bonus(agent.replay.ring.obs[batch.end])
-    np.testing.assert_allclose((numbers[:, 1] - numbers[:, 0]).numpy(), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(numbers[:, 1] - numbers[:, 0], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_it_acts_by_g_and_is_evaluated_by_q_alone() -> None:

@@ -47,8 +47,7 @@ def learner(explore: dict, **options) -> DeepLearner:
 
 def numbers(explore: dict, replay: Replay, pays: str, index: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """What the learner gets of these entries: the observations at both ends, and the numbers."""
-    obs, rows = learner(explore)._inputs(replay.batch(np.array(index)), replay, Paid(replay, pays))
-    return obs.numpy(), rows.numpy()
+    return learner(explore).returns.of(replay.batch(np.array(index)), replay, Paid(replay, pays))
 
 
 def test_returns_of_bonuses_have_their_own_discount_by_hand() -> None:
