@@ -63,17 +63,22 @@ docs: $(DOCS_STAMP)
 notebook: $(DOCS_STAMP)
 	PYTHONPATH=. $(BIN)/jupyter nbconvert --to notebook --execute --inplace docs/tutorial.ipynb
 
-# Runs every sweep of docs/results (finished runs are skipped; hours in all) and keeps its table and plot beside it;
-# pages and all plots stay in runs/NAME/compare. Then the studies of energy models, whose measured fits are kept too.
+# Runs every sweep whose table is kept in docs/results (finished runs are skipped; hours in all) and writes its table and
+# plot there; pages and all plots stay in runs/NAME/compare. Sweeps that only tune, or that were not run whole, have no
+# folder there. Then the studies of energy models, whose measured fits are kept too.
 docs-results: $(STAMP)
 	for sweep in docs/results/*.toml; do \
 		name=$$(basename $$sweep .toml); \
+		case $$name in noise-depth-twin) ;; *) test -d docs/results/$$name || continue;; esac; \
 		$(BIN)/rlc sweep $$sweep --out runs/$$name --workers $(WORKERS) || exit 1; \
-		mkdir -p docs/results/$$name || exit 1; \
+		case $$name in bonus-depth|noise-depth*) continue;; esac; \
 		plot=sample-efficiency.png; test -f runs/$$name/compare/$$plot || plot=gap.png; \
 		case $$name in objectives-lock*) plot=episodes-to-solve.png;; esac; \
 		cp runs/$$name/compare/table.md runs/$$name/compare/$$plot docs/results/$$name/ || exit 1; \
 	done
+	$(BIN)/python benchmarks/depth_table.py runs/bonus-depth --against "rnd, gate tried" > docs/results/bonus-depth/table.md
+	$(BIN)/python benchmarks/depth_table.py runs/noise-depth --against ours > docs/results/noise-depth/table.md
+	$(BIN)/python benchmarks/depth_table.py runs/noise-depth-twin --against ours > docs/results/noise-depth/twin.md
 	$(BIN)/rlc matches runs/soccer --out runs/soccer/matches
 	cp runs/soccer/matches/table.md docs/results/soccer/matches.md
 	cp runs/soccer/matches/matches.png docs/results/soccer/

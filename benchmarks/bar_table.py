@@ -23,6 +23,8 @@ from rl_contrastive.analysis import statistics as st
 from rl_contrastive.analysis.comparison import task_names
 from rl_contrastive.analysis.figures import words
 from rl_contrastive.analysis.runs import Run, find_runs, read_run
+from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
 
 HEADER = "| environment | agent | n | reached {bar:g} | env steps: median (range) | last return: mean [95% CI] | worst "
 PAIRED = "| steps minus {against}, thousands | last return minus {against} | seconds: median |"
@@ -54,6 +56,8 @@ def main(folders: list[str], bar: float, against: str, at: float = np.inf) -> in
     groups: dict[tuple[str, str], dict[int | None, Run]] = defaultdict(dict)
     for run, task in zip(runs, task_names(runs), strict=True):
         groups[task, run.agent][run.seed] = run
+    agents = sorted({run.agent for run in runs})
+    require(not against or against in agents, f"--against must be one of {', '.join(agents)}; got {against}.")
     print((HEADER + PAIRED).format(bar=bar, against=against or "-"))
     print("|---" * 10 + "|")
     for (task, agent), members in sorted(groups.items()):
@@ -85,11 +89,22 @@ def counted(run: Run, bar: float) -> float:
     return min(reached(run, bar), float(run.series["env_steps"][-1]))
 
 
+def finite(text: str) -> float:
+    """A number that is not NaN or infinite; argparse names the option."""
+    number = float(text)
+    if not np.isfinite(number):
+        raise ValueError
+    return number
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+")
-    parser.add_argument("--bar", type=float, required=True)
+    parser.add_argument("--bar", type=finite, required=True)
     parser.add_argument("--against", default="")
     parser.add_argument("--at", type=float, default=np.inf)
     arguments = parser.parse_args()
-    sys.exit(main(arguments.folders, arguments.bar, arguments.against, arguments.at))
+    try:
+        sys.exit(main(arguments.folders, arguments.bar, arguments.against, arguments.at))
+    except RlcError as error:
+        sys.exit(str(error))

@@ -1,8 +1,9 @@
 """How deep agents come in worlds of rooms: the last `env/depth` of each run, by agent, with a paired difference.
 
-Run `python benchmarks/depth_table.py runs/bonus-depth` after the sweep of that name. Prints a markdown table: mean over
-runs with Student's 95% interval, the worst run, the difference to the agent that `--against` names (default: "no bonus"
-if it is there), paired by seed, and the median of the seconds. Exit code 1 if a run did not finish.
+Run `python benchmarks/depth_table.py runs/bonus-depth` after the sweep of that name. All runs must be of one world.
+Prints a markdown table: mean over runs with Student's 95% interval, the worst run, the difference to the agent that
+`--against` names (default: "no bonus" if it is there), paired by seed, and the median of the seconds. Exit code 1 if a
+run did not finish.
 """
 
 from __future__ import annotations
@@ -15,17 +16,25 @@ from pathlib import Path
 import numpy as np
 
 from rl_contrastive.analysis import statistics as st
+from rl_contrastive.analysis.comparison import task_names
 from rl_contrastive.analysis.figures import words
 from rl_contrastive.analysis.runs import Run, find_runs, read_run
 from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
 
 METRIC = "env/depth"
 
 
 def main(folders: list[str], against: str) -> int:
     runs = [read_run(folder) for folder in find_runs([Path(folder) for folder in folders])]
-    groups: dict[str, dict[int, Run]] = defaultdict(dict)
+    worlds = sorted(set(task_names(runs)))
+    require(len(worlds) == 1, f"depth_table: give runs of one environment; these are of {'; '.join(worlds) or 'none'}.")
+    groups: dict[str, dict[int | None, Run]] = defaultdict(dict)
     for run in runs:
+        twice = f"depth_table: {run.agent} has two runs with seed {run.seed}: give folders of one sweep."
+        require(run.seed not in groups[run.agent], twice)
+        without = f"depth_table: {run.folder} records no {METRIC}: only worlds of rooms have it."
+        require(METRIC in run.series or not run.finished, without)
         groups[run.agent][run.seed] = run
     broken = {run.agent for run in runs if not run.finished}
     depth = {
@@ -33,7 +42,8 @@ def main(folders: list[str], against: str) -> int:
         for agent, members in groups.items()
         if agent not in broken
     }
-    require(not against or against in depth, f"--against must be one of {', '.join(sorted(depth))}, got {against}.")
+    known = ", ".join(sorted(depth)) or "none, as no agent finished all its runs"
+    require(not against or against in depth, f"--against must be one of {known}; got {against}.")
     base = depth.get(against or "no bonus", {})
     print(f"| agent | n | depth: mean [95% CI] | worst | minus {against or 'no bonus'} | seconds: median |")
     print("|---|---|---|---|---|---|")
@@ -57,4 +67,7 @@ if __name__ == "__main__":
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--against", default="")
     arguments = parser.parse_args()
-    sys.exit(main(arguments.folders, arguments.against))
+    try:
+        sys.exit(main(arguments.folders, arguments.against))
+    except RlcError as error:
+        sys.exit(str(error))

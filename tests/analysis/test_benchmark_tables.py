@@ -8,7 +8,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-from run_folders import write_run
+from run_folders import with_columns, write_run
 
 from rl_contrastive.errors import RlcError
 
@@ -138,3 +138,28 @@ def test_steps_to_a_bar_are_those_of_the_first_of_two_evaluations_in_a_row(tmp_p
     a, b = ([cell.strip() for cell in line.split("|")[2:-1]] for line in capsys.readouterr().out.splitlines()[2:])
     assert (a[2], b[2]) == ("1/2", "0/2")  # at the end of 1000 steps, `a` had one evaluation there in its first run
     assert a[4] == "0.65 [0.01, 1.29]"  # .6 and .7
+
+
+def test_tables_refuse_what_they_would_mix_up(tmp_path):
+    for name, env in (("one", "lock"), ("two", "lock"), ("three", "other")):
+        write_run(tmp_path / name, "a", 0, env=env)
+    depth, bar = (runpy.run_path(str(BENCHMARKS / f"{name}_table.py"))["main"] for name in ("depth", "bar"))
+    with pytest.raises(RlcError, match=r"give runs of one environment; these are of lock.*; other"):
+        depth([str(tmp_path / "one"), str(tmp_path / "three")], "")
+    with pytest.raises(RlcError, match="records no env/depth"):
+        depth([str(tmp_path / "one")], "")
+    with pytest.raises(RlcError, match="--against must be one of a; got b"):
+        bar([str(tmp_path / "one")], 0.5, "b")
+    for name in ("one", "two"):
+        with_columns(next((tmp_path / name).glob("*/seed-0")), {"env/depth": [1.0] * 4})
+    assert depth([str(tmp_path / "one")], "") == 0
+    with pytest.raises(RlcError, match="a has two runs with seed 0"):
+        depth([str(tmp_path / "one"), str(tmp_path / "two")], "")
+
+
+def test_a_run_that_was_killed_before_its_first_evaluation_is_shown_as_lost(tmp_path, capsys):
+    folder = write_run(tmp_path, "a", 0)
+    (folder / "metrics.jsonl").write_text("")
+    (folder / "summary.json").unlink()
+    assert runpy.run_path(str(BENCHMARKS / "bar_table.py"))["main"]([str(tmp_path)], 0.5, "") == 1
+    assert "| a | 0 of 1 | - |" in capsys.readouterr().out
