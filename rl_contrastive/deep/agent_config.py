@@ -9,6 +9,7 @@ from rl_contrastive.config import Ge, Gt, In, Options, require
 from rl_contrastive.deep.bonus_config import BonusConfig, RNDConfig, check_counts, with_features
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.explore_config import ExploreConfig
+from rl_contrastive.deep.unused_options import check_used
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class ContrastiveUCBDeepConfig(Options, where="deep"):
         hint = f"deep: explore.weights has {weights} numbers, one for each row, but batch is {rows}: give >= {weights}."
         require(weights <= rows, hint)
         self._check_same()
+        check_used(self)
         learner = with_features(self.learner, self.bonus)
         check_counts(self.bonus, learner.representation)
         parts = self.bonus.parts

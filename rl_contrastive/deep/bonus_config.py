@@ -167,6 +167,9 @@ class BonusConfig(Options, where="bonus"):
             require(not given, f"bonus: kind none has no parts: leave out {' and '.join(given)}.")
             return
         pays, lifelong, gate = parts.pays, parts.lifelong, parts.gate
+        scaled = "bonus: with lifelong none a difference alpha scales the bonus by 1 - alpha alone, or makes it 0"
+        flat = parts.difference > 0 and lifelong == "none"
+        require(not flat, f"{scaled}: give difference 0, or a lifelong part.")
         if pays != "pair":
             require(parts.features != "phi", f"bonus: {pays} needs features of states: {ALLOWED}.")
             timed = gate != "temporal" or parts.features == "temporal"
@@ -203,6 +206,10 @@ def check_counts(bonus: BonusConfig, representation: RepresentationConfig) -> No
     fits = parts is None or parts.pays != "pair" or parts.lifelong == "cells" or not representation.of_states
     features = representation.features
     require(fits, f"bonus: features {features} are those of states, which the kind tiles alone counts for each action.")
+    loss = representation.loss
+    untrained = loss != "contrast" and parts is not None and parts.uses_features and not representation.of_states
+    hint = f"take loss contrast, or lifelong cells of features {loss}"
+    require(not untrained, f"bonus: representation.loss {loss} trains no phi, which is counted here: {hint}.")
 
 
 def with_features(learner: DeepLearnerConfig, bonus: BonusConfig) -> DeepLearnerConfig:

@@ -96,7 +96,8 @@ class RepresentationConfig(Options, where="representation"):
     loss: Literal["contrast", "inverse", "temporal"] = "contrast"
     """contrast: the contrastive loss of f = psi'phi; inverse: cross-entropy of the action between u_psi(s) and
     u_psi(s'), as for the features of E3B; temporal: a contrast of states by the quasimetric of u_psi, as for ETD
-    (`deep/temporal.py`), which suits `ahead` > 0. The last two leave phi as it was drawn."""
+    (`deep/temporal.py`), which suits `ahead` > 0. The last two train the encoder and psi and leave the head of phi as
+    it was drawn: they are for bonuses that count psi."""
     ahead: Annotated[float, In(0, 0.999)] = 0.0
     """gamma_c: the positive is the observation K steps on in the same episode, K ~ Geometric(1 - gamma_c), so that f is
     the ratio of discounted visits to their share of the data; 0: the next observation. Not for loss inverse."""

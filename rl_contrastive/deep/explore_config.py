@@ -52,6 +52,7 @@ class ExploreConfig(Options, where="explore"):
         if self.heads == "apart":
             finite = self.gamma < 1 or not self.endless
             require(finite, "explore: gamma must be < 1 with endless, or the sums of bonuses are infinite.")
+            require(any(self.weights), "explore: weights must have a number > 0, or no row acts by the bonuses.")
             return
         for name in ("weights", "gamma", "endless"):
             usual = getattr(ExploreConfig, name)

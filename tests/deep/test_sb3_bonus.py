@@ -41,6 +41,14 @@ ACTIONS = [0, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 0, 1, 0, 1, 0, 1, 1]
 STEPS = sum(len(states) - 1 for states in EPISODES)
 
 
+def used(bonus: dict[str, Any], lam: float) -> dict[str, Any]:
+    """The bonus with `CELLS` and lambda, as far as its parts have them: the deep agent refuses options without use."""
+    parts = from_dict(BonusConfig, bonus).parts
+    found = ("none", "none") if parts is None else (parts.lifelong, parts.gate)
+    counted = found[0] in ("cells", "ellipse", "counts")
+    return {**(CELLS if "cells" in found else {}), **bonus, **({"lam": lam} if counted else {})}
+
+
 def deep_agents(bonus: dict[str, Any], env: BonusVecEnv) -> np.ndarray:
     """What the deep agent pays for the walk of one row at each step, by the counts that include it."""
     learner = {
@@ -101,7 +109,7 @@ def test_it_pays_what_the_deep_agent_pays_on_the_same_walk(bonus: dict[str, Any]
     if env.bonus.closeness is not None:
         env.bonus.closeness.radius = 0.5
         features_are(env, NEAR)
-    expected = deep_agents({**CELLS, **bonus, "lam": 0.5}, env)
+    expected = deep_agents(used(bonus, 0.5), env)
     paid = played(env, [[action] for action in ACTIONS[:STEPS]])[:, 0]
     np.testing.assert_allclose(paid, expected, rtol=1e-5, atol=1e-7)
     assert bonus["kind"] == "none" or (paid > 0).sum() >= 4
