@@ -161,7 +161,7 @@ def _imports(options: list[str]) -> list[str]:
 def start(agent: str, env: str, parsed: Any, command: str) -> int:
     """Check everything once, here, then hand the seeds to worker processes."""
     from rl_contrastive.runs.engine_options import EngineOptions
-    from rl_contrastive.runs.run import RunConfig, check_new, prepare, resolve, run_folder
+    from rl_contrastive.runs.run import RunConfig, prepare_all, resolve
     from rl_contrastive.runs.run_config import with_local_folder
     from rl_contrastive.runs.workers import Job
 
@@ -190,13 +190,13 @@ def start(agent: str, env: str, parsed: Any, command: str) -> int:
     config = with_local_folder(config)
     out = flags.out / flags.group
     configs = [replace(config, seed=flags.seed + i) for i in range(flags.seeds)]
-    folders = [run_folder(out, c) for c in configs]
-    for folder in folders:
-        check_new(folder, flags.overwrite)
-    for c in configs:
-        prepare(c, out, overwrite=flags.overwrite, command=command)
+    new = not flags.out.exists()
+    folders = prepare_all(configs, out, overwrite=flags.overwrite, command=command)
     jobs = [Job(f, c, fresh=True, trusted=True) for f, c in zip(folders, configs, strict=True)]
-    return work(jobs, EngineOptions(workers=flags.workers), as_json=flags.json)
+    code = work(jobs, EngineOptions(workers=flags.workers), as_json=flags.json)
+    if new and not any(flags.out.iterdir()):  # every run was refused, and nothing is left of it
+        flags.out.rmdir()
+    return code
 
 
 def check_workers(workers: int | None) -> None:
