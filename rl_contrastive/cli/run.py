@@ -20,7 +20,7 @@ from rl_contrastive.cli.short_help import long_help, short_help
 from rl_contrastive.config import from_dict, require, to_dict
 from rl_contrastive.device import require_devices
 from rl_contrastive.runs.budget import Budget, Limits
-from rl_contrastive.runs.presets import PresetName, preset_of, without
+from rl_contrastive.runs.presets import PresetName, left_out, preset_of, without
 
 if TYPE_CHECKING:
     from rl_contrastive.runs.engine_options import EngineOptions
@@ -105,6 +105,11 @@ def run(args: list[str]) -> int:
         if not wants_help:
             hint = "--preset none for the agent's own defaults"
             print(f"rlc: settings of the preset {name}, from {preset.source} ({hint}).", file=sys.stderr)
+    elif len(names) == 2 and not wants_help:
+        other = left_out(names[0], names[1], _asked(options), options)
+        if other is not None:
+            hint = f"--preset {other} takes it beside them, --preset none is silent"
+            print(f"rlc: preset {other} left out, because options of the agent are given ({hint}).", file=sys.stderr)
     agent = with_options(agent, options, "--agent.")
     if wants_help:
         write = long_help if "--help-all" in options else short_help
