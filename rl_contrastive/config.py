@@ -106,6 +106,8 @@ class Range:
     def __str__(self) -> str:
         # 16384, where %g would write 1.638e+04 of larger ones.
         low, high = (str(int(end)) if float(end).is_integer() else f"{end:.10g}" for end in (self.low, self.high))
+        if self.low == self.high:
+            return low
         if self.high == math.inf:
             return f"{'>' if self.above else '>='} {low}"
         return f"in {'(' if self.above else '['}{low}, {high}{')' if self.below else ']'}"
@@ -165,7 +167,8 @@ def check_ranges(config: Any, where: str) -> None:
                 continue
             require_number(f"{start}{name}", number)
             if not allowed.holds(number):
-                verb, finite = "lie" if allowed.high < math.inf else "be", " and finite" if number == math.inf else ""
+                verb = "lie" if str(allowed).startswith("in ") else "be"
+                finite = " and finite" if number == math.inf else ""
                 raise RlcError(f"{start}{name} must {verb} {allowed}{finite}, got {value}.")
     for name, choices in choices_of(config.__class__).items():
         value = getattr(config, name)

@@ -75,6 +75,31 @@ def test_run_writes_one_folder_a_seed_and_says_how_they_ended(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == rows
 
 
+def files_below(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_refused_command_with_overwrite_leaves_the_finished_runs(tmp_path, capsys):
+    """`--episodes 2` holds no whole batch of four: only the worker, which builds the agent, can tell."""
+    words = ["run", "tiny", "low-rank", "--import", TINY, *SMALL, *QUICK[2:], "--seeds", "2", "--out", str(tmp_path)]
+    assert main([*words, "--episodes", "16"]) == 0
+    before = files_below(tmp_path)
+    assert len(before) == 2 * 6
+    assert "no batch would fit" in complaint(capsys, [*words, "--overwrite", "--episodes", "2"])
+    assert files_below(tmp_path) == before
+    assert main([*words, "--overwrite", "--episodes", "24"]) == 0  # control: what can run does replace them
+    after = files_below(tmp_path)
+    assert after.keys() == before.keys()
+    assert {path.name for path in after if after[path] == before[path]} == {"lock"}
+
+
+def test_a_refused_command_leaves_no_new_folder(tmp_path, capsys):
+    for out in (tmp_path / "new", tmp_path):
+        words = ["run", "tiny", "low-rank", "--import", TINY, *SMALL, "--episodes", "2", "--out", str(out)]
+        assert "no batch would fit" in complaint(capsys, words)
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_any_gymnasium_id_runs_through_the_prefix(tmp_path, capsys):
     words = ["run", "uniform", "gym:CartPole-v1", "--env.horizon", "20", "--steps", "500", "--eval-episodes", "5"]
     assert main([*words, "--out", str(tmp_path), "--json"]) == 0

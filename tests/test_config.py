@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pytest
 
-from rl_contrastive.config import Ge, Gt, Options, field_docs, from_dict, load_toml, require, to_dict
+from rl_contrastive.config import Ge, Gt, In, Options, field_docs, from_dict, load_toml, require, to_dict
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import entries
 
@@ -154,6 +154,10 @@ class Ranged(Options, where="ranged"):
     """Most steps."""
     sizes: Annotated[tuple[int, ...], Ge(1)] = (1,)
     """Widths."""
+    always: Annotated[int, In(1, 1)] = 1
+    """No choice."""
+    share: Annotated[float, In(0, 1)] = 1.0
+    """A share."""
 
 
 def test_none_is_in_range_only_where_the_type_has_it():
@@ -165,6 +169,8 @@ def test_none_is_in_range_only_where_the_type_has_it():
         ({"sizes": (1, "a")}, "ranged: sizes must be a number, got 'a'"),
         ({"sizes": None}, "ranged: sizes must be a number, got None"),
         ({"limit": 0}, "ranged: limit must be >= 1, got 0"),
+        ({"always": 3}, "ranged: always must be 1, got 3"),
+        ({"share": 3}, r"ranged: share must lie in \[0, 1\], got 3"),
     ]:
         with pytest.raises(RlcError, match=words):
             Ranged(**values)

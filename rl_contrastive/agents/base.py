@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from rl_contrastive import registry
 from rl_contrastive.config import require_finite
 from rl_contrastive.errors import RlcError
 from rl_contrastive.seeding import SeedTree
@@ -24,6 +25,11 @@ def true_reward(env: Env) -> FloatArray:
     if model is None or not model.observations_are_states:
         raise RlcError(f"known_reward: {env.env_spec.name} has no exact model over its observations.")
     return model.r
+
+
+def _registered(config: Any) -> str | None:
+    """The name of the agent with this class of config, as users type it; None if it is not registered."""
+    return next((entry.name for entry in registry.entries("agent") if entry.config is type(config)), None)
 
 
 class BaseAgent:
@@ -49,9 +55,8 @@ class BaseAgent:
         if self.plays != "any" and (self.plays == "game") != game:
             have = "a two-player game" if game else "an environment of one agent"
             want = "games" if self.plays == "game" else "environments of one agent"
-            raise RlcError(
-                f"{type(self).__name__} is made for {want}, but {env.env_spec.name} is {have} (see `rlc list agents`)."
-            )
+            who = _registered(config) or type(self).__name__
+            raise RlcError(f"{who} is made for {want}, but {env.env_spec.name} is {have} (see `rlc list agents`).")
         self.env_spec: EnvSpec = env.env_spec
         self.config = config
         self.batch: int = config.batch

@@ -38,10 +38,12 @@ class BonusVecEnv(VecEnvWrapper):
     counted or learned, for evaluation; the going episodes begin anew afterwards. Wrap VecNormalize around this, not
     inside: stored observations must keep their meaning. Episodes are not cut: at an episode's end the successor is
     `terminal_observation`. Raises RlcError for observations that the encoders cannot read, for actions that are no
-    Discrete space, and for a VecEnv that hands over no `terminal_observation`.
+    Discrete space, for an rng that is no generator, and for a VecEnv that hands over no `terminal_observation`.
     """
 
     def __init__(self, venv: VecEnv, config: BonusEnvConfig | None = None, *, rng: np.random.Generator) -> None:
+        good, example = isinstance(rng, np.random.Generator), "np.random.default_rng(0)"
+        require(good, f"sb3 bonus: rng must be a generator of numpy, such as {example}, got {rng!r}.")
         super().__init__(venv)
         action_space = venv.action_space
         if not isinstance(action_space, spaces.Discrete) or int(action_space.start) != 0:

@@ -20,7 +20,7 @@ from rl_contrastive.cli.short_help import long_help, short_help
 from rl_contrastive.config import from_dict, require, to_dict
 from rl_contrastive.device import require_devices
 from rl_contrastive.runs.budget import Budget, Limits
-from rl_contrastive.runs.presets import PresetName, preset_of, without
+from rl_contrastive.runs.presets import PresetName, left_out, preset_of, without
 
 if TYPE_CHECKING:
     from rl_contrastive.runs.engine_options import EngineOptions
@@ -105,6 +105,11 @@ def run(args: list[str]) -> int:
         if not wants_help:
             hint = "--preset none for the agent's own defaults"
             print(f"rlc: settings of the preset {name}, from {preset.source} ({hint}).", file=sys.stderr)
+    elif len(names) == 2 and not wants_help:
+        other = left_out(names[0], names[1], _asked(options), options)
+        if other is not None:
+            hint = f"--preset {other} takes it beside them, --preset none is silent"
+            print(f"rlc: preset {other} left out, because options of the agent are given ({hint}).", file=sys.stderr)
     agent = with_options(agent, options, "--agent.")
     if wants_help:
         write = long_help if "--help-all" in options else short_help
@@ -161,7 +166,7 @@ def _imports(options: list[str]) -> list[str]:
 def start(agent: str, env: str, parsed: Any, command: str) -> int:
     """Check everything once, here, then hand the seeds to worker processes."""
     from rl_contrastive.runs.engine_options import EngineOptions
-    from rl_contrastive.runs.run import RunConfig, check_new, prepare, resolve, run_folder
+    from rl_contrastive.runs.run import RunConfig, prepare_all, resolve
     from rl_contrastive.runs.run_config import with_local_folder
     from rl_contrastive.runs.workers import Job
 
@@ -190,13 +195,13 @@ def start(agent: str, env: str, parsed: Any, command: str) -> int:
     config = with_local_folder(config)
     out = flags.out / flags.group
     configs = [replace(config, seed=flags.seed + i) for i in range(flags.seeds)]
-    folders = [run_folder(out, c) for c in configs]
-    for folder in folders:
-        check_new(folder, flags.overwrite)
-    for c in configs:
-        prepare(c, out, overwrite=flags.overwrite, command=command)
+    new = not flags.out.exists()
+    folders = prepare_all(configs, out, overwrite=flags.overwrite, command=command)
     jobs = [Job(f, c, fresh=True, trusted=True) for f, c in zip(folders, configs, strict=True)]
-    return work(jobs, EngineOptions(workers=flags.workers), as_json=flags.json)
+    code = work(jobs, EngineOptions(workers=flags.workers), as_json=flags.json)
+    if new and not any(flags.out.iterdir()):  # every run was refused, and nothing is left of it
+        flags.out.rmdir()
+    return code
 
 
 def check_workers(workers: int | None) -> None:

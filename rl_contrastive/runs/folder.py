@@ -15,6 +15,9 @@ damaged, the previous checkpoint is tried.
 
 A run's folder may be deleted or replaced while the run continues. So before each write the lock on the path is
 compared with the held lock, and the run id of config.json with that of the start.
+
+A run that replaces another one first renames the old files to <name>.replaced. They are deleted once the new agent and
+its environment are built, and get their names back if those turn out to be impossible.
 """
 
 from __future__ import annotations
@@ -41,6 +44,9 @@ from rl_contrastive.spec import State
 T = TypeVar("T")
 CONFIG, METRICS, TIMING, SUMMARY = "config.json", "metrics.jsonl", "timing.jsonl", "summary.json"
 CHECKPOINT, REPLAY, TENSORBOARD, LOCK = "checkpoint", "replay", "tensorboard", "lock"
+REPLACED = ".replaced"
+RECORDS = (SUMMARY, CHECKPOINT, REPLAY, METRICS, TIMING, TENSORBOARD, CONFIG)
+"""In the order in which they are renamed: a kill in between leaves a run that only has to be resumed."""
 LOCK_WAIT = 10.0
 """Seconds to wait for a process that is still closing the same folder."""
 
@@ -85,14 +91,20 @@ class RunFolder:
         return self.path / REPLAY
 
     def create(self, config: dict[str, Any]) -> None:
-        """Make the folder with nothing but its config.json, and take the lock."""
+        """Make the folder of a new run, with its config.json, and take the lock. Files of an earlier run are set aside
+        until `drop_replaced` or `discard`."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RlcError(f"cannot make the run folder {self.path}: {error.strerror}.") from error
         self.lock()
-        self.clear()
-        write_json(self.path / CONFIG, config)
+        self._set_aside()
+        try:
+            write_json(self.path / CONFIG, config)
+        except RlcError:
+            self.unlock()
+            self.discard()
+            raise
         self._run_id = run_id(config)
 
     def lock(self, wait: float | None = None) -> None:
@@ -150,16 +162,47 @@ class RunFolder:
         for name in (CHECKPOINT, REPLAY, TENSORBOARD):  # in this order: no checkpoint ever lacks its replay
             shutil.rmtree(self.path / name, ignore_errors=True)
 
+    def _set_aside(self) -> None:
+        """Rename the files of the run that is to be replaced. If one waits already, the run after it never started."""
+        if not self._aside(CONFIG).exists():
+            for name in RECORDS:
+                if (self.path / name).exists():
+                    os.replace(self.path / name, self._aside(name))
+        self.clear()
+
+    def _put_back(self) -> bool:
+        """Give the files that were set aside their names again; whether there were any."""
+        found = [name for name in reversed(RECORDS) if self._aside(name).exists()]
+        for name in found:
+            os.replace(self._aside(name), self.path / name)
+        return bool(found)
+
+    def drop_replaced(self) -> None:
+        """Delete the files that were set aside; to be called once the new run can start."""
+        for name in RECORDS:
+            path = self._aside(name)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _aside(self, name: str) -> Path:
+        return self.path / f"{name}{REPLACED}"
+
     def discard(self) -> None:
-        """Remove a folder in which no run was started, unless another process writes there."""
+        """Remove a run that was not started, unless another process writes there; the run that it was to replace is
+        put back."""
         try:
             self.lock(wait=0.0)
         except RlcError:
             return
-        self.unlock()
         self.clear()
-        for name in (CONFIG, LOCK):
-            (self.path / name).unlink(missing_ok=True)
+        (self.path / CONFIG).unlink(missing_ok=True)
+        back = self._put_back()
+        self.unlock()
+        if back:
+            return
+        (self.path / LOCK).unlink(missing_ok=True)
         for folder in (self.path, *self.path.parents[:2]):  # the seed's, the agent's and the group's
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()

@@ -15,17 +15,20 @@ from pathlib import Path, PurePosixPath
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 from rl_contrastive.files import check_stored, sync_folder
-from rl_contrastive.runs.folder import CONFIG, LOCK, METRICS, RunFolder
+from rl_contrastive.runs.folder import CONFIG, LOCK, METRICS, REPLACED, RunFolder
 
 
 def pack(folder: Path) -> bytes:
-    """All files of a run folder that nobody writes in, uncompressed; RlcError where one cannot be read."""
+    """All files of the run in a folder that nobody writes in, uncompressed; RlcError where one cannot be read. Files of
+    a run that waits to be replaced stay here."""
     out = io.BytesIO()
     try:
         with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
             for path in sorted(folder.rglob("*")):
-                if path.is_file() and path.name != LOCK and path.suffix != ".part":
-                    archive.writestr(zipfile.ZipInfo(path.relative_to(folder).as_posix()), path.read_bytes())
+                name = path.relative_to(folder)
+                left_out = path.name == LOCK or path.suffix == ".part" or name.parts[0].endswith(REPLACED)
+                if path.is_file() and not left_out:
+                    archive.writestr(zipfile.ZipInfo(name.as_posix()), path.read_bytes())
     except OSError as error:
         raise RlcError(f"cannot read the run folder {folder}: {error.strerror}.") from error
     return out.getvalue()

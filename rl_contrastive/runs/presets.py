@@ -38,14 +38,18 @@ def preset_of(agent: str, env: str, asked: str, options: Iterable[str]) -> tuple
     """
     if asked == "none":
         return None
-    name = _family(env) if asked == "auto" else asked
-    set_already = any(word.startswith("--agent.") for word in options)
-    if asked == "auto" and (name is None or set_already or agent not in _agents(name)):
+    if asked == "auto" and (_fitting(agent, env) is None or _sets_agent(options)):
         return None
+    name = _fitting(agent, env) if asked == "auto" else asked
     assert name is not None
     have = _agents(name)
     require(agent in have, f"preset {name} is one of {' and '.join(have)}, not of {agent}: leave --preset out.")
     return name, _MAKE[name](agent, env)
+
+
+def left_out(agent: str, env: str, asked: str, options: Iterable[str]) -> str | None:
+    """Name of the preset that options of the agent keep from being taken, or None."""
+    return _fitting(agent, env) if asked == "auto" and _sets_agent(options) else None
 
 
 def without(settings: dict[str, Any], options: Iterable[str]) -> dict[str, Any]:
@@ -54,6 +58,16 @@ def without(settings: dict[str, Any], options: Iterable[str]) -> dict[str, Any]:
     groups = ({"episodes", "steps"}, {"eval_every", "eval_every_steps"})
     taken = given.union(*(group for group in groups if group & given))
     return {name: value for name, value in settings.items() if name not in taken}
+
+
+def _sets_agent(options: Iterable[str]) -> bool:
+    return any(word.startswith("--agent.") for word in options)
+
+
+def _fitting(agent: str, env: str) -> str | None:
+    """The preset of the environment's name, if there is one of this agent."""
+    name = _family(env)
+    return name if name is not None and agent in _agents(name) else None
 
 
 def _family(env: str) -> str | None:

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from rl_contrastive.runs.budget import FEWEST
 from rl_contrastive.runs.evaluate import MOST_ROWS, exact_model
 from rl_contrastive.runs.folder import CONFIG, SUMMARY, RunFolder, peak_memory_mb, read_json, write_json
 from rl_contrastive.runs.loop import Budget, Progress, TrainingResult, check_fit, train
+from rl_contrastive.runs.origin import origin
 from rl_contrastive.runs.rollout import close, step_limit
 from rl_contrastive.runs.run_config import (
     RunConfig,
@@ -50,6 +51,7 @@ __all__ = [
     "config_from_json",
     "config_json",
     "prepare",
+    "prepare_all",
     "read_config",
     "read_summary",
     "resolve",
@@ -112,6 +114,7 @@ def run(
     parts = build(config)
     folder.create(config_json(config, command))
     try:
+        folder.drop_replaced()
         return _train(config, folder, parts, None, on_progress, should_stop)
     finally:
         folder.unlock()
@@ -147,6 +150,7 @@ def resume(
         if found is None:  # a run from its seed; one that goes on may do so where its device is not
             require_devices(config.agent_config)
         parts, progress = (build(config), None) if found is None else found
+        folder.drop_replaced()  # only now: a run that cannot be built replaces none
         return _train(config, folder, parts, progress, on_progress, should_stop)
     finally:
         folder.unlock()
@@ -171,22 +175,32 @@ def _keep(agent: Agent, folder: RunFolder) -> None:
         agent.persist_in(folder.replay)
 
 
-def prepare(
-    config: RunConfig,
-    out: Path,
-    *,
-    overwrite: bool = False,
-    command: str = "",
-    made: dict[str, Any] | None = None,
-) -> Path:
-    """Make the folder of a resolved config, which `resume` starts later, so that a kill before that loses no run.
-    `made`: the `origin()` of many folders, computed once."""
-    path = run_folder(out, config)
-    check_new(path, overwrite)
-    folder = RunFolder(path)
-    folder.create(config_json(config, command, made))
-    folder.unlock()
-    return path
+def prepare(config: RunConfig, out: Path, *, overwrite: bool = False, command: str = "") -> Path:
+    """`prepare_all` of one run."""
+    return prepare_all([config], out, overwrite=overwrite, command=command)[0]
+
+
+def prepare_all(configs: Sequence[RunConfig], out: Path, *, overwrite: bool = False, command: str = "") -> list[Path]:
+    """Make the folders of resolved configs, which `resume` starts later, so that a kill before that loses no run.
+
+    RlcError, and nothing is changed, where one of them cannot be made. The files of runs that are replaced are kept
+    until `resume` has built the new agent and environment (`RunFolder.discard` puts them back).
+    """
+    folders = [RunFolder(run_folder(out, config)) for config in configs]
+    for folder in folders:
+        check_new(folder.path, overwrite)
+    made = origin() if configs else None  # once for all: it asks git
+    done: list[RunFolder] = []
+    try:
+        for folder, config in zip(folders, configs, strict=True):
+            folder.create(config_json(config, command, made))
+            folder.unlock()
+            done.append(folder)
+    except RlcError:
+        for folder in done:
+            folder.discard()
+        raise
+    return [folder.path for folder in folders]
 
 
 def check_new(path: Path, overwrite: bool) -> None:

@@ -30,8 +30,7 @@ from rl_contrastive.config import from_dict, load_toml, require
 from rl_contrastive.errors import RlcError, unknown_name
 from rl_contrastive.runs.folder import CONFIG
 from rl_contrastive.runs.loop import Budget
-from rl_contrastive.runs.origin import origin
-from rl_contrastive.runs.run import RunConfig, prepare, read_config, read_summary, resolve, run_folder
+from rl_contrastive.runs.run import RunConfig, prepare_all, read_config, read_summary, resolve, run_folder
 from rl_contrastive.runs.run_config import completed, require_trust, with_local_folder
 from rl_contrastive.runs.workers import Job, Needs
 
@@ -204,9 +203,8 @@ def plan_jobs(
         else:
             require_trust(stored, folder, set(stored.imports) <= set(config.imports))
             jobs.append(Job(folder, config, trusted=True, needs=need))
-    made = origin() if new else None
-    for config in new:  # only now, so that no folder is made if another one is in the way
-        prepare(config, out, overwrite=overwrite, command=command, made=made)
+    # Only now, so that no folder is made if another one is in the way.
+    prepare_all(new, out, overwrite=overwrite, command=command)
     return jobs, done
 
 

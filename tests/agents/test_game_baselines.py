@@ -388,7 +388,7 @@ def test_rich_observations_are_refused_in_one_sentence(name, make_agent):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_environment_of_one_agent_is_refused(name, make_agent):
-    with pytest.raises(RlcError, match="is made for games"):
+    with pytest.raises(RlcError, match=f"^{name} is made for games"):
         make_agent(name, "probe-match")
 
 

@@ -284,6 +284,8 @@ def test_what_does_not_fit_is_refused() -> None:
     assert EllipticalBonusVecEnv is BonusVecEnv
     assert EllipticalBonusConfig is BonusEnvConfig
     assert BonusEnvConfig().counts == BonusConfig(kind="elliptical", lam=0.001)
+    with pytest.raises(RlcError, match="rng must be a generator of numpy"):
+        BonusVecEnv(wrapped(counts={"kind": "none"}).venv, rng=0)
     with pytest.raises(RlcError, match="the kind noveld learns no features"):
         wrapped(counts={"kind": "noveld"}).learner.step()
     with pytest.raises(RlcError, match="the kind noveld counts no pairs"):

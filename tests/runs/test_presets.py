@@ -74,7 +74,13 @@ def test_atari_has_the_networks_that_were_run(command) -> None:
 def test_other_options_win_and_say_so(command) -> None:
     world = ("contrastive-ucb-deep", "minigrid:MiniGrid-DoorKey-8x8-v0")
     parsed, said = command(*world, "--agent.beta", "0.5")
-    assert (said, parsed.agent.batch, parsed.env.stack) == ("", 1, 1)  # an option of the agent: no preset by itself
+    assert (parsed.agent.batch, parsed.env.stack) == (1, 1)  # an option of the agent: no preset by itself
+    assert said == (
+        "rlc: preset minigrid left out, because options of the agent are given "
+        "(--preset minigrid takes it beside them, --preset none is silent).\n"
+    )
+    parsed, said = command(*world, "--preset=none", "--agent.beta", "0.5")
+    assert (said, parsed.agent.batch) == ("", 1)
     parsed, said = command(*world, "--preset", "minigrid", "--agent.beta", "0.5", "--episodes", "16")
     assert "preset minigrid" in said
     assert (parsed.agent.beta, parsed.agent.batch, parsed.run.episodes, parsed.run.steps) == (0.5, 8, 16, None)
@@ -82,8 +88,8 @@ def test_other_options_win_and_say_so(command) -> None:
     assert (parsed.env.stack, parsed.agent.batch, parsed.run.eval_every) == (3, 8, None)
     parsed, said = command(*world, "--preset=none")
     assert (said, parsed.agent.batch, parsed.run.steps) == ("", 1, None)
-    parsed, said = command("contrastive-ucb-deep", "deep-sea")
-    assert (said, parsed.agent.batch) == ("", 1)
+    for agent, env in (("contrastive-ucb-deep", "deep-sea"), ("uniform", world[1])):  # no preset would have applied
+        assert command(agent, env)[1] == command(agent, env, "--agent.batch", "2")[1] == ""
 
 
 def test_a_preset_that_does_not_fit_is_a_sentence(capsys) -> None:
