@@ -199,7 +199,7 @@ def start(agent: str, env: str, parsed: Any, command: str) -> int:
     folders = prepare_all(configs, out, overwrite=flags.overwrite, command=command)
     jobs = [Job(f, c, fresh=True, trusted=True) for f, c in zip(folders, configs, strict=True)]
     code = work(jobs, EngineOptions(workers=flags.workers), as_json=flags.json)
-    if new and not any(flags.out.iterdir()):  # every run was refused, and nothing is left of it
+    if new and flags.out.is_dir() and not any(flags.out.iterdir()):  # every run was refused, and nothing is left of it
         flags.out.rmdir()
     return code
 
