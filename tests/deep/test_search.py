@@ -47,7 +47,7 @@ def test_it_leaves_what_the_episode_did_and_forgets_at_its_end() -> None:
 
 
 def test_off_is_off_and_on_changes_what_is_done(sea) -> None:
-    plain, off, on = sea(), sea(search={"alpha": 0.0, "k": 1}), sea(search={"alpha": 0.9})
+    plain, off, on = sea(), sea(search={"alpha": 0.0}), sea(search={"alpha": 0.9})
     for agent in (plain, off, on):
         batches(agent, 0, 10)
     assert same(plain.state_dict(), off.state_dict())
