@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from rl_contrastive.analysis import statistics as st
-from rl_contrastive.analysis.comparison import task_names
+from rl_contrastive.analysis.comparison import first_of_two, task_names
 from rl_contrastive.analysis.figures import words
 from rl_contrastive.analysis.runs import Run, find_runs, read_run
 from rl_contrastive.config import require
@@ -32,9 +32,8 @@ PAIRED = "| steps minus {against}, thousands | last return minus {against} | sec
 
 def reached(run: Run, bar: float) -> float:
     """Environment steps at the first of two evaluations in a row at the bar; inf: never."""
-    there = run.series["return_mean"] >= bar
-    both = np.flatnonzero(there[:-1] & there[1:])
-    return float(run.series["env_steps"][both[0]]) if len(both) else np.inf
+    first = first_of_two(run.series["return_mean"] >= bar)
+    return np.inf if first is None else float(run.series["env_steps"][first])
 
 
 def spread(steps: list[float]) -> str:

@@ -27,7 +27,7 @@ from rl_contrastive.analysis.groups import Group, group_of, rank, solve_keys, tw
 from rl_contrastive.analysis.runs import Run, natural
 from rl_contrastive.analysis.significance import Comparison, difference_test, paired_test
 from rl_contrastive.errors import unknown_name
-from rl_contrastive.spec import FloatArray
+from rl_contrastive.spec import BoolArray, FloatArray
 
 MOST_COMPARED = 20
 """Number of best agents of a task for which probabilities of improvement are computed."""
@@ -125,6 +125,12 @@ def _varied(tables: list[dict[str, Any]]) -> list[str]:
     return [key for key in keys if len({json.dumps(table.get(key), sort_keys=True) for table in tables}) > 1]
 
 
+def first_of_two(met: BoolArray) -> int | None:
+    """Index of the first of two evaluations in a row that met a bar, of evaluations (T,), or None."""
+    both = np.flatnonzero(met[:-1] & met[1:])
+    return int(both[0]) if len(both) else None
+
+
 def _judge(run: Run, bar: float, solve_gap: float) -> Run:
     """The run judged at `bar` (a game: at `solve_gap`): its own record if it used the same, else the rule applied to
     its evaluations."""
@@ -137,14 +143,14 @@ def _judge(run: Run, bar: float, solve_gap: float) -> Run:
         if math.isclose(run.solve_at, bar) or optimal is None or not run.series:
             return run
         met = run.series["return_mean"] >= optimal - (1.0 - bar) * abs(optimal)
-    twice = np.flatnonzero(met[:-1] & met[1:])
+    first = first_of_two(met)
     steps = run.series.get("env_steps")
     last = float(run.series["episodes"][-1])
     return Run(
         **{
             **run.__dict__,
-            "solved_at": float(run.series["episodes"][twice[0]]) if len(twice) else None,
-            "solved_at_steps": float(steps[twice[0]]) if len(twice) and steps is not None else None,
+            "solved_at": float(run.series["episodes"][first]) if first is not None else None,
+            "solved_at_steps": float(steps[first]) if first is not None and steps is not None else None,
             # A run that stopped at a lower bar says nothing about what lies behind its end.
             "cap": last if run.solved else run.cap,
         }

@@ -24,7 +24,7 @@ from rl_contrastive.deep.choice import StageGame, choice_of
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.explore_config import ExploreConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, torch_generator
-from rl_contrastive.deep.memory import EpisodeMemory, inputs_of
+from rl_contrastive.deep.memory import EpisodeMemory
 from rl_contrastive.deep.native.values import native_values
 from rl_contrastive.deep.noisy import mean_noise, resample
 from rl_contrastive.deep.replay.replay import Replay, ReplayBatch
@@ -76,9 +76,8 @@ class DeepLearner:
         low, high = spec.return_range
         self.bounds = config.reward_scale * low, config.reward_scale * high
         self.explore = explore or ExploreConfig()
-        self.shown = inputs_of(spec.num_actions) if self.explore.memory else 0
-        """M, numbers that the second head sees beside the observation."""
         self.returns = Returns(config, spec.num_actions, self.choice.signs, self.explore)
+        self.shown = self.returns.shown
         self.device = resolve_device(config.device)
         rng = torch.Generator().manual_seed(seed)  # on the CPU: the same weights whatever the device
         layout = ObsLayout(obs_shape, spec.obs_dtype, spec.num_states, spec.codes)

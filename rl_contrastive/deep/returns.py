@@ -34,6 +34,7 @@ class Returns:
         """signs: of the bonus in each value function, Q first (`choice.py`)."""
         self.config, self.num_actions, self.signs, self.explore = config, num_actions, signs, explore
         self.shown = inputs_of(num_actions) if explore.memory else 0
+        """M, numbers that the second head sees beside the observation."""
 
     def of(
         self, batch: ReplayBatch, replay: Replay, bonus: Bonus, memory: EpisodeMemory | None = None

@@ -35,7 +35,7 @@ class Few:
     """
 
     def __init__(self, places: IntArray, x: Array) -> None:
-        self.places, self.x, self.shape = places, x, x.shape
+        self.places, self.x = places, x
 
     def __getitem__(self, index: Any) -> Few:
         """Some of the columns: few[..., n:]."""
