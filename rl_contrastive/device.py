@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +96,16 @@ def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 def fetch(tensor: torch.Tensor) -> Array:
     """A tensor as an array. Where it is on a GPU, the program waits until that has done all it was told to do."""
     return np.asarray(tensor.detach().cpu().numpy())
+
+
+def copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, Array]:
+    """Named tensors as arrays of their own, in the same order, as checkpoints keep them."""
+    return {name: copied(tensor) for name, tensor in tensors.items()}
+
+
+def copied(tensor: torch.Tensor) -> Array:
+    """A tensor as an array of its own."""
+    return np.asarray(tensor.detach().to("cpu", copy=True).numpy())
 
 
 def fetch_numbers(numbers: dict[str, Any]) -> dict[str, float]:

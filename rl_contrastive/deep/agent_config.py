@@ -42,8 +42,8 @@ class ContrastiveUCBDeepConfig(Options, where="deep"):
     n_step: Annotated[int, In(1, 100_000)] = 3
     """n of the n-step returns."""
     beta: Annotated[float, Ge(0)] = 0.1
-    """Scale of the bonus, in units of reward: after n visits the bonus is about beta / sqrt(n). 0 is the control
-    without optimism, which learns no features and counts nothing."""
+    """Scale of the bonus, in units of reward: after n visits the bonus is about beta / sqrt(n) (`bonus.power`). 0 is
+    the control without optimism, which learns no features and counts nothing."""
     bonus: BonusConfig = field(default_factory=BonusConfig)
     """What the bonus is for, and how it is computed."""
     rnd: RNDConfig = field(default_factory=RNDConfig)

@@ -1,11 +1,12 @@
 """Counts of visits as a bonus: features are those of one frozen network at a time.
 
-    elliptical  b(s,a) = beta ||phi(s,a)||_{Sigma^-1},   Sigma = lambda I + sum over visits phi phi'
-    tiles       b(s,a) = beta sqrt(mean over tilings of 1 / (lambda + visits of the cell)): hash counts of the cells
-                that phi falls into (`cells.py`)
+    elliptical  b(s,a) = beta u^p,   u = phi(s,a)'Sigma^-1 phi(s,a),   Sigma = lambda I + sum over visits phi phi'
+    tiles       b(s,a) = beta u^p,   u = mean over tilings of 1 / (lambda + visits of the cell): hash counts of the
+                cells that phi falls into (`cells.py`)
 
-With one tiling, `tiles` is the elliptical norm of the cells' one-hot vectors, whose Sigma is diagonal. With T > 1 it is
-no such norm: the joint vector e / sqrt(T) of all tilings has a Sigma that is not diagonal, and its norm is at least b.
+The power p is 1/2 unless `BonusConfig.power` says otherwise. With it and one tiling, `tiles` is the elliptical norm of
+the cells' one-hot vectors, whose Sigma is diagonal. With T > 1 it is no such norm: the joint vector e / sqrt(T) of all
+tilings has a Sigma that is not diagonal, and its norm is at least b.
 
 phi comes from a copy of the feature network that is frozen between two rebuilds, so a count never mixes features of two
 networks. A rebuild copies the current network and counts every visit again. Visits that left the replay are counted by
@@ -172,18 +173,21 @@ class VisitBonus(ABC):
 
 
 class EllipticalVisits(VisitBonus):
-    """beta ||phi||_{Sigma^-1}; keys are the features themselves, in single precision."""
+    """beta (phi'Sigma^-1 phi)^power; keys are the features themselves, in single precision."""
 
-    def __init__(self, capacity: int, num_actions: int, dim: int, *, lam: float, beta: float) -> None:
-        """capacity: entries of the replay, whose indices are used here too; lam > 0; beta >= 0."""
+    def __init__(
+        self, capacity: int, num_actions: int, dim: int, *, lam: float, beta: float, power: float = 0.5
+    ) -> None:
+        """capacity: entries of the replay, whose indices are used here too; lam > 0; beta >= 0; power > 0."""
         super().__init__(np.zeros((capacity, num_actions, dim), dtype=np.float32), beta=beta)
-        self.confidence = EllipticalBonus(1, dim, lam)
+        self.confidence, self.power = EllipticalBonus(1, dim, lam), power
 
     def key(self, phi: FloatArray) -> Array:
         return np.asarray(phi, dtype=np.float32)
 
     def of_keys(self, keys: Array) -> FloatArray:
-        return self.beta * self.confidence.norm(0, keys)
+        norm = self.confidence.norm(0, keys)
+        return self.beta * (norm if self.power == 0.5 else norm ** (2.0 * self.power))
 
     def _count(self, keys: Array) -> None:
         self.confidence.update(0, keys.astype(np.float64))
@@ -207,17 +211,25 @@ class EllipticalVisits(VisitBonus):
 
 
 class TileVisits(VisitBonus):
-    """beta sqrt(mean_j 1 / (lambda + n_j)); keys are the cells' numbers."""
+    """beta (mean_j 1 / (lambda + n_j))^power; keys are the cells' numbers."""
 
     def __init__(
-        self, capacity: int, num_actions: int, tiles: Tiles, *, lam: float, beta: float, of_states: bool = False
+        self,
+        capacity: int,
+        num_actions: int,
+        tiles: Tiles,
+        *,
+        lam: float,
+        beta: float,
+        power: float = 0.5,
+        of_states: bool = False,
     ) -> None:
-        """capacity: entries of the replay, whose indices are used here too; lam > 0; beta >= 0. of_states: features are
-        (..., 1, d), for states, and each action has its own cells."""
+        """capacity: entries of the replay, whose indices are used here too; lam > 0; beta >= 0; power > 0. of_states:
+        features are (..., 1, d), for states, and each action has its own cells."""
         super().__init__(np.zeros((capacity, num_actions, tiles.tilings), dtype=np.int32), beta=beta)
         self.of_states = of_states
         require(0.0 < lam < np.inf, f"bonus: lambda must be finite and > 0, got {lam}.")
-        self.tiles, self.lam = tiles, float(lam)
+        self.tiles, self.lam, self.power = tiles, float(lam), power
         self.counts: FloatArray = np.zeros(tiles.cells)
 
     def key(self, phi: FloatArray) -> Array:
@@ -228,7 +240,8 @@ class TileVisits(VisitBonus):
         each = self.counts.take(keys)
         each += self.lam
         np.reciprocal(each, out=each)
-        return np.asarray(self.beta * np.sqrt(np.add.reduce(each, axis=-1) / self.tiles.tilings))
+        u = np.add.reduce(each, axis=-1) / self.tiles.tilings
+        return np.asarray(self.beta * (np.sqrt(u) if self.power == 0.5 else u**self.power))
 
     def _count(self, keys: Array) -> None:
         np.add.at(self.counts, keys, 1.0)
@@ -284,10 +297,11 @@ def make_bonus(
     require(parts is not None, "bonus: kind none counts nothing.")
     assert parts is not None
     if parts.lifelong == "ellipse":
-        return EllipticalVisits(capacity, num_actions, dim, lam=config.lam, beta=beta)
+        return EllipticalVisits(capacity, num_actions, dim, lam=config.lam, beta=beta, power=config.power)
     require(parts.lifelong == "cells", f"bonus: {parts.lifelong} are no counts of features: take cells or ellipse.")
     tiles = make_tiles(config, capacity, dim, rng=rng)
-    return TileVisits(capacity, num_actions, tiles, lam=config.lam, beta=beta, of_states=of_states)
+    lam, power = config.lam, config.power
+    return TileVisits(capacity, num_actions, tiles, lam=lam, beta=beta, power=power, of_states=of_states)
 
 
 def make_tiles(config: BonusConfig, capacity: int, dim: int, *, rng: np.random.Generator) -> Tiles:

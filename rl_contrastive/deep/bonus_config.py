@@ -104,9 +104,9 @@ class BonusConfig(Options, where="bonus"):
     """arrival: b(s'), known after the step alone; pair: b(s,a), known before it; both: their sum. Default: the
     kind's."""
     lifelong: Lifelong | None = None
-    """Novelty over all episodes. cells: (mean 1 / (lam + N))^(1/2) over tilings; ellipse: the norm under a full Sigma;
-    rnd: the error of random network distillation; counts: (lam + N)^(-1/2) of equal observations; none: 1. Default: the
-    kind's."""
+    """Novelty over all episodes. cells: (mean 1 / (lam + N))^p over tilings; ellipse: the norm under a full Sigma, to
+    the power 2 p; rnd: the error of random network distillation; counts: (lam + N)^-p of equal observations; none: 1.
+    p: `power`. Default: the kind's."""
     gate: GateName | None = None
     """Novelty within the episode. first: 1 for an observation that is new in it; cells: mean (1 + n)^(-2); e3b: x'C^-1x
     of features; ellipse: q / (1 + q) of q = x'C^-1x and whitened features; nearest: the least squared distance to
@@ -125,8 +125,12 @@ class BonusConfig(Options, where="bonus"):
     initial weights; inverse: of states, trained to tell the action between two; temporal: of states, trained so that
     their quasimetric is a distance in time (`temporal.py`). Default: the kind's; psi where arrivals are paid."""
     lam: Annotated[float, Gt(0)] = 0.1
-    """lambda, prior visits of everything: a first visit is worth beta / sqrt(lambda). Where noise keeps falling
-    into new cells, a larger value (10) keeps these cells from outweighing all others."""
+    """lambda, prior visits of everything: a first visit is worth beta / lambda^power. Where noise keeps falling into
+    new cells, a larger value (10) keeps these cells from outweighing all others."""
+    power: Annotated[float, In(0, 2, above=True)] = 0.5
+    """p of novelty by counts (lifelong cells, ellipse and counts), which falls as N^-p. 1/2: as the width of a
+    confidence interval, and as in Qiu et al.; 1: as in BEB (Kolter and Ng 2009). Where nothing is random, one visit
+    tells all, and with 1/2 the sum of the bonuses along known ways outweighs what is new behind them."""
     gate_lam: Annotated[float, Gt(0)] = 0.1
     """lambda of the gates e3b and ellipse: C = lambda I at the start of an episode."""
     tilings: Annotated[int, In(1, 1000)] = 4

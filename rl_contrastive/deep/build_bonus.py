@@ -95,12 +95,12 @@ def make_counts(
     """
     kind = None if options.parts is None else options.parts.lifelong
     if kind == "counts":
-        return CountedBytes(entries, lam=options.lam)
+        return CountedBytes(entries, lam=options.lam, power=options.power)
     if kind == "ellipse":
-        return CountedFeatures(EllipticalVisits(entries, 1, dim, lam=options.lam, beta=1.0))
+        return CountedFeatures(EllipticalVisits(entries, 1, dim, lam=options.lam, beta=1.0, power=options.power))
     if kind == "cells":
         tiles = make_tiles(options, capacity, dim, rng=rng)
-        return CountedFeatures(TileVisits(entries, 1, tiles, lam=options.lam, beta=1.0))
+        return CountedFeatures(TileVisits(entries, 1, tiles, lam=options.lam, beta=1.0, power=options.power))
     return Flat()
 
 

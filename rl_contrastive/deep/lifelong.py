@@ -1,7 +1,7 @@
 """Novelty of observations over all episodes, l(s'): counts of features, of bytes, or the error of a random network.
 
-    cells, ellipse   `VisitBonus` of one action: (mean_j 1 / (lambda + N_j))^(1/2) or ||psi(s')||_{Sigma^-1}
-    counts           (lambda + N)^(-1/2), N the number of times that the same bytes were seen
+    cells, ellipse   `VisitBonus` of one action: (mean_j 1 / (lambda + N_j))^p or ||psi(s')||_{Sigma^-1}^(2 p)
+    counts           (lambda + N)^-p, N the number of times that the same bytes were seen
     rnd              error(s') / spread of random network distillation (`rnd.py`)
     none             1
 
@@ -149,11 +149,11 @@ class CountedFeatures:
 
 
 class CountedBytes(Flat):
-    """(lambda + N)^(-1/2) of equal observations; of stacked frames the newest one counts."""
+    """(lambda + N)^-power of equal observations; of stacked frames the newest one counts."""
 
-    def __init__(self, capacity: int, *, lam: float) -> None:
+    def __init__(self, capacity: int, *, lam: float, power: float = 0.5) -> None:
         super().__init__()
-        self.lam = float(lam)
+        self.lam, self.power = float(lam), power
         self.number: IntArray = np.zeros(capacity, dtype=np.int64)
         """(capacity,) number of the observation of each entry, from 1 on; 0: none yet."""
         self.patches = {"number": Patches(self.number)}
@@ -162,11 +162,11 @@ class CountedBytes(Flat):
 
     def at(self, entries: IntArray) -> FloatArray:
         counts = np.array([self._counts[number] for number in self.number[entries].tolist()], dtype=np.float64)
-        return np.asarray((self.lam + counts) ** -0.5)
+        return np.asarray((self.lam + counts) ** -self.power)
 
     def now(self, obs: Array, x: FloatArray) -> FloatArray:
         counts = [self._counts[self._numbers.get(name_of(one), 0)] for one in obs]
-        return np.asarray((self.lam + np.array(counts, dtype=np.float64)) ** -0.5)
+        return np.asarray((self.lam + np.array(counts, dtype=np.float64)) ** -self.power)
 
     def see(self, step: Step) -> None:
         t = step.transition

@@ -39,6 +39,7 @@ from rl_contrastive.deep.config import RepresentationConfig
 from rl_contrastive.deep.networks import RELU_GAIN, Layers, linear
 from rl_contrastive.deep.replay.ring import written
 from rl_contrastive.deep.temporal import contrast_in_time
+from rl_contrastive.device import fetch
 from rl_contrastive.energy.compositional import average_log
 from rl_contrastive.energy.low_rank import log_products
 from rl_contrastive.errors import RlcError
@@ -314,7 +315,7 @@ class Representation(nn.Module):
         u, v = self.anchors(z)[torch.arange(len(z), device=z.device), action], self.successors(z_next)
         log_phi, log_psi = log_softplus(u, self.config.beta), log_softplus(v, self.config.beta)
         own, others = torch.logsumexp(log_phi + log_psi, dim=-1), off_diagonal(log_products(log_phi, log_psi))
-        x = self.features(z, action).double().cpu().numpy()
+        x = fetch(self.features(z, action).double())
         if not np.isfinite(x).all():
             raise RlcError("representation: features are NaN or infinite; the fit diverged.")
         log_u = torch.logsumexp(log_psi.double(), dim=0) - math.log(len(z))

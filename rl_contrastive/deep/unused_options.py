@@ -43,7 +43,7 @@ def _uses_features(bonus: BonusConfig) -> bool:
 NEEDS = (
     Need(
         "bonus",
-        ("lam",),
+        ("lam", "power"),
         "lifelong cells, ellipse or counts",
         lambda c: _lifelong(c.bonus) in ("cells", "ellipse", "counts"),
     ),

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require
-from rl_contrastive.objectives.parts import array, load_weights, weights
+from rl_contrastive.device import copied
+from rl_contrastive.objectives.parts import load_weights, weights
 from rl_contrastive.spec import State
 
 __all__ = [
@@ -109,7 +110,7 @@ class FlatAdam:
 
     def state_dict(self) -> State:
         """Moments and step count."""
-        return {"mean": array(self.moments[0]), "square": array(self.moments[1]), "steps": float(self.steps)}
+        return {"mean": copied(self.moments[0]), "square": copied(self.moments[1]), "steps": float(self.steps)}
 
     def load_state_dict(self, state: dict[str, Any], where: str) -> None:
         """Inverse of `state_dict`; raises RlcError on missing keys or wrong shapes."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import Ge, Gt, In, require, to_dict
-from rl_contrastive.device import DeviceOptions, fetch, fetch_numbers, move, resolve_device, waits
+from rl_contrastive.device import DeviceOptions, copies, fetch, fetch_numbers, move, resolve_device, waits
 from rl_contrastive.energy.base import EnergyLoss, Objective
 from rl_contrastive.energy.noise import NoiseLaw, check_points, moved, require_coverage
 from rl_contrastive.energy.steps import AveragedDescent
@@ -208,14 +208,14 @@ class Trainer:
         return {
             "config": _identity(self.config),
             "step": self.step,
-            "model": _arrays(self.f.state_dict()),
-            "average": {} if self._averaged is None else _arrays(self._averaged.state_dict()),
-            "optimiser": {str(k): _arrays(v) for k, v in self._optimiser.state_dict()["state"].items()},
-            "objective": _arrays(self.state.state_dict()),
-            "rng": _arrays({"batch": self._batch_rng.get_state(), "noise": self._noise_rng.get_state()}),
+            "model": copies(self.f.state_dict()),
+            "average": {} if self._averaged is None else copies(self._averaged.state_dict()),
+            "optimiser": {str(k): copies(v) for k, v in self._optimiser.state_dict()["state"].items()},
+            "objective": copies(self.state.state_dict()),
+            "rng": copies({"batch": self._batch_rng.get_state(), "noise": self._noise_rng.get_state()}),
             "history": {name: np.array(values) for name, values in self.history.items()},
             "validations": {name: np.array(values) for name, values in self.validations.items()},
-            "best": {"value": np.array(self.best), "stale": self.stale, "weights": _arrays(self._best_weights)},
+            "best": {"value": np.array(self.best), "stale": self.stale, "weights": copies(self._best_weights)},
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -331,8 +331,3 @@ def _optimiser(config: TrainConfig, own: list[nn.Parameter], log_z: list[nn.Para
 def _identity(config: TrainConfig) -> dict[str, Any]:
     """What must agree for a resume; where the run computes is free."""
     return {name: value for name, value in to_dict(config).items() if name not in ("device", "compile")}
-
-
-def _arrays(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Copies as numpy arrays; names keep their order."""
-    return {name: value.detach().cpu().numpy().copy() for name, value in tensors.items()}

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require
+from rl_contrastive.device import copies
 from rl_contrastive.errors import RlcError
 from rl_contrastive.objectives.base import ObjectiveResult
 from rl_contrastive.objectives.views import ViewObjective, Views
@@ -107,9 +108,9 @@ class ViewLearner:
         """Encoder, objective and optimiser as arrays, and the generator."""
         moments = self._optimiser.state_dict()["state"]
         return {
-            "encoder": _arrays(self.encoder.state_dict()),
-            "objective": _arrays(self.state),
-            "optimiser": {str(number): _arrays(of) for number, of in moments.items()},
+            "encoder": copies(self.encoder.state_dict()),
+            "objective": copies(self.state),
+            "optimiser": {str(number): copies(of) for number, of in moments.items()},
             "steps": self.steps,
             "rng": generator_state(self.rng),
         }
@@ -128,10 +129,6 @@ class ViewLearner:
             raise RlcError(f"view learner: the saved optimiser does not fit: {error}.") from error
         self.steps = int(state["steps"])
         restore_generator(self.rng, state["rng"])
-
-
-def _arrays(tensors: dict[str, Tensor]) -> dict[str, Array]:
-    return {name: x.detach().to("cpu", copy=True).numpy() for name, x in tensors.items()}
 
 
 def _tensors(arrays: dict[str, Any]) -> dict[str, Tensor]:

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import MOST_WIDTH, Ge, Gt, In, Options, config_or, require
+from rl_contrastive.device import copied
 from rl_contrastive.objectives.base import ObjectiveResult
 from rl_contrastive.objectives.base import State as LossState
-from rl_contrastive.objectives.parts import Augmenter, array, draw_linear, load_weights, require_batch, saved, weights
+from rl_contrastive.objectives.parts import Augmenter, draw_linear, load_weights, require_batch, saved, weights
 from rl_contrastive.objectives.views import ViewObjective, Views, weighted_rows
 from rl_contrastive.registry import register
 from rl_contrastive.spec import State
@@ -140,7 +141,7 @@ class Augmenters:
     def state_dict(self) -> State:
         """Weights, and Adam's moments once it has made a step."""
         adam = [self.optimiser.state[p] for p in self.nets.parameters() if p in self.optimiser.state]
-        moments = {f"{key}_{i}": array(entry[key]) for i, entry in enumerate(adam) for key in ADAM}
+        moments = {f"{key}_{i}": copied(entry[key]) for i, entry in enumerate(adam) for key in ADAM}
         return {"weights": weights(self.nets), "moments": moments}
 
     def load_state_dict(self, state: State) -> None:

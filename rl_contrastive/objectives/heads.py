@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import MOST_WIDTH, Ge, In, Options, config_or, require
-from rl_contrastive.objectives.parts import array, draw_linear, load_weights, require_batch, saved, weights
+from rl_contrastive.device import copied
+from rl_contrastive.objectives.parts import draw_linear, load_weights, require_batch, saved, weights
 from rl_contrastive.spec import State
 
 
@@ -90,7 +91,7 @@ class ShuffledWhitening:
 
     def state_dict(self) -> State:
         """The moving averages."""
-        return {"mean": array(self.mean), "covariance": array(self.covariance), "batches": self.batches}
+        return {"mean": copied(self.mean), "covariance": copied(self.covariance), "batches": self.batches}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`; RlcError on missing keys or other shapes."""

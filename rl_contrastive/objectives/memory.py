@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from rl_contrastive.config import MOST_WIDTH, Ge, In, Options, config_or, require
+from rl_contrastive.device import copied
 from rl_contrastive.objectives.base import ObjectiveResult
 from rl_contrastive.objectives.base import State as LossState
 from rl_contrastive.objectives.learned import log_mean_others
-from rl_contrastive.objectives.parts import array, require_batch, require_index, saved
+from rl_contrastive.objectives.parts import require_batch, require_index, saved
 from rl_contrastive.objectives.transport import log_sinkhorn
 from rl_contrastive.objectives.views import ViewObjective, Views, unit, weighted_rows
 from rl_contrastive.registry import register
@@ -192,7 +193,7 @@ class DyCEMemory:
 
     def state_dict(self) -> State:
         """Everything: vectors, instances, labels, prototypes, counters."""
-        arrays = {"z": array(self.z), "centres": array(self.centres)}
+        arrays = {"z": copied(self.z), "centres": copied(self.centres)}
         arrays |= {"index": self.index.copy(), "label": self.label.copy()}
         return {**arrays, "total": self.total, "pushes": self.pushes, "clustered_at": self.clustered_at}
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require
-from rl_contrastive.device import require_tensor
+from rl_contrastive.device import copies, require_tensor
 from rl_contrastive.spec import Array, IntArray, State
 
 
@@ -104,14 +104,9 @@ def saved(state: State, key: str, where: str, shape: tuple[int, ...] | None = No
     return value
 
 
-def array(tensor: Tensor) -> np.ndarray:
-    """A copy on the CPU."""
-    return tensor.detach().to("cpu", copy=True).numpy()
-
-
 def weights(module: nn.Module) -> State:
     """Parameters and buffers by name, copied to arrays."""
-    return {name: array(tensor) for name, tensor in module.state_dict().items()}
+    return copies(module.state_dict())
 
 
 def load_weights(module: nn.Module, state: dict[str, Any], where: str) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import config_or, fill_arrays, require
-from rl_contrastive.device import require_tensor
+from rl_contrastive.device import copies, require_tensor
 
 C = TypeVar("C")
 State = dict[str, Tensor]
@@ -135,7 +135,7 @@ class PairObjective(ABC):
 
 def save_state(state: State) -> dict[str, Any]:
     """Name -> array: a pair objective's state as it goes into a checkpoint."""
-    return {name: value.detach().cpu().numpy().copy() for name, value in state.items()}
+    return copies(state)
 
 
 def load_state(objective: PairObjective, saved: Mapping[str, Any], hidden: int) -> State:

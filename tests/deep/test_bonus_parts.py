@@ -9,8 +9,9 @@ from deep_common import Walk
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.arrival import ArrivalBonus, Both, UnitScale
-from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits
+from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits, make_bonus
 from rl_contrastive.deep.bonus_config import KINDS, BonusConfig, with_features
+from rl_contrastive.deep.build_bonus import make_counts
 from rl_contrastive.deep.cells import Tiles
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.gates import CellVisits, Ellipse, FirstVisit, Nearest
@@ -44,6 +45,23 @@ def test_counts_of_arrivals_and_the_first_visit_gate_by_hand() -> None:
     np.testing.assert_allclose(walk.bonus.taken(here[:1], np.zeros(1, dtype=int)), [2.0 * 3.5**-0.5])
     assert not walk.bonus.at(here).any()  # nothing is known before the step
     assert walk.bonus.visits == 5
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("kind", ["tiles", "elliptical", "ours-arrival", "counts"])
+def test_the_power_of_counts_by_hand(kind: str, power: float) -> None:
+    """(lambda + N)^-p of every part that counts, as the options ask for it: N = 3, and 0 of the other states."""
+    options = BonusConfig(kind=kind, lam=0.5, power=power, width=1e-3)
+    rng, of = np.random.default_rng(0), np.eye(6)
+    if kind in ("tiles", "elliptical"):
+        pairs = make_bonus(options, 40, 1, 6, beta=2.0, rng=rng)
+        pairs.count(pairs.key(of[[1, 1, 1]]))
+        found = pairs.value(of[[1, 0]])
+    else:
+        life, obs = make_counts(options, 40, 40, 6, rng=rng), np.arange(6)
+        life.count(obs[[1, 1, 1]], of[[1, 1, 1]])
+        found = 2.0 * life.now(obs[[1, 0]], of[[1, 0]])
+    np.testing.assert_allclose(found, 2.0 * np.array([3.5, 0.5]) ** -power, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["cells", "ellipse"])

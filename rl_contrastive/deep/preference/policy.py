@@ -17,6 +17,7 @@ from rl_contrastive.deep.config import EncoderConfig
 from rl_contrastive.deep.networks import encoder, linear
 from rl_contrastive.deep.preference.episodes import Episodes
 from rl_contrastive.deep.weights import frozen_copy, load_weights, weights
+from rl_contrastive.device import fetch
 from rl_contrastive.preferences.base import Completions
 from rl_contrastive.spec import Array, EnvSpec, FloatArray, State
 
@@ -67,7 +68,7 @@ class Policy:
         with torch.no_grad():
             obs_, base_ = self.tensor(obs), self.tensor(base)
             log = self.log_ref(obs_, base_) if reference else self.log_pi(obs_, base_)
-            found = log.cpu().numpy().astype(np.float64)
+            found = fetch(log).astype(np.float64)
         out = np.exp(found)
         return np.asarray(out / out.sum(-1, keepdims=True))
 
