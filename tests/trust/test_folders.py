@@ -18,9 +18,10 @@ from rl_contrastive.cli import main
 from rl_contrastive.errors import RlcError
 from rl_contrastive.files import durably
 from rl_contrastive.runs.checkpoint import NEWEST, PREVIOUS, load_state, read_state, save_state
+from rl_contrastive.runs.folder import RunFolder
 from rl_contrastive.runs.load import load_agent
 from rl_contrastive.runs.loop import Budget
-from rl_contrastive.runs.run import RunConfig, read_config, read_summary, resume, run, run_folder
+from rl_contrastive.runs.run import RunConfig, config_json, read_config, read_summary, resume, run, run_folder
 
 SMALL = {"num_states": 6, "num_actions": 3, "horizon": 3, "rank": 2}
 
@@ -44,6 +45,35 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 # The folder is the run's own
+
+
+def dies_before_it_starts(folder: Path, config: RunConfig) -> None:
+    """A run that is to replace the one in the folder, killed when its config is written and its agent is not made."""
+    other = RunFolder(folder)
+    other.create(config_json(config, ""))
+    other.unlock()
+
+
+def test_a_replacement_that_died_before_it_started_goes_on_and_leaves_nothing_of_the_old_run(tmp_path, config):
+    run(config, tmp_path)
+    longer = replace(config, budget=replace(config.budget, episodes=80))
+    folder = run_folder(tmp_path, config)
+    dies_before_it_starts(folder, longer)
+    assert (folder / "metrics.jsonl.replaced").exists()
+    assert resume(folder, trust_imports=True)["episodes"] == 80
+    assert not list(folder.glob("*.replaced"))
+
+
+def test_a_replacement_that_died_before_it_started_gives_the_old_run_back_where_the_next_is_refused(tmp_path, config):
+    run(config, tmp_path)
+    folder = run_folder(tmp_path, config)
+    before = contents(folder)
+    dies_before_it_starts(folder, replace(config, budget=replace(config.budget, episodes=80)))
+    other = RunFolder(folder)
+    other.create(config_json(replace(config, budget=replace(config.budget, episodes=120)), ""))
+    other.unlock()
+    other.discard()
+    assert contents(folder) == before
 
 
 def test_a_run_whose_folder_became_another_runs_stops_and_leaves_it_alone(tmp_path, config):
