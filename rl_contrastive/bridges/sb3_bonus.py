@@ -24,8 +24,8 @@ from rl_contrastive.bridges.sb3_features import obs_layout
 from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.bonus import VisitBonus
 from rl_contrastive.deep.episode_learner import EpisodeLearner
-from rl_contrastive.deep.feature_net import FeatureLearner
 from rl_contrastive.deep.past import Past
+from rl_contrastive.deep.transition_learner import TransitionLearner
 from rl_contrastive.errors import RlcError
 from rl_contrastive.seeding import generator_state, restore_generator
 from rl_contrastive.spec import Array, BoolArray, FloatArray, IntArray, State
@@ -53,7 +53,7 @@ class BonusVecEnv(VecEnvWrapper):
         self.rng, self.num_actions = rng, int(action_space.n)
         self.layout = obs_layout(venv.observation_space, self.bonus_config.codes)
         self._pays = "none"
-        self._learner: FeatureLearner | None = None
+        self._learner: TransitionLearner | None = None
         self._episodes: EpisodeLearner | None = None
         self._make_learner()
         self.bonus = RowBonus(self.bonus_config, self.layout, self.num_actions, venv.num_envs, self._psi, rng=rng)
@@ -74,7 +74,7 @@ class BonusVecEnv(VecEnvWrapper):
         if not parts.uses_features:
             return
         if parts.pays == "pair" and config.representation.ahead == 0:
-            self._learner = FeatureLearner(self.layout, self.num_actions, config, rng=self.rng)
+            self._learner = TransitionLearner(self.layout, self.num_actions, config, rng=self.rng)
         else:
             rows = self.num_envs
             self._episodes = EpisodeLearner(self.layout, self.num_actions, config, num_rows=rows, rng=self.rng)
@@ -84,7 +84,7 @@ class BonusVecEnv(VecEnvWrapper):
         self.past = Past(room, self.layout.shape, self.layout.dtype, rng=np.random.default_rng(0))
 
     @property
-    def learner(self) -> FeatureLearner:
+    def learner(self) -> TransitionLearner:
         """What learns the features; RlcError for a bonus without any."""
         if self._learner is None:
             raise RlcError(f"sb3 bonus: the kind {self.bonus_config.counts.kind} learns no features.")
@@ -147,7 +147,7 @@ class BonusVecEnv(VecEnvWrapper):
         phi_next = learner.net.phi(successor) if looked_at else phi
         return RowStep(obs, self._action, successor, begins, place, phi, phi_next)
 
-    def _learn(self, learner: FeatureLearner) -> None:
+    def _learn(self, learner: TransitionLearner) -> None:
         """Gradient steps and rebuilds that these visits are the occasion for."""
         config, visits, parts = self.bonus_config, learner.stored, self.bonus_config.counts.parts
         if visits < config.warm_start:

@@ -1,4 +1,4 @@
-"""A `FeatureLearner` that knows episodes: B rows side by side, whose episodes end one by one.
+"""A `TransitionLearner` that knows episodes: B rows side by side, whose episodes end one by one.
 
     the transition in place p is followed by the one in place p + B, unless its episode ended
 
@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import require, require_keys
-from rl_contrastive.deep.feature_net import FeatureConfig, FeatureLearner, ObsLayout
+from rl_contrastive.deep.feature_net import FeatureConfig, ObsLayout
 from rl_contrastive.deep.replay.replay import furthest, steps_ahead
 from rl_contrastive.deep.replay.ring import serials
+from rl_contrastive.deep.transition_learner import TransitionLearner
 from rl_contrastive.spec import Array, BoolArray, IntArray, State
 
 
-class EpisodeLearner(FeatureLearner):
+class EpisodeLearner(TransitionLearner):
     """Each `store` takes one step of all rows, after `begin` of those that start an episode."""
 
     knows_episodes = True
@@ -50,7 +51,7 @@ class EpisodeLearner(FeatureLearner):
         self.episodes += len(rows)
 
     def store(self, obs: Array, action: IntArray, next_obs: Array) -> IntArray:
-        """As `FeatureLearner.store`, of all B rows."""
+        """As `TransitionLearner.store`, of all B rows."""
         require(len(action) == self.num_rows, f"features: expected {self.num_rows} rows, got {len(action)}.")
         place = super().store(obs, action, next_obs)
         self.ended[place] = False

@@ -8,8 +8,9 @@ from deep_common import resumes, sea, walked
 
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.config import DeepLearnerConfig, RepresentationConfig
-from rl_contrastive.deep.feature_net import FeatureConfig, FeatureLearner, ObsLayout
+from rl_contrastive.deep.feature_net import FeatureConfig, ObsLayout
 from rl_contrastive.deep.learner import DeepLearner
+from rl_contrastive.deep.transition_learner import TransitionLearner
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import EnvSpec
 
@@ -67,4 +68,4 @@ def test_where_it_cannot_be_is_a_sentence() -> None:
         RepresentationConfig(loss="inverse", ahead=0.5)
     config = FeatureConfig(representation=RepresentationConfig(ahead=0.5), encoder=DeepLearnerConfig().feature_encoder)
     with pytest.raises(RlcError, match="needs episodes"):
-        FeatureLearner(ObsLayout((3,), "float32"), 2, config, rng=np.random.default_rng(0))
+        TransitionLearner(ObsLayout((3,), "float32"), 2, config, rng=np.random.default_rng(0))

@@ -9,7 +9,8 @@ import pytest
 from bridge_common import assert_same, features_config
 
 from rl_contrastive.deep.episode_learner import EpisodeLearner
-from rl_contrastive.deep.feature_net import FeatureLearner, ObsLayout
+from rl_contrastive.deep.feature_net import ObsLayout
+from rl_contrastive.deep.transition_learner import TransitionLearner
 from rl_contrastive.errors import RlcError
 
 LAYOUT = ObsLayout((), "int64", 100)
@@ -96,7 +97,7 @@ def test_a_state_goes_on_to_the_same_bytes_and_single_transitions_learn_the_same
     assert [float(mine.step()) for _ in range(3)] == [float(other.step()) for _ in range(3)]
     assert_same(mine.state_dict(), other.state_dict())
     plain, config = learner(), learner().config
-    single = FeatureLearner(LAYOUT, 2, config, rng=np.random.default_rng(0))
+    single = TransitionLearner(LAYOUT, 2, config, rng=np.random.default_rng(0))
     for one in (plain, single):
         one.store(np.array([1, 2]), np.array([0, 1]), np.array([3, 4]))
     assert float(plain.step()) == float(single.step())

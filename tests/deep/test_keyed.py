@@ -12,9 +12,10 @@ from torch import Tensor
 from rl_contrastive import make_agent, make_env
 from rl_contrastive.cli import main
 from rl_contrastive.deep.config import EncoderConfig, RepresentationConfig
-from rl_contrastive.deep.feature_net import FeatureConfig, FeatureLearner, ObsLayout
+from rl_contrastive.deep.feature_net import FeatureConfig, ObsLayout
 from rl_contrastive.deep.replay.ring import written
 from rl_contrastive.deep.representation import Representation
+from rl_contrastive.deep.transition_learner import TransitionLearner
 from rl_contrastive.errors import RlcError
 from rl_contrastive.objectives.base import Contrast, Sizes
 from rl_contrastive.runs.rollout import play
@@ -169,7 +170,7 @@ def test_a_memory_of_its_own_forgets_what_it_overwrites() -> None:
         EncoderConfig(hidden=(8,)), RepresentationConfig(dim=D, hidden=8, objective="meco-keyed"), 20, 8, device="cpu"
     )
     rng = np.random.default_rng(0)
-    learner = FeatureLearner(ObsLayout((3,), "float32"), A, config, rng=rng)
+    learner = TransitionLearner(ObsLayout((3,), "float32"), A, config, rng=rng)
     store = lambda n: learner.store(  # noqa: E731
         rng.normal(size=(n, 3)).astype(np.float32), rng.integers(A, size=n), rng.normal(size=(n, 3)).astype(np.float32)
     )

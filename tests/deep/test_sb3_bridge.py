@@ -21,7 +21,8 @@ from rl_contrastive.bridges.sb3 import (
     extractor_kwargs,
     obs_layout,
 )
-from rl_contrastive.deep.feature_net import FeatureLearner, ObsLayout, TransitionFeatures
+from rl_contrastive.deep.feature_net import ObsLayout, TransitionFeatures
+from rl_contrastive.deep.transition_learner import TransitionLearner
 from rl_contrastive.deep.weights import weights
 from rl_contrastive.errors import RlcError
 
@@ -155,7 +156,7 @@ def test_the_memory_is_a_ring_and_forgotten_visits_still_count() -> None:
 
 
 def trained(layout: ObsLayout) -> TransitionFeatures:
-    learner = FeatureLearner(layout, 2, features_config(), rng=np.random.default_rng(0))
+    learner = TransitionLearner(layout, 2, features_config(), rng=np.random.default_rng(0))
     return learner.net.online
 
 
@@ -268,7 +269,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_standardising_comes_before_the_first_step() -> None:
-    learner = FeatureLearner(LAYOUTS["floats"], 2, features_config(), rng=np.random.default_rng(0))
+    learner = TransitionLearner(LAYOUTS["floats"], 2, features_config(), rng=np.random.default_rng(0))
     with pytest.raises(RlcError, match="two stored"):
         learner.step()
     learner.store(np.ones((3, 2)), np.zeros(3, dtype=np.int64), np.zeros((3, 2)))

@@ -24,8 +24,9 @@ from rl_contrastive.analysis.figures import colour, draw
 from rl_contrastive.claims.base import Bar, Context, Report, Table
 from rl_contrastive.claims.stacked import centres, lead, shown
 from rl_contrastive.config import MOST_DRAWN, MOST_WIDTH, Ge, Gt, In, Options, from_dict, require
-from rl_contrastive.deep.feature_net import FeatureConfig, FeatureLearner, ObsLayout
+from rl_contrastive.deep.feature_net import FeatureConfig, ObsLayout
 from rl_contrastive.deep.names import Closeness, Leaders, name_of
+from rl_contrastive.deep.transition_learner import TransitionLearner
 from rl_contrastive.spec import Array, FloatArray, IntArray
 
 SEEDS = tuple(range(500, 510))
@@ -115,7 +116,7 @@ def features(config: PlacesClaimConfig, played: Played, kind: Kind, seed: int) -
     encoder = {"channels": [], "hidden": [config.hidden]}
     options = {"encoder": encoder, "representation": representation, "lr": config.lr, "capacity": len(played.action)}
     rng = np.random.default_rng([seed, 1])
-    learner = FeatureLearner(played.layout, played.num_actions, from_dict(FeatureConfig, options), rng=rng)
+    learner = TransitionLearner(played.layout, played.num_actions, from_dict(FeatureConfig, options), rng=rng)
     order = rng.permutation(len(played.action)) if kind == "shuffled" else np.arange(len(played.action))
     learner.store(played.obs, played.action, played.next_obs[order])
     learner.standardise()
