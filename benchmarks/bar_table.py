@@ -14,15 +14,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
+from grouped import Members, grouped
 
 from rl_contrastive.analysis import statistics as st
-from rl_contrastive.analysis.comparison import first_of_two, task_names
+from rl_contrastive.analysis.comparison import first_of_two
 from rl_contrastive.analysis.figures import words
-from rl_contrastive.analysis.runs import Run, find_runs, read_run
+from rl_contrastive.analysis.runs import Run
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 
@@ -51,11 +50,10 @@ def until(run: Run, at: float) -> Run:
 
 
 def main(folders: list[str], bar: float, against: str, at: float = np.inf) -> int:
-    runs = [until(read_run(folder), at) for folder in find_runs([Path(folder) for folder in folders])]
-    groups: dict[tuple[str, str], dict[int | None, Run]] = defaultdict(dict)
-    for run, task in zip(runs, task_names(runs), strict=True):
-        groups[task, run.agent][run.seed] = run
-    agents = sorted({run.agent for run in runs})
+    groups = {
+        place: {seed: until(run, at) for seed, run in members.items()} for place, members in grouped(folders).items()
+    }
+    agents = sorted({agent for _, agent in groups})
     require(not against or against in agents, f"--against must be one of {', '.join(agents)}; got {against}.")
     print((HEADER + PAIRED).format(bar=bar, against=against or "-"))
     print("|---" * 10 + "|")
@@ -64,10 +62,10 @@ def main(folders: list[str], bar: float, against: str, at: float = np.inf) -> in
         count = str(done) if done == len(members) else f"{done} of {len(members)}"
         cells = row(members, groups.get((task, against), {}), bar) if done == len(members) else ["-"] * 7
         print(f"| {task} | {agent} | {count} | {' | '.join(cells)} |")
-    return int(any(not run.finished for run in runs))
+    return int(any(not run.finished for members in groups.values() for run in members.values()))
 
 
-def row(members: dict[int | None, Run], base: dict[int | None, Run], bar: float) -> list[str]:
+def row(members: Members, base: Members, bar: float) -> list[str]:
     """The cells of one agent in one environment."""
     steps = [reached(run, bar) for run in members.values()]
     last = np.array([run.series["return_mean"][-1] for run in members.values()])

@@ -11,21 +11,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
+from grouped import grouped
 
 from rl_contrastive.analysis import statistics as st
-from rl_contrastive.analysis.comparison import task_names
-from rl_contrastive.analysis.runs import Run, find_runs, read_run
+from rl_contrastive.analysis.runs import Run
+from rl_contrastive.errors import RlcError
 
 
 def main(arguments: argparse.Namespace) -> int:
-    runs = [read_run(folder) for folder in find_runs([Path(f) for f in arguments.folders])]
-    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run, task in zip(runs, task_names(runs), strict=True):
-        groups[task, run.agent].append(run)
+    groups = {place: list(members.values()) for place, members in grouped(arguments.folders).items()}
     key = "agent/first_terminal" if arguments.terminal else "agent/first_reward"
     name = "true terminal" if arguments.terminal else "reward > 0"
     print("| environment | agent | n | last return, mean [95% CI] | worst seed | env steps to the first " + name + " |")
@@ -41,7 +37,7 @@ def main(arguments: argparse.Namespace) -> int:
             cells.append(first(members, key, arguments.within))
         cells += ["-"] * (4 - len(cells))
         print(f"| {env} | {agent} | " + " | ".join(cells) + " |")
-    return int(any(not run.finished for run in runs))
+    return int(any(not run.finished for members in groups.values() for run in members))
 
 
 def last_return(run: Run, at: float) -> float:
@@ -67,4 +63,7 @@ if __name__ == "__main__":
     parser.add_argument("--terminal", action="store_true")
     parser.add_argument("--within", type=float, default=20_000)
     parser.add_argument("--at", type=float, default=np.inf)
-    sys.exit(main(parser.parse_args()))
+    try:
+        sys.exit(main(parser.parse_args()))
+    except RlcError as error:
+        sys.exit(str(error))

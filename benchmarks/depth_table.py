@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
+from grouped import grouped
 
 from rl_contrastive.analysis import statistics as st
-from rl_contrastive.analysis.comparison import task_names
 from rl_contrastive.analysis.figures import words
-from rl_contrastive.analysis.runs import Run, find_runs, read_run
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
 
@@ -26,17 +23,14 @@ METRIC = "env/depth"
 
 
 def main(folders: list[str], against: str) -> int:
-    runs = [read_run(folder) for folder in find_runs([Path(folder) for folder in folders])]
-    worlds = sorted(set(task_names(runs)))
+    found = grouped(folders)
+    worlds = sorted({task for task, _ in found})
     require(len(worlds) == 1, f"depth_table: give runs of one environment; these are of {'; '.join(worlds) or 'none'}.")
-    groups: dict[str, dict[int | None, Run]] = defaultdict(dict)
-    for run in runs:
-        twice = f"depth_table: {run.agent} has two runs with seed {run.seed}: give folders of one sweep."
-        require(run.seed not in groups[run.agent], twice)
+    groups = {agent: members for (_, agent), members in found.items()}
+    for run in (run for members in groups.values() for run in members.values()):
         without = f"depth_table: {run.folder} records no {METRIC}: only worlds of rooms have it."
         require(METRIC in run.series or not run.finished, without)
-        groups[run.agent][run.seed] = run
-    broken = {run.agent for run in runs if not run.finished}
+    broken = {agent for agent, members in groups.items() if not all(run.finished for run in members.values())}
     depth = {
         agent: {seed: float(run.series[METRIC][-1]) for seed, run in members.items()}
         for agent, members in groups.items()

@@ -15,6 +15,12 @@ from rl_contrastive.errors import RlcError
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.fixture(autouse=True)
+def beside(monkeypatch):
+    """Scripts find the modules beside them, as where Python starts them."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
 def row(capsys, folder):
     """Cells of the only row of the table of worlds."""
     code = runpy.run_path(str(BENCHMARKS / "worlds_table.py"))["main"]([str(folder)])
@@ -153,8 +159,14 @@ def test_tables_refuse_what_they_would_mix_up(tmp_path):
     for name in ("one", "two"):
         with_columns(next((tmp_path / name).glob("*/seed-0")), {"env/depth": [1.0] * 4})
     assert depth([str(tmp_path / "one")], "") == 0
-    with pytest.raises(RlcError, match="a has two runs with seed 0"):
-        depth([str(tmp_path / "one"), str(tmp_path / "two")], "")
+    twice = [str(tmp_path / "one"), str(tmp_path / "two")]
+    with pytest.raises(RlcError, match=r"a has two runs of lock.* with seed 0"):
+        depth(twice, "")
+    with pytest.raises(RlcError, match=r"a has two runs of lock.* with seed 0"):
+        bar(twice, 0.5, "")
+    deep = runpy.run_path(str(BENCHMARKS / "deep_table.py"))["main"]
+    with pytest.raises(RlcError, match=r"a has two runs of lock.* with seed 0"):
+        deep(argparse.Namespace(folders=twice, terminal=False, within=20_000, at=float("inf")))
 
 
 def test_a_run_that_was_killed_before_its_first_evaluation_is_shown_as_lost(tmp_path, capsys):

@@ -1,0 +1,25 @@
+"""Finished and unfinished runs of some folders by environment, agent and seed, for the tables made of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from rl_contrastive.analysis.comparison import task_names
+from rl_contrastive.analysis.runs import Run, find_runs, read_run
+from rl_contrastive.config import require
+
+Members = dict[int | None, Run]
+"""Seed -> run."""
+
+
+def grouped(folders: list[str]) -> dict[tuple[str, str], Members]:
+    """(environment, agent) -> runs by seed; RlcError where a seed was run twice, so that no mean counts it twice."""
+    runs = [read_run(folder) for folder in find_runs([Path(folder) for folder in folders])]
+    groups: dict[tuple[str, str], Members] = defaultdict(dict)
+    for run, task in zip(runs, task_names(runs), strict=True):
+        members = groups[task, run.agent]
+        twice = f"{run.agent} has two runs of {task} with seed {run.seed}: give folders of one sweep."
+        require(run.seed not in members, twice)
+        members[run.seed] = run
+    return dict(groups)
