@@ -19,9 +19,9 @@ from rl_contrastive.bridges.bonus_env_config import BonusEnvConfig
 from rl_contrastive.bridges.row_parts import FeaturesOf, KeptNames, RowArrivals, RowMemory, RowStep
 from rl_contrastive.config import require_keys
 from rl_contrastive.deep.arrival import keys_of_both, pairs_among
-from rl_contrastive.deep.bonus import VisitBonus, make_bonus
+from rl_contrastive.deep.bonus import VisitBonus
 from rl_contrastive.deep.bonus_contract import Chunk, Gone
-from rl_contrastive.deep.build_bonus import make_counts, make_gate
+from rl_contrastive.deep.build_bonus import make_bonus, make_counts, make_gate
 from rl_contrastive.deep.episodic import EpisodeLog
 from rl_contrastive.deep.feature_net import ObsLayout
 from rl_contrastive.deep.names import ByteNames, Closeness

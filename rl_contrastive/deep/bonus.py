@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from rl_contrastive.config import require, require_keys
-from rl_contrastive.deep.bonus_config import BonusConfig, Pays
+from rl_contrastive.deep.bonus_config import Pays
 from rl_contrastive.deep.bonus_contract import Chunk, Gone, Step
 from rl_contrastive.deep.cells import Tiles
 from rl_contrastive.deep.replay.changed_rows import Patches
@@ -277,42 +277,3 @@ class TileVisits(VisitBonus):
         require(fits, "bonus: the saved counts do not fit the cells.")
         self.counts[:] = 0.0
         self.counts[cells] = counts
-
-
-def make_bonus(
-    config: BonusConfig,
-    capacity: int,
-    num_actions: int,
-    dim: int,
-    *,
-    beta: float,
-    rng: np.random.Generator,
-    of_states: bool = False,
-) -> VisitBonus:
-    """Counts of pairs in the cells or the ellipse of features in R^dim; rng draws the tilings' directions.
-
-    of_states: features of states, each action counted separately (`RepresentationConfig.of_states`); cells only.
-    """
-    parts = config.parts
-    require(parts is not None, "bonus: kind none counts nothing.")
-    assert parts is not None
-    if parts.lifelong == "ellipse":
-        return EllipticalVisits(capacity, num_actions, dim, lam=config.lam, beta=beta, power=config.power)
-    require(parts.lifelong == "cells", f"bonus: {parts.lifelong} are no counts of features: take cells or ellipse.")
-    tiles = make_tiles(config, capacity, dim, rng=rng)
-    lam, power = config.lam, config.power
-    return TileVisits(capacity, num_actions, tiles, lam=lam, beta=beta, power=power, of_states=of_states)
-
-
-def make_tiles(config: BonusConfig, capacity: int, dim: int, *, rng: np.random.Generator) -> Tiles:
-    """The cells that the options ask for; capacity: entries of the replay."""
-    width = 1.0 if config.parts is None else config.parts.width
-    return Tiles(
-        dim,
-        tilings=config.tilings,
-        directions=config.directions,
-        width=width,
-        rho=config.rho,
-        rng=rng,
-        per_tiling=max(1 << 18, 1 << (capacity - 1).bit_length()),  # at least a cell for each entry
-    )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from rl_contrastive.config import require
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.arrival import ArrivalBonus, Both, UnitScale
-from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits, VisitBonus, make_bonus, make_tiles
+from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits, VisitBonus
 from rl_contrastive.deep.bonus_config import BonusConfig, Parts
 from rl_contrastive.deep.bonus_contract import Bonus, NoBonus
+from rl_contrastive.deep.cells import Tiles
 from rl_contrastive.deep.config import RepresentationConfig
 from rl_contrastive.deep.episodic import EpisodeLog, EpisodicBonus
 from rl_contrastive.deep.feature_net import ObsLayout
@@ -83,6 +85,45 @@ class BonusBuilder:
     def _gate(self) -> Gate | None:
         options, capacity, dim = self.config.bonus, self.config.capacity, self.representation.dim
         return make_gate(options, capacity, dim, self.closeness, rng=self.seeds.generator("init", 4))
+
+
+def make_bonus(
+    config: BonusConfig,
+    capacity: int,
+    num_actions: int,
+    dim: int,
+    *,
+    beta: float,
+    rng: np.random.Generator,
+    of_states: bool = False,
+) -> VisitBonus:
+    """Counts of pairs in the cells or the ellipse of features in R^dim; rng draws the tilings' directions.
+
+    of_states: features of states, each action counted separately (`RepresentationConfig.of_states`); cells only.
+    """
+    parts = config.parts
+    require(parts is not None, "bonus: kind none counts nothing.")
+    assert parts is not None
+    if parts.lifelong == "ellipse":
+        return EllipticalVisits(capacity, num_actions, dim, lam=config.lam, beta=beta, power=config.power)
+    require(parts.lifelong == "cells", f"bonus: {parts.lifelong} are no counts of features: take cells or ellipse.")
+    tiles = make_tiles(config, capacity, dim, rng=rng)
+    lam, power = config.lam, config.power
+    return TileVisits(capacity, num_actions, tiles, lam=lam, beta=beta, power=power, of_states=of_states)
+
+
+def make_tiles(config: BonusConfig, capacity: int, dim: int, *, rng: np.random.Generator) -> Tiles:
+    """The cells that the options ask for; capacity: entries of the replay."""
+    width = 1.0 if config.parts is None else config.parts.width
+    return Tiles(
+        dim,
+        tilings=config.tilings,
+        directions=config.directions,
+        width=width,
+        rho=config.rho,
+        rng=rng,
+        per_tiling=max(1 << 18, 1 << (capacity - 1).bit_length()),  # at least a cell for each entry
+    )
 
 
 def make_counts(

@@ -10,8 +10,8 @@ from agents_common import batches, same
 from rl_contrastive import registry
 from rl_contrastive.acting import choose, greedy, sample
 from rl_contrastive.config import from_dict
-from rl_contrastive.deep.bonus import make_bonus
 from rl_contrastive.deep.bonus_config import BonusConfig
+from rl_contrastive.deep.build_bonus import make_bonus
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import Transition
 

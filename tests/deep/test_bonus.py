@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits, VisitBonus, make_bonus
+from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits, VisitBonus
 from rl_contrastive.deep.bonus_config import BonusConfig
+from rl_contrastive.deep.build_bonus import make_bonus
 from rl_contrastive.deep.cells import Tiles
 from rl_contrastive.errors import RlcError
 

@@ -9,9 +9,9 @@ from deep_common import Walk
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
 from rl_contrastive.deep.arrival import ArrivalBonus, Both, UnitScale
-from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits, make_bonus
+from rl_contrastive.deep.bonus import EllipticalVisits, TileVisits
 from rl_contrastive.deep.bonus_config import KINDS, BonusConfig, with_features
-from rl_contrastive.deep.build_bonus import make_counts
+from rl_contrastive.deep.build_bonus import make_bonus, make_counts
 from rl_contrastive.deep.cells import Tiles
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.gates import CellVisits, Ellipse, FirstVisit, Nearest

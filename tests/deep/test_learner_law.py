@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from rl_contrastive.config import from_dict
-from rl_contrastive.deep.bonus import make_bonus
 from rl_contrastive.deep.bonus_config import BonusConfig
+from rl_contrastive.deep.build_bonus import make_bonus
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.learner import DeepLearner
 from rl_contrastive.deep.replay.replay import Replay

@@ -11,8 +11,9 @@ from agents_common import batches, same
 
 from rl_contrastive import registry
 from rl_contrastive.config import from_dict
-from rl_contrastive.deep.bonus import VisitBonus, make_bonus
+from rl_contrastive.deep.bonus import VisitBonus
 from rl_contrastive.deep.bonus_config import BonusConfig
+from rl_contrastive.deep.build_bonus import make_bonus
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.learner import DeepLearner
 from rl_contrastive.deep.noisy import NoisyLinear

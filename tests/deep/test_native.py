@@ -11,8 +11,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor
 
 from rl_contrastive.config import from_dict
-from rl_contrastive.deep.bonus import make_bonus
 from rl_contrastive.deep.bonus_config import BonusConfig
+from rl_contrastive.deep.build_bonus import make_bonus
 from rl_contrastive.deep.config import DeepLearnerConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout
 from rl_contrastive.deep.learner import DeepLearner

@@ -26,8 +26,9 @@ import rl_contrastive
 from rl_contrastive import registry
 from rl_contrastive.cli import main
 from rl_contrastive.config import from_dict
-from rl_contrastive.deep.bonus import VisitBonus, make_bonus
+from rl_contrastive.deep.bonus import VisitBonus
 from rl_contrastive.deep.bonus_config import BonusConfig
+from rl_contrastive.deep.build_bonus import make_bonus
 from rl_contrastive.deep.config import RepresentationConfig, SelfPredictionConfig
 from rl_contrastive.deep.replay.replay import Replay
 from rl_contrastive.deep.representation import Representation

@@ -14,8 +14,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from rl_contrastive.bridges.sb3 import ContrastiveExtractor, EllipticalBonusConfig, EllipticalBonusVecEnv
 from rl_contrastive.config import from_dict
 from rl_contrastive.deep.agent_config import ContrastiveUCBDeepConfig
-from rl_contrastive.deep.bonus import make_bonus
 from rl_contrastive.deep.bonus_config import BonusConfig
+from rl_contrastive.deep.build_bonus import make_bonus
 from rl_contrastive.deep.config import DeepLearnerConfig, RepresentationConfig
 from rl_contrastive.deep.feature_net import FeatureConfig, FeatureNet, ObsLayout, TransitionFeatures
 from rl_contrastive.deep.representation import Representation
