@@ -15,48 +15,37 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
 
 import numpy as np
 
 from rl_contrastive.config import require
-from rl_contrastive.envs.deep_sea import DeepSeaConfig
+from rl_contrastive.envs.deep_sea import DeepSeaConfig, DeepSeaEnv
+from rl_contrastive.errors import RlcError
 
 BETA, LAM, GAMMA = 0.1, 0.1, 0.99
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a planner did."""
-
-    episodes: int | None
-    """To the first reward; None: not within the limit."""
-    share: float
-    """Of the reachable pairs, tried."""
-
-
-def explore(size: int, power: float, *, episodes: int, seed: int) -> Found:
-    """Plan and act until the reward is found. Action 1 moves right: which one does changes nothing for a planner."""
-    cost, columns = DeepSeaConfig(size=size).move_cost / size, np.arange(size)
-    counts, rng = np.zeros((size, size, 2)), np.random.default_rng(seed)
-    right, left = np.minimum(columns + 1, size - 1), np.maximum(columns - 1, 0)
-    reward = np.stack([np.zeros(size), np.where(columns == size - 1, 1.0, 0.0) - cost], axis=1)
+def explore(size: int, power: float, *, episodes: int, seed: int) -> tuple[int | None, float]:
+    """Plan and act until the reward is found: episodes (None: not within the limit), share of reachable pairs tried."""
+    model, rng = DeepSeaEnv(DeepSeaConfig(size=size), 1).exact(), np.random.default_rng(seed)
+    after = model.P.argmax(axis=-1)  # (N, N, 2) columns: nothing is random
+    counts, found = np.zeros(after.shape), None
     for episode in range(1, episodes + 1):
-        Q = BETA * (LAM + counts) ** -power
-        value = np.zeros(size)
+        Q, value = BETA * (LAM + counts) ** -power, np.zeros(size)
         for h in range(size - 1, -1, -1):
-            known = reward + GAMMA * np.stack([value[left], value[right]], axis=1)
-            Q[h] += np.where(counts[h] > 0, known, 0.0)
+            Q[h] += np.where(counts[h] > 0, model.r[h] + GAMMA * value[after[h]], 0.0)
             value = Q[h].max(axis=1)
         column = 0
-        for h, tie in enumerate(rng.random(size) < 0.5):
-            low, high = Q[h, column]
-            moves_right = bool(tie) if low == high else bool(high > low)
-            counts[h, column, int(moves_right)] += 1
-            if moves_right and column == size - 1:
-                return Found(episode, np.count_nonzero(counts) / (size * (size + 1)))
-            column = right[column] if moves_right else left[column]
-    return Found(None, np.count_nonzero(counts) / (size * (size + 1)))
+        for h, tie in enumerate(rng.integers(2, size=size).tolist()):
+            first, second = Q[h, column]
+            place = h, column, tie if first == second else int(second > first)
+            counts[place] += 1
+            if model.r[place] > 0:
+                found = episode
+            column = after[place]
+        if found:
+            break
+    return found, np.count_nonzero(counts) / (size * (size + 1))
 
 
 def main() -> int:
@@ -73,11 +62,14 @@ def main() -> int:
     for size in options.sizes:
         for power in options.powers:
             found = [explore(size, power, episodes=options.episodes, seed=seed) for seed in options.seeds]
-            numbers = ", ".join("never" if one.episodes is None else str(one.episodes) for one in found)
-            shares = ", ".join(f"{one.share:.2f}" for one in found)
+            numbers = ", ".join("never" if count is None else str(count) for count, _ in found)
+            shares = ", ".join(f"{share:.2f}" for _, share in found)
             print(f"| {size} | {power:g} | {numbers} | {shares} |", flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except RlcError as error:
+        sys.exit(str(error))
