@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
+from grouped import grouped
 
 from rl_contrastive.analysis import statistics as st
-from rl_contrastive.analysis.comparison import task_names
-from rl_contrastive.analysis.runs import Run, find_runs, read_run
+from rl_contrastive.analysis.runs import Run
+from rl_contrastive.errors import RlcError
 
 
 def main(arguments: argparse.Namespace) -> int:
-    runs = [read_run(folder) for folder in find_runs([Path(f) for f in arguments.folders])]
-    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run, task in zip(runs, task_names(runs), strict=True):
-        groups[task, run.agent].append(run)
+    groups = {place: list(members.values()) for place, members in grouped(arguments.folders).items()}
     heads = [f"{count} pairs" for count in arguments.pairs]
     print("| " + " | ".join(["environment", "agent", "n", *heads, "KL", "accuracy"]) + " |")
     print("|" + "---|" * (len(heads) + 5))
@@ -35,7 +31,7 @@ def main(arguments: argparse.Namespace) -> int:
             for name in ("agent/kl_estimate", "agent/accuracy"):
                 cells.append(f"{np.mean([run.series[name][-1] for run in members]):.3g}")
         print("| " + " | ".join([env, agent, *cells, *["-"] * (len(heads) + 3 - len(cells))]) + " |")
-    return int(any(not run.finished for run in runs))
+    return int(any(not run.finished for members in groups.values() for run in members))
 
 
 def at(run: Run, name: str, pairs: int) -> float:
@@ -57,4 +53,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--pairs", nargs="+", type=int, required=True)
-    sys.exit(main(parser.parse_args()))
+    try:
+        sys.exit(main(parser.parse_args()))
+    except RlcError as error:
+        sys.exit(str(error))

@@ -186,8 +186,7 @@ class EllipticalVisits(VisitBonus):
         return np.asarray(phi, dtype=np.float32)
 
     def of_keys(self, keys: Array) -> FloatArray:
-        norm = self.confidence.norm(0, keys)
-        return self.beta * (norm if self.power == 0.5 else norm ** (2.0 * self.power))
+        return self.beta * self.confidence.norm(0, keys) ** (2.0 * self.power)
 
     def _count(self, keys: Array) -> None:
         self.confidence.update(0, keys.astype(np.float64))

@@ -96,20 +96,23 @@ def make_bonus(
     beta: float,
     rng: np.random.Generator,
     of_states: bool = False,
+    entries: int | None = None,
 ) -> VisitBonus:
     """Counts of pairs in the cells or the ellipse of features in R^dim; rng draws the tilings' directions.
 
-    of_states: features of states, each action counted separately (`RepresentationConfig.of_states`); cells only.
+    capacity: visits for which the tilings have enough cells; entries: of the replay, by default as many. of_states:
+    features of states, each action counted separately (`RepresentationConfig.of_states`); cells only.
     """
+    entries = capacity if entries is None else entries
     parts = config.parts
     require(parts is not None, "bonus: kind none counts nothing.")
     assert parts is not None
     if parts.lifelong == "ellipse":
-        return EllipticalVisits(capacity, num_actions, dim, lam=config.lam, beta=beta, power=config.power)
+        return EllipticalVisits(entries, num_actions, dim, lam=config.lam, beta=beta, power=config.power)
     require(parts.lifelong == "cells", f"bonus: {parts.lifelong} are no counts of features: take cells or ellipse.")
     tiles = make_tiles(config, capacity, dim, rng=rng)
     lam, power = config.lam, config.power
-    return TileVisits(capacity, num_actions, tiles, lam=lam, beta=beta, power=power, of_states=of_states)
+    return TileVisits(entries, num_actions, tiles, lam=lam, beta=beta, power=power, of_states=of_states)
 
 
 def make_tiles(config: BonusConfig, capacity: int, dim: int, *, rng: np.random.Generator) -> Tiles:
@@ -137,11 +140,8 @@ def make_counts(
     kind = None if options.parts is None else options.parts.lifelong
     if kind == "counts":
         return CountedBytes(entries, lam=options.lam, power=options.power)
-    if kind == "ellipse":
-        return CountedFeatures(EllipticalVisits(entries, 1, dim, lam=options.lam, beta=1.0, power=options.power))
-    if kind == "cells":
-        tiles = make_tiles(options, capacity, dim, rng=rng)
-        return CountedFeatures(TileVisits(entries, 1, tiles, lam=options.lam, beta=1.0, power=options.power))
+    if kind in ("cells", "ellipse"):
+        return CountedFeatures(make_bonus(options, capacity, 1, dim, beta=1.0, rng=rng, entries=entries))
     return Flat()
 
 

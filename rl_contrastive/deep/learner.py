@@ -77,13 +77,13 @@ class DeepLearner:
         self.bounds = config.reward_scale * low, config.reward_scale * high
         self.explore = explore or ExploreConfig()
         self.returns = Returns(config, spec.num_actions, self.choice.signs, self.explore)
-        self.shown = self.returns.shown
         self.device = resolve_device(config.device)
         rng = torch.Generator().manual_seed(seed)  # on the CPU: the same weights whatever the device
         layout = ObsLayout(obs_shape, spec.obs_dtype, spec.num_states, spec.codes)
         body = layout.encoder(config.encoder, rng=rng)
         check_augment(config.augment, body.kind)
-        own_head = {"shown": self.shown, "hidden": self.explore.hidden} if self.shown else {}
+        shown = self.returns.shown
+        own_head = {"shown": shown, "hidden": self.explore.hidden} if shown else {}
         V = len(self.choice.signs)
         self.values = Values(body, spec.num_actions, config.value, rng=rng, values=V, **own_head).to(self.device)
         self.self_prediction: SelfPrediction | None = None
@@ -275,7 +275,7 @@ class DeepLearner:
 
     def _losses(self, obs: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Losses and |TD errors| (N, V) of Q and G."""
-        N, M, V, values, target = len(numbers), self.shown, len(self.choice.signs), self.values, self.target
+        N, M, V, values, target = len(numbers), self.returns.shown, len(self.choice.signs), self.values, self.target
         known, now, later = V + 3 + V * self.num_actions, None, None
         reward, discount, action = numbers[:, :V], numbers[:, V], numbers[:, V + 2].long()
         extra = numbers[:, V + 3 : known].reshape(N, V, -1)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require
-from rl_contrastive.device import copies
+from rl_contrastive.device import copies, fetch
 from rl_contrastive.errors import RlcError
 from rl_contrastive.objectives.base import ObjectiveResult
 from rl_contrastive.objectives.views import ViewObjective, Views
@@ -98,7 +98,7 @@ class ViewLearner:
         self.encoder.eval()
         z = self.encoder(x)
         self.encoder.train(before)
-        return np.asarray(z.cpu().double().numpy())
+        return fetch(z.double())
 
     def reset(self, slots: Tensor) -> None:
         """The instances in these slots (M,) were replaced by others."""

@@ -19,6 +19,7 @@ from rl_contrastive.agents.base import BaseAgent
 from rl_contrastive.agents.baselines.sb3_config import DqnConfig, PpoConfig, QrDqnConfig, Sb3Config, network
 from rl_contrastive.agents.baselines.sb3_view import EpisodeStream, as_vec_env
 from rl_contrastive.config import require, require_keys
+from rl_contrastive.device import copies
 from rl_contrastive.errors import RlcError
 from rl_contrastive.registry import register
 from rl_contrastive.spec import Env, FloatArray, IntArray, State, Transition
@@ -187,8 +188,7 @@ class StableBaselines(Sb3Agent):
 
     def state_dict(self) -> State:
         """The networks only: enough to evaluate the policy, not to go on training."""
-        weights = {name: tensor.numpy().copy() for name, tensor in self.model.policy.state_dict().items()}
-        return {"policy": weights, "version": self.version}
+        return {"policy": copies(self.model.policy.state_dict()), "version": self.version}
 
     def load_state_dict(self, state: State) -> None:
         import torch

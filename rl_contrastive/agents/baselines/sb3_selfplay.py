@@ -25,6 +25,7 @@ from rl_contrastive.agents.baselines.sb3 import Sb3Agent
 from rl_contrastive.agents.baselines.sb3_config import PpoConfig, network
 from rl_contrastive.agents.baselines.sb3_view import Clock, EpisodeStream, as_vec_env
 from rl_contrastive.config import Ge, require, require_keys
+from rl_contrastive.device import copies
 from rl_contrastive.registry import register
 from rl_contrastive.seeding import SeedTree
 from rl_contrastive.spec import Array, BoolArray, Env, FloatArray, IntArray, State, joint_action, product
@@ -180,10 +181,7 @@ class SelfPlay(Sb3Agent):
 
     def state_dict(self) -> State:
         """The networks only: enough to play the policies, not to go on training."""
-        networks = {
-            side: {name: tensor.numpy() for name, tensor in weights(model).items()}
-            for side, model in zip(SIDES, self.models, strict=True)
-        }
+        networks = {side: copies(model.policy.state_dict()) for side, model in zip(SIDES, self.models, strict=True)}
         return {**networks, "version": self.version}
 
     def load_state_dict(self, state: State) -> None:
