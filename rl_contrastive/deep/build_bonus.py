@@ -77,7 +77,9 @@ class BonusBuilder:
         if parts.lifelong == "rnd":
             layout = ObsLayout(self.replay.stacked_shape, self.spec.obs_dtype, self.spec.num_states, self.spec.codes)
             own, seed = self.config.learner, self.seeds.integer("init", 1)
-            rnd = RandomDistillation(layout, own.encoder, self.config.rnd, seed=seed, device=own.device)
+            rnd = RandomDistillation(
+                layout, own.encoder, self.config.rnd, seed=seed, device=own.device, backend=own.backend
+            )
             return Distilled(rnd, self.replay)
         options, capacity, dim = self.config.bonus, self.config.capacity, self.representation.dim
         return make_counts(options, capacity, capacity, dim, rng=self.seeds.generator("init", 3))

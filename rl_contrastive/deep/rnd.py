@@ -12,24 +12,30 @@ f_hat learns from each visited observation once, in the order of arrival, in bat
 minibatches the error would fall with gradient steps and not with visits, and most for the oldest observations. Vector
 observations are standardised once, before the first visit, like those of the other networks. The paper keeps running
 moments, so that its past and present errors belong to different functions.
+
+The bonus is asked for many observations at once, and in worlds of few views most of them more than once: each one's
+error is computed once, in numpy where the networks are small (`learner.backend`).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rl_contrastive.config import require, require_keys
 from rl_contrastive.deep.bonus_config import RNDConfig
-from rl_contrastive.deep.config import EncoderConfig
+from rl_contrastive.deep.config import Backend, EncoderConfig
 from rl_contrastive.deep.feature_net import ObsLayout
+from rl_contrastive.deep.native.encoder import Columns, chosen, knows
+from rl_contrastive.deep.native.layers import Network
 from rl_contrastive.deep.networks import RELU_GAIN, Encoder, linear
 from rl_contrastive.deep.spread import Spread
 from rl_contrastive.deep.weights import FlatAdam, FlatParameters, load_weights, weights
 from rl_contrastive.device import fetch, put, resolve_device
-from rl_contrastive.spec import Array, FloatArray, State
+from rl_contrastive.spec import Array, FloatArray, IntArray, State
 
 
 class RandomDistillation:
@@ -43,6 +49,7 @@ class RandomDistillation:
         *,
         seed: int,
         device: str = "auto",
+        backend: Backend = "auto",
     ) -> None:
         """layout: of a stacked observation. encoders: of both networks, each with a linear output layer."""
         self.config, self.device = config, resolve_device(device)
@@ -61,11 +68,18 @@ class RandomDistillation:
         self.spread = Spread()
         self._flat = FlatParameters(self.predictor.parameters())
         self._optimiser = FlatAdam(self._flat, lr=config.lr)
+        possible = self.device.type == "cpu" and knows(body_of(self.target))
+        native = chosen(backend, possible, "this random network", "learner.backend")
+        self._native = NativeErrors(self.target, self.predictor) if native else None
 
-    @torch.no_grad()
     def errors(self, obs: Array) -> FloatArray:
         """||f_hat - f||^2 of stacked observations (N, ...) -> (N,)."""
-        return fetch(self._errors(put(obs, self.device)).double())
+        first, again = distinct(obs)
+        once = obs[first]
+        if self._native is not None:
+            return self._native(once)[again]
+        with torch.no_grad():
+            return fetch(self._errors(put(once, self.device)).double())[again]
 
     def bonus(self, obs: Array) -> FloatArray:
         """error / spread of stacked observations (N, ...) -> (N,), >= 0."""
@@ -81,9 +95,7 @@ class RandomDistillation:
         """Centre and scale vector observations by these; before the first visit."""
         require(self.spread.count == 0, "rnd: standardise comes before the first visit.")
         for network in (self.target, self.predictor):
-            body = network[0]
-            assert isinstance(body, Encoder)
-            body.inputs.standardise(obs)
+            body_of(network).inputs.standardise(obs)
 
     def _errors(self, obs: Tensor) -> Tensor:
         with torch.no_grad():
@@ -107,3 +119,35 @@ class RandomDistillation:
         load_weights(self.predictor, state["predictor"], "rnd: predictor")
         self._optimiser.load_state_dict(state["optimiser"], "rnd")
         self.spread.load_state_dict(state["spread"])
+
+
+class NativeErrors:
+    """The errors in numpy, on the memory of torch's weights."""
+
+    def __init__(self, target: nn.Sequential, predictor: nn.Sequential) -> None:
+        first = body_of(target)
+        self.columns = Columns(first.inputs, vectors=first.kind == "mlp")  # both networks read the same numbers
+        self.networks = [Network([*body_of(network).body, *list(network)[1:]]) for network in (target, predictor)]
+
+    def __call__(self, obs: Array) -> FloatArray:
+        """Observations (N, ...) -> (N,)."""
+        x = self.columns(obs)
+        goal, out = (network(x) for network in self.networks)
+        out -= goal
+        errors: FloatArray = np.square(out, dtype=np.float64).sum(axis=0)
+        return errors
+
+
+def body_of(network: nn.Sequential) -> Encoder:
+    """The encoder of f or f_hat."""
+    body = network[0]
+    assert isinstance(body, Encoder)
+    return body
+
+
+def distinct(obs: Array) -> tuple[IntArray, IntArray]:
+    """Rows (n,) of the observations (N, ...) of which each is there once, and which of them each row equals (N,)."""
+    place: dict[bytes, int] = {}
+    again = np.fromiter((place.setdefault(row.tobytes(), len(place)) for row in obs), dtype=np.int64, count=len(obs))
+    _, first = np.unique(again, return_index=True)
+    return first, again

@@ -10,7 +10,7 @@ from agents_common import same
 from rl_contrastive.deep.bonus_config import RNDConfig
 from rl_contrastive.deep.config import EncoderConfig
 from rl_contrastive.deep.feature_net import ObsLayout
-from rl_contrastive.deep.rnd import RandomDistillation
+from rl_contrastive.deep.rnd import RandomDistillation, distinct
 from rl_contrastive.deep.spread import Spread
 from rl_contrastive.errors import RlcError
 
@@ -145,3 +145,39 @@ def test_global_generators_are_left_alone() -> None:
 def test_bad_options_are_sentences(fields, words) -> None:
     with pytest.raises(RlcError, match=words):
         RNDConfig(**fields)
+
+
+@pytest.mark.parametrize("layout", [STATES, VECTORS, ObsLayout((8, 7, 7), "uint8", None, (11, 6, 3, 4) * 2)])
+def test_numpy_and_torch_have_the_same_errors_also_after_learning(layout: ObsLayout) -> None:
+    rng = np.random.default_rng(0)
+    here, there = (
+        RandomDistillation(
+            layout, EncoderConfig(hidden=(32,)), RNDConfig(dim=16), seed=0, device="cpu", backend=backend
+        )
+        for backend in ("numpy", "torch")
+    )
+    if layout.num_states:
+        obs = rng.integers(layout.num_states, size=60)
+    elif layout.codes:
+        obs = rng.integers(3, size=(60, *layout.shape)).astype(np.uint8)
+    else:
+        obs = rng.normal(size=(60, *layout.shape)).astype(np.float32)
+    for rnd in (here, there):
+        rnd.standardise(obs)
+    for _ in range(3):
+        np.testing.assert_allclose(here.errors(obs), there.errors(obs), rtol=2e-5)
+        for rnd in (here, there):
+            rnd.visit(obs[:40])
+    assert here._native is not None and there._native is None
+
+
+def test_equal_observations_have_one_error_in_the_order_asked_for() -> None:
+    rnd = make(VECTORS)
+    one, other, third = np.random.default_rng(1).normal(size=(3, 1, 3)).astype(np.float32)
+    each = np.concatenate([rnd.errors(obs) for obs in (one, other, third)])
+    errors = rnd.errors(np.concatenate([other, one, other, third, one, third]))
+    np.testing.assert_allclose(errors, each[[1, 0, 1, 2, 0, 2]], rtol=1e-5)
+    assert errors[0] == errors[2] and errors[1] == errors[4] and errors[3] == errors[5]
+    first, again = distinct(np.array([5, 3, 5, 7, 3]))
+    assert first.tolist() == [0, 1, 3] and again.tolist() == [0, 1, 0, 2, 1]
+    assert rnd.errors(np.empty((0, 3), np.float32)).shape == (0,)
