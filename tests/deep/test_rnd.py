@@ -168,7 +168,8 @@ def test_numpy_and_torch_have_the_same_errors_also_after_learning(layout: ObsLay
         np.testing.assert_allclose(here.errors(obs), there.errors(obs), rtol=2e-5)
         for rnd in (here, there):
             rnd.visit(obs[:40])
-    assert here._native is not None and there._native is None
+    assert here._native is not None
+    assert there._native is None
 
 
 def test_equal_observations_have_one_error_in_the_order_asked_for() -> None:
@@ -177,7 +178,8 @@ def test_equal_observations_have_one_error_in_the_order_asked_for() -> None:
     each = np.concatenate([rnd.errors(obs) for obs in (one, other, third)])
     errors = rnd.errors(np.concatenate([other, one, other, third, one, third]))
     np.testing.assert_allclose(errors, each[[1, 0, 1, 2, 0, 2]], rtol=1e-5)
-    assert errors[0] == errors[2] and errors[1] == errors[4] and errors[3] == errors[5]
+    np.testing.assert_array_equal(errors[[0, 1, 3]], errors[[2, 4, 5]])
     first, again = distinct(np.array([5, 3, 5, 7, 3]))
-    assert first.tolist() == [0, 1, 3] and again.tolist() == [0, 1, 0, 2, 1]
+    np.testing.assert_array_equal(first, [0, 1, 3])
+    np.testing.assert_array_equal(again, [0, 1, 0, 2, 1])
     assert rnd.errors(np.empty((0, 3), np.float32)).shape == (0,)
