@@ -70,11 +70,12 @@ docs-results: $(STAMP)
 	for sweep in docs/results/*.toml; do \
 		name=$$(basename $$sweep .toml); \
 		case $$name in noise-depth-twin) ;; *) test -d docs/results/$$name || continue;; esac; \
-		$(BIN)/rlc sweep $$sweep --out runs/$$name --workers $(WORKERS) || exit 1; \
+		out=runs/$$name; test -d records/$$name && out=records/$$name; \
+		$(BIN)/rlc sweep $$sweep --out $$out --workers $(WORKERS) || exit 1; \
 		case $$name in bonus-depth|noise-depth*) continue;; esac; \
-		plot=sample-efficiency.png; test -f runs/$$name/compare/$$plot || plot=gap.png; \
+		plot=sample-efficiency.png; test -f $$out/compare/$$plot || plot=gap.png; \
 		case $$name in objectives-lock*) plot=episodes-to-solve.png;; esac; \
-		cp runs/$$name/compare/table.md runs/$$name/compare/$$plot docs/results/$$name/ || exit 1; \
+		cp $$out/compare/table.md $$out/compare/$$plot docs/results/$$name/ || exit 1; \
 	done
 	$(BIN)/python benchmarks/depth_table.py runs/bonus-depth --against "rnd, gate tried" > docs/results/bonus-depth/table.md
 	$(BIN)/python benchmarks/depth_table.py runs/noise-depth --against ours > docs/results/noise-depth/table.md
