@@ -10,14 +10,13 @@ contrastive-ucb-game's mean last gap <= .05 H/5 at S = 20 and <= 1/2 of nash-vi'
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
+from grouped import by_size
 
 from rl_contrastive.analysis import slopes
 from rl_contrastive.analysis import statistics as st
-from rl_contrastive.analysis.runs import Run, find_runs, read_run
+from rl_contrastive.analysis.runs import Run
 
 OURS = "contrastive-ucb-game"
 
@@ -37,11 +36,8 @@ def shown(interval: st.Interval | None) -> str:
 
 
 def main(folders: list[str]) -> int:
-    runs = [read_run(folder) for folder in find_runs([Path(f) for f in folders])]
-    groups: dict[tuple[int, str], list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[int(run.env_config["num_states"]), run.agent].append(run)
-    missed = any(not run.finished for run in runs)
+    groups = by_size(folders)
+    missed = any(not run.finished for members in groups.values() for run in members)
     last: dict[tuple[int, str], float] = {}
     print(
         "| S | agent | games | last gap: mean [95% CI], range | slope, handed out | slope, played | plans covered | s |"

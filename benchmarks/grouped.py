@@ -1,4 +1,4 @@
-"""Finished and unfinished runs of some folders by environment, agent and seed, for the tables made of them."""
+"""Finished and unfinished runs of some folders in groups, for the tables made of them."""
 
 from __future__ import annotations
 
@@ -22,4 +22,13 @@ def grouped(folders: list[str]) -> dict[tuple[str, str], Members]:
         twice = f"{run.agent} has two runs of {task} with seed {run.seed}: give folders of one sweep."
         require(run.seed not in members, twice)
         members[run.seed] = run
+    return dict(groups)
+
+
+def by_size(folders: list[str]) -> dict[tuple[int, str], list[Run]]:
+    """(number of states, agent) -> runs, of random worlds of which each is one sample."""
+    groups: dict[tuple[int, str], list[Run]] = defaultdict(list)
+    for folder in find_runs([Path(folder) for folder in folders]):
+        run = read_run(folder)
+        groups[int(run.env_config["num_states"]), run.agent].append(run)
     return dict(groups)

@@ -9,23 +9,19 @@ Exit code 1 if a bar is missed: contrastive-ucb's mean last gap <= 1/3 of ucbvi'
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
+from grouped import by_size
 
 from rl_contrastive.analysis import slopes
 from rl_contrastive.analysis import statistics as st
-from rl_contrastive.analysis.runs import Run, find_runs, read_run
+from rl_contrastive.analysis.runs import Run
 
 
 def main(folders: list[str]) -> int:
-    runs = [read_run(folder) for folder in find_runs([Path(f) for f in folders])]
-    groups: dict[tuple[int, str], list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[int(run.env_config["num_states"]), run.agent].append(run)
+    groups = by_size(folders)
     gaps: dict[tuple[int, str], float] = {}
-    missed = any(not run.finished for run in runs)
+    missed = any(not run.finished for members in groups.values() for run in members)
     print(
         "| S | agent | MDPs | last gap | played regret | its slope | sub-optimality of pi_k: its slope | optimism < 0 |"
     )
