@@ -16,6 +16,7 @@ import numpy as np
 from rl_contrastive.analysis import statistics as st
 from rl_contrastive.analysis.figures import words
 from rl_contrastive.analysis.runs import find_runs, read_run
+from rl_contrastive.errors import RlcError
 
 OURS, RIVAL = "contrastive-ucb-game-deep", "sb3-ppo-selfplay"
 
@@ -44,4 +45,7 @@ def main(folders: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except RlcError as error:
+        sys.exit(str(error))

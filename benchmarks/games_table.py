@@ -17,6 +17,7 @@ from grouped import by_size
 from rl_contrastive.analysis import slopes
 from rl_contrastive.analysis import statistics as st
 from rl_contrastive.analysis.runs import Run
+from rl_contrastive.errors import RlcError
 
 OURS = "contrastive-ucb-game"
 
@@ -70,4 +71,7 @@ def main(folders: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except RlcError as error:
+        sys.exit(str(error))

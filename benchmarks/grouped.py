@@ -26,9 +26,10 @@ def grouped(folders: list[str]) -> dict[tuple[str, str], Members]:
 
 
 def by_size(folders: list[str]) -> dict[tuple[int, str], list[Run]]:
-    """(number of states, agent) -> runs, of random worlds of which each is one sample."""
+    """(number of states, agent) -> runs, of random worlds of which each is one sample; RlcError for other worlds."""
     groups: dict[tuple[int, str], list[Run]] = defaultdict(list)
     for folder in find_runs([Path(folder) for folder in folders]):
         run = read_run(folder)
+        require("num_states" in run.env_config, f"{folder}: {run.env} has no option num_states, the size of a world.")
         groups[int(run.env_config["num_states"]), run.agent].append(run)
     return dict(groups)

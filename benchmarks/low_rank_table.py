@@ -16,6 +16,7 @@ from grouped import by_size
 from rl_contrastive.analysis import slopes
 from rl_contrastive.analysis import statistics as st
 from rl_contrastive.analysis.runs import Run
+from rl_contrastive.errors import RlcError
 
 
 def main(folders: list[str]) -> int:
@@ -61,4 +62,7 @@ def _cell(value: st.Interval, digits: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except RlcError as error:
+        sys.exit(str(error))

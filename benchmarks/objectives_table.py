@@ -18,6 +18,7 @@ import numpy as np
 from rl_contrastive.analysis import statistics as st
 from rl_contrastive.analysis.runs import Run, find_runs, read_run
 from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
 
 COLUMNS = {"tv": 3, "sin_angle": 3, "gap": 4, "regret": 0}
 """Metric -> decimals."""
@@ -59,4 +60,7 @@ if __name__ == "__main__":
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--against")
     arguments = parser.parse_args()
-    sys.exit(main(arguments.folders, arguments.against))
+    try:
+        sys.exit(main(arguments.folders, arguments.against))
+    except RlcError as error:
+        sys.exit(str(error))

@@ -24,6 +24,7 @@ from rl_contrastive.analysis import statistics as st
 from rl_contrastive.analysis.figures import words
 from rl_contrastive.analysis.runs import Run, find_runs, read_run
 from rl_contrastive.config import require
+from rl_contrastive.errors import RlcError
 
 
 def main(folders: list[str], against: str | None = None) -> int:
@@ -103,4 +104,7 @@ if __name__ == "__main__":
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--against")
     arguments = parser.parse_args()
-    sys.exit(main(arguments.folders, arguments.against))
+    try:
+        sys.exit(main(arguments.folders, arguments.against))
+    except RlcError as error:
+        sys.exit(str(error))

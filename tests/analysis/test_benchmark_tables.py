@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -175,3 +177,14 @@ def test_a_run_that_was_killed_before_its_first_evaluation_is_shown_as_lost(tmp_
     (folder / "summary.json").unlink()
     assert runpy.run_path(str(BENCHMARKS / "bar_table.py"))["main"]([str(tmp_path)], 0.5, "") == 1
     assert "| a | 0 of 1 | - |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("table", ["games_table", "low_rank_table"])
+def test_runs_of_other_worlds_get_a_sentence(tmp_path, table):
+    folder = write_run(tmp_path, "mle", 0)
+    command = [sys.executable, str(BENCHMARKS / f"{table}.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"{folder}: ")
+    assert "no option num_states" in done.stderr
+    assert "Traceback" not in done.stderr
