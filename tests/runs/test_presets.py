@@ -49,8 +49,10 @@ def test_a_bare_command_has_the_settings_of_its_sweep(command, agent, env, name,
     configs = load_sweep(RESULTS / f"{file}.toml").runs
     measured = next(c for c in configs if (c.agent, c.env) == (agent, env) and c.label in (None, agent))
     entry, _ = get("agent", agent)
-    now, then = to_dict(parsed.agent), to_dict(from_dict(entry.config, measured.agent_config))
-    for table in (now, then):  # a table of no options is said in two ways
+    both = parsed.agent, from_dict(entry.config, measured.agent_config)
+    now, then = (to_dict(config) for config in both)
+    for config, table in zip(both, (now, then), strict=True):  # what can be said in two ways
+        table["bonus"]["width"] = config.bonus.parts.width
         table["learner"]["representation"].pop("objective_options")
         table["learner"]["auxiliary"].pop("objective_options")
     assert now == then
