@@ -5,8 +5,9 @@ name. A run reached the bar at the first of two evaluations in a row that were a
 last step, so differences in steps are smaller than they were. `--at N` leaves out what came after N steps.
 
 Prints a markdown table: runs that reached the bar, median (range) of their steps, mean of the last returns with
-Student's 95% interval, the worst run, the differences in steps and last return to the agent of `--against`, paired by
-seed, and the median of the seconds. Exit code 1 if a run did not finish.
+Student's 95% interval, the worst run, the median of the seconds, and with `--against` the differences in steps and last
+return to that agent, paired by seed, or Welch's between all runs where the seeds differ. Exit code 1 if a run did not
+finish.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 
 import numpy as np
 from grouped import Members, grouped
+from scipy import stats
 
 from rl_contrastive.analysis import statistics as st
 from rl_contrastive.analysis.comparison import first_of_two
@@ -24,9 +26,13 @@ from rl_contrastive.analysis.figures import words
 from rl_contrastive.analysis.runs import Run
 from rl_contrastive.config import require
 from rl_contrastive.errors import RlcError
+from rl_contrastive.spec import FloatArray
 
-HEADER = "| environment | agent | n | reached {bar:g} | env steps: median (range) | last return: mean [95% CI] | worst "
-PAIRED = "| steps minus {against}, thousands | last return minus {against} | seconds: median |"
+HEADER = (
+    "| environment | agent | n | reached {bar:g} | env steps: median (range) | last return: mean [95% CI] | worst "
+    "| s: median |"
+)
+PAIRED = " steps minus {against}, thousands | last return minus {against} |"
 
 
 def reached(run: Run, bar: float) -> float:
@@ -55,30 +61,54 @@ def main(folders: list[str], bar: float, against: str, at: float = np.inf) -> in
     }
     agents = sorted({agent for _, agent in groups})
     require(not against or against in agents, f"--against must be one of {', '.join(agents)}; got {against}.")
-    print((HEADER + PAIRED).format(bar=bar, against=against or "-"))
-    print("|---" * 10 + "|")
+    runs = [run for members in groups.values() for run in members.values() if run.finished]
+    first = max((run.series["env_steps"][0] for run in runs), default=0.0)
+    require(at >= first, f"--at must be {first:.0f} or more, where every run has an evaluation; got {at:g}.")
+    print((HEADER + (PAIRED if against else "")).format(bar=bar, against=against))
+    print("|---" * (10 if against else 8) + "|")
     for (task, agent), members in sorted(groups.items()):
         done = sum(run.finished for run in members.values())
         count = str(done) if done == len(members) else f"{done} of {len(members)}"
-        cells = row(members, groups.get((task, against), {}), bar) if done == len(members) else ["-"] * 7
+        cells = row(members, bar) if done == len(members) else ["-"] * 5
+        if against:
+            base = groups.get((task, against), {})
+            comparable = all(run.finished for run in (*members.values(), *base.values())) and agent != against
+            cells += differences(members, base, bar) if comparable else ["-"] * 2
         print(f"| {task} | {agent} | {count} | {' | '.join(cells)} |")
     return int(any(not run.finished for members in groups.values() for run in members.values()))
 
 
-def row(members: Members, base: Members, bar: float) -> list[str]:
+def row(members: Members, bar: float) -> list[str]:
     """The cells of one agent in one environment."""
     steps = [reached(run, bar) for run in members.values()]
     last = np.array([run.series["return_mean"][-1] for run in members.values()])
-    shared = sorted(seed for seed in members if seed in base and seed is not None) if base is not members else []
-    sooner, higher = "-", "-"
-    if len(shared) >= 2 and all(base[seed].finished for seed in shared):
-        pairs = [(members[seed], base[seed]) for seed in shared]
-        thousands = np.array([(counted(a, bar) - counted(b, bar)) / 1000 for a, b in pairs])
-        gain = np.array([a.series["return_mean"][-1] - b.series["return_mean"][-1] for a, b in pairs])
-        sooner, higher = words(st.mean_interval(thousands), 0), words(st.mean_interval(gain))
     wall = np.median([run.number("wall_s") or 0.0 for run in members.values()])
     there = f"{np.isfinite(steps).sum()}/{len(steps)}"
-    return [there, spread(steps), words(st.mean_interval(last)), f"{last.min():.2f}", sooner, higher, f"{wall:.0f}"]
+    return [there, spread(steps), words(st.mean_interval(last)), f"{last.min():.2f}", f"{wall:.0f}"]
+
+
+def differences(members: Members, base: Members, bar: float) -> list[str]:
+    """Steps to the bar, in thousands, and last returns, minus those of `base`."""
+    cells = []
+    steps, last = (lambda run: counted(run, bar) / 1000), (lambda run: float(run.series["return_mean"][-1]))
+    for of, digits in ((steps, 0), (last, 2)):
+        ours, theirs = ({seed: of(run) for seed, run in group.items()} for group in (members, base))
+        shared = sorted(seed for seed in ours if seed in theirs and seed is not None)
+        if len(shared) >= 2:
+            cells.append(words(st.mean_interval(np.array([ours[seed] - theirs[seed] for seed in shared])), digits))
+        elif min(len(ours), len(theirs)) >= 2:
+            both = (np.array(list(group.values())) for group in (ours, theirs))
+            cells.append(words(welch(*both), digits) + " (Welch)")
+        else:
+            cells.append("-")
+    return cells
+
+
+def welch(x: FloatArray, y: FloatArray) -> st.Interval:
+    """mean x - mean y with Welch's 95% interval."""
+    got = stats.ttest_ind(x, y, equal_var=False)
+    low, high = got.confidence_interval(0.95)
+    return st.Interval(float(x.mean() - y.mean()), float(low), float(high))
 
 
 def counted(run: Run, bar: float) -> float:

@@ -51,10 +51,10 @@ def explore(size: int, power: float, *, episodes: int, seed: int) -> tuple[int |
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[30, 50, 100])
-    parser.add_argument("--powers", type=float, nargs="+", default=[0.5, 0.75, 1.0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--episodes", type=int, default=10_000, help="at most")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[30, 50, 100], help="N (30 50 100)")
+    parser.add_argument("--powers", type=float, nargs="+", default=[0.5, 0.75, 1.0], help="(0.5 0.75 1)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(0 1 2)")
+    parser.add_argument("--episodes", type=int, default=10_000, help="at most (%(default)s)")
     options = parser.parse_args()
     require(min(options.sizes) >= 2, "count_power: --sizes must be >= 2.")
     require(min(options.powers) > 0, "count_power: --powers must be > 0.")

@@ -36,7 +36,7 @@ SHARE = 0.1
 def settings(label: str, size: int, seed: int) -> RunConfig:
     """The run of the sweep with this label, on a grid of this size."""
     found = {run.label: run for run in load_sweep(SWEEP).runs if run.label}
-    require(label in found, f"--label must be one of {', '.join(found)}; got {label}.")
+    require(label in found, f"--label must be one of {', '.join(map(repr, found))}; got {label!r}.")
     run = found[label]
     return replace(run, seed=seed, env_config={**run.env_config, "size": size})
 
@@ -61,12 +61,13 @@ def blocked(agent: ContrastiveUCBDeep, obs: Array, action: Array) -> int:
 def main() -> int:
     """Train and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--label", default="power 1")
-    parser.add_argument("--size", type=int, default=100)
-    parser.add_argument("--episodes", type=int, default=3000)
-    parser.add_argument("--every", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument("--label", default="power 1", help="a row of the sweep (%(default)s)")
+    parser.add_argument("--size", type=int, default=100, help="N (%(default)s)")
+    parser.add_argument("--episodes", type=int, default=3000, help="in all (%(default)s)")
+    parser.add_argument("--every", type=int, default=500, help="episodes between two rows (%(default)s)")
+    parser.add_argument("--seed", type=int, default=2, help="(%(default)s)")
     given = parser.parse_args()
+    require(min(given.every, given.episodes) >= 1, "untried_pairs: --every and --episodes must be >= 1.")
     torch.set_num_threads(1)
     agent, env, _ = build(settings(given.label, given.size, given.seed))
     assert isinstance(agent, ContrastiveUCBDeep)
@@ -78,7 +79,7 @@ def main() -> int:
             tried[step.obs.argmax(axis=1), step.action] = True
             agent.observe(step)
         agent.update()
-        if episode % given.every == 0:
+        if episode % given.every == 0 or episode == given.episodes:
             obs, action = frontier(tried)
             counts = f"{tried.sum()} of {N * (N + 1)} | {len(obs)} | {blocked(agent, obs, action)}"
             print(f"| {episode} | {counts} | {agent.first_reward} |", flush=True)

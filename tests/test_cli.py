@@ -141,7 +141,11 @@ def test_any_gymnasium_id_runs_through_the_prefix(tmp_path, capsys):
         (["run", "uniform", "low-rank", "--episodes", "-5"], "episodes must be >= 1, got -5."),
         (["run", "uniform", "low-rank", "--episodes", "5", "--steps", "5"], "not both"),
         (["run", "uniform", "low-rank", "--episodes", "3", "--agent.batch", "4"], "no batch would fit"),
-        (["run", "uniform", "low-rank", "--exact", "maybe"], "Expected one of ('auto', 'always', 'never')"),
+        (["run", "uniform", "low-rank", "--exact", "maybe"], "--exact takes one of auto, always, never, got maybe."),
+        (
+            ["run", "contrastive-ucb-deep", "deep-sea", "--agent.bonus.gate", "foo"],
+            "gate takes one of cells, e3b, ellipse, first, nearest, none, temporal, tried, got foo.",
+        ),
         (["run", "uniform", "low-rank", "--device", "cuda"], "no field 'device'"),
         ([*MECO[:3], *MECO[5:]], "objective has no effect with --agent.learner.method spectral; add --agent"),
         ([*MECO[:3], f"{OPTIONS}.x=1"], "unknown option"),

@@ -19,6 +19,7 @@ from rl_contrastive.config import require, require_finite
 from rl_contrastive.errors import RlcError
 
 BORDER = "╭╮╰╯│─ "
+CHOICE = re.compile(r"invalid choice '(.*)' for argument '([^']+)'\. Expected one of \((.*)\)")
 UNREADABLE = re.compile(
     r"Error parsing (--\S+): (?:(?:(invalid literal for int)|could not convert string to float).*?: (['\"].*)"
     r"|no type matching (.+) could be instantiated from \[(.+)\])"
@@ -131,6 +132,12 @@ def _readable(sentence: str) -> str:
         wanted = WANTED.findall(words)
         what = " and ".join(name for name, _ in wanted)
         return f"{prog} needs {what}{': ' + wanted[0][1].rstrip('.') if len(wanted) == 1 else ''}; see {prog} --help"
+    if choice := CHOICE.fullmatch(sentence):
+        value, flag, words = choice.groups()
+        allowed = re.findall(r"'([^']+)'", words)
+        if "None" in allowed:  # tyro's list of an option that may be left out is a set: its order changes
+            allowed = sorted({*allowed} - {"None"})
+        return f"{flag} takes one of {', '.join(allowed)}, got {value}"
     found = UNREADABLE.fullmatch(sentence)
     if not found:
         return sentence

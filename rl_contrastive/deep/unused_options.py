@@ -72,7 +72,8 @@ def check_used(config: ContrastiveUCBDeepConfig) -> None:
             given.remove("width")
         names = " and ".join(f"{table}.{name}" if table else name for name in given)
         verb = "do" if len(given) > 1 else "does"
-        require(not given, f"deep: leave out {names}, which {verb} nothing without {needs}.")
+        now = f"; bonus.kind is {config.bonus.kind}" if table == "bonus" and "kind" not in needs else ""
+        require(not given, f"deep: leave out {names}, which {verb} nothing without {needs}{now}.")
 
 
 def _usual_width(bonus: BonusConfig) -> bool:

@@ -139,13 +139,30 @@ def test_steps_to_a_bar_are_those_of_the_first_of_two_evaluations_in_a_row(tmp_p
     assert a[:4] == ["a", "2", "2/2", "1k (0k to 1k)"]
     assert b[:4] == ["b", "2", "1/2", "never (2k to never)"]
     assert a[4:6] == ["0.80 [-0.47, 2.07]", "0.70"]
-    assert a[6] == "-1 [-1, -1]"  # 1000 - 2000 steps, as b's first run counts at its end, and 500 - 1500
-    assert a[7] == "0.25 [-0.39, 0.89]"  # .9 - .6 and .7 - .5
-    assert b[6:8] == ["-", "-"]
+    assert a[7] == "-1 [-1, -1]"  # 1000 - 2000 steps, as b's first run counts at its end, and 500 - 1500
+    assert a[8] == "0.25 [-0.39, 0.89]"  # .9 - .6 and .7 - .5
+    assert b[7:] == ["-", "-"]
     assert main([str(tmp_path)], 0.5, "b", at=1000) == 0
     a, b = ([cell.strip() for cell in line.split("|")[2:-1]] for line in capsys.readouterr().out.splitlines()[2:])
     assert (a[2], b[2]) == ("1/2", "0/2")  # at the end of 1000 steps, `a` had one evaluation there in its first run
     assert a[4] == "0.65 [0.01, 1.29]"  # .6 and .7
+    with pytest.raises(RlcError, match="--at must be 500 or more"):
+        main([str(tmp_path)], 0.5, "b", at=10)
+
+
+def test_runs_of_other_seeds_are_compared_by_welchs_interval(tmp_path, capsys):
+    for seed, returns in enumerate([(0.0, 0.6, 0.5, 0.9), (0.7, 0.7, 0.0, 0.7)]):
+        write_run(tmp_path, "a", seed, returns=returns)
+        write_run(tmp_path, "b", 10 + seed, returns=(0.0, 0.0, 0.5, 0.5 + 0.1 * seed))
+    main = runpy.run_path(str(BENCHMARKS / "bar_table.py"))["main"]
+    assert main([str(tmp_path)], 0.5, "b") == 0
+    cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[2].split("|")[2:-1]]
+    # 1000, 500 against 1500, 1500: variances 125 000, 0 of two runs make a standard error of 250 with one degree of
+    # freedom, and its 97.5 % point of t is 12.706
+    assert cells[7] == "-1 [-4, 2] (Welch)"
+    assert cells[8].startswith("0.25 [")
+    assert main([str(tmp_path)], 0.5, "") == 0
+    assert len(capsys.readouterr().out.splitlines()[2].split("|")) == 10
 
 
 def test_tables_refuse_what_they_would_mix_up(tmp_path):

@@ -34,7 +34,10 @@ UNUSED: list[tuple[dict[str, Any], str]] = [
     ({"bonus": {"kind": "rnd", "lam": 1.0}}, "leave out bonus.lam, which does nothing without lifelong cells, ellipse"),
     ({"bonus": {"kind": "e3b", "lam": 1.0}}, "leave out bonus.lam,"),
     ({"bonus": {"kind": "none", "lam": 1.0}}, "leave out bonus.lam,"),
-    ({"bonus": {"gate_lam": 1.0}}, "leave out bonus.gate_lam, which does nothing without gate e3b or ellipse."),
+    (
+        {"bonus": {"gate_lam": 1.0}},
+        "leave out bonus.gate_lam, which does nothing without gate e3b or ellipse; bonus.kind is tiles.",
+    ),
     ({"bonus": {"kind": "deir", "gate_lam": 1.0}}, "leave out bonus.gate_lam,"),
     (
         {"bonus": {"kind": "elliptical", "width": 0.5}},
