@@ -134,10 +134,10 @@ def _readable(sentence: str) -> str:
         return f"{prog} needs {what}{': ' + wanted[0][1].rstrip('.') if len(wanted) == 1 else ''}; see {prog} --help"
     if choice := CHOICE.fullmatch(sentence):
         value, flag, words = choice.groups()
-        allowed = re.findall(r"'([^']+)'", words)
-        if "None" in allowed:  # tyro's list of an option that may be left out is a set: its order changes
-            allowed = sorted({*allowed} - {"None"})
-        return f"{flag} takes one of {', '.join(allowed)}, got {value}"
+        choices = re.findall(r"'([^']+)'", words)
+        if "None" in choices:  # tyro's list of an option that may be left out is a set: its order changes
+            choices = sorted({*choices} - {"None"})
+        return f"{flag} takes one of {', '.join(choices)}, got {value}"
     found = UNREADABLE.fullmatch(sentence)
     if not found:
         return sentence

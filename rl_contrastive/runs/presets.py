@@ -44,7 +44,10 @@ def preset_of(agent: str, env: str, asked: str, options: Iterable[str]) -> tuple
     assert name is not None
     have = _agents(name)
     require(agent in have, f"preset {name} is one of {' and '.join(have)}, not of {agent}: leave --preset out.")
-    return name, _MAKE[name](agent, env)
+    preset = _MAKE[name](agent, env)
+    if any(word.partition("=")[0] == "--agent.bonus.kind" for word in options):
+        preset.agent.pop("bonus", None)  # its parts belong to its own kind, and another one may have none of them
+    return name, preset
 
 
 def left_out(agent: str, env: str, asked: str, options: Iterable[str]) -> str | None:
@@ -82,28 +85,30 @@ def _agents(name: str) -> tuple[str, ...]:
 
 
 def _minigrid(agent: str, env: str) -> Preset:
-    own = agent == "contrastive-ucb-deep"
+    own, door = agent == "contrastive-ucb-deep", "DoorKey" in env
     encoder = {"channels": [], "hidden": [128, 128], "layer_norm": True}
-    features = {
-        "feature_encoder": {"channels": [], "hidden": [128]},
-        "representation": {**SMALL_HEADS, "weighted": False},
+    learner = {"batch_size": 64, "lr": 0.0005, "reward_scale": 10.0, "encoder": encoder}
+    base: dict[str, Any] = {
+        "beta": 0.003,
+        "batch": 8,
+        "train_every": 4,
+        "n_step": 10,
+        "alpha": 0.5,
+        "capacity": 200_000,
+        "episodic": True,
+        "learner": learner,
     }
-    learner = {"batch_size": 64, "lr": 0.0005, "reward_scale": 10.0, "encoder": encoder, **(features if own else {})}
-    steps = 150_000 if "DoorKey" in env else 400_000
+    if not own:
+        run = {"steps": 150_000 if door else 400_000, "eval_every": 200, "eval_episodes": 50}
+        return Preset(source="docs/results/minigrid.toml", run=run, env={"stack": 2}, agent=base)
+    learner["feature_encoder"] = {"channels": [], "hidden": [128]}
+    learner["representation"] = {**SMALL_HEADS, "weighted": False, "frames": "newest"}
+    world = "doorkey" if door else "corridor" if "KeyCorridor" in env else "rooms"
     return Preset(
-        source="docs/results/minigrid.toml",
-        run={"steps": steps, "eval_every": 200, "eval_episodes": 50},
+        source=f"docs/results/bonus-{world}.toml",
+        run={"steps": 150_000 if door else 250_000, "eval_every_steps": 10_000, "eval_episodes": 24 if door else 16},
         env={"stack": 2},
-        agent={
-            "beta": 0.03 if own else 0.003,
-            "batch": 8,
-            "train_every": 4,
-            "n_step": 10,
-            "alpha": 0.5,
-            "capacity": 200_000,
-            "episodic": True,
-            "learner": learner,
-        },
+        agent={**base, "epsilon": 0.1, "bonus": {"kind": "ours-arrival", "unit": True, "rho": 0.99}},
     )
 
 

@@ -31,8 +31,9 @@ def command(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("agent", "env", "name", "file"),
     [
-        ("contrastive-ucb-deep", "minigrid:MiniGrid-DoorKey-8x8-v0", "minigrid", "minigrid"),
-        ("contrastive-ucb-deep", "minigrid:MiniGrid-MultiRoom-N4-S5-v0", "minigrid", "minigrid"),
+        ("contrastive-ucb-deep", "minigrid:MiniGrid-DoorKey-8x8-v0", "minigrid", "bonus-doorkey"),
+        ("contrastive-ucb-deep", "minigrid:MiniGrid-KeyCorridorS3R2-v0", "minigrid", "bonus-corridor"),
+        ("contrastive-ucb-deep", "minigrid:MiniGrid-MultiRoom-N4-S5-v0", "minigrid", "bonus-rooms"),
         ("rnd-dqn", "minigrid:MiniGrid-DoorKey-8x8-v0", "minigrid", "minigrid"),
         ("contrastive-ucb-deep", "minatar:Breakout", "minatar", "minatar"),
         ("contrastive-ucb-deep", "gym:MountainCar-v0", "classic", "deep-classic"),
@@ -47,7 +48,9 @@ def test_a_bare_command_has_the_settings_of_its_sweep(command, agent, env, name,
         "(--preset none for the agent's own defaults).\n"
     )
     configs = load_sweep(RESULTS / f"{file}.toml").runs
-    measured = next(c for c in configs if (c.agent, c.env) == (agent, env) and c.label in (None, agent))
+    measured = next(
+        c for c in configs if (c.agent, c.env) == (agent, env) and c.label in (None, agent, "ours-arrival, rho .99")
+    )
     entry, _ = get("agent", agent)
     both = parsed.agent, from_dict(entry.config, measured.agent_config)
     now, then = (to_dict(config) for config in both)
@@ -59,6 +62,8 @@ def test_a_bare_command_has_the_settings_of_its_sweep(command, agent, env, name,
     for key, value in measured.env_config.items():
         assert getattr(parsed.env, key) == value
     limits = {field.name: getattr(measured.budget, field.name) for field in fields(measured.budget)}
+    if file == "bonus-doorkey":  # other agents of that sweep were run longer
+        limits["steps"] = max(c.budget.steps or 0 for c in configs)
     assert {name: getattr(parsed.run, name) for name in limits} == limits
 
 
@@ -86,6 +91,11 @@ def test_other_options_win_and_say_so(command) -> None:
     parsed, said = command(*world, "--preset", "minigrid", "--agent.beta", "0.5", "--episodes", "16")
     assert "preset minigrid" in said
     assert (parsed.agent.beta, parsed.agent.batch, parsed.run.episodes, parsed.run.steps) == (0.5, 8, 16, None)
+    parsed, said = command(*world, "--preset", "minigrid", "--agent.bonus.kind", "etd", "--agent.bonus.unit")
+    bonus = parsed.agent.bonus  # another kind has none of the parts of the preset's
+    assert (bonus.kind, bonus.unit, bonus.rho, parsed.agent.beta, parsed.agent.batch) == ("etd", True, None, 0.003, 8)
+    parsed, said = command(*world, "--preset", "minigrid", "--agent.bonus.power=1")
+    assert (parsed.agent.bonus.kind, parsed.agent.bonus.rho, parsed.agent.bonus.power) == ("ours-arrival", 0.99, 1.0)
     parsed, said = command(*world, "--env.stack", "3", "--eval-every-steps=5000")
     assert (parsed.env.stack, parsed.agent.batch, parsed.run.eval_every) == (3, 8, None)
     parsed, said = command(*world, "--preset=none")
