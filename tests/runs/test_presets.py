@@ -109,3 +109,14 @@ def test_a_preset_that_does_not_fit_is_a_sentence(capsys) -> None:
     assert "preset minatar is one of contrastive-ucb-deep, not of uniform" in capsys.readouterr().err
     assert main(["run", "contrastive-ucb-deep", "deep-sea", "--preset", "minitar"]) == 2
     assert "preset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("label", "bonus"), [("etd", "etd --agent.bonus.unit"), ("rnd, gate tried", "rnd --agent.bonus.gate tried")]
+)
+def test_a_kind_beside_the_preset_is_the_row_of_its_sweep(command, label, bonus) -> None:
+    """The two commands of the agent's page."""
+    agent, env = "contrastive-ucb-deep", "minigrid:MiniGrid-DoorKey-8x8-v0"
+    parsed, _ = command(agent, env, "--preset", "minigrid", "--agent.bonus.kind", *bonus.split())
+    measured = next(c for c in load_sweep(RESULTS / "bonus-doorkey.toml").runs if c.label == label)
+    assert to_dict(parsed.agent) == to_dict(from_dict(get("agent", agent)[0].config, measured.agent_config))
