@@ -74,6 +74,8 @@ class RandomDistillation:
 
     def errors(self, obs: Array) -> FloatArray:
         """||f_hat - f||^2 of stacked observations (N, ...) -> (N,)."""
+        if not len(obs):
+            return np.zeros(0)
         first, again = distinct(obs)
         once = obs[first]
         if self._native is not None:

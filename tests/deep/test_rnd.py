@@ -8,7 +8,7 @@ import torch
 from agents_common import same
 
 from rl_contrastive.deep.bonus_config import RNDConfig
-from rl_contrastive.deep.config import EncoderConfig
+from rl_contrastive.deep.config import Backend, EncoderConfig
 from rl_contrastive.deep.feature_net import ObsLayout
 from rl_contrastive.deep.rnd import RandomDistillation, distinct
 from rl_contrastive.deep.spread import Spread
@@ -16,6 +16,7 @@ from rl_contrastive.errors import RlcError
 
 STATES = ObsLayout((), "int64", 12)
 VECTORS = ObsLayout((3,), "float32")
+LAYOUTS = (STATES, VECTORS, ObsLayout((8, 7, 7), "uint8", None, (11, 6, 3, 4) * 2))
 
 
 def make(layout: ObsLayout = STATES, *, seed: int = 0, widths: tuple[int, ...] = (32,), **fields) -> RandomDistillation:
@@ -147,7 +148,7 @@ def test_bad_options_are_sentences(fields, words) -> None:
         RNDConfig(**fields)
 
 
-@pytest.mark.parametrize("layout", [STATES, VECTORS, ObsLayout((8, 7, 7), "uint8", None, (11, 6, 3, 4) * 2)])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_numpy_and_torch_have_the_same_errors_also_after_learning(layout: ObsLayout) -> None:
     rng = np.random.default_rng(0)
     here, there = (
@@ -182,4 +183,12 @@ def test_equal_observations_have_one_error_in_the_order_asked_for() -> None:
     first, again = distinct(np.array([5, 3, 5, 7, 3]))
     np.testing.assert_array_equal(first, [0, 1, 3])
     np.testing.assert_array_equal(again, [0, 1, 0, 2, 1])
-    assert rnd.errors(np.empty((0, 3), np.float32)).shape == (0,)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_observations_have_no_errors(layout: ObsLayout, backend: Backend) -> None:
+    rnd = RandomDistillation(
+        layout, EncoderConfig(hidden=(8,)), RNDConfig(dim=4), seed=0, device="cpu", backend=backend
+    )
+    assert rnd.errors(np.empty((0, *layout.shape), layout.dtype)).shape == (0,)

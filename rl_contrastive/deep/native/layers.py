@@ -12,7 +12,6 @@ Weights that torch changes in place (Adam, targets, a loaded checkpoint) are cha
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -180,7 +179,7 @@ class Flatten:
     """(C, H, W, N) -> (C H W, N)."""
 
     def forward(self, x: Batch) -> tuple[Batch, Saved]:
-        return (x, ()) if isinstance(x, Few) else (x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), (x,))
+        return (x, ()) if isinstance(x, Few) else (x.reshape(-1, x.shape[-1]), (x,))
 
     def backward(self, dy: Array, saved: Saved, *, inner: bool) -> Array:
         return dy.reshape(saved[0].shape)
