@@ -63,7 +63,10 @@ def main(folders: list[str], bar: float, against: str, at: float = np.inf) -> in
     require(not against or against in agents, f"--against must be one of {', '.join(agents)}; got {against}.")
     runs = [run for members in groups.values() for run in members.values() if run.finished]
     first = max((run.series["env_steps"][0] for run in runs), default=0.0)
-    require(at >= first, f"--at must be {first:.0f} or more, where every run has an evaluation; got {at:g}.")
+    require(
+        at >= first,
+        f"--at must be a number of steps from {first:.0f} on, where every run has an evaluation; got {at:g}.",
+    )
     print((HEADER + (PAIRED if against else "")).format(bar=bar, against=against))
     print("|---" * (10 if against else 8) + "|")
     for (task, agent), members in sorted(groups.items()):

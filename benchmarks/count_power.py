@@ -58,6 +58,8 @@ def main() -> int:
     options = parser.parse_args()
     require(min(options.sizes) >= 2, "count_power: --sizes must be >= 2.")
     require(min(options.powers) > 0, "count_power: --powers must be > 0.")
+    require(min(options.seeds) >= 0, "count_power: --seeds must be >= 0.")
+    require(options.episodes >= 1, "count_power: --episodes must be >= 1.")
     print("| N | power | episodes to the reward, by seed | pairs tried |\n|---|---|---|---|")
     for size in options.sizes:
         for power in options.powers:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from rl_contrastive.config import require_keys
+from rl_contrastive.config import require, require_keys
 from rl_contrastive.errors import RlcError
 from rl_contrastive.spec import FloatArray, State
 
@@ -24,6 +25,8 @@ class Spread:
 
     def add(self, x: FloatArray) -> None:
         """Take in x (n,), finite."""
+        if not len(x):
+            return
         if not np.isfinite(x).all():
             raise RlcError("spread: an error or a bonus is NaN or infinite; lower lr.")
         mean, before = float(x.mean()), self.count
@@ -44,4 +47,7 @@ class Spread:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         require_keys(state, ("count", "mean", "m2"), "spread")
-        self.count, self.mean, self.m2 = int(state["count"]), float(state["mean"]), float(state["m2"])
+        given = [state[name] for name in ("count", "mean", "m2")]
+        numbers = all(isinstance(x, Real) and math.isfinite(x) for x in given) and min(given[0], given[2]) >= 0
+        require(numbers, f"spread: count and m2 must be >= 0 and the mean finite, got {given}.")
+        self.count, self.mean, self.m2 = int(given[0]), float(given[1]), float(given[2])

@@ -54,7 +54,7 @@ NEEDS = (
         "lifelong cells or gate cells",
         lambda c: "cells" in (_lifelong(c.bonus), _gate(c.bonus)),
     ),
-    Need("bonus", ("features",), "a part that is computed from features", lambda c: _uses_features(c.bonus)),
+    Need("bonus", ("features", "past"), "a part that is computed from features", lambda c: _uses_features(c.bonus)),
     Need("bonus", ("unit",), "a kind other than none", lambda c: c.bonus.parts is not None),
     Need("search", ("k", "temperature", "memory"), "search.alpha > 0", lambda c: c.search.alpha > 0),
     Need("", ("priority_beta", "priority_steps"), "priorities, alpha > 0", lambda c: c.alpha > 0),

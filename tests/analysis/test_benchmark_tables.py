@@ -146,7 +146,7 @@ def test_steps_to_a_bar_are_those_of_the_first_of_two_evaluations_in_a_row(tmp_p
     a, b = ([cell.strip() for cell in line.split("|")[2:-1]] for line in capsys.readouterr().out.splitlines()[2:])
     assert (a[2], b[2]) == ("1/2", "0/2")  # at the end of 1000 steps, `a` had one evaluation there in its first run
     assert a[4] == "0.65 [0.01, 1.29]"  # .6 and .7
-    with pytest.raises(RlcError, match="--at must be 500 or more"):
+    with pytest.raises(RlcError, match="--at must be a number of steps from 500 on"):
         main([str(tmp_path)], 0.5, "b", at=10)
 
 

@@ -61,6 +61,12 @@ def test_the_spread_is_that_of_all_numbers_at_once() -> None:
     assert spread.value == pytest.approx(0.5)  # rounding is no unit
     with pytest.raises(RlcError, match="NaN"):
         spread.add(np.array([np.nan]))
+    kept = spread.state_dict()
+    spread.add(np.zeros(0))
+    assert spread.state_dict() == kept
+    for wrong in ({"count": -3}, {"m2": -1.0}, {"mean": np.nan}, {"mean": "x"}):
+        with pytest.raises(RlcError, match="spread: count and m2 must be >= 0"):
+            spread.load_state_dict({**kept, **wrong})
 
 
 def test_errors_fall_where_it_learned_and_stay_elsewhere() -> None:
