@@ -117,7 +117,7 @@ def test_every_sweep_that_a_page_names_is_read():
 
 
 def test_the_first_command_of_readme_prints_what_readme_says(tmp_path, capsys):
-    words, *_ = commands("README.md", "run")
+    (words,) = (words for words in commands("README.md", "run") if "combination-lock" in words)
     words[words.index("--seeds") + 1] = "1"
     assert main(["run", *words, "--out", str(tmp_path)]) == 0
     said = r"finished, \d+ episodes, [\d.]+ s, return 1\.000, solved at episode \d+, d 2 of the data, given whitening"
