@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -26,3 +27,9 @@ def test_a_sweep_finds_all_of_its_records(name: str, tmp_path: Path) -> None:
 
 def test_there_are_records() -> None:
     assert len(NAMES) >= 8
+
+
+def test_records_name_no_folder_of_the_machine_they_were_made_on() -> None:
+    for path in sorted((ROOT / "records").rglob("config.json")):
+        command = json.loads(path.read_text("utf-8"))["meta"]["command"]
+        assert not [word for word in command.split() if word.startswith(("/", "~"))], path
