@@ -64,7 +64,15 @@ class RowBonus:
             life: Online
             if parts.lifelong == "rnd":
                 seed = int(rng.integers(2**62))
-                rnd = RandomDistillation(layout, features.encoder, config.rnd, seed=seed, device=features.device)
+                rnd = RandomDistillation(
+                    layout,
+                    features.encoder,
+                    config.rnd,
+                    seed=seed,
+                    device=features.device,
+                    backend=features.backend,
+                    option="features.backend",
+                )
                 life = DistilledOnline(rnd, layout.shape, warm_start=config.warm_start)
             else:
                 life = make_counts(options, capacity, 0, dim, rng=rng)

@@ -50,8 +50,10 @@ class RandomDistillation:
         seed: int,
         device: str = "auto",
         backend: Backend = "auto",
+        option: str = "learner.backend",
     ) -> None:
-        """layout: of a stacked observation. encoders: of both networks, each with a linear output layer."""
+        """layout: of a stacked observation. encoders: of both networks, each with a linear output layer. option: the
+        name of the option that chose the backend, for its sentence."""
         self.config, self.device = config, resolve_device(device)
         rng = torch.Generator().manual_seed(seed)  # on the CPU, so that weights do not depend on the device
 
@@ -69,7 +71,7 @@ class RandomDistillation:
         self._flat = FlatParameters(self.predictor.parameters())
         self._optimiser = FlatAdam(self._flat, lr=config.lr)
         possible = self.device.type == "cpu" and knows(body_of(self.target))
-        native = chosen(backend, possible, "this random network", "learner.backend")
+        native = chosen(backend, possible, "this random network", option)
         self._native = NativeErrors(self.target, self.predictor) if native else None
 
     def errors(self, obs: Array) -> FloatArray:
@@ -149,7 +151,7 @@ def body_of(network: nn.Sequential) -> Encoder:
 
 def distinct(obs: Array) -> tuple[IntArray, IntArray]:
     """Rows (n,) of the observations (N, ...) of which each is there once, and which of them each row equals (N,)."""
-    place: dict[bytes, int] = {}
-    again = np.fromiter((place.setdefault(row.tobytes(), len(place)) for row in obs), dtype=np.int64, count=len(obs))
-    _, first = np.unique(again, return_index=True)
+    met: dict[bytes, int] = {}
+    earliest = np.fromiter((met.setdefault(row.tobytes(), i) for i, row in enumerate(obs)), np.int64, count=len(obs))
+    first, again = np.unique(earliest, return_inverse=True)
     return first, again

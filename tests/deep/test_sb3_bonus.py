@@ -310,3 +310,9 @@ def test_ppo_finds_the_treasure_of_deep_sea_with_the_bonus_alone(kind: str) -> N
         found, episodes = example["train"](12, 12_000, seed, kind=kind)
         assert episodes == 1000
         assert found == 0 if kind == "none" else found > 200
+
+
+@pytest.mark.parametrize(("backend", "native"), [("auto", True), ("torch", False)])
+def test_the_random_networks_heed_the_backend_of_the_features(backend: str, native: bool) -> None:
+    env = scripted([EPISODES], EYE, {"kind": "rnd"}, features={**SMALL, "backend": backend})
+    assert (env.bonus.arrivals.lifelong.rnd._native is not None) == native
